@@ -1,0 +1,115 @@
+"""The native data plane: Rust touches packets, Python touches batches (`docs/architecture.md`)."""
+
+from collections.abc import Sequence
+from typing import final
+
+class NativeError(Exception):
+    """A Listener could not be opened: the message says what the kernel refused and what to do next."""
+
+@final
+class Dataplane:
+    """One I/O thread that serves every Listener of this gateway.
+
+    `spec_json`: `{"Node": int, "Region": str, "TagKeys": [{"Id": 0..15, "Key": "64 hex digits"}], "TagSeconds": int}`.
+    The last key seals, every key opens. Raises `ValueError` for a spec that does not fit.
+    """
+
+    def __new__(cls, spec_json: str) -> Dataplane: ...
+    def open(self, spec_json: str) -> Port:
+        """Bind a Listener and start to serve it. `NativeError` when the kernel refuses, `errno` in its `args[1]`."""
+
+    def close(self) -> None:
+        """Close every Port and end the thread. Safe to call twice."""
+
+@final
+class Port:
+    """One Listener's socket. Its state belongs to the I/O thread; every call here is a message to it.
+
+    Spec: `{"Id": int, "Name": str, "Domain": str, "Bind": "ip:port", "DualStack": bool, "ClientNetworks": [cidr],
+    "SessionIdleSeconds": float, "SessionLimit": int, "RingBytes": int,
+    "Destinations": [{"Name", "Formatter", "Count", "TimeoutSeconds", "SizeBytes", "QueueBytes", "Bound": bool}],
+    "Sources": [{"Name", "EgressNetworks": [cidr], "DefaultTtlSeconds": float | null}]}`.
+    """
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """`(ip, port)` as bound."""
+
+    def reader(self, destination: int) -> Reader:
+        """The queue of ready batches of the Destination with this index in the spec."""
+
+    def reply(self, destination: int, request_id: str, body: bytes) -> bool:
+        """Queue a handler's answer (`{"Replies": [...]}`, contract section 3). False: the ring is full, try later."""
+
+    def submit(self, messages: Sequence[Submission]) -> int:
+        """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
+
+    def completions_fileno(self) -> int:
+        """Readable when `completions` has something; also after room came free in a full ring."""
+
+    def completions(self) -> list[Completion]:
+        """Every message and reply document of which all entries have ended since the last call."""
+
+    def stats(self) -> str:
+        """Counters as JSON; monotonic since `open`. Shape: `docs/architecture.md`, "Counters"."""
+
+    def close(self, drain_seconds: float) -> None:
+        """Stop to receive, flush the open batches and the egress ring for at most `drain_seconds`, close the socket.
+
+        Blocks (without the interpreter's lock). Readers can be read empty afterwards; each then reports `closed`.
+        """
+
+Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
+"""`(message_id, published_at, source, body, refusal)`: `published_at` in Unix seconds or None; `source` is the index in
+the spec; with a `refusal` `(reason, detail)` every entry of the body fails so, and nothing is sent."""
+
+@final
+class Reader:
+    def fileno(self) -> int:
+        """Readable when `read` has something, and for good once closed."""
+
+    def read(self, limit: int) -> list[Batch]:
+        """Up to `limit` ready batches, oldest first. Never blocks."""
+
+    @property
+    def closed(self) -> bool:
+        """True when the Port is closed and everything has been read."""
+
+@final
+class Batch:
+    """Packets of one Destination, formatted."""
+
+    @property
+    def count(self) -> int: ...
+    def body(self) -> bytes:
+        """`{"Messages":[…]}` (contract section 2)."""
+
+    def records(self) -> list[bytes]:
+        """One JSON RequestPacket each."""
+
+@final
+class Completion:
+    """A message (or a handler's answer) of which every entry has ended: `entries == sent + duplicates + len(failures)`."""
+
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def source(self) -> int | None:
+        """Index of the PacketSource, None for a handler's answer."""
+
+    @property
+    def destination(self) -> int | None:
+        """Index of the Destination whose handler answered, None for a sourced message."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def failures(self) -> list[tuple[int | None, str, str]]:
+        """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""
+
+def format_tag_key() -> str:
+    """A new random Tag key: 64 hex digits."""
