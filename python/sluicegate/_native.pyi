@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 class NativeError(Exception):
-    """A Listener could not be opened: the message says what the kernel refused and what to do next."""
+    """A Listener could not be opened. `args`: what was tried ("bind 0.0.0.0:2048"), and the kernel's errno or None."""
 
 @final
 class Dataplane:
@@ -16,7 +16,7 @@ class Dataplane:
 
     def __new__(cls, spec_json: str) -> Dataplane: ...
     def open(self, spec_json: str) -> Port:
-        """Bind a Listener and start to serve it. `NativeError` when the kernel refuses, `errno` in its `args[1]`."""
+        """Bind a Listener and start to serve it. `NativeError(attempt, errno)` when the kernel refuses."""
 
     def close(self) -> None:
         """Close every Port and end the thread. Safe to call twice."""
@@ -53,11 +53,14 @@ class Port:
     def stats(self) -> str:
         """Counters as JSON; monotonic since `open`. Shape: `docs/architecture.md`, "Counters"."""
 
-    def close(self, drain_seconds: float) -> None:
-        """Stop to receive, flush the open batches and the egress ring for at most `drain_seconds`, close the socket.
+    def stop(self) -> None:
+        """Take what has arrived, close the open batches, and receive no more; sending goes on. Each Reader reports `closed`
+        once it has been read empty."""
 
-        Blocks (without the interpreter's lock). Readers can be read empty afterwards; each then reports `closed`.
-        """
+    def close(self, drain_seconds: float) -> None:
+        """`stop`, then send what is queued for at most `drain_seconds`; what is left fails. Closes the socket.
+
+        Blocks (without the interpreter's lock)."""
 
 Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
 """`(message_id, published_at, source, body, refusal)`: `published_at` in Unix seconds or None; `source` is the index in

@@ -1,1 +1,46 @@
-//! skeleton
+//! Sluicegate's core: one Listener as a state machine over bytes and `now`.
+//!
+//! Nothing here owns a socket, reads a clock, starts a thread or knows Python. The I/O layer hands in datagrams,
+//! messages and time; it takes out packets to send, batches for Destinations and outcomes for publishers
+//! (see [`Listener`] for the calling contract). That is what lets the tests drive a pair of endpoints with simulated
+//! time, loss and reordering.
+
+pub mod batch;
+pub mod counters;
+pub mod egress;
+pub mod format;
+pub mod listener;
+pub mod message;
+pub mod packet;
+pub mod policy;
+pub mod reason;
+pub mod session;
+pub mod spec;
+pub mod tag;
+pub mod time;
+
+pub use batch::Batch;
+pub use counters::Counters;
+pub use egress::{Completion, Failure, Origin, Outgoing, Submission};
+pub use listener::{Listener, Shared};
+pub use policy::OwnEndpoints;
+pub use reason::{Dropped, Reason, Rejected};
+pub use spec::{DataplaneSpec, ListenerSpec};
+pub use time::Now;
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+/// The address in the form that users know: IPv4-mapped IPv6 as IPv4 (a dual-stack socket reports clients so), no flow
+/// label, a zone only where it means something.
+pub fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(_) => addr,
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(IpAddr::V4(v4), v6.port()),
+            None => {
+                let zone = if v6.ip().is_unicast_link_local() { v6.scope_id() } else { 0 };
+                SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, zone))
+            }
+        },
+    }
+}

@@ -1,1 +1,18 @@
-//! skeleton
+//! Sockets and the I/O thread: the only place where Sluicegate meets the kernel's UDP.
+//!
+//! One thread serves all Listeners by epoll, run to completion: receive a batch, process, flush. Everything it shares
+//! with other threads is in [`port`] and [`queue`]: bounded, locked for the length of a push or a pop, and signalled by
+//! eventfd, so that an event loop can wait for it.
+
+mod dataplane;
+pub mod port;
+pub mod queue;
+mod signal;
+mod socket;
+mod sys;
+
+pub use dataplane::{Dataplane, Gone, Snapshot};
+pub use port::Port;
+pub use queue::BatchQueue;
+pub use signal::Signal;
+pub use socket::OpenError;

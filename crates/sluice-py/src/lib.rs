@@ -1,1 +1,278 @@
-//! skeleton
+//! Python bindings of the data plane and nothing else: `sluicegate._native`, described in `_native.pyi`.
+//!
+//! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
+
+use pyo3::{
+    create_exception,
+    exceptions::{PyIndexError, PyRuntimeError, PyValueError},
+    prelude::*,
+    types::{PyBytes, PyList},
+};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
+use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared};
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+create_exception!(
+    _native,
+    NativeError,
+    pyo3::exceptions::PyException,
+    "A Listener could not be opened: what was tried, and the kernel's errno."
+);
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0u8; N];
+    SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
+fn gone(error: sluice_io::Gone) -> PyErr {
+    PyRuntimeError::new_err(error.to_string())
+}
+
+fn invalid(what: &str, error: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(format!("{what}: {error}"))
+}
+
+/// Longest wait that a caller may ask for.
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value.clamp(0.0, 86_400.0)).unwrap_or_default()
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Dataplane(Arc<sluice_io::Dataplane>);
+
+#[pymethods]
+impl Dataplane {
+    #[new]
+    fn new(spec_json: &str) -> PyResult<Dataplane> {
+        let spec: DataplaneSpec = serde_json::from_str(spec_json).map_err(|e| invalid("data plane spec", e))?;
+        let shared = Shared::new(&spec).map_err(|e| invalid("data plane spec", e))?;
+        let dataplane = sluice_io::Dataplane::start(shared, random)?;
+        Ok(Dataplane(Arc::new(dataplane)))
+    }
+
+    fn open(&self, py: Python<'_>, spec_json: &str) -> PyResult<Port> {
+        let spec: ListenerSpec = serde_json::from_str(spec_json).map_err(|e| invalid("Listener spec", e))?;
+        let name = spec.name.clone();
+        match py.detach(|| self.0.open(spec)).map_err(gone)? {
+            Ok(port) => Ok(Port { dataplane: self.0.clone(), name, port }),
+            Err(error) => Err(NativeError::new_err((error.attempt, error.source.raw_os_error()))),
+        }
+    }
+
+    fn close(&self, py: Python<'_>) {
+        py.detach(|| self.0.end());
+    }
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Port {
+    dataplane: Arc<sluice_io::Dataplane>,
+    name: String,
+    port: sluice_io::Port,
+}
+
+type SubmissionTuple<'py> = (String, Option<f64>, usize, Bound<'py, PyBytes>, Option<(String, String)>);
+
+#[pymethods]
+impl Port {
+    #[getter]
+    fn local_address(&self) -> (String, u16) {
+        let bound: SocketAddr = self.port.bound();
+        (bound.ip().to_string(), bound.port())
+    }
+
+    fn reader(&self, destination: usize) -> PyResult<Reader> {
+        let queue = self.port.queue(destination).ok_or_else(|| PyIndexError::new_err("no such Destination"))?;
+        Ok(Reader(queue.clone()))
+    }
+
+    fn reply(&self, py: Python<'_>, destination: usize, request_id: String, body: &[u8]) -> PyResult<bool> {
+        if self.port.queue(destination).is_none() {
+            return Err(PyIndexError::new_err("no such Destination"));
+        }
+        let submission = sluice_core::Submission {
+            id: request_id,
+            origin: Origin::Destination(destination),
+            published_ms: None,
+            body: body.to_vec(),
+            refusal: None,
+        };
+        Ok(py.detach(|| self.port.submit([submission])) == 1)
+    }
+
+    fn submit(&self, py: Python<'_>, messages: Vec<SubmissionTuple<'_>>) -> PyResult<usize> {
+        let mut submissions = Vec::with_capacity(messages.len());
+        for (id, published_at, source, body, refusal) in messages {
+            if source >= self.port.sources() {
+                return Err(PyIndexError::new_err("no such PacketSource"));
+            }
+            let refusal = match refusal {
+                None => None,
+                Some((reason, detail)) => {
+                    let known = Reason::from_name(&reason);
+                    Some((known.ok_or_else(|| invalid("unknown reason", &reason))?, detail))
+                }
+            };
+            submissions.push(sluice_core::Submission {
+                id,
+                origin: Origin::Source(source),
+                published_ms: published_at.map(|at| (at.max(0.0) * 1e3) as u64),
+                body: body.as_bytes().to_vec(),
+                refusal,
+            });
+        }
+        Ok(py.detach(|| self.port.submit(submissions)))
+    }
+
+    fn completions_fileno(&self) -> i32 {
+        self.port.completed().as_raw_fd()
+    }
+
+    fn completions(&self) -> Vec<Completion> {
+        self.port.completions().into_iter().map(Completion).collect()
+    }
+
+    fn stats(&self, py: Python<'_>) -> PyResult<String> {
+        let mut snapshot = py.detach(|| self.dataplane.counters(&self.port)).map_err(gone)?;
+        let (ring_bytes, ring_messages) = self.port.ring_load();
+        for (index, destination) in snapshot.counters.destinations.iter_mut().enumerate() {
+            if let Some(queue) = self.port.queue(index) {
+                (destination.queued_packets, destination.queued_bytes) = queue.waiting();
+            }
+        }
+        let stats = Stats {
+            listener: &self.name,
+            counters: &snapshot.counters,
+            kernel_drops: snapshot.kernel_drops,
+            icmp_errors: &snapshot.icmp_errors,
+            ring_bytes,
+            ring_messages,
+        };
+        Ok(serde_json::to_string(&stats).expect("counters are JSON"))
+    }
+
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.dataplane.stop(&self.port)).map_err(gone)
+    }
+
+    fn close(&self, py: Python<'_>, drain_seconds: f64) -> PyResult<()> {
+        py.detach(|| self.dataplane.close(&self.port, seconds(drain_seconds))).map_err(gone)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Stats<'a> {
+    listener: &'a str,
+    #[serde(flatten)]
+    counters: &'a sluice_core::Counters,
+    kernel_drops: u64,
+    icmp_errors: &'a BTreeMap<&'static str, u64>,
+    ring_bytes: usize,
+    ring_messages: usize,
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Reader(Arc<sluice_io::BatchQueue>);
+
+#[pymethods]
+impl Reader {
+    fn fileno(&self) -> i32 {
+        self.0.ready().as_raw_fd()
+    }
+
+    fn read(&self, py: Python<'_>, limit: usize) -> Vec<Batch> {
+        py.detach(|| self.0.read(limit)).into_iter().map(Batch).collect()
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Batch(sluice_core::Batch);
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    fn body<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.body())
+    }
+
+    fn records<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let records: Vec<_> = self.0.records().map(|record| PyBytes::new(py, record)).collect();
+        PyList::new(py, records)
+    }
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Completion(sluice_core::Completion);
+
+#[pymethods]
+impl Completion {
+    #[getter]
+    fn message_id(&self) -> &str {
+        &self.0.id
+    }
+
+    #[getter]
+    fn source(&self) -> Option<usize> {
+        match self.0.origin {
+            Origin::Source(index) => Some(index),
+            Origin::Destination(_) => None,
+        }
+    }
+
+    #[getter]
+    fn destination(&self) -> Option<usize> {
+        match self.0.origin {
+            Origin::Source(_) => None,
+            Origin::Destination(index) => Some(index),
+        }
+    }
+
+    #[getter]
+    fn entries(&self) -> u32 {
+        self.0.entries
+    }
+
+    #[getter]
+    fn sent(&self) -> u32 {
+        self.0.sent
+    }
+
+    #[getter]
+    fn duplicates(&self) -> u32 {
+        self.0.duplicates
+    }
+
+    #[getter]
+    fn failures(&self) -> Vec<(Option<u32>, &'static str, String)> {
+        self.0.failures.iter().map(|f| (f.index, f.reason.as_str(), f.detail.clone())).collect()
+    }
+}
+
+/// A new random Tag key: 64 hex digits.
+#[pyfunction]
+fn format_tag_key() -> String {
+    random::<32>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("NativeError", module.py().get_type::<NativeError>())?;
+    module.add_class::<Dataplane>()?;
+    module.add_class::<Port>()?;
+    module.add_class::<Reader>()?;
+    module.add_class::<Batch>()?;
+    module.add_class::<Completion>()?;
+    module.add_function(wrap_pyfunction!(format_tag_key, module)?)
+}

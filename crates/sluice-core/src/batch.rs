@@ -1,0 +1,194 @@
+//! Batching: packets of one Destination gather until one of Count, TimeoutInSeconds or SizeInMb is reached
+//! (`reference-service.md` section 6).
+
+use crate::{Now, spec::DestinationSpec, time};
+
+const HEAD: &[u8] = b"{\"Messages\":[";
+const TAIL: &[u8] = b"]}";
+
+/// Packets of one Destination, rendered: a whole `{"Messages":[…]}` document that remembers where its records lie.
+#[derive(Debug, Default)]
+pub struct Batch {
+    body: Vec<u8>,
+    /// End of each record in `body`; a record starts one byte (the comma) after the end of the one before.
+    ends: Vec<u32>,
+}
+
+impl Batch {
+    /// The document of contract section 2.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Number of packets.
+    pub fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The packets, one JSON object each.
+    pub fn records(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(HEAD.len()).chain(self.ends.iter().map(|&end| end as usize + 1));
+        starts.zip(&self.ends).map(|(start, &end)| &self.body[start..end as usize])
+    }
+}
+
+/// Gathers the packets of one Destination.
+pub struct Batcher {
+    count: usize,
+    timeout: u64,
+    size: usize,
+    open: Batch,
+    /// When the open batch must go; meaningless while it is empty.
+    deadline: u64,
+    /// Capacity for the next batch, from the last one: a steady stream allocates once a batch.
+    typical: usize,
+}
+
+impl Batcher {
+    /// Limits from the Destination's spec; a count or size of zero means one packet.
+    pub fn new(spec: &DestinationSpec) -> Batcher {
+        Batcher {
+            count: spec.count.max(1),
+            timeout: time::nanos(spec.timeout_seconds),
+            // Offsets are 32 bits: half of that leaves room for one more packet of any size.
+            size: spec.size_bytes.min(u32::MAX as usize / 2),
+            open: Batch::default(),
+            deadline: 0,
+            typical: 0,
+        }
+    }
+
+    /// Adds one packet that `render` appends to a buffer; `ready` takes each batch that this completes. A packet that
+    /// would make the batch too large starts the next one.
+    pub fn add(&mut self, now: Now, render: impl FnOnce(&mut Vec<u8>), mut ready: impl FnMut(Batch)) {
+        if self.open.ends.is_empty() {
+            self.start(now);
+        } else {
+            self.open.body.push(b',');
+        }
+        let start = self.open.body.len();
+        render(&mut self.open.body);
+        if self.open.body.len() + TAIL.len() > self.size && !self.open.ends.is_empty() {
+            let record = self.open.body.split_off(start);
+            self.open.body.pop(); // the comma
+            ready(self.close());
+            self.start(now);
+            self.open.body.extend_from_slice(&record);
+        }
+        self.open.ends.push(self.open.body.len() as u32);
+        if self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size {
+            ready(self.close());
+        }
+    }
+
+    /// The moment at which the open batch must go, if there is one.
+    pub fn deadline(&self) -> Option<u64> {
+        (!self.open.ends.is_empty()).then_some(self.deadline)
+    }
+
+    /// Takes the open batch if its time has come, or in any case with `force`.
+    pub fn expire(&mut self, now: Now, force: bool) -> Option<Batch> {
+        let due = self.deadline()? <= now.mono || force;
+        due.then(|| self.close())
+    }
+
+    fn start(&mut self, now: Now) {
+        self.deadline = now.mono.saturating_add(self.timeout);
+        self.open.body.reserve(self.typical);
+        self.open.body.extend_from_slice(HEAD);
+    }
+
+    fn close(&mut self) -> Batch {
+        self.open.body.extend_from_slice(TAIL);
+        self.typical = self.open.body.len();
+        std::mem::take(&mut self.open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::Formatter;
+    use proptest::prelude::*;
+
+    fn batcher(count: usize, timeout_seconds: f64, size_bytes: usize) -> Batcher {
+        Batcher::new(&DestinationSpec {
+            name: "d".into(),
+            formatter: Formatter::Base64,
+            count,
+            timeout_seconds,
+            size_bytes,
+            queue_bytes: 0,
+            bound: true,
+        })
+    }
+
+    fn at(seconds: f64) -> Now {
+        Now { mono: time::nanos(seconds), unix_ms: 0 }
+    }
+
+    fn add(batcher: &mut Batcher, now: Now, record: &str) -> Vec<String> {
+        let mut ready = Vec::new();
+        batcher.add(now, |out| out.extend_from_slice(record.as_bytes()), |batch| ready.push(text(&batch)));
+        ready
+    }
+
+    fn text(batch: &Batch) -> String {
+        String::from_utf8(batch.body().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn count_closes() {
+        let mut batcher = batcher(2, 1.0, 1 << 20);
+        assert!(add(&mut batcher, at(0.0), "1").is_empty());
+        assert_eq!(add(&mut batcher, at(0.0), "2"), ["{\"Messages\":[1,2]}"]);
+        assert_eq!(batcher.deadline(), None);
+    }
+
+    #[test]
+    fn the_first_packet_sets_the_deadline() {
+        let mut batcher = batcher(10, 0.1, 1 << 20);
+        add(&mut batcher, at(1.0), "1");
+        add(&mut batcher, at(1.05), "2");
+        assert_eq!(batcher.deadline(), Some(time::nanos(1.1)));
+        assert!(batcher.expire(at(1.09), false).is_none());
+        let batch = batcher.expire(at(1.1), false).unwrap();
+        assert_eq!(batch.records().collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(batch.count(), 2);
+        assert!(batcher.expire(at(9.0), true).is_none());
+    }
+
+    #[test]
+    fn a_packet_over_the_size_starts_the_next_batch() {
+        let mut batcher = batcher(10, 1.0, 20);
+        assert!(add(&mut batcher, at(0.0), "123").is_empty());
+        assert_eq!(add(&mut batcher, at(0.0), "456"), ["{\"Messages\":[123]}"]);
+        assert_eq!(add(&mut batcher, at(0.0), "a-large-one"), ["{\"Messages\":[456]}", "{\"Messages\":[a-large-one]}"]);
+        assert_eq!(batcher.deadline(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_packet_is_lost_or_doubled(count in 0usize..9, size in 0usize..200, lens in prop::collection::vec(1usize..60, 0..80)) {
+            let mut batcher = batcher(count, 1.0, size);
+            let mut out: Vec<String> = Vec::new();
+            let mut sent = Vec::new();
+            let mut check = |batch: &Batch| {
+                assert!(batch.count() <= count.max(1));
+                assert!(batch.body().len() <= size || batch.count() == 1);
+                let parsed: serde_json::Value = serde_json::from_slice(batch.body()).unwrap();
+                assert_eq!(parsed["Messages"].as_array().unwrap().len(), batch.count());
+                out.extend(batch.records().map(|r| String::from_utf8(r.to_vec()).unwrap()));
+            };
+            for (i, len) in lens.iter().enumerate() {
+                let record = format!("\"{i}{}\"", "x".repeat(*len));
+                batcher.add(at(0.0), |b| b.extend_from_slice(record.as_bytes()), |batch| check(&batch));
+                sent.push(record);
+            }
+            if let Some(batch) = batcher.expire(at(0.0), true) {
+                check(&batch);
+            }
+            prop_assert_eq!(out, sent);
+        }
+    }
+}

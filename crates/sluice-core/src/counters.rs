@@ -1,0 +1,54 @@
+//! What a Listener counts. Every datagram in is `packets` of each Destination or one `rejected`; every packet of a
+//! Destination is in a batch or one `dropped`; every entry out is sent, duplicate or failed under one reason
+//! (contract section 4.3). `docs/architecture.md`, "Counters", shows the JSON.
+
+use crate::reason::{Dropped, Reason, Rejected};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Counters of one Listener; all monotonic, but for what is queued.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)] // the names say it
+pub struct Counters {
+    pub received_packets: u64,
+    pub received_bytes: u64,
+    pub rejected: BTreeMap<Rejected, u64>,
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
+    pub destinations: Vec<DestinationCounters>,
+    pub sources: Vec<SourceCounters>,
+}
+
+/// Counters of one Destination.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct DestinationCounters {
+    pub name: String,
+    /// Packets for this Destination, dropped ones included.
+    pub packets: u64,
+    pub batches: u64,
+    pub dropped: BTreeMap<Dropped, u64>,
+    /// In ready batches that wait for the Destination; filled in by whoever keeps them.
+    pub queued_packets: usize,
+    pub queued_bytes: usize,
+    /// Entries in the handler's answers that asked for a packet.
+    pub replies: u64,
+    pub replies_sent: u64,
+    pub replies_failed: BTreeMap<Reason, u64>,
+}
+
+/// Counters of one PacketSource: `entries == sent + duplicates + failed`, once everything has ended.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct SourceCounters {
+    pub name: String,
+    pub messages: u64,
+    pub entries: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub duplicates: u64,
+    pub failed: BTreeMap<Reason, u64>,
+}

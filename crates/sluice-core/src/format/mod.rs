@@ -1,0 +1,121 @@
+//! Formatters: how a payload becomes the `Data` string of a RequestPacket and back (contract section 3).
+//!
+//! `base64`, `hex` and `utf8` of valid text lose nothing. `utf8` shows bytes that are not UTF-8 as U+FFFD and `ascii`
+//! shows bytes above 127 as `?`: those two are for payloads known to be text.
+
+mod base64;
+mod hex;
+mod text;
+
+use serde::Deserialize;
+
+/// The name of a formatter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Formatter {
+    /// RFC 4648 section 4, with padding.
+    #[default]
+    Base64,
+    /// Upper case out, either case in.
+    Hex,
+    /// Text.
+    Utf8,
+    /// Seven-bit text.
+    Ascii,
+}
+
+impl Formatter {
+    /// The name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Formatter::Base64 => "base64",
+            Formatter::Hex => "hex",
+            Formatter::Utf8 => "utf8",
+            Formatter::Ascii => "ascii",
+        }
+    }
+
+    /// The formatter with this name.
+    pub fn from_name(name: &str) -> Option<Formatter> {
+        [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii].into_iter().find(|f| f.as_str() == name)
+    }
+
+    /// Appends a JSON string that shows `payload`, with its quotes.
+    pub fn write(self, payload: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Formatter::Base64 => base64::write(payload, out),
+            Formatter::Hex => hex::write(payload, out),
+            Formatter::Utf8 => text::write_utf8(payload, out),
+            Formatter::Ascii => text::write_ascii(payload, out),
+        }
+    }
+
+    /// The payload that `data` (a JSON string's value) stands for, or what is wrong with it.
+    pub fn read(self, data: &str) -> Result<Vec<u8>, String> {
+        match self {
+            Formatter::Base64 => base64::read(data),
+            Formatter::Hex => hex::read(data),
+            Formatter::Utf8 => Ok(data.as_bytes().to_vec()),
+            Formatter::Ascii => text::read_ascii(data),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json(formatter: Formatter, payload: &[u8]) -> String {
+        let mut out = Vec::new();
+        formatter.write(payload, &mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn known_answers() {
+        assert_eq!(json(Formatter::Base64, b"\x01\x02\x03\x04"), "AQIDBA==");
+        assert_eq!(json(Formatter::Hex, b"\x0a\xff"), "0AFF");
+        assert_eq!(json(Formatter::Utf8, "a\"\\\n\u{1}é\u{2028}".as_bytes()), "a\"\\\n\u{1}é\u{2028}");
+        assert_eq!(json(Formatter::Utf8, b"a\xffb"), "a\u{fffd}b");
+        assert_eq!(json(Formatter::Ascii, b"a\"\xff\x00"), "a\"?\0");
+        for formatter in [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii] {
+            assert_eq!(json(formatter, b""), "");
+            assert_eq!(formatter.read(""), Ok(vec![]));
+            assert_eq!(Formatter::from_name(formatter.as_str()), Some(formatter));
+        }
+        assert_eq!(Formatter::Hex.read("0aFf"), Ok(vec![0x0a, 0xff]));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for bad in ["AQIDBA", "AQIDBA=", "AQID\n", "A-_=", "!!!!", "AQIDBB=="] {
+            assert!(Formatter::Base64.read(bad).is_err(), "{bad:?}");
+        }
+        for bad in ["0", "0x00", "zz", "00 11"] {
+            assert!(Formatter::Hex.read(bad).is_err(), "{bad:?}");
+        }
+        assert!(Formatter::Ascii.read("é").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn binary_formatters_round_trip(payload: Vec<u8>) {
+            for formatter in [Formatter::Base64, Formatter::Hex] {
+                prop_assert_eq!(formatter.read(&json(formatter, &payload)), Ok(payload.clone()));
+            }
+        }
+
+        #[test]
+        fn text_round_trips(text: String) {
+            prop_assert_eq!(Formatter::Utf8.read(&json(Formatter::Utf8, text.as_bytes())), Ok(text.into_bytes()));
+        }
+
+        #[test]
+        fn reading_never_panics(text: String) {
+            for formatter in [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii] {
+                let _ = formatter.read(&text);
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The closed sets of names that counters, events and outcomes use.
+
+use serde::Serialize;
+
+/// Why an entry of a message or a reply was not sent (contract section 4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[allow(missing_docs)] // the names are the contract's and say what they mean
+pub enum Reason {
+    MalformedMessage,
+    MalformedRemote,
+    MalformedData,
+    InvalidTag,
+    UnknownPeer,
+    RemoteDenied,
+    WrongRegion,
+    Expired,
+    PayloadTooLarge,
+    RemoteUnreachable,
+    SendFailed,
+    SourceDisabled,
+}
+
+impl Reason {
+    /// Every reason, in declaration order.
+    pub const ALL: [Reason; 12] = [
+        Reason::MalformedMessage,
+        Reason::MalformedRemote,
+        Reason::MalformedData,
+        Reason::InvalidTag,
+        Reason::UnknownPeer,
+        Reason::RemoteDenied,
+        Reason::WrongRegion,
+        Reason::Expired,
+        Reason::PayloadTooLarge,
+        Reason::RemoteUnreachable,
+        Reason::SendFailed,
+        Reason::SourceDisabled,
+    ];
+
+    /// The contract's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::MalformedMessage => "MalformedMessage",
+            Reason::MalformedRemote => "MalformedRemote",
+            Reason::MalformedData => "MalformedData",
+            Reason::InvalidTag => "InvalidTag",
+            Reason::UnknownPeer => "UnknownPeer",
+            Reason::RemoteDenied => "RemoteDenied",
+            Reason::WrongRegion => "WrongRegion",
+            Reason::Expired => "Expired",
+            Reason::PayloadTooLarge => "PayloadTooLarge",
+            Reason::RemoteUnreachable => "RemoteUnreachable",
+            Reason::SendFailed => "SendFailed",
+            Reason::SourceDisabled => "SourceDisabled",
+        }
+    }
+
+    /// The reason with this spelling, as the Python side names it in a refusal.
+    pub fn from_name(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+}
+
+/// Why an arriving datagram went to no Destination at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Rejected {
+    /// The client lies outside `ClientRestrictions.Networks`.
+    RefusedNetwork,
+    /// The Listener has no Destination.
+    NoDestination,
+    /// It arrived after the Listener had stopped.
+    Shutdown,
+}
+
+/// Why a packet that was admitted did not reach one Destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Dropped {
+    /// The Destination has no ARN yet (contract section 1.2).
+    Unbound,
+    /// The Destination's queue was full; its oldest batch gave way.
+    QueueFull,
+}

@@ -1,0 +1,100 @@
+//! What the Python side hands over: the few facts of a resource that concern packets. Validation for users happens
+//! there, with file, line and column; an error here is a bug of ours or of an embedding program.
+
+use crate::{format::Formatter, policy::Networks};
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// One gateway's data plane.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct DataplaneSpec {
+    /// This node's number, sealed into Tags.
+    pub node: u16,
+    /// `IngressRegion` of packets.
+    pub region: String,
+    /// At least one; the last one seals, all of them open.
+    pub tag_keys: Vec<TagKeySpec>,
+    /// Lifetime of a Tag in seconds.
+    pub tag_seconds: u32,
+}
+
+/// A Tag key.
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct TagKeySpec {
+    /// 0 to 15; stands in the Tag in the clear.
+    pub id: u8,
+    /// 64 hex digits.
+    pub key: String,
+}
+
+impl std::fmt::Debug for TagKeySpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TagKeySpec {{ id: {}, key: … }}", self.id)
+    }
+}
+
+/// One Listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct ListenerSpec {
+    /// Stable number, sealed into Tags; never reused.
+    pub id: u32,
+    /// The resource's name.
+    pub name: String,
+    /// `Local.Domain` of packets.
+    pub domain: String,
+    /// Where to bind; port 0 lets the kernel choose.
+    pub bind: SocketAddr,
+    /// With an IPv6 wildcard: serve IPv4 on the same socket.
+    #[serde(default)]
+    pub dual_stack: bool,
+    /// Clients that may send.
+    pub client_networks: Networks,
+    /// How long a remote counts as having a session.
+    pub session_idle_seconds: f64,
+    /// Most remotes remembered; the least recent leaves first.
+    pub session_limit: usize,
+    /// Bytes of submitted messages and replies that may wait to be sent.
+    pub ring_bytes: usize,
+    /// Where packets go.
+    #[serde(default)]
+    pub destinations: Vec<DestinationSpec>,
+    /// Where sourced messages come from.
+    #[serde(default)]
+    pub sources: Vec<SourceSpec>,
+}
+
+/// One Destination of a Listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct DestinationSpec {
+    /// The resource's name.
+    pub name: String,
+    /// How `Data` is written and replies are read.
+    pub formatter: Formatter,
+    /// Most packets in a batch.
+    pub count: usize,
+    /// Longest wait of a batch's first packet.
+    pub timeout_seconds: f64,
+    /// Most bytes in a batch's body; a single larger packet goes alone.
+    pub size_bytes: usize,
+    /// Bytes of ready batches that may wait for the Destination.
+    pub queue_bytes: usize,
+    /// False: packets are dropped and counted until an ARN is bound.
+    pub bound: bool,
+}
+
+/// One PacketSource of a Listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct SourceSpec {
+    /// The resource's name.
+    pub name: String,
+    /// Where this source may send (contract section 4.4).
+    pub egress_networks: Networks,
+    /// Age after which an entry without its own TTL is not sent.
+    #[serde(default)]
+    pub default_ttl_seconds: Option<f64>,
+}

@@ -1,0 +1,146 @@
+//! What a Listener's I/O thread and its users share.
+
+use crate::{BatchQueue, Signal, dataplane::Waker};
+use sluice_core::{Completion, Submission};
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Handle of an open Listener; clones share it.
+#[derive(Clone, Debug)]
+pub struct Port(pub(crate) Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub key: usize,
+    pub bound: SocketAddr,
+    pub queues: Vec<Arc<BatchQueue>>,
+    pub sources: usize,
+    waker: Waker,
+    ring: Mutex<Ring>,
+    completed: Signal,
+}
+
+/// Documents between submission and completion: those that wait here plus those that the I/O thread works on.
+#[derive(Debug)]
+struct Ring {
+    limit: usize,
+    /// Bytes of all of them.
+    bytes: usize,
+    documents: usize,
+    waiting: VecDeque<Submission>,
+    completions: Vec<Completion>,
+    /// Somebody was turned away and waits for room.
+    starved: bool,
+    closed: bool,
+}
+
+impl Port {
+    pub(crate) fn new(
+        key: usize,
+        bound: SocketAddr,
+        queues: Vec<Arc<BatchQueue>>,
+        sources: usize,
+        ring_bytes: usize,
+        waker: Waker,
+    ) -> io::Result<Port> {
+        let ring = Ring {
+            limit: ring_bytes,
+            bytes: 0,
+            documents: 0,
+            waiting: VecDeque::new(),
+            completions: Vec::new(),
+            starved: false,
+            closed: false,
+        };
+        let completed = Signal::new()?;
+        Ok(Port(Arc::new(Shared { key, bound, queues, sources, waker, ring: Mutex::new(ring), completed })))
+    }
+
+    /// Address and port as bound.
+    pub fn bound(&self) -> SocketAddr {
+        self.0.bound
+    }
+
+    /// Queue of the Destination with this index in the spec.
+    pub fn queue(&self, destination: usize) -> Option<&Arc<BatchQueue>> {
+        self.0.queues.get(destination)
+    }
+
+    /// Number of PacketSources in the spec.
+    pub fn sources(&self) -> usize {
+        self.0.sources
+    }
+
+    /// Queues documents in order while there is room; returns how many were taken. An empty ring takes any document.
+    pub fn submit(&self, documents: impl IntoIterator<Item = Submission>) -> usize {
+        let mut taken = 0;
+        let mut ring = self.ring();
+        for document in documents {
+            let bytes = document.body.len();
+            if ring.closed || (ring.documents > 0 && ring.bytes + bytes > ring.limit) {
+                ring.starved = true;
+                break;
+            }
+            ring.bytes += bytes;
+            ring.documents += 1;
+            ring.waiting.push_back(document);
+            taken += 1;
+        }
+        drop(ring);
+        if taken > 0 {
+            self.0.waker.wake();
+        }
+        taken
+    }
+
+    /// Documents that ended since the last call.
+    pub fn completions(&self) -> Vec<Completion> {
+        let mut ring = self.ring();
+        self.0.completed.clear();
+        std::mem::take(&mut ring.completions)
+    }
+
+    /// Readable when [`completions`](Self::completions) has something, or when room came free.
+    pub fn completed(&self) -> &Signal {
+        &self.0.completed
+    }
+
+    /// Bytes and number of documents in the ring.
+    pub fn ring_load(&self) -> (usize, usize) {
+        let ring = self.ring();
+        (ring.bytes, ring.documents)
+    }
+
+    /// The I/O thread takes the next document.
+    pub(crate) fn take(&self) -> Option<Submission> {
+        self.ring().waiting.pop_front()
+    }
+
+    /// The I/O thread reports documents that ended.
+    pub(crate) fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
+        let mut ring = self.ring();
+        let before = ring.completions.len();
+        for completion in completions {
+            ring.bytes -= completion.bytes;
+            ring.documents -= 1;
+            ring.completions.push(completion);
+        }
+        if ring.completions.len() > before || std::mem::take(&mut ring.starved) {
+            self.0.completed.set();
+        }
+    }
+
+    pub(crate) fn close_ring(&self) {
+        self.ring().closed = true;
+        self.0.completed.set();
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        // No code that can panic runs under this lock.
+        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,242 @@
+//! One Listener's socket: quinn-udp for the receive batches and control messages, and what a gateway needs otherwise
+//! than QUIC does.
+//!
+//! - QUIC forbids fragmentation; a gateway sends what it is asked to. Both families may fragment again.
+//! - The error queue (IP_RECVERR) tells which remote an ICMP error is about. Without care it does harm: a pending error
+//!   makes the *next* send fail, whoever it is for. So an error is never taken for this packet's before the queue has
+//!   been drained and the packet tried again.
+//! - SO_REUSEADDR and SO_REUSEPORT stay off: a port in use must be an error, not a shared load.
+
+use crate::sys;
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use sluice_core::{Now, Reason, canonical};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSliceMut},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+/// Receive buffers hold a whole GRO run.
+const BUFFER: usize = 1 << 16;
+/// What we ask of the kernel for its queues; it may give less (net.core.rmem_max).
+const SOCKET_BUFFER: usize = 8 << 20;
+/// Errors about other remotes that one packet may meet before it gives up: far more than a queue holds between two sends.
+const ATTEMPTS: usize = 64;
+
+/// Why a Listener's socket could not be opened.
+#[derive(Debug)]
+pub struct OpenError {
+    /// What was tried.
+    pub attempt: String,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// What became of a packet.
+pub enum Sent {
+    /// The kernel took it.
+    Yes,
+    /// The socket is full: try again when it is writable.
+    Full,
+    /// It will not be sent.
+    No(Reason, String),
+}
+
+/// Buffers for one round of receiving, shared by all sockets of a thread.
+pub struct Buffers(Vec<u8>);
+
+impl Buffers {
+    /// Allocates them.
+    pub fn new() -> Buffers {
+        Buffers(vec![0; BUFFER * BATCH_SIZE])
+    }
+}
+
+/// A bound socket.
+pub struct UdpSocket {
+    socket: Socket,
+    state: UdpSocketState,
+    bound: SocketAddr,
+    /// Answers to packets that we sent, by the kernel's name for them.
+    icmp_errors: BTreeMap<&'static str, u64>,
+}
+
+impl UdpSocket {
+    /// Binds; with `dual_stack` an IPv6 wildcard serves IPv4 too.
+    pub fn open(bind: SocketAddr, dual_stack: bool) -> Result<UdpSocket, OpenError> {
+        let step = |attempt: &str| {
+            let attempt = format!("{attempt} {bind}");
+            move |source| OpenError { attempt, source }
+        };
+        let domain = Domain::for_address(bind);
+        let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(step("open a socket for"))?;
+        if bind.is_ipv6() {
+            socket.set_only_v6(!dual_stack).map_err(step("choose the address families of"))?;
+        }
+        socket.bind(&SockAddr::from(bind)).map_err(step("bind"))?;
+        // Best effort: the limits are the administrator's.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        let state = UdpSocketState::new((&socket).into()).map_err(step("prepare the socket of"))?;
+        state.enable_transport_errors((&socket).into()).map_err(step("read ICMP errors of"))?;
+        allow_fragmentation(socket.as_fd(), bind.is_ipv6()).map_err(step("allow fragmentation on"))?;
+        let bound = socket.local_addr().map_err(step("read the address of"))?;
+        let bound = bound.as_socket().unwrap_or(bind);
+        Ok(UdpSocket { socket, state, bound, icmp_errors: BTreeMap::new() })
+    }
+
+    /// Address and port as bound.
+    pub fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many; none
+    /// means that the queue is empty.
+    pub fn receive(
+        &mut self,
+        now: Now,
+        buffers: &mut Buffers,
+        mut take: impl FnMut(Now, IpAddr, SocketAddr, &[u8]),
+    ) -> usize {
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut chunks = buffers.0.chunks_exact_mut(BUFFER);
+        let mut slices: [IoSliceMut; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("one buffer each")));
+        let mut tries = 0;
+        let count = loop {
+            match self.state.recv((&self.socket).into(), &mut slices, &mut metas) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
+                // A pending ICMP error fails a receive as it fails a send; the datagrams are still there.
+                Err(_) if tries < ATTEMPTS => {
+                    tries += 1;
+                    self.drain_errors();
+                }
+                Err(_) => return 0,
+            }
+        };
+        let mut datagrams = 0;
+        for (slice, meta) in slices.iter().zip(&metas[..count]) {
+            let received = Now { unix_ms: meta.timestamp.map_or(now.unix_ms, |t| t.as_millis() as u64), ..now };
+            let remote = canonical(meta.addr);
+            let local = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
+            let run = &slice[..meta.len];
+            // An empty datagram has no chunks, and is one all the same.
+            for payload in run.chunks(meta.stride.max(1)).chain(run.is_empty().then_some(run)) {
+                datagrams += 1;
+                take(received, local, remote, payload);
+            }
+        }
+        datagrams
+    }
+
+    /// Sends one datagram from `local`, where it is known.
+    pub fn send(&mut self, local: Option<IpAddr>, remote: SocketAddr, payload: &[u8]) -> Sent {
+        let transmit = Transmit {
+            destination: self.in_own_family(remote),
+            ecn: None,
+            contents: payload,
+            segment_size: None,
+            src_ip: local.filter(|ip| !ip.is_unspecified()),
+        };
+        let mut seen_alone = false;
+        for _ in 0..ATTEMPTS {
+            let error = match self.state.try_send((&self.socket).into(), &transmit) {
+                Ok(()) => return Sent::Yes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Err(error) => error,
+            };
+            // Only an error that comes back with nothing in the queue, twice, is this packet's own: the first may have
+            // been another's whose entry did not fit into the queue.
+            if self.drain_errors() == 0 && std::mem::replace(&mut seen_alone, true) {
+                return refused(&error);
+            }
+        }
+        Sent::No(Reason::SendFailed, "the kernel kept reporting errors of other packets".to_owned())
+    }
+
+    /// Takes everything off the error queue and counts it; returns how many ICMP errors there were.
+    pub fn drain_errors(&mut self) -> usize {
+        let mut icmp = 0;
+        while let Some(error) = sys::take_queued_error(self.socket.as_fd()) {
+            if error.icmp {
+                icmp += 1;
+                *self.icmp_errors.entry(name_of(error.errno)).or_default() += 1;
+            }
+        }
+        icmp
+    }
+
+    /// Forgets an error that is pending outside of the queue, so that epoll does not report it for ever.
+    pub fn clear_error(&self) {
+        let _ = self.socket.take_error();
+    }
+
+    /// ICMP errors that came back, by name.
+    pub fn icmp_errors(&self) -> &BTreeMap<&'static str, u64> {
+        &self.icmp_errors
+    }
+
+    /// Datagrams that the kernel dropped before the gateway saw them (a lower bound: a GRO run counts once).
+    pub fn kernel_drops(&self) -> u64 {
+        sys::kernel_drops(self.socket.as_fd()).unwrap_or(0).into()
+    }
+
+    /// A dual-stack socket sends to IPv4 by its mapped form.
+    fn in_own_family(&self, remote: SocketAddr) -> SocketAddr {
+        match (self.bound, remote) {
+            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+                SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
+            }
+            _ => remote,
+        }
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn allow_fragmentation(socket: BorrowedFd, v6: bool) -> io::Result<()> {
+    sys::set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
+    if v6 {
+        sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+        sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
+    }
+    Ok(())
+}
+
+fn refused(error: &io::Error) -> Sent {
+    let errno = error.raw_os_error().unwrap_or(0);
+    let reason = match errno {
+        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ECONNREFUSED | libc::ENETDOWN | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT => Reason::RemoteUnreachable,
+        libc::EMSGSIZE => Reason::PayloadTooLarge,
+        _ => Reason::SendFailed,
+    };
+    Sent::No(reason, format!("the kernel refused the packet: {}", name_of(errno)))
+}
+
+fn name_of(errno: i32) -> &'static str {
+    match errno {
+        libc::ECONNREFUSED => "port unreachable (ECONNREFUSED)",
+        libc::EHOSTUNREACH => "host unreachable (EHOSTUNREACH)",
+        libc::ENETUNREACH => "network unreachable (ENETUNREACH)",
+        libc::ENOPROTOOPT => "protocol unreachable (ENOPROTOOPT)",
+        libc::EPROTO => "parameter problem (EPROTO)",
+        libc::EACCES => "not permitted (EACCES)",
+        libc::EPERM => "not permitted by the packet filter (EPERM)",
+        libc::EMSGSIZE => "too large for the path (EMSGSIZE)",
+        libc::EINVAL => "invalid source or destination address (EINVAL)",
+        libc::ENOBUFS => "the interface's queue is full (ENOBUFS)",
+        libc::ENETDOWN => "network down (ENETDOWN)",
+        libc::EHOSTDOWN => "host down (EHOSTDOWN)",
+        libc::EADDRNOTAVAIL => "address not available (EADDRNOTAVAIL)",
+        libc::EAFNOSUPPORT => "address family not supported (EAFNOSUPPORT)",
+        _ => "another error",
+    }
+}

@@ -1,0 +1,138 @@
+//! The system calls for which no crate in use has a safe wrapper. All `unsafe` of the project is here.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::fd::{AsRawFd, BorrowedFd},
+    ptr,
+};
+
+// linux/sock_diag.h: index of the drop counter in SO_MEMINFO's array, and the array's length.
+const SK_MEMINFO_DROPS: usize = 8;
+const SK_MEMINFO_VARS: usize = 9;
+// linux/errqueue.h
+const SO_EE_ORIGIN_ICMP: u8 = 2;
+const SO_EE_ORIGIN_ICMP6: u8 = 3;
+
+/// An entry of a socket's error queue (ip(7), IP_RECVERR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuedError {
+    /// Where the datagram that caused it had gone.
+    pub remote: Option<SocketAddr>,
+    /// What the kernel makes of it.
+    pub errno: i32,
+    /// False for errors that this host made itself, at once.
+    pub icmp: bool,
+}
+
+/// Takes one entry off the socket's error queue; None when it is empty.
+pub fn take_queued_error(socket: BorrowedFd) -> Option<QueuedError> {
+    // SAFETY: all-zero bytes are valid values of these C structures.
+    let mut name: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    let mut control = [0u64; 64]; // aligned as control messages need it
+    let mut start = [0u8; 1]; // of the datagram that failed; Linux wants a place for it
+    let mut data = libc::iovec { iov_base: start.as_mut_ptr().cast(), iov_len: start.len() };
+    header.msg_iov = &raw mut data;
+    header.msg_iovlen = 1;
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = mem::size_of_val(&name) as libc::socklen_t;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = mem::size_of_val(&control) as _;
+    // SAFETY: the header points to live buffers of the lengths that it states.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT) };
+    if received < 0 {
+        return None;
+    }
+    let mut found = QueuedError { remote: address(&name), errno: 0, icmp: false };
+    // SAFETY: the kernel filled the header; CMSG_* walk within msg_controllen, and a control message of these types
+    // carries a sock_extended_err.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(&header);
+        while !message.is_null() {
+            let kind = ((*message).cmsg_level, (*message).cmsg_type);
+            if matches!(kind, (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) {
+                let error: libc::sock_extended_err = ptr::read_unaligned(libc::CMSG_DATA(message).cast());
+                found.errno = error.ee_errno as i32;
+                found.icmp = matches!(error.ee_origin, SO_EE_ORIGIN_ICMP | SO_EE_ORIGIN_ICMP6);
+            }
+            message = libc::CMSG_NXTHDR(&header, message);
+        }
+    }
+    Some(found)
+}
+
+/// Datagrams that the kernel dropped because the socket's receive queue was full (SO_MEMINFO; SO_RXQ_OVFL misses most).
+pub fn kernel_drops(socket: BorrowedFd) -> io::Result<u32> {
+    let mut values = [0u32; SK_MEMINFO_VARS];
+    let mut length = mem::size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the buffer is live and as long as stated.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &mut length)
+    };
+    if result == 0 { Ok(values[SK_MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets an integer socket option.
+pub fn set_option(socket: BorrowedFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the value is live and its size is stated.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            mem::size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The addresses of this machine's interfaces.
+pub fn interface_addresses() -> Vec<IpAddr> {
+    let mut list: *mut libc::ifaddrs = ptr::null_mut();
+    // SAFETY: getifaddrs fills `list` or fails.
+    if unsafe { libc::getifaddrs(&mut list) } != 0 {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    let mut entry = list;
+    // SAFETY: the list is linked by ifa_next until null, and an ifa_addr that is set points to an address of its family.
+    unsafe {
+        while !entry.is_null() {
+            let addr = (*entry).ifa_addr;
+            if !addr.is_null() {
+                match i32::from((*addr).sa_family) {
+                    libc::AF_INET => {
+                        let v4: libc::sockaddr_in = ptr::read_unaligned(addr.cast());
+                        found.push(IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))));
+                    }
+                    libc::AF_INET6 => {
+                        let v6: libc::sockaddr_in6 = ptr::read_unaligned(addr.cast());
+                        found.push(IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)));
+                    }
+                    _ => {}
+                }
+            }
+            entry = (*entry).ifa_next;
+        }
+        libc::freeifaddrs(list);
+    }
+    found
+}
+
+fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    // SAFETY: the family says which address the storage holds, and the storage is large enough for both.
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            let v4 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in>() };
+            Some(SocketAddr::from((Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr)), u16::from_be(v4.sin_port))))
+        }
+        libc::AF_INET6 => {
+            let v6 = unsafe { &*(&raw const *name).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
+        }
+        _ => None,
+    }
+}

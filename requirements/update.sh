@@ -1,0 +1,7 @@
+#!/bin/sh
+# Writes the lock files anew from pyproject.toml. Needs `uv` (pip install uv); `make setup` does not.
+set -eu
+cd "$(dirname "$0")/.."
+compile="uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate"
+$compile pyproject.toml --group build --group test --group lint -o requirements/dev.lock "$@"
+$compile pyproject.toml --group build -c requirements/dev.lock -o requirements/run.lock "$@"
