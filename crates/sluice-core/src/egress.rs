@@ -277,7 +277,10 @@ fn judge(around: &Surroundings, origin: Origin, published_ms: Option<u64>, entry
     };
     if !reachable {
         let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
-        return Err((Reason::RemoteUnreachable, format!("the Listener is bound to {} and has no {family}", around.bound)));
+        return Err((
+            Reason::RemoteUnreachable,
+            format!("the Listener is bound to {} and has no {family}", around.bound),
+        ));
     }
     if expires_ms <= around.now.unix_ms {
         return Err((Reason::Expired, "it is older than its TTL".to_owned()));
@@ -337,7 +340,11 @@ fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAdd
     Ok((Some(address.local.ip()), address.remote))
 }
 
-fn by_remote(around: &Surroundings, source: usize, field: &RemoteField) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
+fn by_remote(
+    around: &Surroundings,
+    source: usize,
+    field: &RemoteField,
+) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
     let malformed = |detail: String| (Reason::MalformedRemote, detail);
     let RemoteField::Object { address, port, peer_key } = field else {
         return Err(malformed("Remote (or Tag) is missing or not an object".to_owned()));

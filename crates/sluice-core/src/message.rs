@@ -386,7 +386,18 @@ mod tests {
 
     #[test]
     fn bodies_that_are_no_message() {
-        for body in ["", "null", "[]", "1", "{", "{}x", "{\"Messages\": {}}", "{\"Messages\": 5}", "\u{feff}{}", "{\"Messages\": [1,]}"] {
+        for body in [
+            "",
+            "null",
+            "[]",
+            "1",
+            "{",
+            "{}x",
+            "{\"Messages\": {}}",
+            "{\"Messages\": 5}",
+            "\u{feff}{}",
+            "{\"Messages\": [1,]}",
+        ] {
             assert!(parse_message(body.as_bytes()).is_err(), "{body}");
         }
         assert!(parse_message(b"{\"Data\": \"\xff\"}").is_err());
@@ -400,7 +411,9 @@ mod tests {
         for body in ["", "null", "{}", "{\"Replies\": null}", "{\"Replies\": []}", "{\"statusCode\": 200}"] {
             assert_eq!(parse_replies(body.as_bytes()), Ok(vec![]), "{body}");
         }
-        for body in ["[]", "\"ok\"", "5", "{\"Replies\": {\"Tag\": \"t\", \"Data\": \"\"}}", "{\"Replies\": \"x\"}", "garbage"] {
+        for body in
+            ["[]", "\"ok\"", "5", "{\"Replies\": {\"Tag\": \"t\", \"Data\": \"\"}}", "{\"Replies\": \"x\"}", "garbage"]
+        {
             assert!(parse_replies(body.as_bytes()).is_err(), "{body}");
         }
         let body = br#"{"Replies": [null, {}, {"Tag": "t", "Data": null}, {"Tag": "t", "Data": ""}]}"#;

@@ -111,8 +111,7 @@ pub struct OwnEndpoints {
 impl OwnEndpoints {
     /// True if a datagram to `ip:port` would come back to one of the Listeners.
     pub fn contains(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.contains(&port)
-            && (ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip))
+        self.ports.contains(&port) && (ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip))
     }
 }
 
@@ -129,9 +128,30 @@ mod tests {
     }
 
     const SPECIAL: [&str; 24] = [
-        "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "127.0.0.1", "127.255.0.1", "169.254.169.254", "172.16.0.1",
-        "172.31.255.255", "192.168.1.1", "224.0.0.1", "239.1.1.1", "255.255.255.255", "250.1.1.1", "::", "::1", "ff02::1",
-        "fe80::1", "fd00::1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2002:7f00:1::1", "2001:0:1:2:3:4:80ff:fffe", "::7f00:1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "127.255.0.1",
+        "169.254.169.254",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.168.1.1",
+        "224.0.0.1",
+        "239.1.1.1",
+        "255.255.255.255",
+        "250.1.1.1",
+        "::",
+        "::1",
+        "ff02::1",
+        "fe80::1",
+        "fd00::1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::1",
+        "2002:7f00:1::1",
+        "2001:0:1:2:3:4:80ff:fffe",
+        "::7f00:1",
     ];
 
     #[test]
@@ -147,9 +167,17 @@ mod tests {
     #[test]
     fn ordinary_addresses_need_only_a_network() {
         let open = networks(&["0.0.0.0/0", "::/0"]);
-        for text in ["203.0.113.42", "198.51.100.7", "8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1", "2606:4700::1",
-            "64:ff9b::808:808", "2002:808:808::1"]
-        {
+        for text in [
+            "203.0.113.42",
+            "198.51.100.7",
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.128.0.1",
+            "2001:db8::1",
+            "2606:4700::1",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
+        ] {
             assert_eq!(open.refuse(ip(text)), None, "{text}");
             assert!(networks(&["192.0.2.0/24", "2001:4860::/32"]).refuse(ip(text)).is_some(), "{text}");
         }

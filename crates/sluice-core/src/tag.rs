@@ -140,7 +140,11 @@ impl TagSealer {
         let key = keys.keys[usize::from(keys.sealing)].as_ref().expect("the sealing key is held");
         let aad = Aad::from([bytes[0]]);
         let tag = key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, &mut bytes[HEADER..HEADER + plain_len])
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                aad,
+                &mut bytes[HEADER..HEADER + plain_len],
+            )
             .expect("a Tag is far below GCM's limit");
         let end = HEADER + plain_len + GCM_TAG;
         bytes[end - GCM_TAG..end].copy_from_slice(tag.as_ref());

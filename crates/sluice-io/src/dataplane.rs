@@ -337,7 +337,12 @@ impl Thread {
             .map_err(|errno| failed(errno.into()))?;
         let listener = Listener::new(spec, self.shared.clone(), socket.bound(), (self.salt)());
         let open = Open { socket, listener, receiving: true, blocked: false, closing: None };
-        self.slots.push(Slot { port: port.clone(), state: State::Open(Box::new(open)), dropped_by_kernel: 0, last: None });
+        self.slots.push(Slot {
+            port: port.clone(),
+            state: State::Open(Box::new(open)),
+            dropped_by_kernel: 0,
+            last: None,
+        });
         self.own_at = None;
         Ok(port)
     }

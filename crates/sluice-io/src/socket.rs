@@ -71,7 +71,8 @@ impl UdpSocket {
             move |source| OpenError { attempt, source }
         };
         let domain = Domain::for_address(bind);
-        let socket = Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(step("open a socket for"))?;
+        let socket =
+            Socket::new(domain, Type::DGRAM.cloexec(), Some(Protocol::UDP)).map_err(step("open a socket for"))?;
         if bind.is_ipv6() {
             socket.set_only_v6(!dual_stack).map_err(step("choose the address families of"))?;
         }
@@ -213,8 +214,13 @@ fn allow_fragmentation(socket: BorrowedFd, v6: bool) -> io::Result<()> {
 fn refused(error: &io::Error) -> Sent {
     let errno = error.raw_os_error().unwrap_or(0);
     let reason = match errno {
-        libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ECONNREFUSED | libc::ENETDOWN | libc::EHOSTDOWN
-        | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT => Reason::RemoteUnreachable,
+        libc::ENETUNREACH
+        | libc::EHOSTUNREACH
+        | libc::ECONNREFUSED
+        | libc::ENETDOWN
+        | libc::EHOSTDOWN
+        | libc::EADDRNOTAVAIL
+        | libc::EAFNOSUPPORT => Reason::RemoteUnreachable,
         libc::EMSGSIZE => Reason::PayloadTooLarge,
         _ => Reason::SendFailed,
     };

@@ -68,7 +68,13 @@ pub fn kernel_drops(socket: BorrowedFd) -> io::Result<u32> {
     let mut length = mem::size_of_val(&values) as libc::socklen_t;
     // SAFETY: the buffer is live and as long as stated.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, values.as_mut_ptr().cast(), &mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            values.as_mut_ptr().cast(),
+            &mut length,
+        )
     };
     if result == 0 { Ok(values[SK_MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
 }

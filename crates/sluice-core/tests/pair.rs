@@ -1,0 +1,371 @@
+//! A Listener and its clients over a simulated network: time, loss, duplication and reordering are the test's. No
+//! sockets, no clock, no sleeps.
+
+use serde_json::{Value, json};
+use sluice_core::{
+    Completion, DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission,
+    reason::{Dropped, Rejected},
+};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const EPOCH_MS: u64 = 1_780_000_000_000;
+const GATEWAY: &str = "192.0.2.10";
+
+fn shared(digit: &str) -> Arc<Shared> {
+    let spec: DataplaneSpec = serde_json::from_value(json!({
+        "Node": 1, "Region": "us-east-1", "TagKeys": [{"Id": 0, "Key": digit.repeat(64)}], "TagSeconds": 3600,
+    }))
+    .unwrap();
+    Arc::new(Shared::new(&spec).unwrap())
+}
+
+fn destination(name: &str) -> Value {
+    json!({"Name": name, "Formatter": "base64", "Count": 10, "TimeoutSeconds": 0.1, "SizeBytes": 1 << 20,
+           "QueueBytes": 1 << 20, "Bound": true})
+}
+
+fn spec(change: impl FnOnce(&mut Value)) -> ListenerSpec {
+    let mut spec = json!({
+        "Id": 7, "Name": "decoder", "Domain": "ingress-1", "Bind": "[::]:2048", "DualStack": true,
+        "ClientNetworks": ["0.0.0.0/0", "::/0"], "SessionIdleSeconds": 300, "SessionLimit": 1000, "RingBytes": 1 << 20,
+        "Destinations": [destination("echo")],
+        "Sources": [{"Name": "replies", "EgressNetworks": ["0.0.0.0/0", "::/0"]}],
+    });
+    change(&mut spec);
+    serde_json::from_value(spec).unwrap()
+}
+
+/// A small generator (SplitMix64) so that runs repeat.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+/// The gateway's side of the network.
+struct Node {
+    listener: Listener,
+    own: OwnEndpoints,
+    now: Now,
+    /// What left: local address, remote, payload.
+    wire: Vec<(Option<IpAddr>, SocketAddr, Vec<u8>)>,
+    /// What each Destination got.
+    packets: BTreeMap<usize, Vec<Value>>,
+    completions: Vec<Completion>,
+}
+
+impl Node {
+    fn new(change: impl FnOnce(&mut Value)) -> Node {
+        Node::with(shared("a"), change, [1; 6])
+    }
+
+    fn with(shared: Arc<Shared>, change: impl FnOnce(&mut Value), salt: [u8; 6]) -> Node {
+        Node::over(Listener::new(spec(change), shared, "[::]:2048".parse().unwrap(), salt))
+    }
+
+    fn over(listener: Listener) -> Node {
+        Node {
+            listener,
+            own: OwnEndpoints { ports: vec![2048], addresses: vec![GATEWAY.parse().unwrap()] },
+            now: Now { mono: 0, unix_ms: EPOCH_MS },
+            wire: Vec::new(),
+            packets: BTreeMap::new(),
+            completions: Vec::new(),
+        }
+    }
+
+    fn pass(&mut self, seconds: f64) {
+        self.now.mono += (seconds * SECOND as f64) as u64;
+        self.now.unix_ms += (seconds * 1e3) as u64;
+        self.listener.handle_timeout(self.now);
+        self.drain();
+    }
+
+    fn receive(&mut self, remote: &str, payload: &[u8]) {
+        self.listener.handle_datagram(self.now, GATEWAY.parse().unwrap(), remote.parse().unwrap(), payload);
+        self.drain();
+    }
+
+    fn publish(&mut self, body: Value) -> Completion {
+        self.submit(Origin::Source(0), None, body)
+    }
+
+    fn submit(&mut self, origin: Origin, published_ms: Option<u64>, body: Value) -> Completion {
+        let body = body.to_string().into_bytes();
+        let submission = Submission { id: "m".into(), origin, published_ms, body, refusal: None };
+        self.listener.submit(self.now, &self.own, submission);
+        self.drain();
+        self.completions.pop().unwrap()
+    }
+
+    fn drain(&mut self) {
+        while let Some((destination, batch)) = self.listener.poll_batch() {
+            let body: Value = serde_json::from_slice(batch.body()).unwrap();
+            let packets = body["Messages"].as_array().unwrap().clone();
+            assert_eq!(packets.len(), batch.count());
+            self.packets.entry(destination).or_default().extend(packets);
+        }
+        while let Some(packet) = self.listener.next_outgoing(self.now) {
+            self.wire.push((packet.local, packet.remote, packet.payload.clone()));
+            self.listener.sent();
+        }
+        while let Some(completion) = self.listener.poll_completion() {
+            let ended = completion.sent + completion.duplicates + completion.failures.len() as u32;
+            assert_eq!(completion.entries, ended, "every entry ends exactly once");
+            self.completions.push(completion);
+        }
+    }
+}
+
+fn reasons(completion: &Completion) -> Vec<(Option<u32>, Reason)> {
+    completion.failures.iter().map(|failure| (failure.index, failure.reason)).collect()
+}
+
+fn to(address: &str, port: u64) -> Value {
+    json!({"Data": "AQIDBA==", "Remote": {"Address": address, "Port": port}})
+}
+
+#[test]
+fn every_packet_that_arrives_is_delivered_once_to_each_destination_and_answered_to_its_sender() {
+    for seed in 0..20 {
+        let mut dice = Dice(seed);
+        let mut node = Node::new(|spec| {
+            spec["Destinations"] = json!([destination("a"), destination("b")]);
+            spec["Destinations"][1]["Count"] = json!(3);
+            spec["Destinations"][1]["Formatter"] = json!("hex");
+        });
+        // Clients send numbered packets; the network loses, doubles and reorders some.
+        let mut in_flight: Vec<(String, Vec<u8>)> = Vec::new();
+        for packet in 0..300u64 {
+            let client = format!("198.51.100.{}:{}", 1 + dice.roll(20), 4_000);
+            let copies = [0, 1, 1, 1, 2][dice.roll(5) as usize];
+            for _ in 0..copies {
+                let at = dice.roll(in_flight.len() as u64 + 1) as usize;
+                in_flight.insert(at, (client.clone(), packet.to_be_bytes().to_vec()));
+            }
+        }
+        for (client, payload) in &in_flight {
+            node.receive(client, payload);
+            node.pass(dice.roll(50) as f64 / 1e3);
+        }
+        node.pass(1.0);
+        assert_eq!(node.packets[&0].len(), in_flight.len());
+        assert_eq!(node.packets[&1].len(), in_flight.len());
+        for ((first, second), (client, payload)) in node.packets[&0].iter().zip(&node.packets[&1]).zip(&in_flight) {
+            let remote = format!("{}:{}", first["Remote"]["IpAddress"].as_str().unwrap(), first["Remote"]["Port"]);
+            assert_eq!(&remote, client);
+            assert_eq!(first["Tag"], second["Tag"], "one packet, one Tag");
+            let hex: String = payload.iter().map(|byte| format!("{byte:02X}")).collect();
+            assert_eq!(second["Data"], hex);
+        }
+        // Answers go to whoever asked, in any order.
+        let mut replies: Vec<(usize, Value)> = node.packets[&0].iter().cloned().enumerate().collect();
+        for i in 0..replies.len() {
+            let other = dice.roll(replies.len() as u64) as usize;
+            replies.swap(i, other);
+        }
+        let elements: Vec<_> = replies.iter().map(|(_, p)| json!({"Tag": p["Tag"], "Data": p["Data"]})).collect();
+        let completion = node.submit(Origin::Destination(0), None, json!({ "Replies": elements }));
+        assert_eq!(completion.sent as usize, in_flight.len());
+        for ((index, _), (local, remote, payload)) in replies.iter().zip(&node.wire) {
+            assert_eq!(*local, Some(GATEWAY.parse().unwrap()), "from the address that the client used");
+            assert_eq!((remote.to_string(), payload), (in_flight[*index].0.clone(), &in_flight[*index].1));
+        }
+    }
+}
+
+#[test]
+fn a_tag_is_answered_later_and_after_a_restart_but_not_elsewhere() {
+    let mut node = Node::new(|_| {});
+    node.receive("198.51.100.7:4000", b"hi");
+    node.pass(0.2);
+    let tag = node.packets[&0][0]["Tag"].clone();
+    let answer = json!({"Tag": tag, "Data": "b2s=", "Remote": {"Address": "10.0.0.1", "Port": 1}});
+    node.pass(5.0);
+    assert_eq!(node.publish(answer.clone()).sent, 1);
+    assert_eq!(node.wire[0].1, "198.51.100.7:4000".parse().unwrap(), "the Tag says where to, not Remote");
+
+    let mut restarted = Node::with(shared("a"), |_| {}, [2; 6]);
+    assert_eq!(restarted.publish(answer.clone()).sent, 1);
+    let mut elsewhere = Node::with(shared("c"), |_| {}, [2; 6]);
+    assert_eq!(reasons(&elsewhere.publish(answer.clone())), [(Some(0), Reason::InvalidTag)]);
+    let mut other_listener = Node::with(shared("a"), |spec| spec["Id"] = json!(8), [2; 6]);
+    assert_eq!(reasons(&other_listener.publish(answer.clone())), [(Some(0), Reason::InvalidTag)]);
+    node.pass(3_600.0);
+    assert_eq!(reasons(&node.publish(answer)), [(Some(0), Reason::InvalidTag)], "expired");
+}
+
+#[test]
+fn entries_fail_alone_under_the_contracts_reasons() {
+    let mut node = Node::new(|_| {});
+    let somewhere = json!({"IP": "198.51.100.7", "Port": 1});
+    let cases = [
+        (to("198.51.100.7", 4_000), None),
+        (json!({"Data": "", "Remote": {"IpAddress": "2001:db8::5", "Port": 9.0, "PeerKey": ""}}), None),
+        (json!(5), Some(Reason::MalformedMessage)),
+        (json!(null), Some(Reason::MalformedMessage)),
+        (json!({}), Some(Reason::MalformedData)),
+        (json!({"Data": 5, "Remote": somewhere}), Some(Reason::MalformedData)),
+        (json!({"Data": "!", "Remote": somewhere}), Some(Reason::MalformedData)),
+        (json!({"Data": "", "Formatter": "rot13", "Remote": somewhere}), Some(Reason::MalformedData)),
+        (json!({"Data": ""}), Some(Reason::MalformedRemote)),
+        (json!({"Data": "", "Remote": "198.51.100.7:1"}), Some(Reason::MalformedRemote)),
+        (to("127.1", 1), Some(Reason::MalformedRemote)),
+        (to("010.0.0.1", 1), Some(Reason::MalformedRemote)),
+        (to("example.com", 1), Some(Reason::MalformedRemote)),
+        (to("198.51.100.7", 0), Some(Reason::MalformedRemote)),
+        (to("198.51.100.7", 65_536), Some(Reason::MalformedRemote)),
+        (json!({"Data": "", "Remote": {"IP": "1.1.1.1", "Port": "1"}}), Some(Reason::MalformedRemote)),
+        (json!({"Data": "", "Remote": {"IP": "1.1.1.1", "Port": 1, "PeerKey": "k="}}), Some(Reason::UnknownPeer)),
+        (json!({"Data": "", "Tag": "nonsense"}), Some(Reason::InvalidTag)),
+        (json!({"Data": "", "Tag": 7}), Some(Reason::InvalidTag)),
+        (to("169.254.169.254", 80), Some(Reason::RemoteDenied)),
+        (to("::ffff:127.0.0.1", 80), Some(Reason::RemoteDenied)),
+        (to("::ffff:198.51.100.7", 80), None),
+        (to(GATEWAY, 2048), Some(Reason::RemoteDenied)),
+        (json!({"Data": "", "TtlSeconds": -1, "Remote": somewhere}), Some(Reason::MalformedMessage)),
+        (json!({"Data": "", "ExpiresAt": "soon", "Remote": somewhere}), Some(Reason::MalformedMessage)),
+        (json!({"Data": "x".repeat(70_000), "Formatter": "utf8", "Remote": somewhere}), Some(Reason::PayloadTooLarge)),
+    ];
+    let entries: Vec<_> = cases.iter().map(|(entry, _)| entry.clone()).collect();
+    let completion = node.publish(json!({ "Messages": entries }));
+    let expected: Vec<_> =
+        (0u32..).zip(&cases).filter_map(|(i, (_, reason))| reason.map(|reason| (Some(i), reason))).collect();
+    assert_eq!(reasons(&completion), expected);
+    assert_eq!(node.wire.len(), cases.len() - expected.len());
+    let counted = &node.listener.counters().sources[0];
+    assert_eq!((counted.entries, counted.sent), (cases.len() as u64, node.wire.len() as u64));
+    assert_eq!(counted.failed.values().sum::<u64>(), expected.len() as u64);
+}
+
+#[test]
+fn a_body_that_is_no_message_is_one_failed_entry() {
+    let mut node = Node::new(|_| {});
+    assert_eq!(reasons(&node.publish(json!([1]))), [(None, Reason::MalformedMessage)]);
+    assert_eq!(reasons(&node.publish(json!({"Messages": 1}))), [(None, Reason::MalformedMessage)]);
+    assert_eq!(node.publish(json!({"Messages": []})).entries, 0);
+}
+
+#[test]
+fn a_refused_message_sends_nothing_and_counts_each_entry() {
+    let mut node = Node::new(|_| {});
+    let body = json!({"Messages": [to("198.51.100.7", 1), to("198.51.100.8", 1)]}).to_string().into_bytes();
+    let refusal = Some((Reason::WrongRegion, "eu-west-1 is not served here".to_owned()));
+    let submission = Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body, refusal };
+    node.listener.submit(node.now, &node.own, submission);
+    node.drain();
+    assert_eq!(reasons(&node.completions[0]), [(Some(0), Reason::WrongRegion), (Some(1), Reason::WrongRegion)]);
+    assert!(node.wire.is_empty());
+}
+
+#[test]
+fn whoever_spoke_first_needs_no_permission_while_the_session_lasts() {
+    let mut node = Node::new(|_| {});
+    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
+    node.receive("10.0.0.5:4000", b"hi");
+    assert_eq!(node.publish(to("10.0.0.5", 4_000)).sent, 1);
+    assert_eq!(node.wire[0].0, Some(GATEWAY.parse().unwrap()), "from the address that it spoke to");
+    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_001))), [(Some(0), Reason::RemoteDenied)]);
+    node.pass(301.0);
+    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
+}
+
+#[test]
+fn a_packet_from_an_own_listener_is_not_answered() {
+    let mut node = Node::new(|_| {});
+    node.receive(&format!("{GATEWAY}:2048"), b"loop");
+    node.receive("198.51.100.7:0", b"port 0");
+    node.pass(0.2);
+    let replies: Vec<_> = node.packets[&0].iter().map(|p| json!({"Tag": p["Tag"], "Data": ""})).collect();
+    let completion = node.submit(Origin::Destination(0), None, json!({ "Replies": replies }));
+    assert_eq!(reasons(&completion), [(Some(0), Reason::RemoteDenied), (Some(1), Reason::RemoteDenied)]);
+    assert!(node.wire.is_empty());
+}
+
+#[test]
+fn tolerated_oddities_of_an_answer_are_no_entries() {
+    let mut node = Node::new(|_| {});
+    node.receive("198.51.100.7:4000", b"hi");
+    node.pass(0.2);
+    let tag = node.packets[&0][0]["Tag"].clone();
+    let oddities = json!([null, {}, {"Tag": tag, "Data": null}, {"Data": "x"}]);
+    for body in [json!(null), json!({}), json!({"Replies": null}), json!({ "Replies": oddities })] {
+        assert_eq!(node.submit(Origin::Destination(0), None, body).entries, 0);
+    }
+    let body =
+        json!({"Replies": [{"Tag": tag, "Data": ""}, 5, {"Tag": tag, "Data": "!"}, {"Tag": tag, "Data": "b2s="}]});
+    let completion = node.submit(Origin::Destination(0), None, body);
+    assert_eq!(reasons(&completion), [(Some(1), Reason::MalformedMessage), (Some(2), Reason::MalformedData)]);
+    let payloads: Vec<_> = node.wire.iter().map(|(_, _, payload)| payload.clone()).collect();
+    assert_eq!(payloads, [b"".to_vec(), b"ok".to_vec()]);
+}
+
+#[test]
+fn stale_entries_are_not_sent() {
+    let mut node = Node::new(|spec| spec["Sources"][0]["DefaultTtlSeconds"] = json!(10));
+    let with = |extra: Value| {
+        let mut entry = to("198.51.100.7", 4_000);
+        entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        entry
+    };
+    let body = json!({"Messages": [
+        with(json!({})), with(json!({"TtlSeconds": 30})), with(json!({"ExpiresAt": "2020-01-01T00:00:00Z"})),
+    ]});
+    let published = Some(EPOCH_MS - 20_000);
+    let completion = node.submit(Origin::Source(0), published, body);
+    assert_eq!(reasons(&completion), [(Some(0), Reason::Expired), (Some(2), Reason::Expired)]);
+    assert_eq!(completion.sent, 1);
+
+    // Also while it waits for the socket.
+    let body = with(json!({"TtlSeconds": 1})).to_string().into_bytes();
+    let submission = Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body, refusal: None };
+    node.listener.submit(node.now, &node.own, submission);
+    node.now.unix_ms += 1_000;
+    node.drain();
+    assert_eq!(reasons(&node.completions[0]), [(Some(0), Reason::Expired)]);
+}
+
+#[test]
+fn refused_clients_and_unbound_destinations_are_counted() {
+    let mut node = Node::new(|spec| {
+        spec["ClientNetworks"] = json!(["198.51.100.0/24"]);
+        spec["Destinations"] = json!([destination("a"), destination("b")]);
+        spec["Destinations"][1]["Bound"] = json!(false);
+    });
+    node.receive("203.0.113.9:1", b"no");
+    node.receive("198.51.100.7:1", b"yes");
+    node.pass(0.2);
+    let counters = node.listener.counters();
+    assert_eq!((counters.received_packets, counters.rejected[&Rejected::RefusedNetwork]), (2, 1));
+    assert_eq!(counters.destinations[1].dropped[&Dropped::Unbound], 1);
+    assert_eq!(node.packets.keys().collect::<Vec<_>>(), [&0]);
+    // A refused client gains no session either.
+    node.receive("10.0.0.1:1", b"no");
+    assert_eq!(node.publish(to("10.0.0.1", 1)).sent, 0);
+}
+
+#[test]
+fn a_listener_without_destinations_counts_what_it_hears() {
+    let mut node = Node::new(|spec| spec["Destinations"] = json!([]));
+    node.receive("198.51.100.7:1", b"x");
+    assert_eq!(node.listener.counters().rejected[&Rejected::NoDestination], 1);
+    assert_eq!(node.listener.poll_timeout(), None);
+}
+
+#[test]
+fn an_address_family_that_the_listener_lacks_is_unreachable() {
+    let mut node = Node::over(Listener::new(spec(|_| {}), shared("a"), "192.0.2.10:2048".parse().unwrap(), [1; 6]));
+    assert_eq!(reasons(&node.publish(to("2001:db8::1", 1))), [(Some(0), Reason::RemoteUnreachable)]);
+    assert_eq!(node.publish(to("198.51.100.7", 1)).sent, 1);
+}
