@@ -1,0 +1,50 @@
+"""The command line: `sluicegate COMMAND` (contract section 8).
+
+One module per command, imported when the command is called and not before: `sluicegate send` must not pay for
+the gateway's imports. Each module `cli/NAME.py` exposes `command`.
+"""
+
+import importlib
+
+import click
+
+from .. import __version__
+from .errors import no_color
+
+COMMANDS = {
+    "dev": "Run a gateway on this machine, with a listener and an echo handler ready to try.",
+    "run": "Run a gateway from a configuration file.",
+    "validate": "Check a configuration file: file:line:col, cause and fix.",
+    "schema": "Print the JSON Schema of the configuration, for editors.",
+    "send": "Send a datagram from a Listener of a running gateway.",
+    "listen": "Receive datagrams: a UDP client for trying things out.",
+}
+"""Command → its line in the help, kept here so that the help imports no command."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"cli/{cmd_name}.py must expose a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sluicegate", message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Sluicegate: a self-hosted UDP gateway.
+
+    Datagrams in as batches of JSON, datagrams out from a publish.
+    """
+    ctx.color = False if no_color() else None

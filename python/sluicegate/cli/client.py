@@ -1,0 +1,68 @@
+"""Talking to a running gateway: the API's address, and sentences for what can go wrong on the way."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from .errors import CliError, Exit
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+DEFAULT_API = "http://127.0.0.1:8080"
+_TIMEOUT_SECONDS = 90.0
+"""More than `HoldSeconds` by default: the answer comes when every entry has ended."""
+
+
+def api_option(command: _F) -> _F:
+    """`--api URL`, else the environment's `SLUICEGATE_API` (contract section 8); the argument `api`."""
+    option = click.option(
+        "--api",
+        envvar="SLUICEGATE_API",
+        default=DEFAULT_API,
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="The gateway's API.",
+    )
+    return option(command)
+
+
+def call(api: str, method: str, path: str, body: Any = None) -> Any:
+    """One request to the gateway's API: its JSON answer.
+
+    `CliError`: `UNREACHABLE` if nothing answers there or it is no gateway, `FAILED` with its reason if it
+    refuses.
+    """
+    import httpx  # Here, because it takes longer to import than the rest of the command line together.
+
+    url = api.rstrip("/") + path
+    try:
+        # Environment proxies are for the internet, not for a gateway on this machine or network.
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
+            response = client.request(method, url, json=body)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        raise CliError(f"{api} is not a URL, use the form {DEFAULT_API}") from None
+    except httpx.TimeoutException:
+        raise CliError(f"the gateway at {api} does not answer, look at its log", Exit.UNREACHABLE) from None
+    except httpx.HTTPError as error:
+        raise CliError(
+            f"no gateway answers at {api} ({error}), "
+            "start one with `sluicegate dev` or name its API with --api",
+            Exit.UNREACHABLE,
+        ) from None
+    try:
+        answer = response.json()
+    except ValueError:
+        raise CliError(
+            f"{api} answers but not as a gateway (HTTP {response.status_code}), name its API with --api",
+            Exit.UNREACHABLE,
+        ) from None
+    if response.is_error:
+        raise CliError(f"the gateway refused this: {_reason(answer, response.status_code)}")
+    return answer
+
+
+def _reason(answer: Any, status: int) -> str:
+    """The API answers errors as RFC 9457 problems: `detail` is the sentence for people."""
+    detail = answer.get("detail") if isinstance(answer, dict) else None
+    return detail if isinstance(detail, str) else f"HTTP {status}"

@@ -1,0 +1,111 @@
+"""`sluicegate send`: source one packet through the REST API (contract section 4.2)."""
+
+import base64
+import binascii
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from .client import api_option, call
+from .errors import CliError, Exit, error
+from .options import Endpoint, HexBytes, output_option
+
+
+@click.command("send")
+@click.option("--source", metavar="NAME", help="The PacketSource; may be left out if there is only one.")
+@click.option("--to", type=Endpoint(), help="The remote to send to.")
+@click.option("--tag", metavar="TAG", help="Answer the packet with this Tag, instead of --to.")
+@click.option("--data", metavar="TEXT", help="The payload as text (UTF-8).")
+@click.option("--hex", "hexadecimal", type=HexBytes(), help="The payload in hex.")
+@click.option("--base64", "encoded", metavar="B64", help="The payload in base64.")
+@click.option("--file", "file", type=click.Path(path_type=Path), help="The payload from a file.")
+@click.argument("stdin", required=False, type=click.Choice(["-"]), metavar="[-]")
+@api_option
+@output_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    source: str | None,
+    to: tuple[str, int] | None,
+    tag: str | None,
+    data: str | None,
+    hexadecimal: bytes | None,
+    encoded: str | None,
+    file: Path | None,
+    stdin: str | None,
+    api: str,
+    output: str,
+) -> None:
+    """Send a datagram from a Listener's own address and port. `-` reads the payload from standard input.
+
+    \b
+    sluicegate send --to 127.0.0.1:50123 --hex 01020304
+    echo -n hello | sluicegate send --tag TAG -
+    """
+    if (to is None) == (tag is None):
+        raise click.UsageError("say where to send: either --to HOST:PORT or --tag TAG")
+    payload = _payload(data, hexadecimal, encoded, file, stdin)
+    name = source or _only_source(api)
+    entry: dict[str, Any] = {"Data": base64.b64encode(payload).decode()}
+    if to is not None:
+        entry["Remote"] = {"Address": to[0], "Port": to[1]}
+    else:
+        entry["Tag"] = tag
+    path = f"/v1/packet-sources/{quote(name, safe='')}/messages"
+    answer = call(api, "POST", path, {"Messages": [entry]})
+    try:
+        entries, sent, failures = answer["Entries"], answer["Sent"], answer["Failures"]
+        done = answer["Duplicates"] + sent
+        lines = [f"{failure['Reason']}: {failure['Detail']}" for failure in failures]
+        message_id = answer["MessageId"]
+    except (KeyError, TypeError):
+        raise CliError(
+            f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE
+        ) from None
+    if output == "json":
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        for line in lines:
+            error(line)
+        click.echo(f"sent {sent} of {entries}, {len(payload)} bytes by {name} (message {message_id})")
+    ctx.exit(Exit.OK if done == entries and not failures else Exit.FAILED)
+
+
+def _payload(
+    data: str | None, hexadecimal: bytes | None, encoded: str | None, file: Path | None, stdin: str | None
+) -> bytes:
+    given = [value for value in (data, hexadecimal, encoded, file, stdin) if value is not None]
+    if len(given) != 1:
+        raise click.UsageError("give the payload once: --data, --hex, --base64, --file or `-`")
+    if data is not None:
+        return data.encode("utf-8", "surrogateescape")
+    if hexadecimal is not None:
+        return hexadecimal
+    if encoded is not None:
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except binascii.Error as problem:
+            raise click.UsageError(f"--base64 is not base64: {problem}") from None
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except OSError as problem:
+            raise CliError(f"{file} cannot be read: {problem.strerror}") from None
+    return sys.stdin.buffer.read()
+
+
+def _only_source(api: str) -> str:
+    answer = call(api, "GET", "/v1/packet-sources")
+    items = answer.get("Items") if isinstance(answer, dict) else None
+    if not isinstance(items, list):
+        raise CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)
+    names = [str(item["Name"]) for item in items]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise CliError("this gateway has no PacketSource, add one to its configuration")
+    raise CliError(f"this gateway has several PacketSources, choose one with --source: {', '.join(names)}")

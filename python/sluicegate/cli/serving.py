@@ -1,0 +1,87 @@
+"""Running a gateway from the command line: events to standard output, the log to standard error, signals."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+import uvloop
+
+from ..config import Config, ConfigError, load
+from ..events import EventLog
+from ..events.sinks import StandardOutputSink
+from ..gateway import DRAIN_SECONDS, Gateway, StartError
+from .errors import CliError, Exit, error, no_color
+
+
+def load_or_fail(file: str) -> Config:
+    """The configuration, or the end of the command with every problem of it."""
+    try:
+        return load(file)
+    except ConfigError as refused:
+        raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
+
+
+def serve(config: Config, ready: Callable[[Gateway], None]) -> None:
+    """Run until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when the gateway serves.
+
+    Raises `CliError` when it cannot start.
+    """
+    _configure_log()
+    for warning in config.warnings:
+        error(f"warning: {warning}")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(config, ready))
+    except StartError as refused:
+        raise CliError(f"the gateway cannot start\n{refused}", Exit.NOT_STARTED) from None
+
+
+async def _serve(config: Config, ready: Callable[[Gateway], None]) -> None:
+    settings = config.gateway
+    events = EventLog(StandardOutputSink(), node=settings.node, region=settings.region)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stopping.is_set():
+            # Handlers' workers end with this process (PR_SET_PDEATHSIG), and the state is always consistent.
+            os._exit(128 + number)
+        stopping.set()
+        print(
+            f"stopping within {DRAIN_SECONDS:.0f} s; once more to stop at once", file=sys.stderr, flush=True
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
+    gateway = Gateway(config, events)
+    try:
+        starting = asyncio.ensure_future(gateway.start())
+        interrupted = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait([starting, interrupted], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return
+        await starting
+        ready(gateway)
+        await interrupted
+        await gateway.stop()
+    finally:
+        events.close()
+
+
+def _configure_log() -> None:
+    """Our log: one line each on standard error, so that standard output carries events alone."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not no_color()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

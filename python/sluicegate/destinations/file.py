@@ -1,0 +1,122 @@
+"""`file:PATH.ndjson`: appends each packet as one JSON line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from sluicegate.destinations._thread import CallThread
+from sluicegate.destinations.base import (
+    Arguments,
+    DeliveryError,
+    Destination,
+    DestinationContext,
+    DestinationError,
+    PacketBatch,
+)
+
+
+class FileDestination(Destination):
+    """Appends the records of a batch, one per line, in the order in which they came.
+
+    A reader never sees half a record that stays: a write that stops in the middle (disk full) is taken back
+    before it is retried. A batch is with the kernel when it counts as delivered; no fsync, so a power loss
+    may lose it. A file that was moved or deleted (logrotate) is opened anew with the next batch. Missing
+    directories are made by `provision`.
+    """
+
+    usage = "file:PATH.ndjson"
+
+    def __init__(self, name: str, path: Path, context: DestinationContext) -> None:
+        super().__init__(name, context)
+        self._path = path
+        self._thread = CallThread(f"file {name}")
+        self._file: int | None = None
+
+    @classmethod
+    def from_spec(
+        cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
+    ) -> Self:
+        Arguments(arguments, f"destination {name}").finish()
+        if not target.strip() or "\0" in target or target.endswith("/"):
+            raise DestinationError(f"destination {name}: file: names no file", f"write it as {cls.usage}")
+        path = context.base_dir / target
+        if path.is_dir():
+            raise DestinationError(f"destination {name}: {path} is a directory", f"write it as {cls.usage}")
+        return cls(name, path, context)
+
+    async def provision(self) -> None:
+        try:
+            await self._thread.call(self._open_first)
+        except OSError as error:
+            raise DestinationError(
+                f"destination {self.name}: {self._path} cannot be opened ({_words(error)})",
+                "make the path writable for the gateway, or name another one",
+            ) from error
+
+    async def deliver(self, batch: PacketBatch) -> bytes | None:
+        data = b"\n".join(batch.records()) + b"\n"
+        try:
+            await self._thread.call(lambda: self._append(data))
+        except OSError as error:
+            detail = f"{self._path} could not be written: {_words(error)}"
+            raise DeliveryError("FileError", detail, retryable=True) from error
+        return None
+
+    async def close(self) -> None:
+        try:
+            await self._thread.call(self._close_file)
+        finally:
+            self._thread.close()
+
+    # In the thread
+
+    def _open_first(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._open()
+
+    def _open(self) -> int:
+        self._close_file()
+        # Readable too, to look at the last byte.
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._file = os.open(self._path, flags, 0o644)
+        return self._file
+
+    def _current(self) -> int:
+        """The open file, as long as the path still leads to it."""
+        if self._file is None:
+            return self._open()
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            return self._open()
+        if not os.path.samestat(now, os.fstat(self._file)):
+            return self._open()
+        return self._file
+
+    def _append(self, data: bytes) -> None:
+        file = self._current()
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) not in (b"\n", b""):
+            # Somebody's line was cut off, by a crash for example: ours must not become its tail.
+            data = b"\n" + data
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(file, data[written:] if written else data)
+        except OSError:
+            # Only if nobody else appended meanwhile: their lines are not ours to cut.
+            if written and os.fstat(file).st_size == size + written:
+                os.ftruncate(file, size)
+            raise
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
+
+
+def _words(error: OSError) -> str:
+    return (os.strerror(error.errno) if error.errno else type(error).__name__).lower()

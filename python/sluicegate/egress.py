@@ -1,0 +1,403 @@
+"""Messages in, outcomes out: one Listener's egress (contract sections 4.2, 4.3, 4.5).
+
+Theory of operation. The native side owns a bounded ring and sends at its own pace: `submit` and `reply` put
+documents into the ring, `completions` reports each of them once all of its entries have ended. Three rules
+keep that honest:
+
+- *First come, first served.* Whoever found the ring full waits in one backlog, sourced messages and handlers'
+  answers alike, and while somebody waits nobody else is let past. Acceptance without waiting (`try_submit`)
+  then takes nothing.
+- *Room is tried for when the native side says so*, by the completions descriptor, and every 50 ms while the
+  ring is known to be full: one lost wake-up must not stop a Listener for good.
+- *A body is kept exactly as long as it is in flight*, to name the entries that failed; the outcome carries no
+  bytes.
+
+Counters are the native side's (`Port.stats`): nothing is counted twice here.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sluicegate.events import EventLog
+from sluicegate.events.entries import Entries
+
+ROOM_RETRY_SECONDS = 0.05
+
+
+class EgressClosed(Exception):
+    """The Listener is stopping: the message was not taken, or its end was not seen any more."""
+
+
+class EgressFull(Exception):
+    """The ring had no room within the time given: the sender is slower than the publishers. Try again
+    later."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One sourced message. `source` is the index of the PacketSource in the Listener's spec, `body` the JSON
+    of contract section 4.1 as received, `published_at` Unix seconds. With a `refusal` `(reason, detail)`
+    every entry fails so."""
+
+    message_id: str
+    source: int
+    body: bytes
+    published_at: float | None = None
+    refusal: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Failure:
+    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5."""
+
+    index: int | None
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a message ended: `entries == sent + duplicates + len(failures)`."""
+
+    message_id: str
+    entries: int
+    sent: int
+    duplicates: int
+    failures: list[Failure]
+
+
+class Ended(Protocol):
+    """What `_native.Completion` shows."""
+
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def source(self) -> int | None: ...
+    @property
+    def destination(self) -> int | None: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def failures(self) -> list[tuple[int | None, str, str]]: ...
+
+
+class EgressPort(Protocol):
+    """The part of `_native.Port` that sends; a test brings its own."""
+
+    def submit(
+        self, messages: Sequence[tuple[str, float | None, int, bytes, tuple[str, str] | None]], /
+    ) -> int: ...
+    def reply(self, destination: int, request_id: str, body: bytes, /) -> bool: ...
+    def completions_fileno(self) -> int: ...
+    def completions(self) -> Sequence[Ended]: ...
+
+
+@dataclass(slots=True)
+class _InFlight:
+    body: bytes
+    done: "asyncio.Future[Outcome] | None"
+
+
+@dataclass(slots=True)
+class _Waiter:
+    put: Callable[[], bool]
+    room: "asyncio.Future[None]"
+    owed: Message | None = None
+
+
+_Key = tuple[str, int | None, int | None]
+"""`(message id, source, destination)`: two PacketSources of one Listener may carry the same message id."""
+
+
+class Egress:
+    """Sends for one Listener. Everything here runs in the loop given to `start`; nothing here blocks.
+
+    `sources` and `destinations` are the names in the order of the Port's spec.
+    """
+
+    def __init__(
+        self,
+        port: EgressPort,
+        listener: str,
+        sources: Sequence[str],
+        destinations: Sequence[str],
+        events: EventLog,
+    ) -> None:
+        self.listener = listener
+        self._port = port
+        self._sources = list(sources)
+        self._destinations = list(destinations)
+        self._events = events
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._full = False
+        self._retry: asyncio.TimerHandle | None = None
+        # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
+        # list.
+        self._in_flight: dict[_Key, deque[_InFlight]] = {}
+        self._backlog: deque[_Waiter] = deque()
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read completions in `loop`."""
+        self._loop = loop
+        loop.add_reader(self._port.completions_fileno(), self._on_readable)
+
+    @property
+    def full(self) -> bool:
+        """True while the ring is known to have no room: `try_submit` would take nothing."""
+        return self._full or bool(self._backlog)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages and answers taken by the ring of which some entry has not ended."""
+        return sum(map(len, self._in_flight.values()))
+
+    def try_submit(self, messages: Sequence[Message]) -> int:
+        """Hand over messages without waiting; how many of them, from the first on, were taken. Outcomes go to
+        the events.
+
+        Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
+        """
+        if self._closed or self.full or not messages:
+            return 0
+        taken = self._port.submit([_submission(message) for message in messages])
+        for message in messages[:taken]:
+            self._track((message.message_id, message.source, None), message.body, None)
+        if taken < len(messages):
+            self._mark_full()
+        return taken
+
+    def submit_later(self, message: Message) -> None:
+        """Hand over a message that must not be refused any more, behind everything that waits already.
+
+        For a message that another PacketSource has taken. It is held in memory without a limit of its own, so
+        the caller checks `full` first: then at most one message is owed for each time that the ring fills up.
+        """
+        if self._closed:
+            self._report_lost(message)
+        elif self.full or not self._take(message, None):
+            self._wait(_Waiter(lambda: self._take(message, None), self._running().create_future(), message))
+
+    async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
+        """Send and wait until every entry has ended.
+
+        Waits for room in the ring (`EgressFull` after `room_seconds`, if given), then for the end, which
+        pacing and handshakes may hold back for the source's `HoldSeconds`. `EgressClosed` when the Listener
+        stops first. Cancelling the call does not take back a message that the ring has.
+        """
+        done: asyncio.Future[Outcome] = self._running().create_future()
+        await self._room(lambda: self._take(message, done), room_seconds)
+        return await done
+
+    async def reply(self, destination: int, request_id: str, body: bytes) -> None:
+        """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
+        served."""
+
+        def put() -> bool:
+            if not self._port.reply(destination, request_id, body):
+                return False
+            self._track((request_id, None, destination), body, None)
+            return True
+
+        await self._room(put, None)
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until everything taken or waiting has ended; False when `seconds` were not enough.
+
+        Stop the sources and Destinations first: this refuses nothing by itself.
+        """
+        if not self._in_flight and not self._backlog:
+            return True
+        idle: asyncio.Future[None] = self._running().create_future()
+        self._idle_waiters.append(idle)
+        try:
+            async with asyncio.timeout(seconds):
+                await idle
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop. Reads the last completions (call it after `Port.close`), then fails whatever is left as
+        `SendFailed`.
+
+        Callers that still wait get `EgressClosed`. Safe to call twice.
+        """
+        if self._closed:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(self._port.completions_fileno())
+            self._end_all()
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        for (message_id, source, destination), records in self._in_flight.items():
+            for record in records:
+                lost = Failure(None, "SendFailed", "the Listener was closed before this ended")
+                self._report(message_id, source, destination, record.body, [lost])
+                _fail(record.done)
+        self._in_flight.clear()
+        for waiter in self._backlog:
+            if waiter.owed is not None:
+                self._report_lost(waiter.owed)
+                waiter.room.cancel()
+            else:
+                _fail(waiter.room)
+        self._backlog.clear()
+        self._wake_idle()
+
+    # Into the ring
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None or self._closed:
+            raise EgressClosed(f"Listener {self.listener} is not running")
+        return self._loop
+
+    def _take(self, message: Message, done: "asyncio.Future[Outcome] | None") -> bool:
+        if not self._port.submit([_submission(message)]):
+            return False
+        self._track((message.message_id, message.source, None), message.body, done)
+        return True
+
+    def _track(self, key: _Key, body: bytes, done: "asyncio.Future[Outcome] | None") -> None:
+        record = _InFlight(body, done)
+        records = self._in_flight.get(key)
+        if records is None:
+            self._in_flight[key] = deque((record,))
+        else:
+            records.append(record)
+
+    async def _room(self, put: Callable[[], bool], seconds: float | None) -> None:
+        loop = self._running()
+        if not self.full and put():
+            return
+        waiter = _Waiter(put, loop.create_future())
+        self._wait(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.room
+        except TimeoutError:
+            # The wait may have ended in the same turn of the loop in which its time ran out: then the ring
+            # has it.
+            if waiter.room.cancelled():
+                raise EgressFull(f"no room to send on Listener {self.listener}") from None
+
+    def _wait(self, waiter: _Waiter) -> None:
+        self._backlog.append(waiter)
+        self._mark_full()
+
+    def _mark_full(self) -> None:
+        self._full = True
+        if self._retry is None and self._loop is not None:
+            self._retry = self._loop.call_later(ROOM_RETRY_SECONDS, self._on_retry)
+
+    def _on_retry(self) -> None:
+        self._retry = None
+        self._pump()
+        self._wake_idle()
+
+    def _pump(self) -> None:
+        """Let those who wait put, in order, until the ring is full again."""
+        self._full = False
+        while self._backlog:
+            waiter = self._backlog[0]
+            if not waiter.room.done():  # done already: its caller gave up
+                try:
+                    if not waiter.put():
+                        self._mark_full()
+                        return
+                except Exception as error:
+                    self._backlog.popleft()
+                    if waiter.owed is not None:
+                        self._report_lost(waiter.owed)
+                    else:
+                        waiter.room.set_exception(error)
+                    continue
+                waiter.room.set_result(None)
+            self._backlog.popleft()
+
+    # Out of the ring
+
+    def _on_readable(self) -> None:
+        self._end_all()
+        self._pump()
+        self._wake_idle()
+
+    def _end_all(self) -> None:
+        for ended in self._port.completions():
+            key = (ended.message_id, ended.source, ended.destination)
+            records = self._in_flight.get(key)
+            record = None
+            if records:
+                record = records.popleft()
+                if not records:
+                    del self._in_flight[key]
+            failures = [Failure(*failure) for failure in ended.failures]
+            if failures:
+                body = record.body if record is not None else b""
+                self._report(ended.message_id, ended.source, ended.destination, body, failures)
+            if record is not None and record.done is not None and not record.done.done():
+                record.done.set_result(
+                    Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+                )
+
+    def _wake_idle(self) -> None:
+        if self._in_flight or self._backlog:
+            return
+        for idle in self._idle_waiters:
+            if not idle.done():
+                idle.set_result(None)
+        self._idle_waiters.clear()
+
+    # Failures: never silent (contract section 4.5)
+
+    def _report(
+        self,
+        message_id: str,
+        source: int | None,
+        destination: int | None,
+        body: bytes,
+        failures: Sequence[Failure],
+    ) -> None:
+        entries = Entries(body)
+        event = "ReplyFailed" if source is None else "SourceFailed"
+        for failure in failures:
+            self._events.emit(
+                event,
+                Listener=self.listener,
+                Destination=_name(self._destinations, destination),
+                PacketSource=_name(self._sources, source),
+                MessageId=message_id,
+                Index=failure.index,
+                Reason=failure.reason,
+                Detail=failure.detail,
+                **entries.fields(failure.index),
+            )
+
+    def _report_lost(self, message: Message) -> None:
+        lost = Failure(None, "SendFailed", "the Listener was closed before this could be sent")
+        self._report(message.message_id, message.source, None, message.body, [lost])
+
+
+def _submission(message: Message) -> tuple[str, float | None, int, bytes, tuple[str, str] | None]:
+    return (message.message_id, message.published_at, message.source, message.body, message.refusal)
+
+
+def _name(names: Sequence[str], index: int | None) -> str | None:
+    if index is None:
+        return None
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def _fail(future: "asyncio.Future[Outcome] | asyncio.Future[None] | None") -> None:
+    if future is not None and not future.done():
+        future.set_exception(EgressClosed("the Listener was closed"))

@@ -1,0 +1,199 @@
+"""The event log: fields in the contract's order, bounded in rate, with nothing lost without a count.
+
+Per `(Event, Reason, Listener, PacketSource or Destination)` at most `limit` lines are written in one second
+of the clock. What is beyond the limit is counted, and when the second is over one more line of the same
+event, reason and names carries `Suppressed: n`. So for any kind of event: lines without `Suppressed` + the
+sum of `Suppressed` = what happened.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import orjson
+
+from sluicegate.events.sinks import Sink
+from sluicegate.events.times import iso_milliseconds
+
+FIELD_ORDER = (
+    "Listener",
+    "Destination",
+    "PacketSource",
+    "MessageId",
+    "Index",
+    "Id",
+    "Tag",
+    "Remote",
+    "Bytes",
+    "Reason",
+    "Detail",
+)
+"""Contract section 6, after Time, Event, Node and Region; any other field follows in the order given."""
+
+_ORDERED = frozenset(FIELD_ORDER)
+_SECRET = frozenset(
+    [
+        "Authorization",
+        "Key",
+        "Password",
+        "PreSharedKey",
+        "PrivateKey",
+        "Secret",
+        "SharedSecret",
+        "TagKey",
+        "Token",
+    ]
+)
+_STRING_LIMIT = 2048
+_Kind = tuple[str, object, object, object]
+
+
+class EventLog:
+    """Writes events to its sinks. Safe to call from any thread; never blocks, never raises.
+
+    `node` and `region` stand in every event when given. `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *sinks: Sink,
+        node: int | str | None = None,
+        region: str | None = None,
+        limit: int = 100,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._sinks = list(sinks)
+        self._node = node
+        self._region = region
+        self._limit = limit
+        self._clock = clock
+        # Guarded by _lock: everything below.
+        self._lock = threading.Lock()
+        self._second = 0
+        self._in_second: dict[_Kind, int] = {}
+        self._suppressed: dict[_Kind, tuple[int, dict[str, object]]] = {}
+        self._timer: threading.Timer | None = None
+        self._counts: Counter[str] = Counter()
+
+    def add_sink(self, sink: Sink) -> None:
+        """Write events from now on to this sink too."""
+        self._sinks.append(sink)
+
+    def emit(self, event: str, /, **fields: object) -> None:
+        """Write one event. Field names are PascalCase; snake_case is taken too. None means absent."""
+        named = {_pascal(name): value for name, value in fields.items() if value is not None}
+        now = self._clock()
+        kind = (
+            event,
+            named.get("Reason"),
+            named.get("Listener"),
+            named.get("PacketSource") or named.get("Destination"),
+        )
+        with self._lock:
+            self._counts[event] += 1
+            if int(now) != self._second:
+                self._roll(now)
+            try:
+                seen = self._in_second.get(kind, 0)
+            except TypeError:  # a caller named a resource by something unhashable: still write it
+                kind, seen = (event, None, None, None), 0
+            if seen >= self._limit:
+                self._suppress(kind, named, now)
+                return
+            self._in_second[kind] = seen + 1
+            self._write(event, named, now)
+
+    def counts(self) -> dict[str, int]:
+        """Events by name since the start, the suppressed ones included."""
+        with self._lock:
+            return dict(self._counts)
+
+    def dropped(self) -> dict[str, int]:
+        """Lines that each sink could not take, by the sink's name."""
+        return {sink.name: sink.dropped for sink in self._sinks}
+
+    def flush(self) -> None:
+        """Write the summaries of what was suppressed so far."""
+        with self._lock:
+            self._summarize(self._clock())
+
+    def close(self, seconds: float = 2.0) -> None:
+        """Write the last summaries and close the sinks, each within `seconds`."""
+        self.flush()
+        for sink in self._sinks:
+            sink.close(seconds)
+
+    def _roll(self, now: float) -> None:
+        self._summarize(now)
+        self._second = int(now)
+        self._in_second.clear()
+
+    def _suppress(self, kind: _Kind, named: dict[str, object], now: float) -> None:
+        known = self._suppressed.get(kind)
+        if known is not None:
+            self._suppressed[kind] = (known[0] + 1, known[1])
+            return
+        kept = ("Listener", "Destination", "PacketSource", "Reason")
+        self._suppressed[kind] = (1, {name: named[name] for name in kept if name in named})
+        if self._timer is None:
+            # The summary must come even when nothing happens any more: one timer per second, only while
+            # suppressing.
+            self._timer = threading.Timer(self._second + 1.01 - now, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _summarize(self, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for (event, *_), (count, named) in self._suppressed.items():
+            self._write(event, {**named, "Suppressed": count}, now)
+        self._suppressed.clear()
+
+    def _write(self, event: str, named: dict[str, object], now: float) -> None:
+        entry: dict[str, object] = {"Time": iso_milliseconds(now), "Event": event}
+        if self._node is not None:
+            entry["Node"] = self._node
+        if self._region is not None:
+            entry["Region"] = self._region
+        for name in FIELD_ORDER:
+            if name in named:
+                entry[name] = named[name]
+        for name, value in named.items():
+            if name not in _ORDERED:
+                entry[name] = "[redacted]" if name in _SECRET else value
+        try:
+            line = orjson.dumps(entry, default=str, option=_OPTIONS)
+        except Exception:  # a value that JSON cannot hold must not cost the event
+            line = orjson.dumps({name: _plain(value) for name, value in entry.items()}, option=_OPTIONS)
+        for sink in self._sinks:
+            sink.write(line)
+
+
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+
+
+def _plain(value: object) -> str | int | float | None:
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, int) and -(1 << 53) < value < 1 << 53:
+        return value
+    try:
+        text = str(value)
+    except Exception:
+        text = f"[{type(value).__name__}]"
+    return text[:_STRING_LIMIT].encode("utf-8", "replace").decode()
+
+
+_pascal_names: dict[str, str] = {}
+
+
+def _pascal(name: str) -> str:
+    """`packet_source` → `PacketSource`; PascalCase stays. Names come from code, so the table stays small."""
+    known = _pascal_names.get(name)
+    if known is None:
+        parts = name.split("_")
+        known = "".join(part[:1].upper() + part[1:] for part in parts)
+        _pascal_names[name] = known
+    return known

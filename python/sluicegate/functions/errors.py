@@ -1,0 +1,52 @@
+"""How an invocation fails. `reason` is the stable word for events and counters, `detail` a sentence for a
+person.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FunctionFailure(Exception):
+    """The invocation failed, and only this one. Whose fault it is, is in the type: always the function's,
+    never ours.
+    """
+
+    reason: ClassVar[str] = "FunctionFailure"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{self.reason}: {detail}")
+        self.detail = detail
+
+
+class FunctionError(FunctionFailure):
+    """The handler raised; the worker lives on. `error_type` and `error_message` as it reported them."""
+
+    reason = "FunctionError"
+
+    def __init__(self, error_type: str, error_message: str) -> None:
+        super().__init__(f"the handler raised {error_type}: {error_message}" if error_message else error_type)
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class FunctionInitFailed(FunctionFailure):
+    """The function did not become ready: an error at import, an exit, or no sign of life in time."""
+
+    reason = "FunctionInitFailed"
+
+
+class FunctionTimeout(FunctionFailure):
+    """The handler did not answer in time; its worker was killed."""
+
+    reason = "FunctionTimeout"
+
+
+class FunctionCrashed(FunctionFailure):
+    """The worker ended while it handled the invocation."""
+
+    reason = "FunctionCrashed"
+
+
+class InvocationNotTaken(Exception):
+    """The worker ended before it took the invocation: another one may have it. Stays in this package."""

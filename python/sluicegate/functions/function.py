@@ -1,0 +1,96 @@
+"""A local Lambda function: a handler in a file, invoked with bytes, answered with bytes."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from sluicegate.functions.pool import WorkerPool
+from sluicegate.functions.runtime_api import Invocation, deadline_ms
+from sluicegate.functions.worker import Program
+
+INIT_SECONDS = 10.0  # Lambda's limit for the init phase; a longer timeout extends it here
+
+
+class Function:
+    """A function with its own workers. Must be made and used in a running event loop; nothing starts before
+    the first use.
+
+    `path` is a `.py` file with `handler` (`NAME`, a function in it, or `MODULE.NAME` as in Lambda's own
+    setting, found from the file's directory), or without `handler` an executable that speaks the Runtime API.
+    `timeout` in seconds, `memory` in MB (None: 128 for the function to see, and no limit), `concurrency` the
+    most workers.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        handler: str | None,
+        *,
+        name: str,
+        timeout: float = 60.0,
+        memory: int | None = None,
+        concurrency: int = 2,
+        environment: Mapping[str, str] | None = None,
+        region: str = "us-east-1",
+        arn: str | None = None,
+    ) -> None:
+        self.name = name
+        self.arn = arn or f"arn:aws:lambda:{region}:000000000000:function:{name}"
+        self._timeout = timeout
+        # Not resolved through symbolic links: a deployment may link its handlers from elsewhere.
+        path = Path(os.path.abspath(path))  # noqa: PTH100
+        target = str(path)
+        if handler is not None:
+            target = handler if "." in handler else f"{path.stem}.{handler}"
+        program = Program(
+            kind="exec" if handler is None else "python",
+            target=target,
+            directory=path.parent,
+            name=name,
+            region=region,
+            memory_mb=memory or 128,
+            limit_memory=memory is not None,
+            environment=dict(environment or {}),
+        )
+        self._pool = WorkerPool(program, size=concurrency, init_seconds=max(INIT_SECONDS, timeout))
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return self._pool.pids
+
+    async def warm_up(self) -> None:
+        """Start the first worker, so that an error at import shows early. Raises `FunctionInitFailed`."""
+        await self._pool.warm_up()
+
+    async def invoke(self, payload: bytes, request_id: str | None = None) -> bytes:
+        """The handler's result for `payload` (JSON), as the runtime sent it.
+
+        Raises a `FunctionFailure`: `FunctionError` (the handler raised), `FunctionTimeout`,
+        `FunctionCrashed`, `FunctionInitFailed`. Each concerns this invocation alone.
+        """
+        request_id = request_id or str(uuid.uuid4())
+
+        def invocation() -> Invocation:
+            return Invocation(request_id, payload, deadline_ms(self._timeout), self.arn, _trace_id())
+
+        return await self._pool.invoke(invocation, self._timeout)
+
+    def reload(self) -> None:
+        """Load the handler anew with the next invocation; running ones end undisturbed."""
+        self._pool.retire()
+
+    async def close(self) -> None:
+        """Stop the workers. Invocations that still run fail."""
+        await self._pool.close()
+
+
+def _trace_id() -> str:
+    # The form of an X-Ray header; not sampled, nobody collects it.
+    root = f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"
+    return f"Root={root};Parent={secrets.token_hex(8)};Sampled=0"

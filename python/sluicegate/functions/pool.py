@@ -1,0 +1,176 @@
+"""The workers of one function: as many as are needed, at most `size`, started on demand, replaced when they
+die.
+
+Theory of operation. A semaphore of `size` is taken for the time of an invocation; a worker is either idle or
+belongs to the holder of a slot, and a new one is started only when none is idle: so there are never more than
+`size`. The last idle one is taken first, it is the warmest. A worker is thrown away after everything that
+leaves its state unknown: a timeout, a crash, a cancelled invocation. Consecutive failures delay the next
+start (crash-loop backoff); any answer, an exception of the handler included, ends the series. The first
+failure delays nothing: a single bad batch costs a cold start, not a pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from sluicegate.functions.errors import (
+    FunctionCrashed,
+    FunctionFailure,
+    FunctionInitFailed,
+    FunctionTimeout,
+    InvocationNotTaken,
+)
+from sluicegate.functions.runtime_api import Invocation
+from sluicegate.functions.worker import STOP_SECONDS, Program, Worker
+
+log = structlog.get_logger("sluicegate.functions")
+
+BACKOFF_FIRST = 0.1  # seconds, after the second failure in a row
+BACKOFF_LONGEST = 10.0
+NOT_TAKEN_LIMIT = 3  # workers in a row that die before they take the same invocation
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before the next start after so many failures in a row."""
+    if failures < 2:
+        return 0.0
+    return float(min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(failures - 2, 30)))
+
+
+class WorkerPool:
+    """Workers of one `Program`. `init_seconds` bounds a cold start."""
+
+    def __init__(self, program: Program, *, size: int, init_seconds: float) -> None:
+        self._program = program
+        self._init_seconds = init_seconds
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[Worker] = []
+        self._workers: dict[Worker, int] = {}  # every living one, with the generation that it belongs to
+        self._generation = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        return [worker.pid for worker in self._workers if worker.alive and worker.pid is not None]
+
+    async def warm_up(self) -> None:
+        """Make sure that one worker is there. Raises `FunctionInitFailed`."""
+        async with self._slots:
+            if not self._idle:
+                worker = await self._start()
+                self._put_back(worker)
+
+    async def invoke(self, invocation: Callable[[], Invocation], seconds: float) -> bytes:
+        """Have one worker handle what `invocation()` makes (once per attempt). Raises `FunctionFailure`.
+
+        Waits for a free worker and for the end of a crash-loop pause; `seconds` begin when the worker is
+        ready.
+        """
+        async with self._slots:
+            for _ in range(NOT_TAKEN_LIMIT):
+                worker = self._idle.pop() if self._idle else await self._start()
+                try:
+                    answer = await worker.invoke(invocation(), seconds)
+                except InvocationNotTaken:
+                    # It died while nobody looked; nothing is lost.
+                    self._discard(worker)
+                    self._failed()
+                except FunctionTimeout:
+                    self._discard(worker)
+                    raise
+                except FunctionCrashed:
+                    self._discard(worker)
+                    self._failed()
+                    raise
+                except FunctionFailure:
+                    self._failures = 0
+                    self._put_back(worker)
+                    raise
+                except BaseException:
+                    # Cancelled: the handler still runs, and would answer the next invocation with this one's
+                    # result.
+                    self._discard(worker)
+                    raise
+                else:
+                    self._failures = 0
+                    self._put_back(worker)
+                    return answer
+        raise FunctionCrashed(f"{NOT_TAKEN_LIMIT} workers in a row ended before they took the batch")
+
+    def retire(self) -> None:
+        """Have every worker end after its current invocation: the next ones load the function anew."""
+        self._generation += 1
+        self._failures, self._not_before = 0, 0.0
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            self._discard(worker, STOP_SECONDS)
+
+    async def close(self) -> None:
+        """Stop every worker; invocations that still run fail as `FunctionCrashed`."""
+        self._closed = True
+        self._idle.clear()
+        for worker in list(self._workers):
+            self._discard(worker, STOP_SECONDS)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    async def _start(self) -> Worker:
+        loop = asyncio.get_running_loop()
+        # Noted again after each pause: a failure of the other workers may have moved it.
+        while (pause := self._not_before - loop.time()) > 0:  # noqa: ASYNC110 nothing is polled
+            await asyncio.sleep(pause)
+        if self._closed:
+            raise FunctionCrashed("the gateway stopped before the batch was handled")
+        worker = Worker(self._program)
+        self._workers[worker] = self._generation
+        try:
+            await worker.start(self._init_seconds)
+        except FunctionInitFailed:
+            self._discard(worker)
+            self._failed()
+            raise
+        except BaseException:
+            self._discard(worker)
+            raise
+        worker.exited.add_done_callback(lambda _: self._on_exit(worker))
+        return worker
+
+    def _put_back(self, worker: Worker) -> None:
+        if not worker.alive or self._closed or self._workers.get(worker) != self._generation:
+            self._discard(worker, STOP_SECONDS)
+        else:
+            self._idle.append(worker)
+
+    def _on_exit(self, worker: Worker) -> None:
+        if worker in self._idle:
+            self._idle.remove(worker)
+            log.warning("a worker ended while it was idle", function=self._program.name)
+            self._discard(worker)
+            self._failed()
+
+    def _failed(self) -> None:
+        self._failures += 1
+        pause = backoff(self._failures)
+        self._not_before = asyncio.get_running_loop().time() + pause
+        if pause:
+            log.warning(
+                "a function fails again and again; its next start waits",
+                function=self._program.name,
+                failures=self._failures,
+                seconds=pause,
+            )
+
+    def _discard(self, worker: Worker, grace: float = 0.0) -> None:
+        """Stop it in the background; `close` waits for that."""
+        if self._workers.pop(worker, None) is None:
+            return
+        task = asyncio.get_running_loop().create_task(worker.stop(grace))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)

@@ -1,0 +1,248 @@
+"""One worker: a process that handles invocations of one function, one at a time, and the Runtime API server
+for it.
+
+The process gets a session, a process group and a clean environment of its own. We wait for its end on a pidfd
+and reap it ourselves, after the rest of its group was killed: until then its number cannot be taken by a
+stranger. That it does not outlive the gateway is arranged by `_worker_main.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from sluicegate.functions.errors import (
+    FunctionCrashed,
+    FunctionInitFailed,
+    FunctionTimeout,
+    InvocationNotTaken,
+)
+from sluicegate.functions.output import OutputForwarder
+from sluicegate.functions.runtime_api import Invocation, RuntimeApi
+
+log = structlog.get_logger("sluicegate.functions")
+
+_MAIN = Path(__file__).with_name("_worker_main.py")
+_INHERITED = ("PATH", "HOME", "LANG")
+STOP_SECONDS = 1.0  # between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a worker runs.
+
+    `kind` is `python` (`target` is Lambda's `MODULE.FUNCTION`, found in `directory`) or `exec` (`target` is
+    the absolute path of a program that speaks the Runtime API). `memory_mb` is what the function is told;
+    `limit_memory` makes it a limit of the address space. `environment` may hold secrets: it is not part of
+    the repr.
+    """
+
+    kind: Literal["python", "exec"]
+    target: str
+    directory: Path
+    name: str
+    region: str
+    memory_mb: int = 128
+    limit_memory: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def command(self) -> list[str]:
+        memory = self.memory_mb * 2**20 if self.limit_memory else 0
+        return [sys.executable, "-P", str(_MAIN), str(os.getpid()), str(memory), self.kind, self.target]
+
+    def variables(self, api: str) -> dict[str, str]:
+        """The worker's environment; `api` is the `host:port` of its Runtime API."""
+        variables = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        variables |= {"PYTHONUNBUFFERED": "1", "AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region}
+        # Lambda's code directory is read-only; here a handler that is edited twice within a second would
+        # otherwise be
+        # taken from the first edit's cache. Set it to "" in Environment to have the cache back.
+        variables["PYTHONDONTWRITEBYTECODE"] = "1"
+        variables |= self.environment
+        if self.kind == "python":
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_python{version}"
+        return variables | {
+            "AWS_LAMBDA_FUNCTION_NAME": self.name,
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(self.memory_mb),
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_RUNTIME_API": api,
+            "LAMBDA_TASK_ROOT": str(self.directory),
+            "_HANDLER": self.target if self.kind == "python" else Path(self.target).name,
+        }
+
+
+class Worker:
+    """Made, started once, used by one caller at a time, stopped once (`stop` may be called again)."""
+
+    def __init__(self, program: Program) -> None:
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """Done when the process has ended, with its return code (negative: the signal)."""
+        self._loop = asyncio.get_running_loop()
+        self._program = program
+        self._api = RuntimeApi()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._pipes: list[tuple[asyncio.ReadTransport, OutputForwarder]] = []
+        # Of the invocation that the output most likely belongs to: the running or else the last one.
+        self._request_id = ""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and not self.exited.done()
+
+    async def start(self, seconds: float) -> None:
+        """Start the process, wait until it asks for work. `FunctionInitFailed` if that does not happen within
+        `seconds`.
+        """
+        address = await self._api.start()
+        try:
+            self._spawn(address)
+        except OSError as error:
+            detail = f"its process could not be started ({os.strerror(error.errno or 0).lower()})"
+            raise FunctionInitFailed(detail) from error
+        await self._connect_output()
+        initialised = self._api.initialised
+        await asyncio.wait((initialised, self.exited), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if initialised.done():
+            return initialised.result()
+        if self.exited.done():
+            raise FunctionInitFailed(await self._how_it_ended("before it was ready"))
+        raise FunctionInitFailed(f"the process was not ready within {seconds:g} s")
+
+    async def invoke(self, invocation: Invocation, seconds: float) -> bytes:
+        """Body of the handler's response. After any exception but `FunctionError` the worker is of no more
+        use.
+
+        Raises `FunctionError`, `FunctionTimeout`, `FunctionCrashed`, and `InvocationNotTaken` when the
+        handler has not seen it.
+        """
+        if not self.alive or _is_readable(self._pidfd):
+            # Also when its end is not in the loop yet: a dead worker's socket still takes what is written to
+            # it.
+            raise InvocationNotTaken
+        self._request_id = invocation.request_id
+        self._api.submit(invocation)
+        answer = invocation.answer
+        await asyncio.wait((answer, self.exited), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done() and self.exited.done():
+            # An answer that was sent just before the end may still be in its socket.
+            await asyncio.wait((answer,), timeout=0.05)
+        if answer.done():
+            return answer.result()
+        answer.cancel()
+        if self.exited.done():
+            if not invocation.taken:
+                raise InvocationNotTaken
+            raise FunctionCrashed(await self._how_it_ended("while it handled the batch"))
+        self.kill()
+        raise FunctionTimeout(f"no answer within {seconds:g} s; the worker was killed")
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group, now."""
+        self._signal(signal.SIGKILL)
+
+    async def stop(self, grace: float = STOP_SECONDS) -> None:
+        """End the process (SIGTERM, after `grace` seconds SIGKILL) and release everything. Does not raise."""
+        if self.alive:
+            if grace > 0:
+                self._signal(signal.SIGTERM)
+                await asyncio.wait((self.exited,), timeout=grace)
+            if self.alive:
+                self.kill()
+                await asyncio.wait((self.exited,))
+        await self._api.close()
+        await self._close_output()
+
+    def _spawn(self, address: str) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
+            self._program.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=self._program.directory,
+            env=self._program.variables(address),
+            start_new_session=True,
+        )
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._on_exit)
+
+    def _on_exit(self) -> None:
+        assert self._process is not None  # noqa: S101 set before the pidfd is watched
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        # What the handler has left running, before the reaping frees the number of the group.
+        self.kill()
+        self.exited.set_result(self._process.wait())
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive and self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
+    async def _connect_output(self) -> None:
+        assert self._process is not None  # noqa: S101 called after _spawn
+        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            forwarder = OutputForwarder(stream, self._log_line)
+            transport, _ = await self._loop.connect_read_pipe(partial(_itself, forwarder), pipe)
+            self._pipes.append((transport, forwarder))
+
+    async def _close_output(self) -> None:
+        """Take what is still in the pipes; one that a left-over process holds open is cut."""
+        waiting = [forwarder.closed for _, forwarder in self._pipes]
+        if waiting:
+            await asyncio.wait(waiting, timeout=0.2)
+        for transport, _ in self._pipes:
+            transport.close()
+
+    def _log_line(self, stream: str, line: str) -> None:
+        log.info(
+            "function output",
+            function=self._program.name,
+            request_id=self._request_id,
+            stream=stream,
+            line=line,
+        )
+
+    async def _how_it_ended(self, when: str) -> str:
+        code = self.exited.result()
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}"
+        how = f"the process {how} {when}"
+        await asyncio.wait([forwarder.closed for _, forwarder in self._pipes], timeout=0.5)
+        # stderr last: a traceback ends with what matters most.
+        last = [forwarder.last_line for _, forwarder in self._pipes if forwarder.last_line]
+        return f"{how}; its last line: {last[-1].strip()[:300]}" if last else how
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _itself(forwarder: OutputForwarder) -> OutputForwarder:
+    return forwarder
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

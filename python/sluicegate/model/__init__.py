@@ -1,0 +1,40 @@
+"""The resources: a single definition for YAML, the REST API and CloudFormation (contract section 1).
+
+Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into sentences with places;
+`support.unavailable` names what a valid configuration asks of a later version.
+"""
+
+from .address import BindAddress, parse_bind, parse_server
+from .base import Finding, Path, Resource
+from .destination import Batching, Destination, Formatter, Target, parse_target
+from .errors import findings
+from .gateway import Api, Aws, GatewayConfig, Sns
+from .listener import ClientRestrictions, Listener, Peer
+from .packet_source import PacketSource, RateLimit, SnsTopicSource
+from .support import unavailable
+
+__all__ = [
+    "Api",
+    "Aws",
+    "Batching",
+    "BindAddress",
+    "ClientRestrictions",
+    "Destination",
+    "Finding",
+    "Formatter",
+    "GatewayConfig",
+    "Listener",
+    "PacketSource",
+    "Path",
+    "Peer",
+    "RateLimit",
+    "Resource",
+    "Sns",
+    "SnsTopicSource",
+    "Target",
+    "findings",
+    "parse_bind",
+    "parse_server",
+    "parse_target",
+    "unavailable",
+]

@@ -1,0 +1,120 @@
+"""Addresses as users write them: networks, `host:port` of our servers, and a Listener's `Bind`."""
+
+import ipaddress
+from typing import Annotated, NamedTuple
+
+from pydantic import AfterValidator
+
+from .base import invalid
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise invalid(
+            f'"{text}" is not a network', "write it as ADDRESS/PREFIX, for example 192.0.2.0/24"
+        ) from None
+    raise invalid(f'"{text}" is an address inside a network, not the network', f"write {meant}")
+
+
+Network = Annotated[str, AfterValidator(_network)]
+"""A CIDR network in its canonical form. An address alone is that address; host bits set are an error."""
+
+
+class BindAddress(NamedTuple):
+    """`host` None: all addresses. `port` None: one is assigned. `dual_stack`: an IPv6 socket that takes IPv4
+    too."""
+
+    host: str | None
+    port: int | None
+    dual_stack: bool
+
+    def overlaps(self, other: "BindAddress") -> bool:
+        """True when both cannot be bound at the same time because they share a fixed port and an address."""
+        if self.port is None or self.port != other.port:
+            return False
+        mine, theirs = ipaddress.ip_address(self.host or "::"), ipaddress.ip_address(other.host or "::")
+        if self.dual_stack or other.dual_stack:
+            wide, narrow = (mine, theirs) if self.dual_stack else (theirs, mine)
+            return wide.is_unspecified or wide == narrow
+        same_family = mine.version == theirs.version
+        return same_family and (mine == theirs or mine.is_unspecified or theirs.is_unspecified)
+
+
+def parse_bind(text: str) -> BindAddress:
+    """A Listener's `Bind` (contract 1.1): `0.0.0.0:2048`, `[::]:2048`, or an address alone.
+
+    Port 0 is the usual way to ask for any port and means the same as none. `[::]` takes IPv4 as well, as it
+    does by default on Linux: otherwise nobody could choose the port of a dual-stack Listener.
+    """
+    host, port = _split(text)
+    address = _address(text, host)
+    dual_stack = address.version == 6 and address.is_unspecified
+    return BindAddress(str(address), port or None, dual_stack)
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """`host:port` of one of our own TCP servers; port 0 lets the kernel choose. The port is required."""
+    host, port = _split(text)
+    if port is None:
+        raise invalid(
+            f'"{text}" has no port', f"write it as ADDRESS:PORT, for example {text or '127.0.0.1'}:8080"
+        )
+    return ("127.0.0.1" if host == "localhost" else str(_address(text, host))), port
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine can reach."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def _split(text: str) -> tuple[str, int | None]:
+    if text.startswith("["):
+        host, bracket, tail = text[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise _not_an_address(text)
+        return host, _port(text, tail[1:]) if tail else None
+    if text.count(":") > 1:
+        head, _, tail = text.rpartition(":")
+        if tail.isdecimal() and _is_ipv6(head) and _is_ipv6(text):
+            raise invalid(f'"{text}" can be read in two ways', f'write "[{head}]:{tail}" or "[{text}]"')
+        return text, None
+    host, colon, tail = text.partition(":")
+    return host, _port(text, tail) if colon else None
+
+
+def _port(text: str, tail: str) -> int:
+    if not (tail.isascii() and tail.isdecimal()) or int(tail) > 65535:
+        raise invalid(f'"{tail}" in "{text}" is not a port', "use a number from 1 to 65535")
+    return int(tail)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _address(text: str, host: str) -> IPAddress:
+    try:
+        if "%" not in host:
+            return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    raise _not_an_address(text)
+
+
+def _not_an_address(text: str) -> Exception:
+    return invalid(
+        f'"{text}" is not an address of this machine',
+        'write a numeric address and a port, for example "0.0.0.0:2048" or "[::]:2048"',
+    )

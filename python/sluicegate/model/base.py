@@ -1,0 +1,190 @@
+"""The ground every resource stands on: one definition, two spellings, strings for scalars (contract section
+1).
+
+A resource document comes from a YAML file (snake_case), from the REST API (PascalCase) or from CloudFormation
+(PascalCase, every scalar a string, properties that we do not know). `Resource` makes the three one: keys are
+brought to the field's own name before pydantic sees them, so that everything after speaks of fields only.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Path = tuple[str | int, ...]
+"""Where in a document: field names in snake_case and list indexes, from the root."""
+
+
+class Finding(NamedTuple):
+    """Something wrong in a document: `path` from its root, the cause, and what to do next.
+
+    `on_key` is true when the key itself is wrong (an unknown one), not its value.
+    """
+
+    path: Path
+    cause: str
+    fix: str
+    on_key: bool = False
+
+
+def invalid(cause: str, fix: str) -> PydanticCustomError:
+    """An error for a validator to raise: it reaches the user as `cause, fix`, never as pydantic's own
+    text."""
+    return PydanticCustomError("invalid", "{cause}, {fix}", {"cause": cause, "fix": fix})
+
+
+def invalid_at(
+    title: str, findings: Iterable[Finding], others: ValidationError | None = None
+) -> ValidationError:
+    """Several errors at their own places, after those of `others`: every error of a document is shown at
+    once."""
+    details: list[InitErrorDetails] = []
+    for error in others.errors(include_url=False) if others else ():
+        context = error.get("ctx", {})
+        custom = error["type"] == "invalid"
+        kind = invalid(context["cause"], context["fix"]) if custom else error["type"]
+        details.append(InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context))
+    for found in findings:
+        details.append(InitErrorDetails(type=invalid(found.cause, found.fix), loc=found.path, input=None))
+    return ValidationError.from_exception_data(title, details, hide_input=True)
+
+
+def pascal_case(name: str) -> str:
+    """`size_in_mb` → `SizeInMb`: the spelling of CloudFormation and the REST API."""
+    return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+class Resource(BaseModel):
+    """Base of every resource and of the objects inside one.
+
+    Subclasses declare snake_case fields; the PascalCase alias is derived (or given, where it is irregular as
+    in `AllowedIPs`). `synonyms` are further keys for a field, e.g. `ListenerName` for a Listener's `name`.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=pascal_case,
+        validate_by_name=True,
+        validate_by_alias=True,
+        loc_by_alias=False,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+    synonyms: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def spellings(cls) -> dict[str, str]:
+        """Every accepted key → the field that it means."""
+        names = {name: name for name in cls.model_fields}
+        names |= {field.alias: name for name, field in cls.model_fields.items() if field.alias}
+        return names | dict(cls.synonyms)
+
+    @classmethod
+    def child(cls, field: str) -> "type[Resource] | None":
+        """The resource class inside `field` (through lists and options), None where there is none."""
+        info = cls.model_fields.get(field)
+        return _resource_in(info.annotation) if info else None
+
+    @classmethod
+    def peek(cls, data: Any, field: str) -> Any:
+        """The raw value of `field` in a document that may not be valid, in either spelling; None if
+        absent."""
+        if isinstance(data, cls):
+            return getattr(data, field)
+        if not isinstance(data, Mapping):
+            return None
+        spellings = cls.spellings()
+        return next((value for key, value in data.items() if spellings.get(key) == field), None)
+
+    @classmethod
+    def respell(cls, data: Any, context: Any = None) -> tuple[Any, list[Finding]]:
+        """`(data, findings)`: each known key brought to its field's name; anything but a mapping stays as it
+        is.
+
+        A null counts as absent unless null is a value of that field. With the context `{"unknown": "ignore"}`
+        unknown keys are left out and named in `context["warnings"]`. A field given twice is a finding.
+        """
+        if not isinstance(data, Mapping):
+            return data, []
+        spellings = cls.spellings()
+        lenient = isinstance(context, dict) and context.get("unknown") == "ignore"
+        out: dict[Any, Any] = {}
+        written: dict[str, Any] = {}
+        twice: list[Finding] = []
+        for key, value in data.items():
+            field = spellings.get(key) if isinstance(key, str) else None
+            if field is None:
+                if lenient:
+                    warning = f"{cls.__name__}: unknown property {key} is ignored"
+                    context.setdefault("warnings", []).append(warning)
+                else:
+                    out[key] = value
+                continue
+            if field in written:
+                cause = f"`{written[field]}` and `{key}` mean the same"
+                twice.append(Finding((key,), cause, "keep one of the two"))
+            written[field] = key
+            if value is not None or type(None) in get_args(cls.model_fields[field].annotation):
+                out[field] = value
+        return out, twice
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_spelling(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        data, twice = cls.respell(data, info.context)
+        return cls._with_findings(data, handler, twice)
+
+    @classmethod
+    def _with_findings(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self], found: list[Finding]
+    ) -> Self:
+        """Validate `data` and report `found` together with pydantic's own errors, neither hiding the
+        other."""
+        try:
+            resource = handler(data)
+        except ValidationError as error:
+            if not found:
+                raise
+            raise invalid_at(cls.__name__, found, error) from None
+        if found:
+            raise invalid_at(cls.__name__, found)
+        return resource
+
+    @classmethod
+    def parse_lenient(cls, document: Any) -> tuple[Self, list[str]]:
+        """For CloudFormation: `(resource, warnings)`, where each unknown property is a warning and not an
+        error.
+
+        Raises `pydantic.ValidationError`; `sluicegate.model.findings` turns it into sentences.
+        """
+        context: dict[str, Any] = {"unknown": "ignore", "warnings": []}
+        return cls.model_validate(document, context=context), context["warnings"]
+
+    def dump(self) -> dict[str, Any]:
+        """JSON-ready, in PascalCase, without what is not set. Secrets are left out, masked ones could be sent
+        back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _resource_in(annotation: Any) -> type[Resource] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Resource):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _resource_in(part))), None)
+
+
+def role_arn(value: Any) -> Any:
+    """A role as `{"Arn": "…"}` or as the string itself: the string."""
+    if isinstance(value, Mapping):
+        if len(value) != 1 or next(iter(value)) not in ("Arn", "arn"):
+            raise invalid("a role object has exactly the key `Arn`", "write the role's ARN as text")
+        return next(iter(value.values()))
+    return value

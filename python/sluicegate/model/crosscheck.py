@@ -1,0 +1,128 @@
+"""What concerns several resources of one gateway: generated names, unique names, references, shared ports.
+
+These work on documents that may not be valid (pydantic looks at each resource at the same time, see
+`GatewayConfig`), so they take nothing for granted and stay silent about what another check will report.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from .address import BindAddress, parse_bind
+from .base import Finding, Path, Resource
+from .destination import Destination
+from .listener import Listener
+from .packet_source import PacketSource
+
+
+def with_names(data: dict[Any, Any]) -> dict[Any, Any]:
+    """`data` (field names) where each Listener, Destination and PacketSource has a name, made from its
+    position."""
+    named = dict(data)
+    if "listeners" in data:
+        listeners = _named(data["listeners"], Listener, lambda position: f"listener-{position}")
+        named["listeners"] = (
+            [_named_destinations(item) for item in listeners] if _is_list(listeners) else listeners
+        )
+    if "packet_sources" in data:
+        named["packet_sources"] = _named(
+            data["packet_sources"], PacketSource, lambda position: f"packet-source-{position}"
+        )
+    return named
+
+
+def cross_check(data: dict[Any, Any]) -> list[Finding]:
+    """Findings about the gateway as a whole; `data` is a document that `with_names` has seen."""
+    listeners = list(_items(data.get("listeners"), Listener, ("listeners",)))
+    sources = list(_items(data.get("packet_sources"), PacketSource, ("packet_sources",)))
+    destinations = [
+        found
+        for path, listener in listeners
+        for found in _items(Listener.peek(listener, "destinations"), Destination, (*path, "destinations"))
+    ]
+    return [
+        *_duplicates("Listener", Listener, listeners),
+        *_duplicates("Destination", Destination, destinations),
+        *_duplicates("PacketSource", PacketSource, sources),
+        *_unknown_listeners(listeners, sources),
+        *_shared_ports(listeners),
+    ]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _named(items: Any, model: type[Resource], make: Callable[[int], str]) -> Any:
+    if not _is_list(items):
+        return items
+    return [_with_name(item, model, make(position)) for position, item in enumerate(items, 1)]
+
+
+def _with_name(item: Any, model: type[Resource], name: str) -> Any:
+    if isinstance(item, model):
+        return item if model.peek(item, "name") else item.model_copy(update={"name": name})
+    if not isinstance(item, dict) or model.peek(item, "name") is not None:
+        return item
+    spellings = model.spellings()
+    return {key: value for key, value in item.items() if spellings.get(key) != "name"} | {"name": name}
+
+
+def _named_destinations(listener: Any) -> Any:
+    destinations = Listener.peek(listener, "destinations")
+    if not destinations or not _is_list(destinations):
+        return listener
+    # A Destination's name takes fewer characters than a Listener's.
+    stem = re.sub(r"[^A-Za-z0-9-]", "-", str(Listener.peek(listener, "name")))
+    named = _named(destinations, Destination, lambda position: f"{stem}-destination-{position}")
+    if isinstance(listener, Listener):
+        return listener.model_copy(update={"destinations": named})
+    spellings = Listener.spellings()
+    return {key: named if spellings.get(key) == "destinations" else value for key, value in listener.items()}
+
+
+def _items(items: Any, model: type[Resource], path: Path) -> Iterator[tuple[Path, Any]]:
+    for index, item in enumerate(items) if _is_list(items) else ():
+        if isinstance(item, dict | model):
+            yield (*path, index), item
+
+
+def _duplicates(kind: str, model: type[Resource], items: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for path, item in items:
+        name = model.peek(item, "name")
+        if not isinstance(name, str):
+            continue
+        if name in seen:
+            yield Finding((*path, "name"), f'two {kind}s are named "{name}"', "give each its own name")
+        seen.add(name)
+
+
+def _unknown_listeners(
+    listeners: list[tuple[Path, Any]], sources: list[tuple[Path, Any]]
+) -> Iterator[Finding]:
+    names = [name for _, item in listeners if isinstance(name := Listener.peek(item, "name"), str)]
+    for path, item in sources:
+        wanted = PacketSource.peek(item, "listener_name")
+        if isinstance(wanted, str) and wanted not in names:
+            fix = f"use one of: {', '.join(names)}" if names else "add the Listener under `listeners`"
+            yield Finding((*path, "listener_name"), f'there is no Listener named "{wanted}"', fix)
+
+
+def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    bound: list[tuple[BindAddress, str]] = []
+    for path, item in listeners:
+        text = Listener.peek(item, "bind")
+        try:
+            address = parse_bind(text) if isinstance(text, str) else None
+        except PydanticCustomError:
+            continue
+        if address is None or address.port is None:
+            continue
+        taken = next((name for other, name in bound if address.overlaps(other)), None)
+        if taken is not None:
+            cause = f'port {address.port} is also bound by the Listener "{taken}" on an overlapping address'
+            yield Finding((*path, "bind"), cause, "choose another port or address, or leave the port out")
+        bound.append((address, str(Listener.peek(item, "name"))))

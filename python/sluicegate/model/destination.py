@@ -1,0 +1,165 @@
+"""Destination: where a Listener's packets are delivered (contract section 1.2)."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from .base import Finding, Resource, invalid, invalid_at
+from .names import DestinationName, Role, is_arn, region_map_key
+
+Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
+TargetKind = Literal["aws", "http", "nats", "function", "file", "console"]
+
+_PYTHON_TARGET = re.compile(r"(?P<path>.+\.py):(?P<handler>[^:]*)")
+
+
+class Target(NamedTuple):
+    """A `DestinationArn` taken apart: `path` for `function` and `file`, `handler` for a Python function
+    only."""
+
+    kind: TargetKind
+    text: str
+    path: str | None = None
+    handler: str | None = None
+
+
+def parse_target(text: str) -> Target:
+    """Take one ARN or one of our own forms apart (contract 1.2). Raises an `invalid` error for anything
+    else."""
+    scheme, _, rest = text.partition(":")
+    if scheme == "arn" and is_arn(text):
+        return Target("aws", text)
+    if scheme in ("http", "https", "nats") and re.match(r"//[^/\s]+", rest):
+        return Target("nats" if scheme == "nats" else "http", text)
+    if scheme == "console" and not rest:
+        return Target("console", "console:")
+    if scheme == "file" and rest:
+        return Target("file", text, rest)
+    if scheme == "function" and rest:
+        return _function_target(text, rest)
+    raise invalid(
+        f'"{text}" is not a destination',
+        "use an AWS ARN, http(s)://…, nats://…, function:PATH.py:HANDLER, file:PATH.ndjson or console:",
+    )
+
+
+def _function_target(text: str, rest: str) -> Target:
+    python = _PYTHON_TARGET.fullmatch(rest)
+    if python and not python["handler"].isidentifier():
+        raise invalid(f'"{python["handler"]}" is not the name of a function', "use function:PATH.py:HANDLER")
+    if python:
+        return Target("function", text, python["path"], python["handler"])
+    if rest.endswith(".py"):
+        raise invalid(f'"{text}" names no handler', f"add the function's name: {text}:handler")
+    return Target("function", text, rest)
+
+
+class Batching(Resource):
+    """When a batch is closed: whichever of the three comes first."""
+
+    count: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Packets in a batch."""
+    timeout_in_seconds: Annotated[float, Field(gt=0, le=300)] = 0.1
+    """Seconds from the first packet of a batch to its delivery; fractions are allowed."""
+    size_in_mb: Annotated[float, Field(gt=0, le=64)] = 1
+    """Size of a batch in MB, never above the service's own limit."""
+
+
+class Destination(Resource):
+    """Gets every packet of its Listener, independently of the other Destinations."""
+
+    name: DestinationName = ""
+    """Unique in the gateway; generated from the Listener's name when absent."""
+    description: str | None = None
+    role: Role = None
+    """The role that is assumed for the delivery, as ARN or as `{Arn}`."""
+    batching: Batching = Field(default_factory=Batching)
+    destination_arn: str | dict[str, str] | None = None
+    """An ARN, a URL, `function:PATH.py:HANDLER`, `file:PATH.ndjson` or `console:`; or a map of regions (and
+    `*`) to these. Packets are dropped and counted while absent."""
+    formatter: Formatter = "base64"
+    """How the payload appears in `Data`, in packets and in replies."""
+    filter_expression: str | None = None
+    """A BREX expression: only packets for which it is true are delivered here."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Options of the service behind the ARN."""
+    metrics_enabled: bool = False
+    """Publish packets and bytes in and out to CloudWatch."""
+    log_group_name: str | None = None
+    """The CloudWatch log group for this Destination's delivery errors."""
+    enable_logging: bool | None = None
+
+    @field_validator("destination_arn", mode="before")
+    @classmethod
+    def _targets(cls, value: Any, info: ValidationInfo) -> Any:
+        # A union would report one error per branch; taken apart here, the user reads one sentence at the
+        # right place.
+        check = (info.context or {}).get("check_target")
+        if isinstance(value, str):
+            return _checked(value, check)
+        if value is None or value == {}:
+            return None
+        if not isinstance(value, Mapping):
+            raise invalid(
+                "`destination_arn` must be text or a map of regions", "write one ARN, or `REGION: ARN` lines"
+            )
+        targets: dict[str, str] = {}
+        wrong: list[Finding] = []
+        for region, target in value.items():
+            if not region_map_key(region):
+                wrong.append(
+                    Finding((str(region),), f'"{region}" is not a region', "use the form us-east-1, or `*`")
+                )
+            elif not isinstance(target, str):
+                wrong.append(Finding((region,), "an ARN must be text", "put it in quotes"))
+            else:
+                try:
+                    targets[region] = _checked(target, check)
+                except Exception as error:
+                    context = getattr(error, "context", None)
+                    if context is None:
+                        raise
+                    wrong.append(Finding((region,), context["cause"], context["fix"]))
+        if wrong:
+            raise invalid_at("DestinationArn", wrong)
+        return targets
+
+    def targets(self) -> dict[str, str]:
+        """Every ARN of this Destination by region; a single one stands under `*`. Empty while unbound."""
+        if isinstance(self.destination_arn, str):
+            return {"*": self.destination_arn}
+        return dict(self.destination_arn or {})
+
+    def arn_for(self, region: str) -> str | None:
+        """The ARN for packets that arrived in `region`: its own, then `*`, then the nearest; None while
+        unbound.
+
+        Nearest (contract 1.2) is the region whose name shares most leading parts (`us-west-1` for `us-west-2`
+        before `us-east-1`), then the first by name: the same choice on every node, without a table of
+        distances.
+        """
+        targets = self.targets()
+        if not targets:
+            return None
+        if region in targets or "*" in targets:
+            return targets.get(region, targets.get("*"))
+        return targets[min(targets, key=lambda other: (-_shared_parts(region, other), other))]
+
+
+def _checked(text: str, check: Any) -> str:
+    target = parse_target(text)
+    problem = check(target) if check else None
+    if problem:
+        raise invalid(*problem)
+    return target.text
+
+
+def _shared_parts(one: str, other: str) -> int:
+    shared = 0
+    for mine, theirs in zip(one.split("-"), other.split("-"), strict=False):
+        if mine != theirs:
+            break
+        shared += 1
+    return shared

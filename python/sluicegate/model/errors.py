@@ -1,0 +1,123 @@
+"""Sentences for validation errors: users read the cause and the next step, never pydantic's own text."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from .base import Finding, Path, Resource
+
+_Sentence = Callable[[str, dict[str, Any], Any], tuple[str, str]]
+
+
+def _must(what: str, fix: str) -> _Sentence:
+    return lambda key, context, value: (f"{key} must be {what}{_instead(value)}", fix)
+
+
+def _bound(words: str, name: str) -> _Sentence:
+    return lambda key, context, value: (
+        f"{key} must be {words} {context[name]:g}{_instead(value)}",
+        "change the number",
+    )
+
+
+_WHOLE = _must("a whole number", "write digits only, for example 10")
+_NUMBER = _must("a number", "write it like 10 or 0.5")
+_BOOLEAN = _must("true or false", "write true or false")
+_MAPPING = _must("a mapping", "write `key: value` lines below it, indented")
+
+_SENTENCES: dict[str, _Sentence] = {
+    "bool_parsing": _BOOLEAN,
+    "bool_type": _BOOLEAN,
+    "int_parsing": _WHOLE,
+    "int_parsing_size": _WHOLE,
+    "int_from_float": _WHOLE,
+    "int_type": _WHOLE,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "finite_number": _NUMBER,
+    "greater_than": _bound("more than", "gt"),
+    "greater_than_equal": _bound("at least", "ge"),
+    "less_than": _bound("less than", "lt"),
+    "less_than_equal": _bound("at most", "le"),
+    # No value here: a secret is text too.
+    "string_type": lambda key, context, value: (f"{key} must be text", "put the value in quotes"),
+    "string_too_short": lambda key, context, value: (f"{key} is empty", "write a value or leave the key out"),
+    "list_type": _must("a list", "write one item per line, each after `- `"),
+    "dict_type": _MAPPING,
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "literal_error": lambda key, context, value: (
+        f"{key} cannot be {_shown(value)}",
+        f"use one of: {context['expected'].replace(chr(39), '').replace(' or ', ', ')}",
+    ),
+}
+
+
+def findings(error: ValidationError, model: type[Resource]) -> list[Finding]:
+    """Every error of a document of class `model`, in pydantic's order (that of the fields)."""
+    return [_finding(details, model) for details in error.errors(include_url=False)]
+
+
+def _finding(details: ErrorDetails, model: type[Resource]) -> Finding:
+    path: Path = details["loc"]
+    context = details.get("ctx", {})
+    kind = details["type"]
+    if kind == "invalid":
+        return Finding(path, context["cause"], context["fix"])
+    if kind == "extra_forbidden":
+        return _unknown_key(path, model)
+    if kind == "invalid_key":
+        return Finding(path, f"the key {path[-1]} is not text", "put it in quotes or remove it", on_key=True)
+    if kind == "missing":
+        return Finding(path, f"`{path[-1]}` is missing", f"add `{path[-1]}: …`")
+    sentence = _SENTENCES.get(kind)
+    if sentence is None:
+        return Finding(path, f"{_key(path)} is not valid here", "compare with `sluicegate schema`")
+    return Finding(path, *sentence(_key(path), context, details["input"]))
+
+
+def _unknown_key(path: Path, model: type[Resource]) -> Finding:
+    owner = _owner(path[:-1], model)
+    key = str(path[-1])
+    cause = f"unknown key `{key}`"
+    spellings = owner.spellings()
+    # Compared in lower case: `Listenername` is nearer to `ListenerName` than to anything in snake_case.
+    lowered = {spelling.lower(): spelling for spelling in reversed(list(spellings))}
+    near = difflib.get_close_matches(key.lower(), lowered, n=1, cutoff=0.6)
+    if near:
+        return Finding(path, cause, f"did you mean `{lowered[near[0]]}`?", on_key=True)
+    return Finding(path, cause, f"the keys here are: {', '.join(owner.model_fields)}", on_key=True)
+
+
+def _owner(path: Path, model: type[Resource]) -> type[Resource]:
+    for part in path:
+        if isinstance(part, str):
+            model = model.child(part) or model
+    return model
+
+
+def _key(path: Path) -> str:
+    """The last field name of a path; an item of a list is named by its list."""
+    if not path:
+        return "the document"
+    if isinstance(path[-1], int):
+        names = [part for part in path if isinstance(part, str)]
+        return f"item {path[-1] + 1} of `{names[-1]}`" if names else f"item {path[-1] + 1}"
+    return f"`{path[-1]}`"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value[:60]}"'
+    return str(value) if isinstance(value, bool | int | float) else f"a {_kind(value)}"
+
+
+def _instead(value: Any) -> str:
+    return f", not {_shown(value)}"
+
+
+def _kind(value: Any) -> str:
+    return {dict: "mapping", list: "list", type(None): "null"}.get(type(value), "value of another kind")

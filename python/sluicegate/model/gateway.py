@@ -1,0 +1,113 @@
+"""GatewayConfig: everything that one node runs (contract section 8, the YAML example)."""
+
+import re
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationInfo,
+    model_validator,
+)
+
+from .address import parse_server
+from .base import Resource, invalid
+from .crosscheck import cross_check, with_names
+from .listener import Listener
+from .names import Region
+from .packet_source import PacketSource
+
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_PORT_RANGE = re.compile(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*")
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise invalid(f'"{text}" is not a bare label', "use letters, digits and `-`, without dots: ingress-1")
+    return text
+
+
+def _server(text: str) -> str:
+    parse_server(text)
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.match(r"https?://[^/\s]+", text):
+        raise invalid(f'"{text}" is not a URL', "use the form http://127.0.0.1:4566")
+    return text
+
+
+def _ports(text: str) -> str:
+    match = _PORT_RANGE.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
+        raise invalid(f'"{text}" is not a range of ports', "use the form 20000-29999")
+    return text
+
+
+class Api(Resource):
+    """The REST API, console and metrics."""
+
+    bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:8080"
+    """`ADDRESS:PORT`."""
+
+    def address(self) -> tuple[str, int]:
+        """`(host, port)`; port 0 lets the kernel choose."""
+        return parse_server(self.bind)
+
+
+class Sns(Api):
+    """The gateway's own SNS endpoint."""
+
+    bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:4566"
+    """`ADDRESS:PORT`."""
+
+
+class Aws(Resource):
+    """How AWS is called."""
+
+    endpoint_url: Annotated[str, AfterValidator(_url)] | None = None
+    """One endpoint for all AWS calls, e.g. a local emulator."""
+
+
+class GatewayConfig(Resource):
+    """One node: where it stands, what it listens on, and which messages it turns into datagrams."""
+
+    region: Region = "us-east-1"
+    """This node's region; packets carry it as `IngressRegion`."""
+    node: Annotated[int, Field(ge=1, le=65535)] = 1
+    """This node's number, unique among the nodes that share a Tag key."""
+    domain: Annotated[str, AfterValidator(_label)] = "ingress-1"
+    """The bare label that packets carry as `Local.Domain`."""
+    state: Annotated[str, Field(min_length=1)] = "./sluicegate.db"
+    """The SQLite file for what is assigned or created at run time."""
+    api: Api | None = Field(default_factory=Api)
+    """The REST API; null for none."""
+    sns: Sns | None = None
+    """The gateway's own SNS endpoint; leave out to use topics on AWS."""
+    aws: Aws = Field(default_factory=Aws)
+    ports: Annotated[str, AfterValidator(_ports)] = "20000-29999"
+    """The range from which ports are assigned to Listeners without one."""
+    tag_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
+    """Seconds for which a Tag can be answered."""
+    require_approval: bool = False
+    """New PacketSources wait until an operator approves them."""
+    listeners: list[Listener] = Field(default_factory=list)
+    packet_sources: list[PacketSource] = Field(default_factory=list)
+
+    def port_range(self) -> range:
+        """The ports that may be assigned, as a `range`."""
+        low, _, high = self.ports.partition("-")
+        return range(int(low), int(high) + 1)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _whole(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        # What concerns several resources is checked beside what concerns one and not after it, so that a typo
+        # in one Listener does not hide a duplicate name in another.
+        data, twice = cls.respell(data, info.context)
+        if not isinstance(data, dict):
+            return handler(data)
+        data = with_names(data)
+        return cls._with_findings(data, handler, twice + cross_check(data))

@@ -1,0 +1,125 @@
+"""Listener: one public UDP endpoint (contract section 1.1)."""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer
+
+from .address import BindAddress, Network, parse_bind
+from .base import Resource, invalid
+from .destination import Destination
+from .names import Name, Role
+
+OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
+_DNS_NAME = re.compile(
+    r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?", re.I
+)
+
+
+def _protocol(value: Any) -> Any:
+    # CloudFormation's `Protocols` is a list, always of one element (reference 2.2).
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise invalid(
+            f"`protocols` has {len(value)} elements", "name exactly one protocol, for example [udp]"
+        )
+    return value[0]
+
+
+def _domain(name: str) -> str:
+    if "*" in name:
+        raise invalid(
+            f'"{name}" is a wildcard, and names are resolved to addresses one by one',
+            "list each name, or use `networks`",
+        )
+    if not _DNS_NAME.fullmatch(name):
+        raise invalid(f'"{name}" is not a DNS name', "use an exact name such as device.example.com")
+    return name.rstrip(".").lower()
+
+
+def _key(text: str) -> str:
+    try:
+        right = len(base64.b64decode(text, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        right = False
+    if not right:
+        raise invalid("this is not a WireGuard public key", "use the 44 characters that `wg pubkey` prints")
+    return text
+
+
+def _bind(text: str) -> str:
+    parse_bind(text)
+    return text
+
+
+class ClientRestrictions(Resource):
+    """Who may send to a Listener; the networks bound egress too (contract 4.4)."""
+
+    networks: list[Network] = Field(default_factory=lambda: list(OPEN_NETWORKS))
+    """CIDRs of clients. Packets from elsewhere are dropped and counted."""
+    domains: list[Annotated[str, AfterValidator(_domain)]] = Field(default_factory=list)
+    """Exact DNS names of clients, resolved forward."""
+
+
+class Peer(Resource):
+    """A WireGuard peer of a Listener (contract section 5)."""
+
+    public_key: Annotated[str, AfterValidator(_key)]
+    """32 bytes in base64."""
+    allowed_ips: list[Network] = Field(default_factory=lambda: list(OPEN_NETWORKS), alias="AllowedIPs")
+    """Inner source addresses that this peer may use."""
+    shared_secret: SecretStr | None = Field(default=None, exclude=True)
+    """Pre-shared key, 32 bytes in base64. Never printed."""
+    name: str | None = None
+
+
+class Listener(Resource):
+    """One endpoint: what it binds, who may send, where packets go."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {
+        "listener_name": "name",
+        "ListenerName": "name",
+        "Protocol": "protocol",
+        "protocols": "protocol",
+    }
+
+    name: Name = ""
+    """Unique in the gateway; generated when absent."""
+    protocol: Annotated[
+        Literal["udp", "wg", "dtls"],
+        BeforeValidator(_protocol, json_schema_input_type=Literal["udp", "wg", "dtls"]),
+    ] = Field(default="udp", alias="Protocols")
+    """`udp`, `wg` or `dtls`."""
+    bind: Annotated[str, AfterValidator(_bind)] | None = None
+    """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
+    kept; without an address both families are bound."""
+    client_restrictions: ClientRestrictions = Field(default_factory=ClientRestrictions)
+    destinations: list[Destination] = Field(default_factory=list)
+    """Each gets every packet."""
+    peers: list[Peer] = Field(default_factory=list)
+    """WireGuard peers."""
+    allow_unknown_peers: bool = False
+    """Complete handshakes with keys that are not in `peers`."""
+    unknown_peer_pre_shared_key: SecretStr | None = Field(default=None, exclude=True)
+    """The pre-shared key that unknown peers must use. Never printed."""
+    decapsulated_delivery: bool = False
+    """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""
+    log_group_name: str | None = None
+    """The CloudWatch log group for packet events and delivery errors."""
+    session_idle_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
+    """Seconds after its last packet for which a plain UDP remote counts as having a session."""
+    description: str | None = None
+    role: Role = None
+    """The role for `log_group_name`."""
+
+    @field_serializer("protocol", when_used="json")
+    def _protocols(self, protocol: str) -> list[str]:
+        return [protocol]
+
+    def bind_address(self) -> BindAddress:
+        """`(host, port, dual_stack)`: host None for every address, port None for one to be assigned."""
+        return parse_bind(self.bind) if self.bind else BindAddress(None, None, True)

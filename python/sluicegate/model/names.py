@@ -1,0 +1,82 @@
+"""Names, regions and ARNs: the patterns, and the sentences for what does not fit."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+
+from .base import invalid, role_arn
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_DESTINATION_NAME = re.compile(r"[A-Za-z0-9-]{1,255}")
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_ARN = re.compile(r"arn:[a-z][a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]*:.+")
+_TOPIC_ARN = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):[0-9]{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?")
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise invalid(
+            f'"{text}" cannot be a name',
+            "use up to 255 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
+        )
+    return text
+
+
+def _destination_name(text: str) -> str:
+    if not _DESTINATION_NAME.fullmatch(text):
+        raise invalid(f'"{text}" cannot be a Destination\'s name', "use letters, digits and `-` only")
+    return text
+
+
+def _region(text: str) -> str:
+    if not _REGION.fullmatch(text):
+        raise invalid(f'"{text}" is not a region', "use the form us-east-1")
+    return text
+
+
+def _topic_arn(text: str) -> str:
+    if not _TOPIC_ARN.fullmatch(text):
+        raise invalid(
+            f'"{text}" is not an SNS topic ARN',
+            "use the form arn:aws:sns:REGION:ACCOUNT:NAME (ACCOUNT has 12 digits)",
+        )
+    return text
+
+
+def _role(text: str) -> str:
+    if not _ARN.fullmatch(text) or ":iam:" not in text:
+        raise invalid(f'"{text}" is not a role ARN', "use the form arn:aws:iam::ACCOUNT:role/NAME")
+    return text
+
+
+def is_arn(text: str) -> bool:
+    """True for the general form `arn:PARTITION:SERVICE:REGION:ACCOUNT:RESOURCE`."""
+    return _ARN.fullmatch(text) is not None
+
+
+def topic_region(topic_arn: str) -> str:
+    """The region in a valid SNS topic ARN."""
+    return topic_arn.split(":")[3]
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""A Listener's or PacketSource's name: it appears in URLs, log streams and object keys."""
+
+DestinationName = Annotated[str, AfterValidator(_destination_name)]
+"""`[a-zA-Z0-9-]+` (contract 1.2)."""
+
+Region = Annotated[str, AfterValidator(_region)]
+TopicArn = Annotated[str, AfterValidator(_topic_arn)]
+
+Role = Annotated[
+    str | None,
+    BeforeValidator(role_arn, json_schema_input_type=str | dict[str, str] | None),
+    AfterValidator(lambda role: role if role is None else _role(role)),
+]
+"""A role ARN, from the string or from `{Arn}`."""
+
+
+def region_map_key(key: Any) -> bool:
+    """True for a key of a region → ARN map: a region or `*`."""
+    return isinstance(key, str) and (key == "*" or _REGION.fullmatch(key) is not None)

@@ -1,0 +1,75 @@
+"""PacketSource: what may send datagrams out of a Listener (contract section 1.3)."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .address import Network
+from .base import Resource, invalid
+from .names import Name, Region, Role, TopicArn, is_arn, topic_region
+
+
+def _dead_letters(text: str) -> str:
+    if (is_arn(text) and text.split(":")[2] == "sqs") or (text.startswith("file:") and text != "file:"):
+        return text
+    raise invalid(
+        f'"{text}" cannot take dead letters',
+        "use an SQS queue ARN (arn:aws:sqs:REGION:ACCOUNT:NAME) or file:PATH.ndjson",
+    )
+
+
+class SnsTopicSource(Resource):
+    """The SNS topic whose messages become datagrams."""
+
+    topic_arn: TopicArn
+    """`arn:aws:sns:REGION:ACCOUNT:NAME`."""
+    role: Role = None
+    """The role that is assumed to manage the subscription. Ignored with the gateway's own SNS endpoint."""
+
+
+class RateLimit(Resource):
+    """Pacing of a PacketSource, in packets per second."""
+
+    packets_per_second: Annotated[float, Field(gt=0)] | None = None
+    burst: Annotated[int, Field(ge=1)] | None = None
+    """Packets that may leave at once after a pause."""
+    per_remote_packets_per_second: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.packets_per_second is None and self.per_remote_packets_per_second is None:
+            raise invalid(
+                "`rate_limit` limits nothing", "set `packets_per_second` or `per_remote_packets_per_second`"
+            )
+        return self
+
+
+class PacketSource(Resource):
+    """Binds a topic to a Listener: published messages leave from the Listener's own address and port."""
+
+    name: Name = ""
+    """Unique in the gateway; generated when absent."""
+    listener_name: str
+    """The Listener that the datagrams leave from."""
+    sns_topic_source: SnsTopicSource
+    home_region: Region | None = None
+    """The region whose gateway takes messages without `EgressRegion`; the topic's own by default."""
+    enabled: bool = True
+    """false: nothing is consumed."""
+    description: str | None = None
+    dead_letter_queue_arn: Annotated[str, AfterValidator(_dead_letters)] | None = None
+    """An SQS ARN or `file:PATH`: gets every entry that could not be sent, with the reason."""
+    default_ttl_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Entries older than this are not sent; an entry may set its own."""
+    hold_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
+    """The longest that an entry waits for pacing or a handshake, in seconds."""
+    egress_networks: list[Network] | None = None
+    """Where this source may send; the Listener's `client_restrictions.networks` by default."""
+    rate_limit: RateLimit | None = None
+    require_session: bool = False
+    """Send only to remotes that have a session."""
+
+    @property
+    def effective_home_region(self) -> str:
+        """`home_region`, else the region of the topic."""
+        return self.home_region or topic_region(self.sns_topic_source.topic_arn)

@@ -1,0 +1,147 @@
+"""What the model accepts and this version cannot run yet.
+
+A gateway refuses to start with any of it: a filter that silently does not filter is worse than none. Each
+feature is one line in a list below; the change that brings the feature deletes the line.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from .address import is_loopback
+from .base import Finding, Path, Resource
+from .destination import Destination, Target, parse_target
+from .gateway import GatewayConfig
+from .listener import Listener
+from .packet_source import PacketSource
+
+_R = TypeVar("_R", bound=Resource)
+
+_LATER = "this version cannot do it yet"
+
+_GATEWAY: list[tuple[str, Callable[[GatewayConfig], bool], str, str]] = [
+    (
+        "require_approval",
+        lambda g: g.require_approval,
+        "approval of PacketSources",
+        "remove `require_approval`",
+    ),
+]
+
+_LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
+    ("protocol", lambda r: r.protocol == "wg", "the protocol wg", "use `protocol: udp`"),
+    ("protocol", lambda r: r.protocol == "dtls", "the protocol dtls", "use `protocol: udp`"),
+    (
+        "client_restrictions.domains",
+        lambda r: bool(r.client_restrictions.domains),
+        "restricting clients by domain",
+        "list their networks in `networks`",
+    ),
+    (
+        "log_group_name",
+        lambda r: r.log_group_name is not None,
+        "writing to CloudWatch Logs",
+        "remove it: events go to standard output",
+    ),
+]
+
+_DESTINATION: list[tuple[str, Callable[[Destination], bool], str, str]] = [
+    ("formatter", lambda r: r.formatter == "coap", "the formatter coap", "use base64, hex, utf8 or ascii"),
+    (
+        "filter_expression",
+        lambda r: r.filter_expression is not None,
+        "filtering",
+        "remove it and filter in the handler",
+    ),
+    (
+        "metrics_enabled",
+        lambda r: r.metrics_enabled,
+        "publishing metrics to CloudWatch",
+        "remove it and read `/metrics` of the API",
+    ),
+    (
+        "log_group_name",
+        lambda r: r.log_group_name is not None,
+        "writing to CloudWatch Logs",
+        "remove it: events go to standard output",
+    ),
+]
+
+_PACKET_SOURCE: list[tuple[str, Callable[[PacketSource], bool], str, str]] = [
+    (
+        "dead_letter_queue_arn",
+        lambda r: r.dead_letter_queue_arn is not None,
+        "keeping dead letters",
+        "remove it: failures are events on standard output",
+    ),
+    ("rate_limit", lambda r: r.rate_limit is not None, "pacing", "remove it and pace the publisher"),
+    (
+        "require_session",
+        lambda r: r.require_session,
+        "requiring a session",
+        "remove it and bound the source by `egress_networks`",
+    ),
+]
+
+_TARGETS: list[tuple[Callable[[Target], bool], str]] = [
+    (lambda t: t.kind == "aws", "delivery to AWS services"),
+    (lambda t: t.kind == "http", "delivery to web hooks"),
+    (lambda t: t.kind == "nats", "delivery to NATS"),
+    (lambda t: t.kind == "function" and t.handler is None, "running an executable as a function"),
+]
+_TARGET_FIX = "use function:PATH.py:HANDLER, file:PATH.ndjson or console:"
+
+
+def unavailable(config: GatewayConfig) -> list[Finding]:
+    """Everything in `config` that this version cannot run, each with its place and the next step; empty if it
+    can."""
+    found = [*_gateway(config)]
+    for index, listener in enumerate(config.listeners):
+        path: Path = ("listeners", index)
+        found += _apply(_LISTENER, listener, path)
+        for position, destination in enumerate(listener.destinations):
+            inner = (*path, "destinations", position)
+            found += _apply(_DESTINATION, destination, inner)
+            found += _targets(destination, inner)
+    for index, source in enumerate(config.packet_sources):
+        path = ("packet_sources", index)
+        found += _apply(_PACKET_SOURCE, source, path)
+        if config.sns is None:
+            found.append(
+                _finding(
+                    (*path, "sns_topic_source"),
+                    "subscribing to topics on AWS",
+                    "add `sns: { bind: 127.0.0.1:4566 }`",
+                )
+            )
+    return found
+
+
+def _gateway(config: GatewayConfig) -> Iterator[Finding]:
+    yield from _apply(_GATEWAY, config, ())
+    for name, server in (("api", config.api), ("sns", config.sns)):
+        if server and not is_loopback(server.address()[0]):
+            port = server.address()[1]
+            cause = "asking for credentials, which any address but loopback requires"
+            yield _finding((name, "bind"), cause, f"bind 127.0.0.1:{port}")
+
+
+def _targets(destination: Destination, path: Path) -> Iterator[Finding]:
+    single = not isinstance(destination.destination_arn, dict)
+    for region, text in destination.targets().items():
+        place = (*path, "destination_arn") if single else (*path, "destination_arn", region)
+        target = parse_target(text)
+        for applies, what in _TARGETS:
+            if applies(target):
+                yield _finding(place, what, _TARGET_FIX)
+
+
+def _apply(
+    rules: list[tuple[str, Callable[[_R], bool], str, str]], resource: _R, path: Path
+) -> Iterator[Finding]:
+    for field, applies, what, fix in rules:
+        if applies(resource):
+            yield _finding((*path, *field.split(".")), what, fix)
+
+
+def _finding(path: Path, what: str, fix: str) -> Finding:
+    return Finding(path, f"{what}: {_LATER}", fix)

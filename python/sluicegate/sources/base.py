@@ -1,0 +1,57 @@
+"""What a source of messages is, for every way in: local topics here, queues and streams beside it.
+
+A Source carries one PacketSource's messages to the Egress of its Listener and nothing else: parsing, policy
+and sending are native, outcomes and events are `egress.py`'s. Life cycle, in this order and each once:
+
+    provision   create or check what the source needs outside the process (a topic, a subscription); take no
+    message run         take messages until cancelled; acknowledge a message only after its outcome close
+    undo what must not outlive the process, and nothing that a restart would miss
+
+`provision` may raise, and then nothing of the new configuration starts. `run` never raises for what a message
+holds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from sluicegate.egress import Message, Outcome
+
+
+class Sender(Protocol):
+    """Where a Source hands its messages: `sluicegate.egress.Egress`, or a stand-in in tests."""
+
+    @property
+    def full(self) -> bool:
+        """True while `try_submit` would take nothing."""
+
+    def try_submit(self, messages: Sequence[Message]) -> int:
+        """Take messages without waiting; how many, from the first on."""
+
+    def submit_later(self, message: Message) -> None:
+        """Take a message that must not be refused any more."""
+
+    async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
+        """Take a message, waiting for room, and return once each of its entries has ended."""
+
+
+class Source(ABC):
+    """One PacketSource's way in. `name` is the PacketSource's name, `index` its place in the Listener's
+    spec."""
+
+    def __init__(self, name: str, index: int, sender: Sender) -> None:
+        self.name = name
+        self.index = index
+        self.sender = sender
+
+    @abstractmethod
+    async def provision(self) -> None:
+        """Make what this source needs. Raises with cause and next step; idempotent."""
+
+    @abstractmethod
+    async def run(self) -> None:
+        """Take messages until cancelled."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of what was provisioned for this process only. Safe to call twice."""

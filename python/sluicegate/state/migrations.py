@@ -1,0 +1,70 @@
+"""The schema of the state, as the list of steps that make it.
+
+A step is never edited after a release: a gateway in the field has run it. New needs get a new step at the
+end.
+"""
+
+import sqlite3
+
+APPLICATION_ID = 0x534C4743
+"""`SLGC` in the file's header: tells our state from another program's SQLite file."""
+
+_STEPS: list[list[str]] = [
+    [
+        # AUTOINCREMENT, because a Tag holds the Listener's id: a later Listener must never answer to it.
+        # Released rows stay for the same reason.
+        """CREATE TABLE listeners (
+            id INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id BETWEEN 1 AND 4294967295),
+            name TEXT NOT NULL,
+            port INTEGER CHECK (port BETWEEN 1 AND 65535),
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+            released_at TEXT
+        )""",
+        "CREATE UNIQUE INDEX live_listener_name ON listeners (name) WHERE released_at IS NULL",
+        "CREATE UNIQUE INDEX live_listener_port ON listeners (port) WHERE released_at IS NULL",
+        """CREATE TABLE tag_keys (
+            id INTEGER PRIMARY KEY CHECK (id BETWEEN 0 AND 15),
+            key BLOB NOT NULL CHECK (length(key) = 32),
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        )""",
+        """CREATE TABLE topics (
+            arn TEXT PRIMARY KEY,
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        )""",
+    ],
+]
+
+LATEST = len(_STEPS)
+"""The schema version that this program writes."""
+
+
+def version(db: sqlite3.Connection) -> int | None:
+    """The file's schema version: 0 for a new file, None when the file is not ours."""
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application == APPLICATION_ID:
+        (newest,) = db.execute("SELECT max(version) FROM migrations").fetchone()
+        return int(newest or 0)
+    return None if tables or application else 0
+
+
+def migrate(db: sqlite3.Connection, current: int) -> None:
+    """Bring the schema from version `current` to `LATEST`, each step in a transaction of its own."""
+    for number, statements in enumerate(_STEPS[current:], current + 1):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if number == 1:
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(
+                    """CREATE TABLE migrations (
+                        version INTEGER PRIMARY KEY,
+                        applied_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+                    )"""
+                )
+            for statement in statements:
+                db.execute(statement)
+            db.execute("INSERT INTO migrations (version) VALUES (?)", (number,))
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")

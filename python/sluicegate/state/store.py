@@ -1,0 +1,223 @@
+"""The state of one node in SQLite.
+
+WAL with `synchronous=FULL`: what a method has returned survives a crash of the process and of the machine;
+writes are rare (a Listener is created, a topic is made), so the price does not show. One writer, held to by
+`Lock`. The file has the Tag keys in it and is readable by its owner only.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Container, Iterable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from .lock import Lock, StateError
+from .migrations import LATEST, migrate, version
+
+_T = TypeVar("_T")
+_KEY_BYTES = 32
+
+
+class State:
+    """Open with `State.open`; every method is one transaction, callable from any thread."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: Lock) -> None:
+        self.path = path
+        self._lock = lock
+        # Guards `_db`: sqlite3 lets several threads share a connection but not a transaction.
+        self._guard = threading.Lock()
+        self._db: sqlite3.Connection | None = db
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open or create the state at `path`. Raises `StateError`, also when another gateway has it open."""
+        # Resolved, so that a symbolic link cannot lead two gateways past each other's lock.
+        target = Path(path).resolve()
+        if target.is_dir():
+            raise StateError(
+                f"the state {target} is a directory, name a file in it: {target / 'sluicegate.db'}"
+            )
+        lock = Lock(target.with_name(target.name + ".lock"), target)
+        try:
+            return cls(target, _connect(target), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the file and give the lock back. Safe to call twice."""
+        with self._guard:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def listener_id(self, name: str) -> int:
+        """The id of a Listener, 1 … 2^32-1: made at first use, stable until it is released, never used
+        again."""
+        return self._write(lambda db: _listener(db, name))
+
+    def assigned_port(self, listener_name: str) -> int | None:
+        """The port that was assigned to a Listener, None if none was."""
+        row = self._read("SELECT port FROM listeners WHERE name = ? AND released_at IS NULL", listener_name)
+        return int(row[0][0]) if row and row[0][0] is not None else None
+
+    def assign_port(self, listener_name: str, port: int) -> None:
+        """Keep `port` for a Listener, in place of an earlier one. `StateError` if another Listener has it."""
+
+        def assign(db: sqlite3.Connection) -> None:
+            owner = db.execute(
+                "SELECT name FROM listeners WHERE port = ? AND name <> ? AND released_at IS NULL",
+                (port, listener_name),
+            ).fetchone()
+            if owner:
+                raise StateError(
+                    f'port {port} is assigned to the Listener "{owner[0]}", choose another port or release it'
+                )
+            db.execute("UPDATE listeners SET port = ? WHERE id = ?", (port, _listener(db, listener_name)))
+
+        self._write(assign)
+
+    def free_port(self, ports: Iterable[int], taken: Container[int] = ()) -> int:
+        """The first of `ports` that no Listener has and that is not in `taken`. `StateError` if there is
+        none."""
+        rows = self._read("SELECT port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL")
+        assigned = {row[0] for row in rows}
+        for port in ports:
+            if port not in assigned and port not in taken:
+                return port
+        raise StateError("every port of the range is in use, widen `ports:` or set `bind:` with a port")
+
+    def release_listener(self, name: str) -> None:
+        """Forget a Listener: its port is free again, its id is not. Nothing happens if there is none."""
+        release = (
+            "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL"
+        )
+        self._write(lambda db: db.execute(release, (name,)))
+
+    def tag_keys(self) -> list[tuple[int, str]]:
+        """`(id 0…15, 64 hex digits)` of every Tag key, oldest first; one is made at first use (contract
+        section 2)."""
+
+        def keys(db: sqlite3.Connection) -> list[tuple[int, str]]:
+            query = "SELECT id, key FROM tag_keys ORDER BY created_at, id"
+            rows = db.execute(query).fetchall()
+            if not rows:
+                db.execute("INSERT INTO tag_keys (id, key) VALUES (0, ?)", (os.urandom(_KEY_BYTES),))
+                rows = db.execute(query).fetchall()
+            return [(number, key.hex()) for number, key in rows]
+
+        return self._write(keys)
+
+    def topics(self) -> list[str]:
+        """ARNs of the topics that were created at the gateway's own SNS endpoint, in order of creation."""
+        return [row[0] for row in self._read("SELECT arn FROM topics ORDER BY created_at, rowid")]
+
+    def add_topic(self, arn: str) -> None:
+        """Keep a topic. Nothing happens if it is there."""
+        self._write(lambda db: db.execute("INSERT OR IGNORE INTO topics (arn) VALUES (?)", (arn,)))
+
+    def remove_topic(self, arn: str) -> None:
+        """Forget a topic. Nothing happens if there is none."""
+        self._write(lambda db: db.execute("DELETE FROM topics WHERE arn = ?", (arn,)))
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StateError(f"the state {self.path} is closed, open it again")
+        return self._db
+
+    def _read(self, query: str, *values: Any) -> list[Any]:
+        with self._guard:
+            try:
+                return self._connection().execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise _failed(self.path, error) from error
+
+    def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        with self._guard:
+            db = self._connection()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(db)
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+                return result
+            except sqlite3.Error as error:
+                raise _failed(self.path, error) from error
+
+
+def _listener(db: sqlite3.Connection, name: str) -> int:
+    row = db.execute("SELECT id FROM listeners WHERE name = ? AND released_at IS NULL", (name,)).fetchone()
+    if row is None:
+        return int(db.execute("INSERT INTO listeners (name) VALUES (?)", (name,)).lastrowid or 0)
+    return int(row[0])
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        # Created here and not by SQLite, which would leave the mode to the umask. -wal and -shm take the
+        # file's mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise StateError(
+            f"the state {path} cannot be opened: {error.strerror}, "
+            "check the owner and permissions of the file and its directory"
+        ) from None
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        _prepare(path, db)
+    except BaseException as error:
+        db.close()
+        if isinstance(error, sqlite3.Error):
+            raise _failed(path, error) from error
+        raise
+    return db
+
+
+def _prepare(path: Path, db: sqlite3.Connection) -> None:
+    current = version(db)
+    if current is None:
+        raise StateError(f"{path} is a database of another program, give `state:` a file of its own")
+    if current > LATEST:
+        raise StateError(
+            f"the state {path} was written by a newer version (schema {current}, this one knows {LATEST}), "
+            "run that version or use another state file"
+        )
+    if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("the file is damaged")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    migrate(db, current)
+
+
+def _failed(path: Path, error: sqlite3.Error) -> StateError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    match code:
+        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+            return StateError(
+                f"the state {path} is damaged or not a SQLite file ({error}), restore a backup, "
+                "or move it away to start anew: assigned ports and Tags are lost then"
+            )
+        case sqlite3.SQLITE_FULL:
+            return StateError(f"the state {path} cannot be written: the disk is full, free some space")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return StateError(
+                f"the state {path} cannot be written ({error}), "
+                "check the owner and permissions of the file and its directory"
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StateError(f"the state {path} is locked by another program, close that program")
+        case _:
+            return StateError(f"the state {path} cannot be used: {error}, check the disk")

@@ -1,0 +1,146 @@
+"""`function:` as a Destination: real workers behind a Delivery, from the batch to the answer."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.destinations import DeliveryError, DestinationContext
+from sluicegate.destinations.base import PacketBatch
+from sluicegate.destinations.delivery import Delivery
+from sluicegate.destinations.function import FunctionDestination
+
+
+class Batch:
+    def __init__(self, *data: Any) -> None:
+        self.data = data
+        self.count = max(1, len(data))
+
+    def body(self) -> bytes:
+        return json.dumps(
+            {"Messages": [{"Tag": f"t{n}", "Data": d} for n, d in enumerate(self.data)]}
+        ).encode()
+
+    def records(self) -> list[bytes]:
+        return []
+
+
+class Reader:
+    def __init__(self, batches: list[PacketBatch]) -> None:
+        self._batches = batches
+        self._fd = os.eventfd(1)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self, limit: int) -> list[PacketBatch]:
+        taken, self._batches = self._batches[:limit], self._batches[limit:]
+        return taken
+
+    @property
+    def closed(self) -> bool:
+        return not self._batches
+
+
+class Events:
+    def __init__(self) -> None:
+        self.seen: list[dict[str, object]] = []
+
+    def emit(self, event: str, /, **fields: object) -> None:
+        self.seen.append({"Event": event, **fields})
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> DestinationContext:
+    return DestinationContext(listener="decoder", region="us-east-1", base_dir=tmp_path, events=Events())
+
+
+async def run(
+    context: DestinationContext, *batches: Batch, arguments: dict[str, Any] | None = None
+) -> tuple[Delivery, list[Any]]:
+    """Deliver the batches to `main.py:handler`; the Delivery and the answers that it handed on."""
+    destination = FunctionDestination.from_spec("echo", "main.py:handler", arguments or {}, context)
+    await destination.provision()
+    answers: list[Any] = []
+
+    async def reply(request_id: str, body: bytes) -> None:
+        answers.append(json.loads(body))
+
+    reader = Reader(list(batches))
+    delivery = Delivery(destination, reader, listener="decoder", events=context.events, reply=reply)
+    delivery.start()
+    await delivery.drain(60.0)
+    await destination.close()
+    return delivery, answers
+
+
+ODDITIES = {
+    "null": "None",
+    "no Replies": "{}",
+    "null Replies": "{'Replies': None}",
+    "empty Replies": "{'Replies': []}",
+    "null element": "{'Replies': [None]}",
+    "no Tag": "{'Replies': [{}, {'Data': 'eA=='}]}",
+    "null Data": "{'Replies': [{'Tag': 't0', 'Data': None}]}",
+}
+
+
+@pytest.mark.parametrize("result", ODDITIES.values(), ids=ODDITIES.keys())
+async def test_tolerated_oddities_are_no_failures(
+    result: str, context: DestinationContext, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(f"def handler(event, context):\n    return {result}\n")
+    delivery, answers = await run(context, Batch("eA=="))
+    # Objects go to the native side as they are: it is the one that opens Tags.
+    expected = eval(result)
+    assert answers == ([] if expected is None else [expected])
+    assert delivery.stats.packets_delivered == 1
+    assert delivery.stats.replies_failed == 0
+    assert context.events.seen == []  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("result", ["[]", "'text'", "''", "5", "True", "b'\\xff\\x00'"])
+async def test_a_result_of_another_shape_is_a_failed_reply_of_a_delivered_batch(
+    result: str, context: DestinationContext, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(
+        f"def handler(event, context):\n"
+        f"    return {result} if event['Messages'][0]['Data'] == 'bad' else {{'Replies': [{{'Tag': 't0'}}]}}\n"
+        f"    return {result} if event['Messages'][0]['Data'] == 'bad' else {{'Replies': [{{'Tag': 't0'}}]}}\n"
+    )
+    delivery, answers = await run(context, Batch("good"), Batch("bad"), Batch("good"))
+    assert answers == [{"Replies": [{"Tag": "t0"}]}] * 2
+    assert delivery.stats.packets_delivered == 3
+    [event] = context.events.seen  # type: ignore[attr-defined]
+    assert (event["Event"], event["Reason"]) == ("ReplyFailed", "MalformedReply")
+
+
+async def test_failures_harm_their_own_batch(context: DestinationContext, tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(
+        "def handler(event, context):\n    exec(event['Messages'][0]['Data'])\n"
+    )
+    bad = ["import os; os._exit(1)", "raise ValueError('x')", "import time; time.sleep(600)"]
+    batches = [Batch(code, "x", "y") for code in ["pass", *bad, "pass", "pass"]]
+    delivery, _ = await run(context, *batches, arguments={"TimeoutInSeconds": "0.5", "Concurrency": "1"})
+    stats = delivery.stats
+    assert stats.packets_delivered == 9
+    assert stats.failed_by_reason == {"FunctionCrashed": 3, "FunctionError": 3, "FunctionTimeout": 3}
+    assert len(context.events.seen) == 3  # type: ignore[attr-defined]
+
+
+async def test_a_function_that_cannot_start_is_told_at_start(
+    context: DestinationContext, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text("import absent_package\ndef handler(event, context): ...\n")
+    destination = FunctionDestination.from_spec("echo", "main.py:handler", {}, context)
+    await destination.provision()
+    [event] = context.events.seen  # type: ignore[attr-defined]
+    assert (event["Event"], event["Destination"]) == ("FunctionInitFailed", "echo")
+    assert "absent_package" in event["Detail"]
+    with pytest.raises(DeliveryError, match="absent_package"):
+        await destination.deliver(Batch("x"))
+    await destination.close()

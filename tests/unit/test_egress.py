@@ -1,0 +1,215 @@
+"""Egress over a twin of the native port: order, room, outcomes, events, and what is left at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from fake_port import FakePort
+
+from sluicegate import egress as egress_module
+from sluicegate.egress import Egress, EgressClosed, EgressFull, Failure, Message, Outcome
+from sluicegate.events import EventLog, MemorySink
+
+BODY = (
+    b'{"Messages":[{"Data":"AQID","Remote":{"Address":"198.51.100.7","Port":40001},"Id":"a"},{"Tag":"t1"}]}'
+)
+
+
+class Rig:
+    def __init__(self, room: int = 1000, *, announce: bool = True) -> None:
+        self.port = FakePort(room, announce=announce)
+        self.sink = MemorySink()
+        self.egress = Egress(self.port, "decoder", ["replies", "other"], ["echo"], EventLog(self.sink))
+        self.egress.start(asyncio.get_running_loop())
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    made = Rig()
+    yield made
+    made.egress.close()
+    made.port.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  (what is waited for is the code's own state)
+            await asyncio.sleep(0)
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_send_returns_the_outcome_once_every_entry_has_ended(rig: Rig) -> None:
+    sending = asyncio.create_task(rig.egress.send(Message("m1", 0, BODY)))
+    await turns()
+    assert not sending.done()
+    rig.port.end((1, "InvalidTag", "altered"), entries=3, duplicates=1)
+    assert await sending == Outcome("m1", 3, 1, 1, [Failure(1, "InvalidTag", "altered")])
+    assert rig.egress.in_flight == 0
+
+
+async def test_each_failed_entry_is_one_event_that_names_it(rig: Rig) -> None:
+    assert rig.egress.try_submit([Message("m1", 0, BODY)]) == 1
+    rig.port.end((0, "RemoteDenied", "not listed"), (1, "InvalidTag", "altered"), entries=2)
+    assert await rig.egress.drain(5)
+    first, second = rig.sink.named("SourceFailed")
+    assert {**first, "Time": ""} == {
+        "Time": "",
+        "Event": "SourceFailed",
+        "Listener": "decoder",
+        "PacketSource": "replies",
+        "MessageId": "m1",
+        "Index": 0,
+        "Id": "a",
+        "Remote": {"Address": "198.51.100.7", "Port": 40001},
+        "Bytes": 3,
+        "Reason": "RemoteDenied",
+        "Detail": "not listed",
+    }
+    assert (second["Index"], second["Tag"], second["Reason"]) == (1, "t1", "InvalidTag")
+
+
+async def test_a_failed_reply_names_its_destination(rig: Rig) -> None:
+    await rig.egress.reply(0, "r1", b'{"Replies":[{"Tag":"t9","Data":"AA=="}]}')
+    rig.port.end((0, "InvalidTag", "expired"))
+    assert await rig.egress.drain(5)
+    (event,) = rig.sink.named("ReplyFailed")
+    assert (event["Destination"], event["Tag"], event["Bytes"]) == ("echo", "t9", 1)
+    assert "PacketSource" not in event
+
+
+async def test_hostile_bodies_and_indexes_still_make_events(rig: Rig) -> None:
+    rig.egress.try_submit([Message("m1", 0, b"\xff{"), Message("m2", 7, b'{"Messages":{"0":1}}')])
+    rig.port.end((None, "MalformedMessage", "not JSON"))
+    rig.port.end((99, "MalformedMessage", "odd"))
+    assert await rig.egress.drain(5)
+    events = rig.sink.named("SourceFailed")
+    assert [(event["MessageId"], event["PacketSource"]) for event in events] == [
+        ("m1", "replies"),
+        ("m2", "7"),
+    ]
+
+
+async def test_two_sources_may_carry_the_same_message_id(rig: Rig) -> None:
+    first = asyncio.create_task(rig.egress.send(Message("same", 0, BODY)))
+    second = asyncio.create_task(rig.egress.send(Message("same", 1, BODY)))
+    again = asyncio.create_task(rig.egress.send(Message("same", 1, BODY)))
+    await turns()
+    rig.port.end(entries=2)
+    rig.port.end((0, "Expired", ""), entries=2)
+    rig.port.end(entries=2, duplicates=2)
+    assert [(outcome.sent, outcome.duplicates) for outcome in await asyncio.gather(first, second, again)] == [
+        (2, 0),
+        (1, 0),
+        (0, 2),
+    ]
+
+
+async def test_a_full_ring_takes_what_fits_and_then_nothing_until_there_is_room() -> None:
+    rig = Rig(room=2)
+    assert rig.egress.try_submit([Message(f"m{n}", 0, BODY) for n in range(3)]) == 2
+    assert rig.egress.full
+    assert rig.egress.try_submit([Message("m3", 0, BODY)]) == 0
+    rig.port.end()
+    await until(lambda: not rig.egress.full)
+    assert rig.egress.try_submit([Message("m3", 0, BODY)]) == 1
+    rig.egress.close()
+
+
+async def test_who_waits_for_room_is_served_in_order_and_nobody_gets_past() -> None:
+    rig = Rig(room=1)
+    rig.egress.try_submit([Message("m0", 0, BODY)])
+    waiting = [
+        asyncio.create_task(rig.egress.send(Message("m1", 0, BODY))),
+        asyncio.create_task(rig.egress.reply(0, "r2", b"{}")),
+        asyncio.create_task(rig.egress.send(Message("m3", 0, BODY))),
+        asyncio.create_task(rig.egress.reply(0, "r4", b"{}")),
+    ]
+    await turns()
+    waiting[2].cancel()  # who gives up is passed over
+    await turns()
+    assert rig.egress.try_submit([Message("late", 0, BODY)]) == 0
+    for _ in range(4):
+        rig.port.end()
+        await until(lambda: bool(rig.port.ring) or all(task.done() for task in waiting))
+    assert rig.port.order == ["m0", "m1", "r2", "r4"]
+    rig.egress.close()
+
+
+async def test_room_is_found_without_an_announcement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "ROOM_RETRY_SECONDS", 0.001)
+    rig = Rig(room=1, announce=False)
+    rig.egress.try_submit([Message("m0", 0, BODY)])
+    waiting = asyncio.create_task(rig.egress.reply(0, "r1", b"{}"))
+    await turns()
+    rig.port.end()
+    await asyncio.wait_for(waiting, 5)
+    assert rig.port.order == ["m0", "r1"]
+    rig.egress.close()
+
+
+async def test_no_room_in_time_is_said_so_and_nothing_is_sent_later() -> None:
+    rig = Rig(room=0)
+    with pytest.raises(EgressFull):
+        await rig.egress.send(Message("m1", 0, BODY), room_seconds=0.01)
+    rig.port.room = 10
+    await asyncio.sleep(0.1)
+    assert rig.port.order == []
+    rig.egress.close()
+
+
+async def test_a_message_that_is_owed_waits_behind_the_others() -> None:
+    rig = Rig(room=1)
+    rig.egress.submit_later(Message("m0", 0, BODY))
+    rig.egress.submit_later(Message("m1", 1, BODY))
+    assert rig.egress.full
+    rig.port.end()
+    await until(lambda: len(rig.port.order) == 2)
+    assert rig.port.order == ["m0", "m1"]
+    rig.egress.close()
+
+
+async def test_drain_waits_for_what_is_in_flight_and_says_when_time_ran_out(rig: Rig) -> None:
+    assert await rig.egress.drain(0)
+    rig.egress.try_submit([Message("m1", 0, BODY)])
+    assert not await rig.egress.drain(0.01)
+    draining = asyncio.create_task(rig.egress.drain(5))
+    await turns()
+    rig.port.end()
+    assert await draining
+
+
+async def test_close_reads_the_last_completions_and_reports_what_never_ended() -> None:
+    rig = Rig(room=2)
+    ended = asyncio.create_task(rig.egress.send(Message("ended", 0, BODY)))
+    lost = asyncio.create_task(rig.egress.send(Message("lost", 0, BODY)))
+    waiting = asyncio.create_task(rig.egress.send(Message("waiting", 0, BODY)))
+    await turns()
+    rig.egress.submit_later(Message("owed", 0, BODY))
+    rig.port.end()
+    rig.egress.close()
+    rig.egress.close()
+    assert (await ended).sent == 1
+    for task in (lost, waiting):
+        with pytest.raises(EgressClosed):
+            await task
+    assert [(event["MessageId"], event["Reason"]) for event in rig.sink.named("SourceFailed")] == [
+        ("lost", "SendFailed"),
+        ("owed", "SendFailed"),
+    ]
+    assert rig.egress.try_submit([Message("m", 0, BODY)]) == 0
+    with pytest.raises(EgressClosed):
+        await rig.egress.send(Message("m", 0, BODY))
+
+
+async def test_bodies_are_not_kept_after_the_end(rig: Rig) -> None:
+    for number in range(100):
+        rig.egress.try_submit([Message(str(number), 0, BODY)])
+    assert rig.egress.in_flight == 100
+    for _ in range(100):
+        rig.port.end()
+    assert await rig.egress.drain(5)
+    assert rig.egress.in_flight == 0

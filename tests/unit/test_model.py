@@ -1,0 +1,354 @@
+"""The resource models: spellings, string scalars, defaults, and what the gateway as a whole refuses."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sluicegate.model import (
+    Batching,
+    Destination,
+    Finding,
+    GatewayConfig,
+    Listener,
+    PacketSource,
+    Peer,
+    Resource,
+    findings,
+    parse_target,
+)
+from sluicegate.model.base import pascal_case
+
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def problems(document: Any, model: type[Resource] = GatewayConfig) -> list[Finding]:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(document)
+    return findings(caught.value, model)
+
+
+def only(document: Any, model: type[Resource] = GatewayConfig) -> Finding:
+    found = problems(document, model)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def pascal(document: Any) -> Any:
+    """A snake_case document in PascalCase, keys of free maps untouched."""
+    if isinstance(document, list):
+        return [pascal(item) for item in document]
+    if isinstance(document, dict):
+        irregular = {"allowed_ips": "AllowedIPs"}
+        return {irregular.get(key, pascal_case(key)): pascal(value) for key, value in document.items()}
+    return document
+
+
+SNAKE_LISTENER: dict[str, Any] = {
+    "name": "decoder",
+    "protocol": "wg",
+    "bind": "0.0.0.0:2048",
+    "client_restrictions": {"networks": ["198.51.100.0/24"], "domains": ["device.example.com"]},
+    "destinations": [
+        {
+            "name": "echo",
+            "destination_arn": "console:",
+            "batching": {"count": 10, "timeout_in_seconds": 0.5, "size_in_mb": 2},
+        }
+    ],
+    "peers": [{"public_key": KEY, "allowed_ips": ["10.1.0.0/16"], "name": "a"}],
+    "allow_unknown_peers": True,
+    "session_idle_seconds": 60,
+}
+
+
+def test_both_spellings_mean_the_same() -> None:
+    snake, upper = (Listener.model_validate(form) for form in (SNAKE_LISTENER, pascal(SNAKE_LISTENER)))
+    assert snake == upper
+    assert snake.peers[0].allowed_ips == ["10.1.0.0/16"]
+    assert snake.destinations[0].batching.size_in_mb == 2
+
+
+def test_dump_is_the_pascal_case_document_and_can_be_read_back() -> None:
+    listener = Listener.model_validate(SNAKE_LISTENER)
+    dumped = listener.dump()
+    assert dumped["Protocols"] == ["wg"]
+    assert dumped["Peers"] == [{"PublicKey": KEY, "AllowedIPs": ["10.1.0.0/16"], "Name": "a"}]
+    assert dumped["Destinations"][0]["Batching"] == {"Count": 10, "TimeoutInSeconds": 0.5, "SizeInMb": 2.0}
+    assert Listener.model_validate(dumped) == listener
+
+
+@given(
+    count=st.integers(1, 10_000),
+    timeout=st.floats(0.001, 300, allow_nan=False),
+    size=st.floats(0.001, 64, allow_nan=False),
+)
+def test_string_scalars_are_the_values_they_spell(count: int, timeout: float, size: float) -> None:
+    # CloudFormation sends every scalar as a string (contract section 1).
+    typed = Batching.model_validate({"Count": count, "TimeoutInSeconds": timeout, "SizeInMb": size})
+    spelled = Batching.model_validate(
+        {"Count": str(count), "TimeoutInSeconds": repr(timeout), "SizeInMb": repr(size)}
+    )
+    assert spelled == typed == Batching.model_validate(typed.dump())
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("True", True)])
+def test_string_booleans(text: str, value: bool) -> None:
+    assert Destination.model_validate({"MetricsEnabled": text}).metrics_enabled is value
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Batching.spellings())), st.just("7"), max_size=3))
+def test_any_mix_of_spellings_is_read_or_refused_as_given_twice(document: dict[str, str]) -> None:
+    fields = [Batching.spellings()[key] for key in document]
+    if len(set(fields)) == len(fields):
+        assert all(getattr(Batching.model_validate(document), field) == 7 for field in fields)
+    else:
+        assert "mean the same" in problems(document, Batching)[0].cause
+
+
+def test_contract_defaults() -> None:
+    config = GatewayConfig()
+    assert (config.region, config.node, config.domain, config.state) == (
+        "us-east-1",
+        1,
+        "ingress-1",
+        "./sluicegate.db",
+    )
+    assert config.api is not None
+    assert config.api.address() == ("127.0.0.1", 8080)
+    assert (config.sns, config.aws.endpoint_url, config.require_approval) == (None, None, False)
+    assert (config.port_range(), config.tag_lifetime_seconds) == (range(20000, 30000), 3600)
+    batching = Destination().batching
+    assert (batching.count, batching.timeout_in_seconds, batching.size_in_mb) == (100, 0.1, 1)
+    listener = Listener()
+    assert (listener.protocol, listener.session_idle_seconds, listener.destinations) == ("udp", 300, [])
+    assert listener.client_restrictions.networks == ["0.0.0.0/0", "::/0"]
+    source = PacketSource.model_validate({"listener_name": "l", "sns_topic_source": {"topic_arn": TOPIC}})
+    assert (source.enabled, source.hold_seconds, source.egress_networks) == (True, 60, None)
+    assert (source.require_session, source.default_ttl_seconds) == (False, None)
+
+
+def test_null_is_absent_except_where_it_is_a_value() -> None:
+    config = GatewayConfig.model_validate({"api": None, "listeners": None, "node": None})
+    assert config.api is None
+    assert (config.listeners, config.node) == ([], 1)
+
+
+def test_an_sns_block_without_bind_has_the_contracts_port() -> None:
+    config = GatewayConfig.model_validate({"sns": {}})
+    assert config.sns is not None
+    assert config.sns.address() == ("127.0.0.1", 4566)
+
+
+def test_unknown_properties_are_warnings_for_cloudformation_and_errors_elsewhere() -> None:
+    document = {"Name": "a", "Foo": 1, "Destinations": [{"Name": "d", "Bar": 2}]}
+    listener, warnings = Listener.parse_lenient(document)
+    assert listener.destinations[0].name == "d"
+    assert warnings == [
+        "Listener: unknown property Foo is ignored",
+        "Destination: unknown property Bar is ignored",
+    ]
+    found = {finding.path: finding for finding in problems(document, Listener)}
+    assert set(found) == {("Foo",), ("destinations", 0, "Bar")}
+    assert all(finding.on_key for finding in found.values())
+
+
+def test_unknown_key_names_the_nearest_known_one() -> None:
+    found = only({"listeners": [{"client_restriction": {}}]})
+    assert found.path == ("listeners", 0, "client_restriction")
+    assert (found.cause, found.fix) == (
+        "unknown key `client_restriction`",
+        "did you mean `client_restrictions`?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        (None, (None, None, True)),
+        ("0.0.0.0:2048", ("0.0.0.0", 2048, False)),
+        ("[::]:2048", ("::", 2048, True)),
+        ("127.0.0.1", ("127.0.0.1", None, False)),
+        ("127.0.0.1:0", ("127.0.0.1", None, False)),
+        ("::1", ("::1", None, False)),
+        ("[::1]:65535", ("::1", 65535, False)),
+    ],
+)
+def test_bind_address(bind: str | None, expected: tuple[str | None, int | None, bool]) -> None:
+    assert Listener(bind=bind).bind_address() == expected
+
+
+@pytest.mark.parametrize(
+    "bind",
+    [
+        "",
+        "localhost:1",
+        "1.2.3.4:65536",
+        "1.2.3.4:x",
+        "1.2.3.4:",
+        "[::1",
+        "[::1]x",
+        "2001:db8::1:2048",
+        "1.2.3.4:²",
+    ],
+)
+def test_bad_bind_is_one_sentence_with_a_fix(bind: str) -> None:
+    found = only({"bind": bind}, Listener)
+    assert found.path == ("bind",)
+    assert found.fix
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ("0.0.0.0:2048", "127.0.0.1:2048", True),
+        ("[::]:2048", "127.0.0.1:2048", True),
+        ("[::]:2048", "[::1]:2048", True),
+        ("127.0.0.1:2048", "127.0.0.1:2048", True),
+        ("127.0.0.1:2048", "127.0.0.2:2048", False),
+        ("127.0.0.1:2048", "127.0.0.1:2049", False),
+        ("[::1]:2048", "0.0.0.0:2048", False),
+        ("127.0.0.1", "127.0.0.1", False),
+    ],
+)
+def test_two_listeners_on_one_port(one: str, other: str, clash: bool) -> None:
+    for first, second in ((one, other), (other, one)):
+        document = {"listeners": [{"name": "a", "bind": first}, {"name": "b", "bind": second}]}
+        if clash:
+            found = only(document)
+            assert found.path == ("listeners", 1, "bind")
+            assert '"a"' in found.cause
+        else:
+            assert len(GatewayConfig.model_validate(document).listeners) == 2
+
+
+def test_a_network_with_host_bits_names_the_right_one() -> None:
+    found = only({"client_restrictions": {"networks": ["192.0.2.7/24"]}}, Listener)
+    assert found.path == ("client_restrictions", "networks", 0)
+    assert found.fix == "write 192.0.2.0/24"
+
+
+def test_an_address_alone_is_a_network_of_one() -> None:
+    listener = Listener.model_validate({"client_restrictions": {"networks": ["192.0.2.7", "2001:DB8::1"]}})
+    assert listener.client_restrictions.networks == ["192.0.2.7/32", "2001:db8::1/128"]
+
+
+def test_a_wildcard_domain_is_refused() -> None:
+    found = only({"client_restrictions": {"domains": ["*.example.com"]}}, Listener)
+    assert "wildcard" in found.cause
+
+
+@pytest.mark.parametrize("key", ["Protocols", "protocols", "protocol", "Protocol"])
+def test_protocol_as_text_or_list_of_one(key: str) -> None:
+    assert (
+        Listener.model_validate({key: ["udp"]}).protocol
+        == Listener.model_validate({key: "udp"}).protocol
+        == "udp"
+    )
+    assert "exactly one" in only({key: ["udp", "wg"]}, Listener).fix
+    assert only({key: "tcp"}, Listener).fix == "use one of: udp, wg, dtls"
+
+
+def test_listener_name_is_another_word_for_name() -> None:
+    assert Listener.model_validate({"ListenerName": "a"}).name == "a"
+    assert "mean the same" in only({"ListenerName": "a", "Name": "b"}, Listener).cause
+
+
+def test_secrets_are_never_printed() -> None:
+    listener = Listener.model_validate(
+        {"unknown_peer_pre_shared_key": "hush", "peers": [{"public_key": KEY, "shared_secret": "hush"}]}
+    )
+    assert listener.unknown_peer_pre_shared_key is not None
+    assert listener.unknown_peer_pre_shared_key.get_secret_value() == "hush"
+    assert "hush" not in repr(listener) + str(listener.dump()) + listener.model_dump_json()
+    for found in problems(
+        {"unknown_peer_pre_shared_key": {"hush": 1}, "peers": [{"public_key": "hush"}]}, Listener
+    ):
+        assert "hush" not in found.cause + found.fix
+    assert "wg pubkey" in only({"public_key": "short"}, Peer).fix
+
+
+@pytest.mark.parametrize("role", ["arn:aws:iam::1:role/r", {"Arn": "arn:aws:iam::1:role/r"}])
+def test_role_as_object_or_text(role: Any) -> None:
+    assert Destination.model_validate({"Role": role}).role == "arn:aws:iam::1:role/r"
+
+
+@pytest.mark.parametrize("role", ["admin", {"Name": "x"}, {"Arn": "arn:aws:sns:us-east-1:1:x"}])
+def test_bad_role(role: Any) -> None:
+    assert only({"Role": role}, Destination).path == ("role",)
+
+
+def test_destination_arn_for_a_region() -> None:
+    def arn(region: str, **arns: str) -> str | None:
+        named = {key.replace("_", "-") if key != "any" else "*": value for key, value in arns.items()}
+        return Destination.model_validate({"DestinationArn": named}).arn_for(region)
+
+    assert Destination(destination_arn="file:a").arn_for("us-east-1") == "file:a"
+    assert Destination().arn_for("us-east-1") is None
+    assert arn("us-east-1") is None
+    assert arn("us-west-2", us_west_2="file:a", any="file:b") == "file:a"
+    assert arn("eu-west-1", us_west_2="file:a", any="file:b") == "file:b"
+    assert arn("us-west-2", eu_west_1="file:e", us_east_1="file:a", us_west_1="file:b") == "file:b"
+    assert arn("ap-south-1", us_west_2="file:b", eu_west_1="file:a") == "file:a"
+
+
+def test_errors_in_a_map_of_arns_stand_at_their_region() -> None:
+    found = problems({"DestinationArn": {"us-east-1": "nonsense", "Mars": "console:", "*": 5}}, Destination)
+    assert [finding.path[-1] for finding in found] == ["us-east-1", "Mars", "*"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "path", "handler"),
+    [
+        ("function:a/b.py:handler", "function", "a/b.py", "handler"),
+        ("function:a/bootstrap", "function", "a/bootstrap", None),
+        ("file:out.ndjson", "file", "out.ndjson", None),
+        ("console:", "console", None, None),
+        ("console", "console", None, None),
+        ("https://example.com/hook", "http", None, None),
+        ("nats://host:4222/subject", "nats", None, None),
+        ("arn:aws:sqs:us-east-1:123456789012:queue", "aws", None, None),
+    ],
+)
+def test_targets(text: str, kind: str, path: str | None, handler: str | None) -> None:
+    target = parse_target(text)
+    assert (target.kind, target.path, target.handler) == (kind, path, handler)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "echo.py",
+        "function:",
+        "function:a.py",
+        "function:a.py:",
+        "function:a.py:b.c",
+        "file:",
+        "ftp://x/y",
+        "arn:x",
+    ],
+)
+def test_bad_targets(text: str) -> None:
+    assert only({"destination_arn": text}, Destination).path == ("destination_arn",)
+
+
+@pytest.mark.parametrize(
+    "arn", ["replies", "arn:aws:sqs:us-east-1:123456789012:q", "arn:aws:sns:us-east-1:12:x", TOPIC + "!"]
+)
+def test_a_bad_topic_arn_shows_the_form(arn: str) -> None:
+    found = only({"listener_name": "l", "sns_topic_source": {"topic_arn": arn}}, PacketSource)
+    assert found.path == ("sns_topic_source", "topic_arn")
+    assert "arn:aws:sns:REGION:ACCOUNT:NAME" in found.fix
+
+
+def test_the_home_region_is_the_topics() -> None:
+    document = {"listener_name": "l", "sns_topic_source": {"topic_arn": TOPIC}}
+    assert PacketSource.model_validate(document).effective_home_region == "eu-west-1"
+    assert (
+        PacketSource.model_validate(document | {"HomeRegion": "us-west-2"}).effective_home_region
+        == "us-west-2"
+    )

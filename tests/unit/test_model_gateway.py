@@ -1,0 +1,115 @@
+"""The gateway as a whole: generated names, what must be unique, references, and every mistake at once."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sluicegate.model import Destination, Finding, GatewayConfig, Listener, findings
+
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
+
+
+def problems(document: Any) -> list[Finding]:
+    with pytest.raises(ValidationError) as caught:
+        GatewayConfig.model_validate(document)
+    return findings(caught.value, GatewayConfig)
+
+
+def only(document: Any) -> Finding:
+    found = problems(document)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def source(**fields: Any) -> dict[str, Any]:
+    return {"listener_name": "listener-1", "sns_topic_source": {"topic_arn": TOPIC}} | fields
+
+
+def test_generated_names_follow_the_position() -> None:
+    config = GatewayConfig.model_validate(
+        {
+            "Listeners": [
+                {"Destinations": [{}, {"Name": "own"}, {}]},
+                {"ListenerName": "my_l", "destinations": [{}]},
+            ],
+            "PacketSources": [source()],
+        }
+    )
+    assert [listener.name for listener in config.listeners] == ["listener-1", "my_l"]
+    names = [destination.name for listener in config.listeners for destination in listener.destinations]
+    assert names == ["listener-1-destination-1", "own", "listener-1-destination-3", "my-l-destination-1"]
+    assert config.packet_sources[0].name == "packet-source-1"
+
+
+def test_models_made_in_python_are_named_too() -> None:
+    config = GatewayConfig(listeners=[Listener(destinations=[Destination()])])
+    assert config.listeners[0].destinations[0].name == "listener-1-destination-1"
+
+
+def test_names_are_unique_and_destinations_in_the_whole_gateway() -> None:
+    found = problems(
+        {
+            "listeners": [
+                {"name": "a", "destinations": [{"name": "d"}]},
+                {"name": "a", "destinations": [{"Name": "d"}]},
+            ],
+            "packet_sources": [source(name="s", listener_name="a"), source(name="s", listener_name="a")],
+        }
+    )
+    assert {finding.path for finding in found} == {
+        ("listeners", 1, "name"),
+        ("listeners", 1, "destinations", 0, "name"),
+        ("packet_sources", 1, "name"),
+    }
+
+
+def test_a_source_names_an_existing_listener() -> None:
+    found = only({"listeners": [{"name": "a"}, {"name": "b"}], "packet_sources": [source(listener_name="c")]})
+    assert found.path == ("packet_sources", 0, "listener_name")
+    assert found.fix == "use one of: a, b"
+
+
+def test_one_mistake_does_not_hide_another() -> None:
+    found = problems(
+        {
+            "node": 0,
+            "listeners": [
+                {"name": "a", "bind": "x"},
+                {"name": "a", "destinations": [{"batching": {"count": "many"}}]},
+            ],
+            "packet_sources": [source(listener_name="zzz", hold_seconds=-1)],
+        }
+    )
+    assert {finding.path for finding in found} == {
+        ("node",),
+        ("listeners", 0, "bind"),
+        ("listeners", 1, "name"),
+        ("listeners", 1, "destinations", 0, "batching", "count"),
+        ("packet_sources", 0, "listener_name"),
+        ("packet_sources", 0, "hold_seconds"),
+    }
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["name", "Name", "listeners", "bind", "destinations", "x"]), inner
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_any_document_is_valid_or_refused_in_sentences(document: Any) -> None:
+    try:
+        GatewayConfig.model_validate({"listeners": document, "packet_sources": document})
+    except ValidationError as error:
+        for found in findings(error, GatewayConfig):
+            assert found.cause
+            assert found.fix
+            assert "Input should" not in found.cause

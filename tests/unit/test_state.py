@@ -1,0 +1,273 @@
+"""The state file: what it keeps, who may open it, and what is left after a crash."""
+
+import os
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sluicegate
+from sluicegate.state import State, StateError
+from sluicegate.state.migrations import LATEST
+
+PACKAGE = Path(sluicegate.__file__).parents[1]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gateway.db"
+
+
+@pytest.fixture
+def state(path: Path) -> Iterator[State]:
+    with State.open(path) as opened:
+        yield opened
+
+
+def child(path: Path, code: str) -> subprocess.Popen[str]:
+    """Another process with the state open, waiting to be killed after it has printed a line."""
+    opened = f"from sluicegate.state import State\nstate = State.open({str(path)!r})\n"
+    program = f"{opened}{code}\nprint('ready', flush=True)\ninput()\n"
+    env = os.environ | {"PYTHONPATH": str(PACKAGE)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    with process:
+        process.send_signal(signal.SIGKILL)
+
+
+def test_listener_ids_are_stable_and_never_used_again(path: Path) -> None:
+    with State.open(path) as state:
+        first, second = state.listener_id("a"), state.listener_id("b")
+        assert first != second
+        assert state.listener_id("a") == first
+        state.release_listener("b")
+    with State.open(path) as state:
+        assert state.listener_id("a") == first
+        again = state.listener_id("b")
+        assert again not in (first, second)
+        assert 0 < again < 2**32
+
+
+def test_ports_are_kept_until_the_listener_is_released(path: Path) -> None:
+    with State.open(path) as state:
+        assert state.assigned_port("a") is None
+        state.assign_port("a", 20000)
+        assert state.listener_id("a") == state.listener_id("a")
+    with State.open(path) as state:
+        assert state.assigned_port("a") == 20000
+        with pytest.raises(StateError, match='port 20000 is assigned to the Listener "a"'):
+            state.assign_port("b", 20000)
+        assert state.assigned_port("b") is None
+        state.assign_port("a", 20001)
+        state.assign_port("b", 20000)
+        state.release_listener("a")
+        assert state.assigned_port("a") is None
+        state.assign_port("c", 20001)
+        assert state.assigned_port("c") == 20001
+
+
+def test_free_port_skips_what_is_assigned_or_taken(state: State) -> None:
+    state.assign_port("a", 20000)
+    assert state.free_port(range(20000, 20003), {20001}) == 20002
+    with pytest.raises(StateError, match="widen `ports:`"):
+        state.free_port(range(20000, 20001))
+    state.release_listener("a")
+    assert state.free_port(range(20000, 20003)) == 20000
+
+
+def test_a_tag_key_is_made_once(path: Path) -> None:
+    with State.open(path) as state:
+        keys = state.tag_keys()
+        assert keys == state.tag_keys()
+    (number, key) = keys[0]
+    assert number in range(16)
+    assert re.fullmatch("[0-9a-f]{64}", key)
+    with State.open(path) as state:
+        assert state.tag_keys() == keys
+    with State.open(path.with_name("other.db")) as other:
+        assert other.tag_keys() != keys
+
+
+def test_topics(path: Path) -> None:
+    with State.open(path) as state:
+        for arn in ("arn:b", "arn:a", "arn:b"):
+            state.add_topic(arn)
+        state.add_topic("arn:c")
+        state.remove_topic("arn:a")
+        state.remove_topic("arn:none")
+    with State.open(path) as state:
+        assert state.topics() == ["arn:b", "arn:c"]
+
+
+def test_only_the_owner_may_read_it(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with State.open(path) as state:
+            state.tag_keys()
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(
+        ["gateway.db", "gateway.db-wal", "gateway.db-shm", "gateway.db.lock"], 0o600
+    )
+
+
+def test_a_mode_that_was_widened_is_narrowed(path: Path) -> None:
+    State.open(path).close()
+    path.chmod(0o644)
+    State.open(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_second_gateway_is_told_who_has_the_state(path: Path) -> None:
+    process = child(path, "")
+    try:
+        with pytest.raises(
+            StateError, match=rf"in use by another gateway \(process {process.pid}\), stop that one"
+        ):
+            State.open(path)
+        alias = path.with_name("alias.db")
+        alias.symlink_to(path)
+        with pytest.raises(StateError, match="in use"):
+            State.open(alias)
+    finally:
+        kill(process)
+    State.open(path).close()
+
+
+def test_the_lock_holds_in_one_process_too(path: Path) -> None:
+    with State.open(path), pytest.raises(StateError, match="in use"):
+        State.open(path)
+    State.open(path).close()
+
+
+def test_what_was_returned_survives_sigkill(path: Path) -> None:
+    code = "state.assign_port('a', 20007); state.add_topic('arn:t'); print(state.tag_keys()[0][1])"
+    program = code.replace("print(", "open(state.path.with_name('key'), 'w').write(")
+    kill(child(path, program))
+    with State.open(path) as state:
+        assert state.assigned_port("a") == 20007
+        assert state.topics() == ["arn:t"]
+        assert state.tag_keys() == [(0, path.with_name("key").read_text())]
+
+
+def test_an_unfinished_transaction_leaves_no_trace_after_sigkill(path: Path) -> None:
+    half = "state._db.execute('BEGIN'); state._db.execute('DELETE FROM topics')"
+    kill(child(path, f"state.add_topic('arn:kept'); {half}"))
+    with State.open(path) as state:
+        assert state.topics() == ["arn:kept"]
+
+
+def test_threads_may_share_it(state: State) -> None:
+    ids: list[int] = []
+
+    def work(number: int) -> None:
+        ids.extend(state.listener_id(f"l{index}") for index in range(20))
+        state.add_topic(f"arn:{number}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(ids)) == 20
+    assert len(ids) == 160
+    assert len(state.topics()) == 8
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to look at", b"SQLite format 3\0" + b"\xff" * 2000]
+)
+def test_a_file_that_is_no_database(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(StateError, match=r"damaged or not a SQLite file .* restore a backup"):
+        State.open(path)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_page_is_found_when_it_is_opened(path: Path) -> None:
+    with State.open(path) as state:
+        for number in range(200):
+            state.add_topic(f"arn:{number:0100}")
+    raw = bytearray(path.read_bytes())
+    raw[4096:] = b"\xa5" * (len(raw) - 4096)
+    path.write_bytes(raw)
+    with pytest.raises(StateError, match="damaged"):
+        State.open(path)
+
+
+def test_another_programs_database_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    db.close()
+    with pytest.raises(StateError, match="another program"):
+        State.open(path)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    db.close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
+    State.open(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute("INSERT INTO migrations (version) VALUES (?)", (LATEST + 1,))
+    db.close()
+    with pytest.raises(StateError, match=rf"newer version \(schema {LATEST + 1}, this one knows {LATEST}\)"):
+        State.open(path)
+
+
+def test_an_empty_file_becomes_a_state(path: Path) -> None:
+    path.touch()
+    with State.open(path) as state:
+        assert state.topics() == []
+
+
+def test_a_directory_in_its_place(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StateError, match="is a directory, name a file in it"):
+        State.open(path)
+
+
+def test_a_directory_that_is_not_there(path: Path) -> None:
+    with pytest.raises(StateError, match="check that its directory exists"):
+        State.open(path.parent / "none" / "gateway.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(path: Path) -> None:
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(StateError, match="Permission denied"):
+            State.open(path)
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_a_failed_open_gives_the_lock_back(path: Path) -> None:
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(StateError):
+        State.open(path)
+    path.unlink()
+    State.open(path).close()
+
+
+def test_a_closed_state_says_so(path: Path) -> None:
+    state = State.open(path)
+    state.close()
+    state.close()
+    with pytest.raises(StateError, match="closed"):
+        state.topics()

@@ -1,0 +1,102 @@
+"""What a valid configuration asks of a later version is named at its place; nothing else is."""
+
+from typing import Any
+
+import pytest
+
+from sluicegate.model import GatewayConfig, unavailable
+
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
+
+
+def source(**fields: Any) -> dict[str, Any]:
+    return {"listener_name": "listener-1", "sns_topic_source": {"topic_arn": TOPIC}} | fields
+
+
+def test_a_plain_gateway_is_available() -> None:
+    config = GatewayConfig.model_validate(
+        {
+            "sns": {},
+            "listeners": [
+                {
+                    "decapsulated_delivery": True,
+                    "destinations": [
+                        {"destination_arn": {"*": "function:echo.py:handler", "eu-west-1": "file:a"}},
+                        {},
+                    ],
+                }
+            ],
+            "packet_sources": [
+                source(hold_seconds=5, default_ttl_seconds=3, egress_networks=["192.0.2.0/24"])
+            ],
+        }
+    )
+    assert unavailable(config) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"require_approval": True}, ("require_approval",)),
+        ({"sns": {"bind": "0.0.0.0:4566"}}, ("sns", "bind")),
+        ({"api": {"bind": "[::]:8080"}}, ("api", "bind")),
+        ({"listeners": [{"protocol": "wg"}]}, ("listeners", 0, "protocol")),
+        ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
+        ({"listeners": [{"log_group_name": "g"}]}, ("listeners", 0, "log_group_name")),
+        (
+            {"listeners": [{"client_restrictions": {"domains": ["a.example"]}}]},
+            ("listeners", 0, "client_restrictions", "domains"),
+        ),
+    ],
+)
+def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: tuple[Any, ...]) -> None:
+    found = unavailable(GatewayConfig.model_validate(document))
+    assert [finding.path for finding in found] == [path]
+    assert "this version cannot" in found[0].cause
+    assert found[0].fix
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"formatter": "coap"},
+        {"filter_expression": "[0] == 1"},
+        {"metrics_enabled": True},
+        {"log_group_name": "g"},
+        {"destination_arn": "arn:aws:lambda:us-east-1:123456789012:function:f"},
+        {"destination_arn": "https://example.com/"},
+        {"destination_arn": "nats://h/s"},
+        {"destination_arn": "function:bootstrap"},
+    ],
+)
+def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
+    found = unavailable(GatewayConfig.model_validate({"listeners": [{"destinations": [fields]}]}))
+    assert [finding.path for finding in found] == [("listeners", 0, "destinations", 0, next(iter(fields)))]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dead_letter_queue_arn": "file:dead.ndjson"},
+        {"rate_limit": {"packets_per_second": "10"}},
+        {"require_session": "true"},
+    ],
+)
+def test_what_a_source_cannot_do_yet(fields: dict[str, Any]) -> None:
+    document = {"sns": {}, "listeners": [{}], "packet_sources": [source(**fields)]}
+    found = unavailable(GatewayConfig.model_validate(document))
+    assert [finding.path for finding in found] == [("packet_sources", 0, next(iter(fields)))]
+
+
+def test_topics_on_aws_need_a_later_version() -> None:
+    found = unavailable(GatewayConfig.model_validate({"listeners": [{}], "packet_sources": [source()]}))
+    assert [finding.path for finding in found] == [("packet_sources", 0, "sns_topic_source")]
+    assert "sns:" in found[0].fix
+
+
+def test_a_map_of_arns_is_located_by_region() -> None:
+    arns = {"*": "console:", "us-east-1": "https://example.com/"}
+    found = unavailable(
+        GatewayConfig.model_validate({"listeners": [{"destinations": [{"destination_arn": arns}]}]})
+    )
+    assert [finding.path[-2:] for finding in found] == [("destination_arn", "us-east-1")]
