@@ -108,9 +108,9 @@ async def test_a_result_of_another_shape_is_a_failed_reply_of_a_delivered_batch(
     result: str, context: DestinationContext, tmp_path: Path
 ) -> None:
     (tmp_path / "main.py").write_text(
-        f"def handler(event, context):\n"
-        f"    return {result} if event['Messages'][0]['Data'] == 'bad' else {{'Replies': [{{'Tag': 't0'}}]}}\n"
-        f"    return {result} if event['Messages'][0]['Data'] == 'bad' else {{'Replies': [{{'Tag': 't0'}}]}}\n"
+        "def handler(event, context):\n"
+        f"    if event['Messages'][0]['Data'] == 'bad': return {result}\n"
+        "    return {'Replies': [{'Tag': 't0'}]}\n"
     )
     delivery, answers = await run(context, Batch("good"), Batch("bad"), Batch("good"))
     assert answers == [{"Replies": [{"Tag": "t0"}]}] * 2

@@ -1,4 +1,4 @@
-"""Our Lambda Runtime API as a stranger meets it: a real socket, and everything that a worker may get wrong."""
+"""Our Lambda Runtime API as a stranger meets it: a real socket, and all that a worker may get wrong."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import asyncio
 import random
 import traceback
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,7 +40,7 @@ class BatchReader(Protocol):
     """The queue of ready batches; `sluicegate._native.Reader` is the real one."""
 
     def fileno(self) -> int: ...
-    def read(self, limit: int, /) -> list[PacketBatch]: ...
+    def read(self, limit: int, /) -> Sequence[PacketBatch]: ...
     @property
     def closed(self) -> bool: ...
 
