@@ -28,7 +28,9 @@ class Port:
     Spec: `{"Id": int, "Name": str, "Domain": str, "Bind": "ip:port", "DualStack": bool, "ClientNetworks": [cidr],
     "SessionIdleSeconds": float, "SessionLimit": int, "RingBytes": int,
     "Destinations": [{"Name", "Formatter", "Count", "TimeoutSeconds", "SizeBytes", "QueueBytes", "Bound": bool}],
-    "Sources": [{"Name", "EgressNetworks": [cidr], "DefaultTtlSeconds": float | null}]}`.
+    "Sources": [{"Name", "EgressNetworks": [cidr], "DefaultTtlSeconds": float | null, "HoldSeconds": float,
+    "RateLimit": {"PacketsPerSecond", "Burst", "PerRemotePacketsPerSecond"} | null, "RequireSession": bool,
+    "DedupSeconds": float, "DedupLimit": int}]}`.
     """
 
     @property
@@ -49,6 +51,16 @@ class Port:
 
     def completions(self) -> list[Completion]:
         """Every message and reply document of which all entries have ended since the last call."""
+
+    def remember(self, ids: Sequence[tuple[int, str, float]]) -> None:
+        """`(source, id, seconds ago)` of entries that were sent before this start, oldest first: duplicates from now on."""
+
+    def events(self, filter_json: str) -> Events:
+        """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
+
+        Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
+        names are PacketReceived, PacketRejected, ReplySent, PacketSourced and IcmpError.
+        """
 
     def stats(self) -> str:
         """Counters as JSON; monotonic since `open`. Shape: `docs/architecture.md`, "Counters"."""
@@ -91,6 +103,24 @@ class Batch:
         """One JSON RequestPacket each."""
 
 @final
+class Events:
+    """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left out
+    is told by an `EventsSkipped` with its number in `Suppressed`."""
+
+    def fileno(self) -> int:
+        """Readable when `read` has something, and for good once the Listener is gone."""
+
+    def read(self) -> bytes:
+        """Whole lines since the last call. Never blocks."""
+
+    @property
+    def closed(self) -> bool:
+        """True when the Listener is gone and everything has been read."""
+
+    def close(self) -> None:
+        """Stop watching. Safe to call twice."""
+
+@final
 class Completion:
     """A message (or a handler's answer) of which every entry has ended: `entries == sent + duplicates + len(failures)`."""
 
@@ -110,6 +140,10 @@ class Completion:
     def sent(self) -> int: ...
     @property
     def duplicates(self) -> int: ...
+    @property
+    def sent_ids(self) -> list[str]:
+        """The `Id`s of the entries that were sent, for the journal (contract 4.3)."""
+
     @property
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""

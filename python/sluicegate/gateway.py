@@ -34,6 +34,10 @@ DESTINATION_QUEUE_BYTES = 64 << 20
 SESSION_LIMIT = 65_536
 BYTES_PER_MB = 1 << 20
 
+# The window in which an entry's `Id` is recognised, for each PacketSource (contract 4.1): whichever ends first.
+DEDUP_SECONDS = 600.0
+DEDUP_LIMIT = 1_000_000
+
 DRAIN_SECONDS = 10.0
 
 
@@ -283,6 +287,11 @@ class Gateway:
                     if source.egress_networks is not None
                     else listener.client_restrictions.networks,
                     "DefaultTtlSeconds": source.default_ttl_seconds,
+                    "HoldSeconds": source.hold_seconds,
+                    "RateLimit": source.rate_limit.dump() if source.rate_limit else None,
+                    "RequireSession": source.require_session,
+                    "DedupSeconds": DEDUP_SECONDS,
+                    "DedupLimit": DEDUP_LIMIT,
                 }
                 for source in sources
             ],

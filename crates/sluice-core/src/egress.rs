@@ -1,32 +1,30 @@
 //! Packets out: sourced messages and handlers' answers become datagrams (contract sections 3 and 4).
 //!
 //! Theory. Both kinds of document share one path: parse, judge each entry by itself, queue what may go, and remember the
-//! document until each of its entries has ended as sent or failed; only then its [`Completion`] comes out. Sending is
-//! asynchronous because a socket fills up, so the queue is the Listener's and the I/O layer works it off in order:
-//! packets for one remote leave in the order in which they came.
+//! document until each of its entries has ended as sent, duplicate or failed; only then its [`Completion`] comes out.
+//! Sending is asynchronous because pacing and a full socket take time, so the queue is the Listener's and the I/O layer
+//! works it off in order: packets for one remote leave in the order in which they came.
 
 use crate::{
-    Counters, Now, OwnEndpoints, canonical,
-    format::Formatter,
-    listener::Shared,
-    message::{self, Element, Entry, RemoteField, Scalar},
+    Counters, Now,
+    dedup::{self, Window},
+    event::{About, Event, Kinds},
+    judge::{self, Read, Refused, Surroundings},
+    message,
+    pacing::Pacer,
     reason::Reason,
-    session::PlainSessions,
-    spec::ListenerSpec,
-    tag::TagError,
+    spec::{ListenerSpec, SourceSpec},
     time,
 };
 use slab::Slab;
 use std::{
-    collections::VecDeque,
-    net::{IpAddr, SocketAddr, SocketAddrV6},
+    collections::{BTreeMap, VecDeque},
+    net::{IpAddr, SocketAddr},
 };
 
-/// Largest UDP payload: 65,535 less the headers that count into the length (IPv4: RFC 791, RFC 768; in IPv6 the length
-/// excludes the IP header, RFC 8200).
-pub const PAYLOAD_LIMIT_V4: usize = 65_507;
-/// See [`PAYLOAD_LIMIT_V4`].
-pub const PAYLOAD_LIMIT_V6: usize = 65_527;
+/// Paced entries of one Listener that may wait; more fail at once as `RateLimited`. Bounds memory, and keeps one slow
+/// source from holding up the others.
+const HELD_LIMIT: usize = 131_072;
 
 /// Where a document came from: an index into the Listener's spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +71,8 @@ pub struct Completion {
     pub sent: u32,
     pub duplicates: u32,
     pub failures: Vec<Failure>,
+    /// `Id`s of the entries that were sent.
+    pub sent_ids: Vec<String>,
     /// Size of the document, to give its room in the ring back.
     pub bytes: usize,
 }
@@ -84,6 +84,8 @@ pub struct Outgoing {
     index: u32,
     /// Unix milliseconds after which it is not sent.
     expires_ms: u64,
+    /// The entry's `Id`, with its key in the source's window.
+    id: Option<(String, dedup::Key)>,
     /// The address to send from, where one is known.
     pub local: Option<IpAddr>,
     /// Where to.
@@ -92,53 +94,80 @@ pub struct Outgoing {
     pub payload: Vec<u8>,
 }
 
+/// What a segmentation offload can take at once.
+#[derive(Clone, Copy, Debug)]
+pub struct RunLimit {
+    /// Datagrams.
+    pub segments: usize,
+    /// Bytes of one datagram.
+    pub segment: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
 struct Document {
     completion: Completion,
     outstanding: u32,
 }
 
+/// What one PacketSource needs between messages.
+struct Sender {
+    pacer: Option<Pacer>,
+    window: Window,
+    /// Nanoseconds.
+    hold: u64,
+}
+
 /// One Listener's way out.
-#[derive(Default)]
 pub struct Egress {
     documents: Slab<Document>,
+    senders: Vec<Sender>,
+    /// Paced entries by the moment at which they leave; the number keeps those of one moment in order.
+    held: BTreeMap<(u64, u64), Outgoing>,
+    held_so_far: u64,
     outgoing: VecDeque<Outgoing>,
     completions: VecDeque<Completion>,
+    /// Kinds of events that somebody watches.
+    pub watched: Kinds,
+    events: Vec<Event>,
 }
-
-/// What judging an entry needs to know, borrowed from the Listener for the length of one document.
-pub struct Surroundings<'a> {
-    /// The moment.
-    pub now: Now,
-    /// The Listener's resource.
-    pub spec: &'a ListenerSpec,
-    /// Its address and port as bound.
-    pub bound: SocketAddr,
-    /// Keys and names of the gateway.
-    pub shared: &'a Shared,
-    /// Remotes that have spoken lately.
-    pub sessions: &'a PlainSessions,
-    /// The gateway's own Listeners.
-    pub own: &'a OwnEndpoints,
-}
-
-struct Approved {
-    local: Option<IpAddr>,
-    remote: SocketAddr,
-    payload: Vec<u8>,
-    expires_ms: u64,
-}
-
-type Refused = (Reason, String);
 
 impl Egress {
+    /// For the PacketSources of `spec`.
+    pub fn new(spec: &ListenerSpec) -> Egress {
+        let sender = |source: &SourceSpec| Sender {
+            pacer: source.rate_limit.as_ref().map(Pacer::new),
+            window: Window::new(time::nanos(source.dedup_seconds), source.dedup_limit),
+            hold: time::nanos(source.hold_seconds),
+        };
+        Egress {
+            documents: Slab::new(),
+            senders: spec.sources.iter().map(sender).collect(),
+            held: BTreeMap::new(),
+            held_so_far: 0,
+            outgoing: VecDeque::new(),
+            completions: VecDeque::new(),
+            watched: Kinds::default(),
+            events: Vec::new(),
+        }
+    }
+
     /// Takes a document: its entries are queued or fail, each by itself.
     pub fn submit(&mut self, around: &Surroundings, counters: &mut Counters, submission: Submission) {
         let Submission { id, origin, published_ms, body, refusal } = submission;
         if let Origin::Source(source) = origin {
             counters.sources[source].messages += 1;
         }
-        let completion =
-            Completion { id, origin, entries: 0, sent: 0, duplicates: 0, failures: Vec::new(), bytes: body.len() };
+        let completion = Completion {
+            id,
+            origin,
+            entries: 0,
+            sent: 0,
+            duplicates: 0,
+            failures: Vec::new(),
+            sent_ids: Vec::new(),
+            bytes: body.len(),
+        };
         let document = self.documents.insert(Document { completion, outstanding: 0 });
         let parsed = match origin {
             Origin::Source(_) => message::parse_message(&body),
@@ -147,61 +176,202 @@ impl Egress {
         match parsed {
             Err(detail) => {
                 self.begin(counters, document);
-                self.fail(counters, document, None, Reason::MalformedMessage, detail);
+                self.fail(counters, document, None, (Reason::MalformedMessage, detail));
             }
             Ok(elements) => {
                 for (index, element) in (0u32..).zip(elements) {
-                    let verdict = match (element, &refusal) {
-                        (element, _) if origin_tolerates(origin, &element) => continue,
-                        (_, Some((reason, detail))) => Err((*reason, detail.clone())),
-                        (Element::Entry(entry), None) => judge(around, origin, published_ms, &entry),
-                        (Element::Null, None) => Err((Reason::MalformedMessage, "the entry is null".to_owned())),
-                        (Element::Malformed(detail), None) => Err((Reason::MalformedMessage, detail)),
-                    };
+                    if judge::tolerates(origin, &element) {
+                        continue;
+                    }
                     self.begin(counters, document);
-                    match verdict {
-                        Err((reason, detail)) => self.fail(counters, document, Some(index), reason, detail),
-                        Ok(Approved { local, remote, payload, expires_ms }) => {
-                            self.documents[document].outstanding += 1;
-                            self.outgoing.push_back(Outgoing { document, index, expires_ms, local, remote, payload });
-                        }
+                    let outcome = match &refusal {
+                        Some(refused) => Err(refused.clone()),
+                        None => judge::read(around, origin, published_ms, &element)
+                            .and_then(|read| self.admit(around, counters, document, index, read)),
+                    };
+                    if let Err(refused) = outcome {
+                        self.fail(counters, document, Some(index), refused);
                     }
                 }
             }
         }
         self.complete_if_ended(document);
+    }
+
+    /// De-duplicate → expiry → policy → pacing (contract section 4.3), and into the queue.
+    fn admit(
+        &mut self,
+        around: &Surroundings,
+        counters: &mut Counters,
+        document: usize,
+        index: u32,
+        read: Read,
+    ) -> Result<(), Refused> {
+        let Read { id, tagged, local, remote, payload, expires_ms } = read;
+        let Origin::Source(source) = self.documents[document].completion.origin else {
+            judge::permit_answer(around, remote)?;
+            self.documents[document].outstanding += 1;
+            self.outgoing.push_back(Outgoing { document, index, expires_ms, id: None, local, remote, payload });
+            return Ok(());
+        };
+        let sender = &mut self.senders[source];
+        let id = match id {
+            None => None,
+            Some(id) => match sender.window.begin(around.now, &id) {
+                Some(key) => Some((id, key)),
+                None => {
+                    self.documents[document].completion.duplicates += 1;
+                    counters.sources[source].duplicates += 1;
+                    return Ok(());
+                }
+            },
+        };
+        let placed = judge::permit(around, source, tagged, remote, expires_ms).and_then(|session| {
+            let leaves = match &mut sender.pacer {
+                None => around.now.mono,
+                Some(_) if self.held.len() >= HELD_LIMIT => {
+                    return Err((Reason::RateLimited, format!("{HELD_LIMIT} entries wait already")));
+                }
+                Some(pacer) => {
+                    // Before the millisecond in which it expires.
+                    let ttl = (expires_ms - around.now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
+                    let latest = around.now.mono.saturating_add(sender.hold.min(ttl));
+                    pacer.reserve(around.now, remote, latest).ok_or_else(|| {
+                        let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
+                        (Reason::RateLimited, detail.to_owned())
+                    })?
+                }
+            };
+            Ok((leaves, local.or(session)))
+        });
+        let (leaves, local) = match placed {
+            Ok(placed) => placed,
+            Err(refused) => {
+                if let Some((_, key)) = id {
+                    sender.window.end(around.now, key, false);
+                }
+                return Err(refused);
+            }
+        };
+        self.documents[document].outstanding += 1;
+        let outgoing = Outgoing { document, index, expires_ms, id, local, remote, payload };
+        if leaves <= around.now.mono {
+            self.outgoing.push_back(outgoing);
+        } else {
+            self.held.insert((leaves, self.held_so_far), outgoing);
+            self.held_so_far += 1;
+        }
+        Ok(())
+    }
+
+    /// Lets those leave whose time has come.
+    pub fn release(&mut self, now: Now) {
+        while let Some(entry) = self.held.first_entry()
+            && entry.key().0 <= now.mono
+        {
+            self.outgoing.push_back(entry.remove());
+        }
+    }
+
+    /// When [`release`](Self::release) has something to do.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.held.first_key_value().map(|(&(leaves, _), _)| leaves)
+    }
+
+    /// Everything that is held leaves now: the Listener is about to end.
+    pub fn release_all(&mut self) {
+        self.outgoing.extend(std::mem::take(&mut self.held).into_values());
     }
 
     /// The next datagram to send; those that have become too old by now fail here.
     pub fn next(&mut self, now: Now, counters: &mut Counters) -> Option<&Outgoing> {
         while self.outgoing.front()?.expires_ms <= now.unix_ms {
-            self.ended(counters, Err((Reason::Expired, "it waited longer than its TTL to be sent".to_owned())));
+            let detail = "it waited longer than its TTL to be sent".to_owned();
+            self.ended(now, counters, Err((Reason::Expired, detail)));
         }
         self.outgoing.front()
     }
 
-    /// What became of the datagram that `next` showed.
-    pub fn ended(&mut self, counters: &mut Counters, outcome: Result<(), Refused>) {
-        let Some(Outgoing { document, index, payload, .. }) = self.outgoing.pop_front() else { return };
-        self.documents[document].outstanding -= 1;
+    /// How many datagrams from the front on may leave as one run: same way, same size, the last one possibly shorter.
+    pub fn run(&self, now: Now, limit: RunLimit) -> usize {
+        let Some(first) = self.outgoing.front() else { return 0 };
+        let segment = first.payload.len();
+        if segment == 0 || segment > limit.segment {
+            return 1;
+        }
+        let mut bytes = 0;
+        let mut count = 0;
+        for packet in self.outgoing.iter().take(limit.segments) {
+            let fits = packet.remote == first.remote
+                && packet.local == first.local
+                && packet.expires_ms > now.unix_ms
+                && (1..=segment).contains(&packet.payload.len())
+                && bytes + packet.payload.len() <= limit.bytes;
+            if !fits {
+                break;
+            }
+            bytes += packet.payload.len();
+            count += 1;
+            if packet.payload.len() < segment {
+                break;
+            }
+        }
+        count.max(1)
+    }
+
+    /// The datagrams that wait for the socket, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Outgoing> {
+        self.outgoing.iter()
+    }
+
+    /// What became of the datagram in front.
+    pub fn ended(&mut self, now: Now, counters: &mut Counters, outcome: Result<(), Refused>) {
+        let Some(Outgoing { document, index, id, remote, payload, .. }) = self.outgoing.pop_front() else { return };
+        let Document { completion, outstanding } = &mut self.documents[document];
+        *outstanding -= 1;
+        if let (Origin::Source(source), Some((_, key))) = (completion.origin, &id) {
+            self.senders[source].window.end(now, *key, outcome.is_ok());
+        }
         match outcome {
             Ok(()) => {
-                let completion = &mut self.documents[document].completion;
                 completion.sent += 1;
                 let bytes = payload.len() as u64;
                 counters.sent_packets += 1;
                 counters.sent_bytes += bytes;
-                match completion.origin {
+                let kind = match completion.origin {
                     Origin::Source(source) => {
                         counters.sources[source].sent += 1;
                         counters.sources[source].sent_bytes += bytes;
+                        Kinds::PACKET_SOURCED
                     }
-                    Origin::Destination(destination) => counters.destinations[destination].replies_sent += 1,
+                    Origin::Destination(destination) => {
+                        counters.destinations[destination].replies_sent += 1;
+                        Kinds::REPLY_SENT
+                    }
+                };
+                let id = id.map(|(id, _)| id);
+                if self.watched.meets(kind) {
+                    let (origin, document) = (completion.origin, completion.id.clone());
+                    self.events.push(Event {
+                        kind,
+                        at_ms: now.unix_ms,
+                        remote: Some(remote),
+                        bytes: Some(payload.len()),
+                        about: About::Sent { origin, document, index, id: id.clone() },
+                    });
                 }
+                completion.sent_ids.extend(id);
             }
-            Err((reason, detail)) => self.fail(counters, document, Some(index), reason, detail),
+            Err(refused) => self.fail(counters, document, Some(index), refused),
         }
         self.complete_if_ended(document);
+    }
+
+    /// `id` was sent by a PacketSource `ago` nanoseconds ago, before this start.
+    pub fn remember(&mut self, now: Now, source: usize, id: &str, ago: u64) {
+        if let Some(sender) = self.senders.get_mut(source) {
+            sender.window.remember(now, id, ago);
+        }
     }
 
     /// The next document of which everything has ended.
@@ -209,9 +379,19 @@ impl Egress {
         self.completions.pop_front()
     }
 
-    /// Datagrams that wait.
+    /// Takes the events since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Datagrams that wait for the socket.
     pub fn queued(&self) -> usize {
         self.outgoing.len()
+    }
+
+    /// Datagrams that wait for their time.
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     fn begin(&mut self, counters: &mut Counters, document: usize) {
@@ -223,7 +403,7 @@ impl Egress {
         }
     }
 
-    fn fail(&mut self, counters: &mut Counters, document: usize, index: Option<u32>, reason: Reason, detail: String) {
+    fn fail(&mut self, counters: &mut Counters, document: usize, index: Option<u32>, (reason, detail): Refused) {
         let completion = &mut self.documents[document].completion;
         completion.failures.push(Failure { index, reason, detail });
         let failed = match completion.origin {
@@ -236,158 +416,6 @@ impl Egress {
     fn complete_if_ended(&mut self, document: usize) {
         if self.documents[document].outstanding == 0 {
             self.completions.push_back(self.documents.remove(document).completion);
-        }
-    }
-}
-
-/// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
-fn origin_tolerates(origin: Origin, element: &Element) -> bool {
-    match (origin, element) {
-        (Origin::Source(_), _) | (_, Element::Malformed(_)) => false,
-        (_, Element::Null) => true,
-        (_, Element::Entry(entry)) => entry.tag.is_none() || entry.data.is_none(),
-    }
-}
-
-/// Parse → validate → expiry → policy → format, in the order of contract section 4.3.
-fn judge(around: &Surroundings, origin: Origin, published_ms: Option<u64>, entry: &Entry) -> Result<Approved, Refused> {
-    let Scalar::Text(data) = &entry.data else {
-        return Err((Reason::MalformedData, "Data is missing or not a string".to_owned()));
-    };
-    let formatter = match origin {
-        Origin::Destination(destination) => around.spec.destinations[destination].formatter,
-        Origin::Source(_) => formatter_of(entry)?,
-    };
-    let expires_ms = match origin {
-        Origin::Source(source) => expiry(around, source, published_ms, entry)?,
-        Origin::Destination(_) => u64::MAX,
-    };
-    let (local, remote) = match (&entry.tag, origin) {
-        (Scalar::Text(tag), _) => by_tag(around, tag)?,
-        (Scalar::Absent | Scalar::Null, Origin::Source(source)) => by_remote(around, source, &entry.remote)?,
-        _ => return Err((Reason::InvalidTag, "Tag is not a string".to_owned())),
-    };
-    if around.own.contains(remote.ip(), remote.port()) {
-        return Err((Reason::RemoteDenied, format!("{remote} is a Listener of this gateway")));
-    }
-    let reachable = match around.bound {
-        SocketAddr::V4(_) => remote.is_ipv4(),
-        SocketAddr::V6(bound) if around.spec.dual_stack && bound.ip().is_unspecified() => true,
-        SocketAddr::V6(_) => remote.is_ipv6(),
-    };
-    if !reachable {
-        let family = if remote.is_ipv4() { "IPv4" } else { "IPv6" };
-        return Err((
-            Reason::RemoteUnreachable,
-            format!("the Listener is bound to {} and has no {family}", around.bound),
-        ));
-    }
-    if expires_ms <= around.now.unix_ms {
-        return Err((Reason::Expired, "it is older than its TTL".to_owned()));
-    }
-    let payload = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
-    let limit = if remote.is_ipv4() { PAYLOAD_LIMIT_V4 } else { PAYLOAD_LIMIT_V6 };
-    if payload.len() > limit {
-        let detail = format!("{} bytes; a datagram to {} carries at most {limit}", payload.len(), remote.ip());
-        return Err((Reason::PayloadTooLarge, detail));
-    }
-    Ok(Approved { local, remote, payload, expires_ms })
-}
-
-fn formatter_of(entry: &Entry) -> Result<Formatter, Refused> {
-    let unknown = || (Reason::MalformedData, "Formatter is none of base64, hex, utf8, ascii".to_owned());
-    match &entry.formatter {
-        Scalar::Absent | Scalar::Null => Ok(Formatter::default()),
-        Scalar::Text(name) => Formatter::from_name(name).ok_or_else(unknown),
-        _ => Err(unknown()),
-    }
-}
-
-/// The Unix millisecond at which an entry becomes stale: the earlier of its TTL (or the source's default) and `ExpiresAt`.
-fn expiry(around: &Surroundings, source: usize, published_ms: Option<u64>, entry: &Entry) -> Result<u64, Refused> {
-    let ttl = match &entry.ttl_seconds {
-        Scalar::Absent | Scalar::Null => around.spec.sources[source].default_ttl_seconds,
-        Scalar::Number(seconds) if *seconds >= 0.0 => Some(*seconds),
-        _ => return Err((Reason::MalformedMessage, "TtlSeconds is not a number of at least 0".to_owned())),
-    };
-    let born = published_ms.unwrap_or(around.now.unix_ms);
-    let by_ttl = ttl.map_or(u64::MAX, |seconds| born.saturating_add(time::nanos(seconds) / 1_000_000));
-    let at = match &entry.expires_at {
-        Scalar::Absent | Scalar::Null => u64::MAX,
-        Scalar::Text(text) => time::parse_rfc3339(text).ok_or_else(|| {
-            (Reason::MalformedMessage, "ExpiresAt is not a time such as 2026-06-09T10:00:00Z".to_owned())
-        })?,
-        _ => return Err((Reason::MalformedMessage, "ExpiresAt is not a string".to_owned())),
-    };
-    Ok(by_ttl.min(at))
-}
-
-fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
-    let refused = |detail: &str| (Reason::InvalidTag, detail.to_owned());
-    let address = around.shared.tag_keys.open(around.now, tag).map_err(|error| match error {
-        TagError::Invalid => refused("the Tag is not one that this gateway made"),
-        TagError::Expired => refused("the Tag has expired"),
-    })?;
-    if address.listener != around.spec.id || address.node != around.shared.node {
-        return Err(refused("the Tag was made by another Listener"));
-    }
-    if address.local.port() != around.bound.port() {
-        return Err(refused("the Listener's port has changed since the Tag was made"));
-    }
-    if address.remote.port() == 0 {
-        return Err((Reason::RemoteDenied, "the packet came from port 0".to_owned()));
-    }
-    Ok((Some(address.local.ip()), address.remote))
-}
-
-fn by_remote(
-    around: &Surroundings,
-    source: usize,
-    field: &RemoteField,
-) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
-    let malformed = |detail: String| (Reason::MalformedRemote, detail);
-    let RemoteField::Object { address, port, peer_key } = field else {
-        return Err(malformed("Remote (or Tag) is missing or not an object".to_owned()));
-    };
-    let Scalar::Text(address) = address else {
-        return Err(malformed("Remote.Address is missing or not a string".to_owned()));
-    };
-    let ip_and_zone = parse_address(address);
-    let (ip, zone) = ip_and_zone.ok_or_else(|| malformed("Remote.Address is not an IP address".to_owned()))?;
-    let port = match port {
-        Scalar::Number(port) if port.fract() == 0.0 && (1.0..=65_535.0).contains(port) => *port as u16,
-        _ => return Err(malformed("Remote.Port is not a whole number from 1 to 65535".to_owned())),
-    };
-    match peer_key {
-        Scalar::Absent | Scalar::Null => {}
-        Scalar::Text(key) if key.is_empty() => {}
-        // Sending in the clear what was meant for a peer would be worse than not sending it.
-        Scalar::Text(_) => {
-            return Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()));
-        }
-        _ => return Err(malformed("Remote.PeerKey is not a string".to_owned())),
-    }
-    let remote = match ip {
-        IpAddr::V4(_) => SocketAddr::new(ip, port),
-        IpAddr::V6(v6) => canonical(SocketAddr::V6(SocketAddrV6::new(v6, port, 0, zone))),
-    };
-    let session = around.sessions.local_of(around.now, remote);
-    if session.is_none()
-        && let Some(detail) = around.spec.sources[source].egress_networks.refuse(remote.ip())
-    {
-        return Err((Reason::RemoteDenied, detail));
-    }
-    Ok((session, remote))
-}
-
-/// An address as RequestPacket writes it: strict dotted decimals (no `127.1`), IPv6, a numeric zone if it is link-local.
-fn parse_address(text: &str) -> Option<(IpAddr, u32)> {
-    match text.split_once('%') {
-        None => text.parse().ok().map(|ip| (ip, 0)),
-        Some((address, zone)) => {
-            let ip: std::net::Ipv6Addr = address.parse().ok()?;
-            let digits = !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_digit());
-            (ip.is_unicast_link_local() && digits).then_some((IpAddr::V6(ip), zone.parse().ok()?))
         }
     }
 }

@@ -7,10 +7,14 @@
 
 pub mod batch;
 pub mod counters;
+pub mod dedup;
 pub mod egress;
+pub mod event;
 pub mod format;
+mod judge;
 pub mod listener;
 pub mod message;
+pub mod pacing;
 pub mod packet;
 pub mod policy;
 pub mod reason;
@@ -21,7 +25,9 @@ pub mod time;
 
 pub use batch::Batch;
 pub use counters::Counters;
-pub use egress::{Completion, Failure, Origin, Outgoing, Submission};
+pub use egress::{Completion, Failure, Origin, Outgoing, RunLimit, Submission};
+pub use event::{About, Event, Kinds};
+pub use judge::{PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6};
 pub use listener::{Listener, Shared};
 pub use policy::OwnEndpoints;
 pub use reason::{Dropped, Reason, Rejected};

@@ -1,10 +1,12 @@
 //! One Listener as a state machine.
 
 use crate::{
-    Batch, Completion, Counters, Now, Outgoing, OwnEndpoints, Submission,
+    Batch, Completion, Counters, Now, Outgoing, OwnEndpoints, RunLimit, Submission,
     batch::Batcher,
     counters::{DestinationCounters, SourceCounters},
-    egress::{Egress, Surroundings},
+    egress::Egress,
+    event::{About, Event, Kinds},
+    judge::Surroundings,
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::PlainSessions,
@@ -56,7 +58,8 @@ impl Shared {
 ///   [`poll_timeout`](Self::poll_timeout) has passed, [`handle_timeout`](Self::handle_timeout). `now` never goes back.
 /// - After each call (or after several, for a whole round of received packets) drain
 ///   [`poll_batch`](Self::poll_batch), [`next_outgoing`](Self::next_outgoing) with [`sent`](Self::sent) or
-///   [`not_sent`](Self::not_sent), and [`poll_completion`](Self::poll_completion).
+///   [`not_sent`](Self::not_sent), [`poll_completion`](Self::poll_completion) and, if it is
+///   [watched](Self::watch), [`take_events`](Self::take_events).
 /// - What the network sends is counted, never an error. What applications send ends in a [`Completion`].
 /// - It does no I/O, reads no clock, and holds no more than it was given: the caller bounds what it submits
 ///   (by [`queued`](Self::queued)) and where it keeps batches.
@@ -71,6 +74,7 @@ pub struct Listener {
     ready: VecDeque<(usize, Batch)>,
     egress: Egress,
     counters: Counters,
+    events: Vec<Event>,
 }
 
 impl Listener {
@@ -84,7 +88,8 @@ impl Listener {
             writer: PacketWriter::new(&spec.domain, bound.port(), &shared.region),
             batchers: spec.destinations.iter().map(Batcher::new).collect(),
             ready: VecDeque::new(),
-            egress: Egress::default(),
+            egress: Egress::new(&spec),
+            events: Vec::new(),
             counters: Counters {
                 destinations: spec.destinations.iter().map(|d| destination(&d.name)).collect(),
                 sources: spec.sources.iter().map(|s| source(&s.name)).collect(),
@@ -101,12 +106,12 @@ impl Listener {
         self.counters.received_packets += 1;
         self.counters.received_bytes += payload.len() as u64;
         if !self.spec.client_networks.contains(remote.ip()) {
-            *self.counters.rejected.entry(Rejected::RefusedNetwork).or_default() += 1;
+            self.reject(now, remote, payload.len(), Rejected::RefusedNetwork);
             return;
         }
         self.sessions.heard(now, remote, local);
         if self.batchers.is_empty() {
-            *self.counters.rejected.entry(Rejected::NoDestination).or_default() += 1;
+            self.reject(now, remote, payload.len(), Rejected::NoDestination);
             return;
         }
         let address = ReturnAddress {
@@ -118,6 +123,10 @@ impl Listener {
         };
         let tag = self.sealer.seal(&self.shared.tag_keys, &address);
         self.writer.begin(now, tag.as_bytes(), remote, local);
+        if self.egress.watched.meets(Kinds::PACKET_RECEIVED) {
+            let about = About::Received(String::from_utf8_lossy(tag.as_bytes()).into_owned());
+            self.event(Kinds::PACKET_RECEIVED, now, remote, payload.len(), about);
+        }
         for (index, batcher) in self.batchers.iter_mut().enumerate() {
             let spec = &self.spec.destinations[index];
             let counters = &mut self.counters.destinations[index];
@@ -151,19 +160,25 @@ impl Listener {
         self.egress.submit(&around, &mut self.counters, submission);
     }
 
-    /// Closes the batches whose time has come.
+    /// Closes the batches, and lets the paced packets leave, whose time has come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.close_batches(now, false);
+        self.egress.release(now);
     }
 
-    /// Closes every open batch: the Listener is about to end.
+    /// Closes every open batch: the Listener will receive no more.
     pub fn flush(&mut self, now: Now) {
         self.close_batches(now, true);
     }
 
+    /// Nothing is held back any longer: the Listener is about to end.
+    pub fn release_all(&mut self) {
+        self.egress.release_all();
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, on the clock of [`Now::mono`].
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.batchers.iter().filter_map(Batcher::deadline).min()
+        self.batchers.iter().filter_map(Batcher::deadline).chain(self.egress.poll_timeout()).min()
     }
 
     /// The next batch that is ready, with its Destination's index.
@@ -176,14 +191,24 @@ impl Listener {
         self.egress.next(now, &mut self.counters)
     }
 
+    /// How many datagrams from the front on may leave as one run, within `limit`: at least 1 if there is one.
+    pub fn outgoing_run(&self, now: Now, limit: RunLimit) -> usize {
+        self.egress.run(now, limit)
+    }
+
+    /// The datagrams that wait for the socket, in order.
+    pub fn waiting(&self) -> impl Iterator<Item = &Outgoing> {
+        self.egress.waiting()
+    }
+
     /// The kernel took the datagram that [`next_outgoing`](Self::next_outgoing) showed.
-    pub fn sent(&mut self) {
-        self.egress.ended(&mut self.counters, Ok(()));
+    pub fn sent(&mut self, now: Now) {
+        self.egress.ended(now, &mut self.counters, Ok(()));
     }
 
     /// It will not be sent.
-    pub fn not_sent(&mut self, reason: Reason, detail: String) {
-        self.egress.ended(&mut self.counters, Err((reason, detail)));
+    pub fn not_sent(&mut self, now: Now, reason: Reason, detail: String) {
+        self.egress.ended(now, &mut self.counters, Err((reason, detail)));
     }
 
     /// The next document of which every entry has ended.
@@ -191,9 +216,31 @@ impl Listener {
         self.egress.poll_completion()
     }
 
-    /// Datagrams that wait to be sent.
+    /// Datagrams that wait for the socket.
     pub fn queued(&self) -> usize {
         self.egress.queued()
+    }
+
+    /// Datagrams that wait for their time.
+    pub fn held(&self) -> usize {
+        self.egress.held()
+    }
+
+    /// Kinds of events to make; none at first.
+    pub fn watch(&mut self, kinds: Kinds) {
+        self.egress.watched = kinds;
+    }
+
+    /// Takes the events since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.events);
+        events.append(&mut self.egress.take_events());
+        events
+    }
+
+    /// A PacketSource sent `id` `ago` nanoseconds ago, before this start.
+    pub fn remember(&mut self, now: Now, source: usize, id: &str, ago: u64) {
+        self.egress.remember(now, source, id, ago);
     }
 
     /// What has been counted.
@@ -222,6 +269,17 @@ impl Listener {
             self.counters.received_packets += packets as u64;
             *self.counters.rejected.entry(why).or_default() += packets as u64;
         }
+    }
+
+    fn reject(&mut self, now: Now, remote: SocketAddr, bytes: usize, why: Rejected) {
+        *self.counters.rejected.entry(why).or_default() += 1;
+        if self.egress.watched.meets(Kinds::PACKET_REJECTED) {
+            self.event(Kinds::PACKET_REJECTED, now, remote, bytes, About::Rejected(why));
+        }
+    }
+
+    fn event(&mut self, kind: Kinds, now: Now, remote: SocketAddr, bytes: usize, about: About) {
+        self.events.push(Event { kind, at_ms: now.unix_ms, remote: Some(remote), bytes: Some(bytes), about });
     }
 
     fn close_batches(&mut self, now: Now, all: bool) {

@@ -62,6 +62,7 @@ pub struct Entry<'a> {
     pub remote: RemoteField<'a>,
     pub ttl_seconds: Scalar<'a>,
     pub expires_at: Scalar<'a>,
+    pub id: Scalar<'a>,
 }
 
 /// An element of `Messages` or `Replies`.
@@ -248,6 +249,7 @@ impl<'a> Entry<'a> {
             "Remote" => self.remote = map.next_value()?,
             "TtlSeconds" => self.ttl_seconds = map.next_value()?,
             "ExpiresAt" => self.expires_at = map.next_value()?,
+            "Id" => self.id = map.next_value()?,
             _ => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())

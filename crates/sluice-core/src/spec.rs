@@ -97,4 +97,31 @@ pub struct SourceSpec {
     /// Age after which an entry without its own TTL is not sent.
     #[serde(default)]
     pub default_ttl_seconds: Option<f64>,
+    /// The longest that an entry waits for pacing.
+    pub hold_seconds: f64,
+    /// Pacing, if any.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimitSpec>,
+    /// Send only to remotes that have a session.
+    #[serde(default)]
+    pub require_session: bool,
+    /// How long an `Id` is remembered after it was sent.
+    pub dedup_seconds: f64,
+    /// Most Ids remembered.
+    pub dedup_limit: usize,
+}
+
+/// `RateLimit` of a PacketSource.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct RateLimitSpec {
+    /// Packets a second, all remotes together.
+    #[serde(default)]
+    pub packets_per_second: Option<f64>,
+    /// Packets that may leave at once after a pause; 1 where absent.
+    #[serde(default)]
+    pub burst: Option<u64>,
+    /// Packets a second to each remote.
+    #[serde(default)]
+    pub per_remote_packets_per_second: Option<f64>,
 }

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use sluice_core::{
-    Completion, DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission,
+    Completion, DataplaneSpec, Kinds, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, RunLimit, Shared,
+    Submission,
     reason::{Dropped, Rejected},
 };
 use std::{
@@ -34,7 +35,8 @@ fn spec(change: impl FnOnce(&mut Value)) -> ListenerSpec {
         "Id": 7, "Name": "decoder", "Domain": "ingress-1", "Bind": "[::]:2048", "DualStack": true,
         "ClientNetworks": ["0.0.0.0/0", "::/0"], "SessionIdleSeconds": 300, "SessionLimit": 1000, "RingBytes": 1 << 20,
         "Destinations": [destination("echo")],
-        "Sources": [{"Name": "replies", "EgressNetworks": ["0.0.0.0/0", "::/0"]}],
+        "Sources": [{"Name": "replies", "EgressNetworks": ["0.0.0.0/0", "::/0"], "HoldSeconds": 60,
+                     "DedupSeconds": 600, "DedupLimit": 1000}],
     });
     change(&mut spec);
     serde_json::from_value(spec).unwrap()
@@ -118,7 +120,7 @@ impl Node {
         }
         while let Some(packet) = self.listener.next_outgoing(self.now) {
             self.wire.push((packet.local, packet.remote, packet.payload.clone()));
-            self.listener.sent();
+            self.listener.sent(self.now);
         }
         while let Some(completion) = self.listener.poll_completion() {
             let ended = completion.sent + completion.duplicates + completion.failures.len() as u32;
@@ -314,13 +316,10 @@ fn tolerated_oddities_of_an_answer_are_no_entries() {
 #[test]
 fn stale_entries_are_not_sent() {
     let mut node = Node::new(|spec| spec["Sources"][0]["DefaultTtlSeconds"] = json!(10));
-    let with = |extra: Value| {
-        let mut entry = to("198.51.100.7", 4_000);
-        entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        entry
-    };
     let body = json!({"Messages": [
-        with(json!({})), with(json!({"TtlSeconds": 30})), with(json!({"ExpiresAt": "2020-01-01T00:00:00Z"})),
+        entry_with(json!({})),
+        entry_with(json!({"TtlSeconds": 30})),
+        entry_with(json!({"ExpiresAt": "2020-01-01T00:00:00Z"})),
     ]});
     let published = Some(EPOCH_MS - 20_000);
     let completion = node.submit(Origin::Source(0), published, body);
@@ -328,7 +327,7 @@ fn stale_entries_are_not_sent() {
     assert_eq!(completion.sent, 1);
 
     // Also while it waits for the socket.
-    let body = with(json!({"TtlSeconds": 1})).to_string().into_bytes();
+    let body = entry_with(json!({"TtlSeconds": 1})).to_string().into_bytes();
     let submission = Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body, refusal: None };
     node.listener.submit(node.now, &node.own, submission);
     node.now.unix_ms += 1_000;
@@ -368,4 +367,94 @@ fn an_address_family_that_the_listener_lacks_is_unreachable() {
     let mut node = Node::over(Listener::new(spec(|_| {}), shared("a"), "192.0.2.10:2048".parse().unwrap(), [1; 6]));
     assert_eq!(reasons(&node.publish(to("2001:db8::1", 1))), [(Some(0), Reason::RemoteUnreachable)]);
     assert_eq!(node.publish(to("198.51.100.7", 1)).sent, 1);
+}
+
+fn entry_with(extra: Value) -> Value {
+    let mut entry = to("198.51.100.7", 4_000);
+    entry.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    entry
+}
+
+#[test]
+fn a_rate_limited_source_sends_at_its_pace_and_fails_what_would_come_too_late() {
+    let mut node = Node::new(|spec| {
+        spec["Sources"][0]["RateLimit"] = json!({"PacketsPerSecond": 1000});
+        spec["Sources"][0]["DefaultTtlSeconds"] = json!(1);
+    });
+    let entries: Vec<_> = (0..10_000).map(|i| entry_with(json!({"Data": format!("{i:08}")}))).collect();
+    let body = json!({ "Messages": entries }).to_string().into_bytes();
+    let submission = Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body, refusal: None };
+    node.listener.submit(node.now, &node.own, submission);
+    node.drain();
+    for step in 0..1_100 {
+        node.pass(0.001);
+        assert!(node.wire.len() <= step + 2, "never faster than the limit");
+    }
+    let completion = node.completions.pop().unwrap();
+    assert!((990..=1_001).contains(&completion.sent), "{}", completion.sent);
+    assert!(completion.failures.iter().all(|failure| failure.reason == Reason::RateLimited));
+    let order: Vec<_> = node.wire.iter().map(|(_, _, payload)| payload.clone()).collect();
+    assert!(order.is_sorted(), "packets for one remote keep their order");
+}
+
+#[test]
+fn an_id_is_sent_once_while_the_window_lasts_and_again_after_a_failure() {
+    let mut node = Node::new(|_| {});
+    let good = entry_with(json!({"Id": "fw-17/3"}));
+    let first = node.publish(good.clone());
+    assert_eq!((first.sent, first.sent_ids), (1, vec!["fw-17/3".to_owned()]));
+    let again = node.publish(json!({"Messages": [good, entry_with(json!({"Id": "fw-17/4"}))]}));
+    assert_eq!((again.sent, again.duplicates), (1, 1));
+
+    let denied = json!({"Data": "", "Id": "x", "Remote": {"IP": "10.0.0.1", "Port": 5}});
+    assert_eq!(reasons(&node.publish(denied.clone())), [(Some(0), Reason::RemoteDenied)]);
+    node.receive("10.0.0.1:5", b"hi");
+    assert_eq!(node.publish(denied).sent, 1, "what failed may be tried again");
+
+    node.listener.remember(node.now, 0, "before", 5 * SECOND);
+    assert_eq!(node.publish(entry_with(json!({"Id": "before"}))).duplicates, 1);
+    node.pass(601.0);
+    assert_eq!(node.publish(good).sent, 1);
+    for id in [json!(5), json!(""), json!("x".repeat(257))] {
+        assert_eq!(reasons(&node.publish(entry_with(json!({ "Id": id })))), [(Some(0), Reason::MalformedMessage)]);
+    }
+}
+
+#[test]
+fn a_source_that_requires_a_session_sends_to_nobody_else() {
+    let mut node = Node::new(|spec| spec["Sources"][0]["RequireSession"] = json!(true));
+    assert_eq!(reasons(&node.publish(to("198.51.100.7", 4_000))), [(Some(0), Reason::NoSession)]);
+    node.receive("198.51.100.7:4000", b"hi");
+    assert_eq!(node.publish(to("198.51.100.7", 4_000)).sent, 1);
+    node.pass(301.0);
+    assert_eq!(reasons(&node.publish(to("198.51.100.7", 4_000))), [(Some(0), Reason::NoSession)]);
+}
+
+#[test]
+fn events_are_made_only_while_somebody_watches() {
+    let mut node = Node::new(|spec| spec["ClientNetworks"] = json!(["198.51.100.0/24"]));
+    node.receive("198.51.100.7:1", b"x");
+    assert!(node.listener.take_events().is_empty());
+    node.listener.watch(Kinds(u8::MAX));
+    node.receive("198.51.100.7:1", b"hello");
+    node.receive("203.0.113.1:1", b"no");
+    node.publish(entry_with(json!({"Id": "a"})));
+    let kinds: Vec<_> = node.listener.take_events().iter().map(|event| event.kind.name()).collect();
+    assert_eq!(kinds, ["PacketReceived", "PacketRejected", "PacketSourced"]);
+}
+
+#[test]
+fn runs_of_one_remote_and_size_can_leave_together() {
+    let mut node = Node::new(|_| {});
+    let sizes = [4, 4, 4, 2, 4, 4];
+    let entries: Vec<_> =
+        sizes.iter().map(|n| entry_with(json!({"Data": "x".repeat(*n), "Formatter": "utf8"}))).collect();
+    let body = json!({"Messages": entries}).to_string().into_bytes();
+    let submission = Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body, refusal: None };
+    node.listener.submit(node.now, &node.own, submission);
+    let limit = RunLimit { segments: 64, segment: 1_452, bytes: 65_000 };
+    assert_eq!(node.listener.outgoing_run(node.now, limit), 4, "the last one may be shorter");
+    assert_eq!(node.listener.outgoing_run(node.now, RunLimit { segments: 2, ..limit }), 2);
+    assert_eq!(node.listener.outgoing_run(node.now, RunLimit { bytes: 9, ..limit }), 2);
+    assert_eq!(node.listener.outgoing_run(node.now, RunLimit { segment: 3, ..limit }), 1);
 }

@@ -10,9 +10,12 @@ use crate::{
     BatchQueue, Port, Signal,
     socket::{Buffers, OpenError, Sent, UdpSocket},
     sys,
+    watch::Place,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sluice_core::{Dropped, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, listener};
+use sluice_core::{
+    About, Dropped, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, listener,
+};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -53,7 +56,19 @@ enum Command {
     Stop(usize, mpsc::SyncSender<()>),
     Close(usize, Duration, mpsc::SyncSender<()>),
     Counters(usize, mpsc::SyncSender<Snapshot>),
+    Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
     End,
+}
+
+/// An `Id` that a PacketSource sent before this start.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// Index of the PacketSource.
+    pub source: usize,
+    /// The Id.
+    pub id: String,
+    /// How long ago.
+    pub ago: Duration,
 }
 
 /// One Listener's counters at a moment, with what only the I/O layer knows.
@@ -140,6 +155,11 @@ impl Dataplane {
         self.ask(|reply| Command::Counters(port.0.key, reply))
     }
 
+    /// Tells a Listener what was sent before this start, oldest first, so that it is not sent again.
+    pub fn remember(&self, port: &Port, ids: Vec<Remembered>) -> Result<(), Gone> {
+        self.ask(|reply| Command::Remember(port.0.key, ids, reply))
+    }
+
     /// Ends the thread; sockets close at once.
     pub fn end(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -184,6 +204,8 @@ struct Open {
     /// The socket was full: wait until it is writable.
     blocked: bool,
     closing: Option<(Instant, mpsc::SyncSender<()>)>,
+    /// Some watch has skipped events and will say so when the second is over.
+    telling: bool,
 }
 
 struct Thread {
@@ -250,6 +272,9 @@ impl Thread {
             if let Some(at) = open.listener.poll_timeout() {
                 at_most(Duration::from_nanos(at.saturating_sub(now.mono)));
             }
+            if open.telling {
+                at_most(Duration::from_millis(1_000 - now.unix_ms % 1_000));
+            }
             if let Some((deadline, _)) = &open.closing {
                 at_most(deadline.saturating_duration_since(Instant::now()));
             }
@@ -281,6 +306,7 @@ impl Thread {
         let now = self.now();
         let Slot { port, state, .. } = &mut self.slots[key];
         let State::Open(open) = state else { return };
+        open.listener.watch(port.watched());
         open.listener.handle_timeout(now);
         open.hand_over(port);
         while open.listener.queued() < QUEUE_LOW
@@ -295,6 +321,7 @@ impl Thread {
         }
         let ended = std::iter::from_fn(|| open.listener.poll_completion()).collect::<Vec<_>>();
         port.complete(ended);
+        open.show_events(port, &self.shared, now);
         if let Some((deadline, _)) = &open.closing {
             let drained = open.listener.queued() == 0 && port.ring_load().1 == 0;
             if drained || Instant::now() >= *deadline {
@@ -320,6 +347,15 @@ impl Thread {
                 }
             }
             Command::Counters(key, reply) => drop(reply.send(self.snapshot(key))),
+            Command::Remember(key, ids, reply) => {
+                let now = self.now();
+                if let State::Open(open) = &mut self.slots[key].state {
+                    for Remembered { source, id, ago } in ids {
+                        open.listener.remember(now, source, &id, ago.as_nanos() as u64);
+                    }
+                }
+                let _ = reply.send(());
+            }
             Command::End => {}
         }
     }
@@ -336,7 +372,7 @@ impl Thread {
         epoll::add(&self.epoll, socket.as_fd(), EventData::new_u64(key as u64), EventFlags::IN)
             .map_err(|errno| failed(errno.into()))?;
         let listener = Listener::new(spec, self.shared.clone(), socket.bound(), (self.salt)());
-        let open = Open { socket, listener, receiving: true, blocked: false, closing: None };
+        let open = Open { socket, listener, receiving: true, blocked: false, closing: None, telling: false };
         self.slots.push(Slot {
             port: port.clone(),
             state: State::Open(Box::new(open)),
@@ -374,13 +410,16 @@ impl Thread {
             document.refusal = Some(unsent());
             open.listener.submit(now, &self.own, document);
         }
+        open.listener.release_all();
         while open.listener.next_outgoing(now).is_some() {
             let (reason, detail) = unsent();
-            open.listener.not_sent(reason, detail);
+            open.listener.not_sent(now, reason, detail);
         }
         let ended = std::iter::from_fn(|| open.listener.poll_completion()).collect::<Vec<_>>();
         port.complete(ended);
         open.discard_arrived(now, &mut self.buffers);
+        open.show_events(port, &self.shared, now);
+        port.each_watch(|watch| watch.close());
         let reply = open.closing.take();
         let last = self.snapshot(key);
         let slot = &mut self.slots[key];
@@ -456,17 +495,54 @@ impl Open {
         if self.blocked {
             return;
         }
-        for _ in 0..SEND_ROUND {
+        let mut sent = 0;
+        while sent < SEND_ROUND {
             let Some(packet) = self.listener.next_outgoing(now) else { return };
-            match self.socket.send(packet.local, packet.remote, &packet.payload) {
-                Sent::Yes => self.listener.sent(),
-                Sent::No(reason, detail) => self.listener.not_sent(reason, detail),
+            let (local, remote) = (packet.local, packet.remote);
+            let single = |open: &mut Open| {
+                let packet = open.listener.waiting().next().expect("it was there a moment ago");
+                open.socket.send(local, remote, &packet.payload)
+            };
+            let mut run = self.listener.outgoing_run(now, self.socket.offload());
+            let outcome = match run {
+                1 => single(self),
+                _ => {
+                    let payloads = self.listener.waiting().take(run).map(|packet| packet.payload.as_slice());
+                    self.socket.send_run(local, remote, payloads).unwrap_or_else(|| {
+                        run = 1;
+                        single(self)
+                    })
+                }
+            };
+            match outcome {
+                Sent::Yes => (0..run).for_each(|_| self.listener.sent(now)),
+                Sent::No(reason, detail) => self.listener.not_sent(now, reason, detail),
                 Sent::Full => {
                     self.blocked = true;
                     return;
                 }
             }
+            sent += run;
         }
+    }
+
+    /// Hands the events since the last call to whoever watches.
+    fn show_events(&mut self, port: &Port, shared: &listener::Shared, now: Now) {
+        let mut events = self.listener.take_events();
+        for (name, remote) in self.socket.take_icmp() {
+            let about = About::Icmp(name);
+            events.push(Event { kind: Kinds::ICMP_ERROR, at_ms: now.unix_ms, remote, bytes: None, about });
+        }
+        if events.is_empty() && !self.telling {
+            return;
+        }
+        let place = Place { node: shared.node, region: &shared.region, spec: self.listener.spec() };
+        let mut telling = false;
+        port.each_watch(|watch| {
+            watch.offer(&place, &events);
+            telling |= watch.settle(&place, now.unix_ms);
+        });
+        self.telling = telling;
     }
 
     fn hand_over(&mut self, port: &Port) {

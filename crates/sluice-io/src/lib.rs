@@ -10,9 +10,11 @@ pub mod queue;
 mod signal;
 mod socket;
 mod sys;
+mod watch;
 
-pub use dataplane::{Dataplane, Gone, Snapshot};
+pub use dataplane::{Dataplane, Gone, Remembered, Snapshot};
 pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::Signal;
 pub use socket::OpenError;
+pub use watch::{FilterSpec, Watch};

@@ -1,12 +1,15 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, Signal, dataplane::Waker};
-use sluice_core::{Completion, Submission};
+use crate::{BatchQueue, FilterSpec, Signal, Watch, dataplane::Waker};
+use sluice_core::{Completion, Kinds, Submission};
 use std::{
     collections::VecDeque,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 /// Handle of an open Listener; clones share it.
@@ -22,6 +25,9 @@ pub(crate) struct Shared {
     waker: Waker,
     ring: Mutex<Ring>,
     completed: Signal,
+    /// Who watches; the kinds of all of them together stand in `watched`, for the I/O thread to read without the lock.
+    watches: Mutex<Vec<Arc<Watch>>>,
+    watched: AtomicU8,
 }
 
 /// Documents between submission and completion: those that wait here plus those that the I/O thread works on.
@@ -57,7 +63,17 @@ impl Port {
             closed: false,
         };
         let completed = Signal::new()?;
-        Ok(Port(Arc::new(Shared { key, bound, queues, sources, waker, ring: Mutex::new(ring), completed })))
+        Ok(Port(Arc::new(Shared {
+            key,
+            bound,
+            queues,
+            sources,
+            waker,
+            ring: Mutex::new(ring),
+            completed,
+            watches: Mutex::default(),
+            watched: AtomicU8::new(0),
+        })))
     }
 
     /// Address and port as bound.
@@ -113,6 +129,46 @@ impl Port {
     pub fn ring_load(&self) -> (usize, usize) {
         let ring = self.ring();
         (ring.bytes, ring.documents)
+    }
+
+    /// Begins to watch; until [`unwatch`](Self::unwatch).
+    pub fn watch(&self, filter: FilterSpec) -> io::Result<Arc<Watch>> {
+        let watch = Arc::new(Watch::new(filter)?);
+        let closed = self.ring().closed;
+        let mut watches = self.watches();
+        watches.push(watch.clone());
+        self.recount(&watches);
+        if closed {
+            watch.close();
+        }
+        drop(watches);
+        self.0.waker.wake();
+        Ok(watch)
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(&self, watch: &Arc<Watch>) {
+        let mut watches = self.watches();
+        watches.retain(|one| !Arc::ptr_eq(one, watch));
+        self.recount(&watches);
+    }
+
+    /// The kinds that somebody watches.
+    pub(crate) fn watched(&self) -> Kinds {
+        Kinds(self.0.watched.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn each_watch(&self, look: impl FnMut(&Arc<Watch>)) {
+        self.watches().iter().for_each(look);
+    }
+
+    fn recount(&self, watches: &[Arc<Watch>]) {
+        let all = watches.iter().fold(Kinds::default(), |all, watch| all.union(watch.kinds()));
+        self.0.watched.store(all.0, Ordering::Relaxed);
+    }
+
+    fn watches(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
+        self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The I/O thread takes the next document.

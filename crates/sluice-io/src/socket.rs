@@ -9,7 +9,7 @@
 
 use crate::sys;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use sluice_core::{Now, Reason, canonical};
+use sluice_core::{Now, Reason, RunLimit, canonical};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,14 @@ const BUFFER: usize = 1 << 16;
 const SOCKET_BUFFER: usize = 8 << 20;
 /// Errors about other remotes that one packet may meet before it gives up: far more than a queue holds between two sends.
 const ATTEMPTS: usize = 64;
+/// ICMP errors kept between two looks at them.
+const ICMP_RECENT: usize = 256;
+/// Largest segment offered to the offload: Ethernet's 1,500 less the headers of IPv6 and UDP.
+const OFFLOAD_SEGMENT: usize = 1_452;
+/// Below this a refusal is not about the MTU (RFC 791: every host takes 576 bytes).
+const OFFLOAD_SEGMENT_LEAST: usize = 508;
+/// Bytes of a run: one UDP datagram's, to the kernel.
+const OFFLOAD_BYTES: usize = 65_000;
 
 /// Why a Listener's socket could not be opened.
 #[derive(Debug)]
@@ -61,6 +69,11 @@ pub struct UdpSocket {
     bound: SocketAddr,
     /// Answers to packets that we sent, by the kernel's name for them.
     icmp_errors: BTreeMap<&'static str, u64>,
+    /// Those that nobody has taken yet; bounded.
+    icmp_recent: Vec<(&'static str, Option<SocketAddr>)>,
+    /// What the segmentation offload takes. A failure lowers it, and it stays lowered.
+    offload: RunLimit,
+    run: Vec<u8>,
 }
 
 impl UdpSocket {
@@ -85,7 +98,16 @@ impl UdpSocket {
         allow_fragmentation(socket.as_fd(), bind.is_ipv6()).map_err(step("allow fragmentation on"))?;
         let bound = socket.local_addr().map_err(step("read the address of"))?;
         let bound = bound.as_socket().unwrap_or(bind);
-        Ok(UdpSocket { socket, state, bound, icmp_errors: BTreeMap::new() })
+        let offload = RunLimit { segments: state.max_gso_segments(), segment: OFFLOAD_SEGMENT, bytes: OFFLOAD_BYTES };
+        Ok(UdpSocket {
+            socket,
+            state,
+            bound,
+            icmp_errors: BTreeMap::new(),
+            icmp_recent: Vec::new(),
+            offload,
+            run: Vec::new(),
+        })
     }
 
     /// Address and port as bound.
@@ -133,29 +155,85 @@ impl UdpSocket {
         datagrams
     }
 
+    /// What may leave as one run ([`send_run`](Self::send_run)).
+    pub fn offload(&self) -> RunLimit {
+        self.offload
+    }
+
     /// Sends one datagram from `local`, where it is known.
     pub fn send(&mut self, local: Option<IpAddr>, remote: SocketAddr, payload: &[u8]) -> Sent {
+        match self.transmit(local, remote, payload, None) {
+            Ok(true) => Sent::Yes,
+            Ok(false) => Sent::Full,
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Sends datagrams of one size (the last may be shorter) to one remote by UDP_SEGMENT: all or none. None: this size
+    /// cannot be offloaded here, and will not be tried again; send them one by one.
+    pub fn send_run<'a>(
+        &mut self,
+        local: Option<IpAddr>,
+        remote: SocketAddr,
+        payloads: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Sent> {
+        let mut run = std::mem::take(&mut self.run);
+        run.clear();
+        let mut segment = 0;
+        for payload in payloads {
+            segment = segment.max(payload.len());
+            run.extend_from_slice(payload);
+        }
+        let sent = self.transmit(local, remote, &run, Some(segment));
+        self.run = run;
+        match sent {
+            Ok(true) => Some(Sent::Yes),
+            Ok(false) => Some(Sent::Full),
+            // No offload in the driver (EIO), or a segment above the path's MTU (EINVAL, EMSGSIZE). Whatever else it is
+            // will show again with the single datagrams, which then say whose fault it is.
+            Err(error) => {
+                match error.raw_os_error() {
+                    Some(libc::EIO) => self.offload.segments = 1,
+                    Some(libc::EINVAL | libc::EMSGSIZE) if segment > OFFLOAD_SEGMENT_LEAST => {
+                        self.offload.segment = segment - 1;
+                    }
+                    Some(libc::EINVAL | libc::EMSGSIZE) => self.offload.segments = 1,
+                    _ => {}
+                }
+                None
+            }
+        }
+    }
+
+    /// True: the kernel took it. False: the socket is full.
+    fn transmit(
+        &mut self,
+        local: Option<IpAddr>,
+        remote: SocketAddr,
+        contents: &[u8],
+        segment_size: Option<usize>,
+    ) -> io::Result<bool> {
         let transmit = Transmit {
             destination: self.in_own_family(remote),
             ecn: None,
-            contents: payload,
-            segment_size: None,
+            contents,
+            segment_size,
             src_ip: local.filter(|ip| !ip.is_unspecified()),
         };
         let mut seen_alone = false;
         for _ in 0..ATTEMPTS {
             let error = match self.state.try_send((&self.socket).into(), &transmit) {
-                Ok(()) => return Sent::Yes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => error,
             };
             // Only an error that comes back with nothing in the queue, twice, is this packet's own: the first may have
             // been another's whose entry did not fit into the queue.
             if self.drain_errors() == 0 && std::mem::replace(&mut seen_alone, true) {
-                return refused(&error);
+                return Err(error);
             }
         }
-        Sent::No(Reason::SendFailed, "the kernel kept reporting errors of other packets".to_owned())
+        Err(io::Error::from_raw_os_error(libc::EBUSY))
     }
 
     /// Takes everything off the error queue and counts it; returns how many ICMP errors there were.
@@ -164,7 +242,11 @@ impl UdpSocket {
         while let Some(error) = sys::take_queued_error(self.socket.as_fd()) {
             if error.icmp {
                 icmp += 1;
-                *self.icmp_errors.entry(name_of(error.errno)).or_default() += 1;
+                let name = name_of(error.errno);
+                *self.icmp_errors.entry(name).or_default() += 1;
+                if self.icmp_recent.len() < ICMP_RECENT {
+                    self.icmp_recent.push((name, error.remote.map(canonical)));
+                }
             }
         }
         icmp
@@ -178,6 +260,12 @@ impl UdpSocket {
     /// ICMP errors that came back, by name.
     pub fn icmp_errors(&self) -> &BTreeMap<&'static str, u64> {
         &self.icmp_errors
+    }
+
+    /// Takes those since the last call (the first of them, when there were very many): what it was, and where the
+    /// datagram had gone.
+    pub fn take_icmp(&mut self) -> Vec<(&'static str, Option<SocketAddr>)> {
+        std::mem::take(&mut self.icmp_recent)
     }
 
     /// Datagrams that the kernel dropped before the gateway saw them (a lower bound: a GRO run counts once).
@@ -237,6 +325,7 @@ fn name_of(errno: i32) -> &'static str {
         libc::EACCES => "not permitted (EACCES)",
         libc::EPERM => "not permitted by the packet filter (EPERM)",
         libc::EMSGSIZE => "too large for the path (EMSGSIZE)",
+        libc::EBUSY => "errors of other packets kept coming back",
         libc::EINVAL => "invalid source or destination address (EINVAL)",
         libc::ENOBUFS => "the interface's queue is full (ENOBUFS)",
         libc::ENETDOWN => "network down (ENETDOWN)",

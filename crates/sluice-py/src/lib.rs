@@ -11,6 +11,7 @@ use pyo3::{
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared};
+use sluice_io::{FilterSpec, Remembered};
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 create_exception!(
@@ -134,6 +135,17 @@ impl Port {
         self.port.completions().into_iter().map(Completion).collect()
     }
 
+    fn remember(&self, py: Python<'_>, ids: Vec<(usize, String, f64)>) -> PyResult<()> {
+        let ids = ids.into_iter().map(|(source, id, ago)| Remembered { source, id, ago: seconds(ago) }).collect();
+        py.detach(|| self.dataplane.remember(&self.port, ids)).map_err(gone)
+    }
+
+    fn events(&self, filter_json: &str) -> PyResult<Events> {
+        let filter: FilterSpec = serde_json::from_str(filter_json).map_err(|e| invalid("filter", e))?;
+        let watch = self.port.watch(filter)?;
+        Ok(Events { port: self.port.clone(), watch })
+    }
+
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
         let mut snapshot = py.detach(|| self.dataplane.counters(&self.port)).map_err(gone)?;
         let (ring_bytes, ring_messages) = self.port.ring_load();
@@ -172,6 +184,38 @@ struct Stats<'a> {
     icmp_errors: &'a BTreeMap<&'static str, u64>,
     ring_bytes: usize,
     ring_messages: usize,
+}
+
+#[pyclass(frozen, module = "sluicegate._native")]
+struct Events {
+    port: sluice_io::Port,
+    watch: Arc<sluice_io::Watch>,
+}
+
+#[pymethods]
+impl Events {
+    fn fileno(&self) -> i32 {
+        self.watch.ready().as_raw_fd()
+    }
+
+    fn read<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.watch.read())
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.watch.is_finished()
+    }
+
+    fn close(&self) {
+        self.port.unwatch(&self.watch);
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
@@ -255,6 +299,11 @@ impl Completion {
     }
 
     #[getter]
+    fn sent_ids(&self) -> Vec<String> {
+        self.0.sent_ids.clone()
+    }
+
+    #[getter]
     fn failures(&self) -> Vec<(Option<u32>, &'static str, String)> {
         self.0.failures.iter().map(|f| (f.index, f.reason.as_str(), f.detail.clone())).collect()
     }
@@ -273,6 +322,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Port>()?;
     module.add_class::<Reader>()?;
     module.add_class::<Batch>()?;
+    module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
     module.add_function(wrap_pyfunction!(format_tag_key, module)?)
 }

@@ -1,0 +1,82 @@
+//! Per-packet events, made only while somebody watches (contract section 6).
+
+use crate::{egress::Origin, reason::Rejected};
+use std::net::SocketAddr;
+
+/// Which kinds somebody watches: a set of bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kinds(pub u8);
+
+impl Kinds {
+    /// A datagram was admitted.
+    pub const PACKET_RECEIVED: Kinds = Kinds(1);
+    /// A datagram was refused.
+    pub const PACKET_REJECTED: Kinds = Kinds(2);
+    /// A handler's answer left.
+    pub const REPLY_SENT: Kinds = Kinds(4);
+    /// A sourced packet left.
+    pub const PACKET_SOURCED: Kinds = Kinds(8);
+    /// An ICMP error came back.
+    pub const ICMP_ERROR: Kinds = Kinds(16);
+
+    /// Each kind with the name of its event.
+    pub const NAMES: [(Kinds, &'static str); 5] = [
+        (Kinds::PACKET_RECEIVED, "PacketReceived"),
+        (Kinds::PACKET_REJECTED, "PacketRejected"),
+        (Kinds::REPLY_SENT, "ReplySent"),
+        (Kinds::PACKET_SOURCED, "PacketSourced"),
+        (Kinds::ICMP_ERROR, "IcmpError"),
+    ];
+
+    /// True if both have a kind in common.
+    pub fn meets(self, other: Kinds) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// All kinds of both.
+    pub fn union(self, other: Kinds) -> Kinds {
+        Kinds(self.0 | other.0)
+    }
+
+    /// The event's name, for a single kind.
+    pub fn name(self) -> &'static str {
+        Kinds::NAMES.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// Something happened to one packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// One kind.
+    pub kind: Kinds,
+    /// Unix milliseconds.
+    pub at_ms: u64,
+    /// The other side.
+    pub remote: Option<SocketAddr>,
+    /// Payload size.
+    pub bytes: Option<usize>,
+    /// What else there is to say.
+    pub about: About,
+}
+
+/// What only some kinds have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The packet's Tag.
+    Received(String),
+    /// Why.
+    Rejected(Rejected),
+    /// An entry of a document.
+    Sent {
+        /// Whose.
+        origin: Origin,
+        /// The document's id.
+        document: String,
+        /// The entry's place in it.
+        index: u32,
+        /// The entry's own Id.
+        id: Option<String>,
+    },
+    /// The kernel's name for it.
+    Icmp(&'static str),
+}

@@ -1,0 +1,241 @@
+//! Live events of one Listener for whoever watches: filtered and sampled here, rendered once, bounded, with a count of
+//! what was left out. Costs nothing while nobody watches.
+
+use crate::Signal;
+use serde::{Deserialize, Serialize};
+use sluice_core::{About, Event, Kinds, ListenerSpec, Origin, policy::Networks, time};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Bytes of rendered events that wait for a reader.
+const BUFFER: usize = 1 << 20;
+
+/// What somebody wants to see.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct FilterSpec {
+    /// Names of events; None: all.
+    #[serde(default)]
+    pub events: Option<Vec<String>>,
+    /// Only remotes inside.
+    #[serde(default)]
+    pub remotes: Option<Networks>,
+    /// Only a remote's port.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Most events in one second; more are counted.
+    pub rate: u32,
+}
+
+/// One watcher's share of a Listener's events.
+#[derive(Debug)]
+pub struct Watch {
+    kinds: Kinds,
+    filter: FilterSpec,
+    inner: Mutex<Inner>,
+    ready: Signal,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lines: Vec<u8>,
+    second: u64,
+    in_second: u32,
+    /// Events since the last summary that were not rendered.
+    skipped: u64,
+    closed: bool,
+}
+
+/// What stands in every event.
+pub(crate) struct Place<'a> {
+    pub node: u16,
+    pub region: &'a str,
+    pub spec: &'a ListenerSpec,
+}
+
+impl Watch {
+    /// An error names an unknown event.
+    pub fn new(filter: FilterSpec) -> io::Result<Watch> {
+        let mut kinds = Kinds::default();
+        for (kind, name) in Kinds::NAMES {
+            if filter.events.as_ref().is_none_or(|wanted| wanted.iter().any(|one| one == name)) {
+                kinds = kinds.union(kind);
+            }
+        }
+        Ok(Watch { kinds, filter, inner: Mutex::default(), ready: Signal::new()? })
+    }
+
+    /// The kinds that it wants.
+    pub fn kinds(&self) -> Kinds {
+        self.kinds
+    }
+
+    /// Whole lines of JSON since the last call.
+    pub fn read(&self) -> Vec<u8> {
+        let mut inner = self.lock();
+        if !inner.closed {
+            self.ready.clear();
+        }
+        std::mem::take(&mut inner.lines)
+    }
+
+    /// True when the Listener is gone and everything has been read.
+    pub fn is_finished(&self) -> bool {
+        let inner = self.lock();
+        inner.closed && inner.lines.is_empty()
+    }
+
+    /// Readable when [`read`](Self::read) has something, and for good once closed.
+    pub fn ready(&self) -> &Signal {
+        &self.ready
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.ready.set();
+    }
+
+    /// Shows it `events`.
+    pub(crate) fn offer(&self, place: &Place, events: &[Event]) {
+        let mut inner = self.lock();
+        let before = inner.lines.len();
+        for event in events.iter().filter(|event| self.wants(event)) {
+            let second = event.at_ms / 1_000;
+            if second != inner.second {
+                inner.summarize(place);
+                (inner.second, inner.in_second) = (second, 0);
+            }
+            if inner.in_second >= self.filter.rate || inner.lines.len() >= BUFFER {
+                inner.skipped += 1;
+                continue;
+            }
+            inner.in_second += 1;
+            render(place, event, &mut inner.lines);
+        }
+        if inner.lines.len() > before {
+            self.ready.set();
+        }
+    }
+
+    /// Tells what was left out, once its second is over; returns true while something waits to be told.
+    pub(crate) fn settle(&self, place: &Place, now_ms: u64) -> bool {
+        let mut inner = self.lock();
+        if inner.skipped > 0 && now_ms / 1_000 > inner.second {
+            inner.summarize(place);
+            self.ready.set();
+        }
+        inner.skipped > 0
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        self.kinds.meets(event.kind)
+            && self.filter.remotes.as_ref().is_none_or(|nets| event.remote.is_some_and(|r| nets.contains(r.ip())))
+            && self.filter.port.is_none_or(|port| event.remote.is_some_and(|r| r.port() == port))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn summarize(&mut self, place: &Place) {
+        if self.skipped > 0 && self.lines.len() < BUFFER {
+            let skipped = std::mem::take(&mut self.skipped);
+            let at = time::write_iso8601((self.second + 1) * 1_000);
+            let mut line = Line::new(place, "EventsSkipped", &at);
+            line.suppressed = Some(skipped);
+            line.write(&mut self.lines);
+        }
+    }
+}
+
+/// One event in the contract's order of fields (section 6).
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Line<'a> {
+    time: &'a str,
+    event: &'a str,
+    node: u16,
+    region: &'a str,
+    listener: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packet_source: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<Remote>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suppressed: Option<u64>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Remote {
+    ip_address: std::net::IpAddr,
+    port: u16,
+}
+
+impl<'a> Line<'a> {
+    fn new(place: &Place<'a>, event: &'a str, time: &'a [u8]) -> Line<'a> {
+        Line {
+            time: std::str::from_utf8(time).expect("digits"),
+            event,
+            node: place.node,
+            region: place.region,
+            listener: &place.spec.name,
+            destination: None,
+            packet_source: None,
+            message_id: None,
+            index: None,
+            id: None,
+            tag: None,
+            remote: None,
+            bytes: None,
+            reason: None,
+            suppressed: None,
+        }
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *out, self).expect("writing to memory cannot fail");
+        out.push(b'\n');
+    }
+}
+
+fn render(place: &Place, event: &Event, out: &mut Vec<u8>) {
+    let at = time::write_iso8601(event.at_ms);
+    let mut line = Line::new(place, event.kind.name(), &at);
+    line.remote = event.remote.map(|remote: SocketAddr| Remote { ip_address: remote.ip(), port: remote.port() });
+    line.bytes = event.bytes;
+    match &event.about {
+        About::Received(tag) => line.tag = Some(tag),
+        About::Rejected(why) => line.reason = Some(format!("{why:?}")),
+        About::Icmp(why) => line.reason = Some((*why).to_owned()),
+        About::Sent { origin, document, index, id } => {
+            match *origin {
+                Origin::Source(i) => line.packet_source = place.spec.sources.get(i).map(|s| s.name.as_str()),
+                Origin::Destination(i) => line.destination = place.spec.destinations.get(i).map(|d| d.name.as_str()),
+            }
+            line.message_id = Some(document);
+            line.index = Some(*index);
+            line.id = id.as_deref();
+        }
+    }
+    line.write(out);
+}
