@@ -3,6 +3,17 @@
 from collections.abc import Sequence
 from typing import final
 
+__all__ = [
+    "Batch",
+    "Completion",
+    "Dataplane",
+    "Events",
+    "NativeError",
+    "Port",
+    "Reader",
+    "format_tag_key",
+]
+
 class NativeError(Exception):
     """A Listener could not be opened. `args`: what was tried ("bind 0.0.0.0:2048"), and the kernel's errno or None."""
 
@@ -43,7 +54,7 @@ class Port:
     def reply(self, destination: int, request_id: str, body: bytes) -> bool:
         """Queue a handler's answer (`{"Replies": [...]}`, contract section 3). False: the ring is full, try later."""
 
-    def submit(self, messages: Sequence[Submission]) -> int:
+    def submit(self, messages: Sequence[_Submission]) -> int:
         """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
 
     def completions_fileno(self) -> int:
@@ -53,7 +64,7 @@ class Port:
         """Every message and reply document of which all entries have ended since the last call."""
 
     def remember(self, ids: Sequence[tuple[int, str, float]]) -> None:
-        """`(source, id, seconds ago)` of entries that were sent before this start, oldest first: duplicates from now on."""
+        """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
 
     def events(self, filter_json: str) -> Events:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
@@ -66,15 +77,15 @@ class Port:
         """Counters as JSON; monotonic since `open`. Shape: `docs/architecture.md`, "Counters"."""
 
     def stop(self) -> None:
-        """Take what has arrived, close the open batches, and receive no more; sending goes on. Each Reader reports `closed`
-        once it has been read empty."""
+        """Take what has arrived, close the open batches, and receive no more; sending goes on. Each Reader reports
+        `closed` once it has been read empty."""
 
     def close(self, drain_seconds: float) -> None:
         """`stop`, then send what is queued for at most `drain_seconds`; what is left fails. Closes the socket.
 
         Blocks (without the interpreter's lock)."""
 
-Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
+_Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
 """`(message_id, published_at, source, body, refusal)`: `published_at` in Unix seconds or None; `source` is the index in
 the spec; with a `refusal` `(reason, detail)` every entry of the body fails so, and nothing is sent."""
 
@@ -104,8 +115,8 @@ class Batch:
 
 @final
 class Events:
-    """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left out
-    is told by an `EventsSkipped` with its number in `Suppressed`."""
+    """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left
+    out is told by an `EventsSkipped` with its number in `Suppressed`."""
 
     def fileno(self) -> int:
         """Readable when `read` has something, and for good once the Listener is gone."""
@@ -122,7 +133,8 @@ class Events:
 
 @final
 class Completion:
-    """A message (or a handler's answer) of which every entry has ended: `entries == sent + duplicates + len(failures)`."""
+    """A message (or a handler's answer) of which every entry has ended:
+    `entries == sent + duplicates + len(failures)`."""
 
     @property
     def message_id(self) -> str: ...

@@ -16,13 +16,16 @@ Counters are the native side's (`Port.stats`): nothing is counted twice here.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sluicegate.deadletters import DeadLetter
 from sluicegate.events import EventLog
 from sluicegate.events.entries import Entries
+from sluicegate.events.times import iso_milliseconds
 
 ROOM_RETRY_SECONDS = 0.05
 
@@ -86,6 +89,16 @@ class Ended(Protocol):
     def duplicates(self) -> int: ...
     @property
     def failures(self) -> list[tuple[int | None, str, str]]: ...
+    @property
+    def sent_ids(self) -> list[str]: ...
+
+
+class Record(Protocol):
+    """What is written before anything is acknowledged: `sluicegate.ledger.Ledger`. Never raises."""
+
+    def wants(self, source: str) -> bool: ...
+    def sent(self, ids: Sequence[tuple[str, str]]) -> None: ...
+    def failed(self, letters: Sequence[DeadLetter]) -> None: ...
 
 
 class EgressPort(Protocol):
@@ -129,7 +142,9 @@ class Egress:
         sources: Sequence[str],
         destinations: Sequence[str],
         events: EventLog,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self.listener = listener
         self._port = port
         self._sources = list(sources)
@@ -333,22 +348,36 @@ class Egress:
         self._wake_idle()
 
     def _end_all(self) -> None:
-        for ended in self._port.completions():
-            key = (ended.message_id, ended.source, ended.destination)
-            records = self._in_flight.get(key)
-            record = None
-            if records:
-                record = records.popleft()
-                if not records:
-                    del self._in_flight[key]
-            failures = [Failure(*failure) for failure in ended.failures]
-            if failures:
-                body = record.body if record is not None else b""
-                self._report(ended.message_id, ended.source, ended.destination, body, failures)
-            if record is not None and record.done is not None and not record.done.done():
-                record.done.set_result(
-                    Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
-                )
+        ended = self._port.completions()
+        if self._record is not None:
+            # Before anybody is told: what is acknowledged must be known after a restart.
+            sent = [
+                (self._sources[one.source], i)
+                for one in ended
+                if one.source is not None
+                for i in one.sent_ids
+            ]
+            if sent:
+                self._record.sent(sent)
+        for one in ended:
+            self._end(one)
+
+    def _end(self, ended: Ended) -> None:
+        key = (ended.message_id, ended.source, ended.destination)
+        records = self._in_flight.get(key)
+        record = None
+        if records:
+            record = records.popleft()
+            if not records:
+                del self._in_flight[key]
+        failures = [Failure(*failure) for failure in ended.failures]
+        if failures:
+            body = record.body if record is not None else b""
+            self._report(ended.message_id, ended.source, ended.destination, body, failures)
+        if record is not None and record.done is not None and not record.done.done():
+            record.done.set_result(
+                Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+            )
 
     def _wake_idle(self) -> None:
         if self._in_flight or self._backlog:
@@ -369,13 +398,31 @@ class Egress:
         failures: Sequence[Failure],
     ) -> None:
         entries = Entries(body)
+        name = _name(self._sources, source)
+        if self._record is not None and name is not None and self._record.wants(name):
+            at = iso_milliseconds(time.time())
+            self._record.failed(
+                [
+                    DeadLetter(
+                        name,
+                        self.listener,
+                        message_id,
+                        failure.index,
+                        failure.reason,
+                        failure.detail,
+                        at,
+                        entries.entry(failure.index),
+                    )
+                    for failure in failures
+                ]
+            )
         event = "ReplyFailed" if source is None else "SourceFailed"
         for failure in failures:
             self._events.emit(
                 event,
                 Listener=self.listener,
                 Destination=_name(self._destinations, destination),
-                PacketSource=_name(self._sources, source),
+                PacketSource=name,
                 MessageId=message_id,
                 Index=failure.index,
                 Reason=failure.reason,

@@ -1,7 +1,7 @@
 """One running node: what the configuration names becomes sockets, queues, workers and servers, and goes away in order.
 
-Life cycle: parse → validate → provision → run → drain → close (`docs/architecture.md`). Everything that can be refused is
-refused before the first side effect that others could see; a start that fails half-way takes back what it made.
+Life cycle: parse → validate → provision → run → drain → close (`docs/architecture.md`). Everything that can be refused
+is refused before the first side effect that others could see; a start that fails half-way takes back what it made.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from . import _native
@@ -17,10 +18,13 @@ from .config import Config
 from .control.api import create_app as create_api
 from .control.metrics import MetricSources
 from .control.server import BindError, Server
+from .deadletters import DeadLetterFile
 from .destinations import Destination, DestinationContext, DestinationError, create
 from .destinations.delivery import Delivery
 from .egress import Egress
 from .events import EventLog
+from .journal import Journal
+from .ledger import Ledger
 from .model import Finding, Listener, PacketSource
 from .sources.base import Sender, Source
 from .sources.sns_endpoint import create_app as create_sns
@@ -99,12 +103,16 @@ class Gateway:
             on_delete=state.remove_topic,
         )
         self._bind_servers()
+        journal = Journal(Path(settings.state + ".journal"), seconds=DEDUP_SECONDS, limit=DEDUP_LIMIT)
+        closing.callback(journal.close)
+        self._ledger = Ledger(journal, self._dead_letters(), self._events)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
         loop = asyncio.get_running_loop()
         for index, made in enumerate(destinations):
             await self._open(index, made, dataplane, state)
             self._listeners[-1].egress.start(loop)
+        await asyncio.to_thread(self._recall, journal)
         for running in self._listeners:
             for destination in running.destinations:
                 closing.push_async_callback(destination.close)
@@ -245,6 +253,38 @@ class Gateway:
                 raise self._refused((name, "bind"), str(error), "") from None
             self._closing.push_async_callback(server.stop)
 
+    def _dead_letters(self) -> dict[str, DeadLetterFile]:
+        """Each is opened once, so that a path which cannot be written is found at the start."""
+        files = {}
+        for index, source in enumerate(self._settings.packet_sources):
+            scheme, _, path = (source.dead_letter_queue_arn or "").partition(":")
+            if scheme != "file":
+                continue
+            file = DeadLetterFile(self._config.base_dir / path)
+            try:
+                file.append([])
+            except OSError as error:
+                place = ("packet_sources", index, "dead_letter_queue_arn")
+                cause = f"dead letters cannot be written to {file.path} ({error.strerror})"
+                raise self._refused(place, cause, "check the directory and its permissions") from None
+            files[source.name] = file
+        return files
+
+    def _recall(self, journal: Journal) -> None:
+        """Tell the Listeners which Ids were sent before this start."""
+        places = {
+            source.name: (running, index)
+            for running in self._listeners
+            for index, source in enumerate(running.sources)
+        }
+        recalled: dict[int, list[tuple[int, str, float]]] = {}
+        for name, entry_id, ago in journal.recall():
+            if name in places:
+                running, index = places[name]
+                recalled.setdefault(id(running), []).append((index, entry_id, ago))
+        for running in self._listeners:
+            running.port.remember(recalled.get(id(running), []))
+
     def _dataplane_spec(self, state: State) -> str:
         return json.dumps(
             {
@@ -301,7 +341,9 @@ class Gateway:
         except StateError as error:
             raise self._refused(("listeners", index), str(error), "") from None
         names = [resource.name for resource in listener.destinations]
-        egress = Egress(port, listener.name, [source.name for source in sources], names, self._events)
+        egress = Egress(
+            port, listener.name, [source.name for source in sources], names, self._events, self._ledger
+        )
         self._closing.callback(egress.close)
         running = _Running(listener, port, egress, sources, [d for d in made if d is not None])
         self._listeners.append(running)
@@ -362,7 +404,8 @@ class Gateway:
                 cause = f"the address of Listener {name} is not one of this machine"
                 fix = "`ip address` lists them; 0.0.0.0 or [::] stands for all"
             case _:
-                cause = f"Listener {name} cannot be opened: the kernel refused to {attempt} ({errno.errorcode.get(code)})"
+                code_name = errno.errorcode.get(code, code)
+                cause = f"Listener {name} cannot be opened: the kernel refused to {attempt} ({code_name})"
                 fix = "check the address and the limits of the process"
         return self._refused(place, cause, fix)
 

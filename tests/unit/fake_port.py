@@ -19,6 +19,7 @@ class FakeCompletion:
     sent: int
     duplicates: int
     failures: list[FailureTuple] = field(default_factory=list)
+    sent_ids: list[str] = field(default_factory=list)
 
 
 class FakePort:

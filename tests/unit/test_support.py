@@ -66,7 +66,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
         {"destination_arn": "arn:aws:lambda:us-east-1:123456789012:function:f"},
         {"destination_arn": "https://example.com/"},
         {"destination_arn": "nats://h/s"},
-        {"destination_arn": "function:bootstrap"},
     ],
 )
 def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
@@ -77,9 +76,7 @@ def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"dead_letter_queue_arn": "file:dead.ndjson"},
-        {"rate_limit": {"packets_per_second": "10"}},
-        {"require_session": "true"},
+        {"dead_letter_queue_arn": "arn:aws:sqs:us-east-1:000000000000:dead"},
     ],
 )
 def test_what_a_source_cannot_do_yet(fields: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": "Check a configuration file: file:line:col, cause and fix.",
     "schema": "Print the JSON Schema of the configuration, for editors.",
     "send": "Send a datagram from a Listener of a running gateway.",
+    "replay": "Send dead letters again.",
     "listen": "Receive datagrams: a UDP client for trying things out.",
 }
 """Command → its line in the help, kept here so that the help imports no command."""

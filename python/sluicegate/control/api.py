@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sluicegate.control.events import EventsView, event_routes
 from sluicegate.control.metrics import MetricSources, exposition
 from sluicegate.egress import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.sources.base import Sender
@@ -36,7 +37,7 @@ BODY_LIMIT = 262_144  # as a message to SNS
 ROOM_SECONDS = 5.0  # how long a POST waits for room to send before it answers 429
 
 
-class GatewayView(Protocol):
+class GatewayView(EventsView, Protocol):
     """What the API needs to see of a running gateway."""
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
@@ -108,6 +109,7 @@ def create_app(gateway: GatewayView, *, room_seconds: float = ROOM_SECONDS) -> S
             Route("/v1/listeners", listeners, methods=["GET"]),
             Route("/v1/packet-sources", packet_sources, methods=["GET"]),
             Route("/v1/packet-sources/{name}/messages", post_message, methods=["POST"]),
+            *event_routes(gateway),
         ],
         middleware=[Middleware(HostChecked)],
         exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},

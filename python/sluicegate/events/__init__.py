@@ -1,6 +1,28 @@
-"""Structured events (contract section 6): one JSON line each, to any number of sinks."""
+"""Structured events (contract section 6): one JSON line each, to any number of sinks and live subscribers."""
 
+from sluicegate.events.file import FileSink
+from sluicegate.events.filter import Filter, FilterError
+from sluicegate.events.hub import Hub, Subscription
+from sluicegate.events.live import LiveEvents, TooManySubscriptions
 from sluicegate.events.log import EventLog
+from sluicegate.events.setup import open_sinks
 from sluicegate.events.sinks import MemorySink, Sink, StandardOutputSink, StreamSink
+from sluicegate.events.types import TYPES, EventType
 
-__all__ = ["EventLog", "MemorySink", "Sink", "StandardOutputSink", "StreamSink"]
+__all__ = [
+    "TYPES",
+    "EventLog",
+    "EventType",
+    "FileSink",
+    "Filter",
+    "FilterError",
+    "Hub",
+    "LiveEvents",
+    "MemorySink",
+    "Sink",
+    "StandardOutputSink",
+    "StreamSink",
+    "Subscription",
+    "TooManySubscriptions",
+    "open_sinks",
+]

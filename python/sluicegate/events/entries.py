@@ -19,6 +19,7 @@ class Entries:
     3)."""
 
     def __init__(self, body: bytes) -> None:
+        self._body = body
         self._entries: list[object] = []
         try:
             document = orjson.loads(body)
@@ -32,6 +33,12 @@ class Entries:
                 self._entries = listed
                 return
         self._entries = [document]
+
+    def entry(self, index: int | None) -> object:
+        """The entry at `index` as JSON; the whole body as text where there is none to be found."""
+        if index is not None and 0 <= index < len(self._entries):
+            return self._entries[index]
+        return self._body.decode("utf-8", "replace")
 
     def fields(self, index: int | None) -> dict[str, object]:
         """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them."""

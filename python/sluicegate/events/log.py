@@ -104,6 +104,15 @@ class EventLog:
             self._in_second[kind] = seen + 1
             self._write(event, named, now)
 
+    def forward(self, lines: bytes, *, skip: Sink | None = None) -> None:
+        """Write whole lines that were rendered, filtered and counted elsewhere (the native side), as they are.
+
+        `skip` is a sink that has them already."""
+        for line in lines.splitlines(keepends=True):
+            for sink in self._sinks:
+                if sink is not skip:
+                    sink.write(line)
+
     def counts(self) -> dict[str, int]:
         """Events by name since the start, the suppressed ones included."""
         with self._lock:

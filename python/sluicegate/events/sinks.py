@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Protocol
 
 import orjson
 
-from sluicegate.events.times import iso_milliseconds
+from sluicegate.events.queued import QueuedSink
 
 
 class Sink(Protocol):
@@ -64,7 +63,7 @@ class MemorySink:
         return [entry for entry in self.events if entry["Event"] == event]
 
 
-class StreamSink:
+class StreamSink(QueuedSink):
     """Writes lines to a file descriptor from a thread of its own, through a queue of at most `limit_bytes`.
 
     A reader that is slow, stopped or gone costs lines, never time: when the queue is full the newest line is
@@ -79,71 +78,9 @@ class StreamSink:
         limit_bytes: int = 4 << 20,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__(name, limit_bytes=limit_bytes, clock=clock)
         self._fd = fd
-        self.name = name
-        self._limit = limit_bytes
-        self._clock = clock
-        # Guarded by _wake: everything down to _closing.
-        self._wake = threading.Condition()
-        self._queue: deque[bytes] = deque()
-        self._queued = 0
-        self._dropped = 0
-        self._reported = 0
-        self._closing = False
-        self._broken = False
-        # A daemon: a reader that never reads again must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name=f"events-{name}", daemon=True)
-        self._thread.start()
-
-    @property
-    def dropped(self) -> int:
-        return self._dropped
-
-    def write(self, line: bytes) -> None:
-        with self._wake:
-            if self._closing or self._broken or self._queued + len(line) > self._limit:
-                self._dropped += 1
-                return
-            self._queue.append(line)
-            self._queued += len(line)
-            self._wake.notify()
-
-    def close(self, seconds: float) -> None:
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
-        self._thread.join(seconds)
-        with self._wake:
-            self._dropped += len(self._queue)
-            self._queue.clear()
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._queue and not self._closing and self._dropped == self._reported:
-                    self._wake.wait()
-                if not self._queue and self._dropped == self._reported:
-                    return
-                # The bytes stay counted until they are written, so that the limit bounds all that is held.
-                chunk = b"".join(self._queue)
-                lines, held = len(self._queue), len(chunk)
-                self._queue.clear()
-                missing = self._dropped - self._reported
-                self._reported = self._dropped
-            if missing:
-                chunk += self._gap(missing)
-            written = self._write_all(chunk)
-            with self._wake:
-                self._queued -= held
-                if not written:
-                    self._broken = True
-                    self._dropped += lines + len(self._queue)
-                    self._queue.clear()
-                    return
-
-    def _gap(self, missing: int) -> bytes:
-        entry = {"Time": iso_milliseconds(self._clock()), "Event": "EventsDropped", "Suppressed": missing}
-        return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
+        self._start()
 
     def _write_all(self, chunk: bytes) -> bool:
         """False when nobody will ever read this descriptor again."""

@@ -17,21 +17,20 @@ The states, as in AWS's runtime interface emulator, whose statuses and error typ
 from __future__ import annotations
 
 import asyncio
-import socket
+import re
 import time
 from dataclasses import dataclass, field
 
-import h11
 import orjson
 
 from sluicegate.functions.errors import FunctionError, FunctionFailure, FunctionInitFailed
+from sluicegate.functions.runtime_http import RESPONSE_LIMIT, Connection, Request
 
 PREFIX = "/2018-06-01/runtime/"
-RESPONSE_LIMIT = 6 * 1024 * 1024 + 100  # Lambda's quota for a synchronous answer, with its own allowance
-DISCARD_LIMIT = 64 * 1024 * 1024  # of a body that is too large; then the connection is cut
-EARLY_LIMIT = 256 * 1024  # bytes that may come while the answer to `next` is awaited
 CONNECTIONS = 32  # a runtime needs two
 
+# Of a frame as the `traceback` module writes it: the file's name and the line.
+_PLACE = re.compile(r'^  File "(?:[^"\n]*/)?([^"/\n]+)", line ([0-9]+)', re.MULTILINE)
 _ANSWERS = {202: b'{"status":"OK"}\n'}
 
 
@@ -65,15 +64,15 @@ class RuntimeApi:
         self.initialised: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with the first `next`; `FunctionInitFailed` when the runtime reports that instead."""
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: set[Connection] = set()
+        self._poller: Connection | None = None
         self._waiting: Invocation | None = None
-        self._arrived = asyncio.Event()
         self._running: Invocation | None = None
         self._answered_id = ""
 
     async def start(self) -> str:
         """Listen; returns `127.0.0.1:PORT`, the value of AWS_LAMBDA_RUNTIME_API."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=1 << 18)
+        self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()[:2]
         return f"{host}:{port}"
 
@@ -81,10 +80,8 @@ class RuntimeApi:
         """Cut every connection. Does not end an invocation: its owner knows better why."""
         if self._server is not None:
             self._server.close()
-        for task in list(self._connections):
-            task.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
+        for connection in list(self._connections):
+            connection.close()
         if not self.initialised.cancel() and not self.initialised.cancelled():
             # Reported after nobody waited any more: not an unretrieved exception to complain about.
             self.initialised.exception()
@@ -92,60 +89,47 @@ class RuntimeApi:
     def submit(self, invocation: Invocation) -> None:
         """Give the worker its next invocation; `invocation.answer` tells the end."""
         self._waiting = invocation
-        self._arrived.set()
+        if self._poller is not None:
+            self._give(self._poller)
 
     # Connections
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= CONNECTIONS:
-            writer.close()
-            return
-        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+    def _accept(self) -> Connection:
+        surplus = len(self._connections) >= CONNECTIONS
+        connection = Connection(self._exchange, self._lost, refused=surplus)
+        self._connections.add(connection)
+        return connection
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Without it an answer waits for the other side's delayed acknowledgement: 44 ms measured.
-        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = _Connection(reader, writer)
-        try:
-            while await self._exchange(connection):
-                pass
-        except h11.RemoteProtocolError as error:
-            connection.refuse(error)
-        except (ConnectionError, h11.LocalProtocolError):
-            # Gone in the middle of an exchange. If that matters, the worker's exit says so.
-            pass
-        finally:
-            writer.close()
+    def _lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        if self._poller is connection:
+            self._poller = None
 
-    async def _exchange(self, connection: _Connection) -> bool:
-        """One request and its answer; False when the connection is at its end."""
-        request = await connection.request()
-        if request is None:
-            return False
-        body = await connection.body(RESPONSE_LIMIT)
-        method, path = request.method.decode(), request.target.decode("latin-1").partition("?")[0]
-        if path == PREFIX + "invocation/next":
-            if method != "GET":
-                return await connection.answer(405)
-            return await self._next(connection)
-        status, answer = self._post(method, path, dict(request.headers), body)
-        return await connection.answer(status, answer)
+    def _exchange(self, connection: Connection, request: Request) -> None:
+        if request.path != PREFIX + "invocation/next":
+            connection.answer(*self._post(request.method, request.path, request.headers, request.body))
+        elif request.method != "GET":
+            connection.answer(405)
+        else:
+            self._next(connection)
 
     # What the worker may say
 
-    async def _next(self, connection: _Connection) -> bool:
+    def _next(self, connection: Connection) -> None:
         if self._running is not None:
-            return await connection.answer(403, _transition("Running", "Ready"))
+            return connection.answer(403, _transition("Running", "Ready"))
         if not self.initialised.done():
             self.initialised.set_result(None)
-        while self._waiting is None:
-            self._arrived.clear()
-            # The poll may last for days; a worker that hangs up meanwhile must not be given an invocation.
-            if not await connection.wait_for(self._arrived):
-                return False
-        invocation, self._waiting = self._waiting, None
+        # The poll may last for days. Of two, the later one counts: the earlier one may be of a thread that is gone.
+        self._poller = connection
+        if self._waiting is not None:
+            self._give(connection)
+
+    def _give(self, connection: Connection) -> None:
+        """Hand over what waits. A worker that hung up meanwhile is not given an invocation."""
+        if self._waiting is None or connection.is_hung_up():
+            return
+        invocation, self._waiting, self._poller = self._waiting, None, None
         self._running = invocation
         invocation.taken = True
         headers = [
@@ -155,7 +139,7 @@ class RuntimeApi:
             ("Lambda-Runtime-Invoked-Function-Arn", invocation.arn),
             ("Lambda-Runtime-Trace-Id", invocation.trace_id),
         ]
-        return await connection.answer(200, invocation.payload, headers)
+        connection.answer(200, invocation.payload, headers)
 
     def _post(
         self, method: str, path: str, headers: dict[bytes, bytes], body: bytes | None
@@ -174,7 +158,8 @@ class RuntimeApi:
         if self.initialised.done():
             return 403, _transition("Ready", "InitError")
         kind, message = _error_of(headers, body)
-        self.initialised.set_exception(FunctionInitFailed(f"{kind}: {message}" if message else kind))
+        detail = f"{kind}: {message}" if message else kind
+        self.initialised.set_exception(FunctionInitFailed(detail + _place_of(body)))
         return 202, _ANSWERS[202]
 
     def _result(
@@ -203,103 +188,6 @@ class _TooLarge(FunctionFailure):
     reason = "FunctionAnswerTooLarge"
 
 
-class _Connection:
-    """h11 over asyncio streams: whole requests in, whole answers out."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=64 * 1024)
-        self._early = 0
-
-    async def request(self) -> h11.Request | None:
-        self._early = 0
-        event = await self._event()
-        return event if isinstance(event, h11.Request) else None
-
-    async def body(self, limit: int) -> bytes | None:
-        """The body of the current request; None when it is longer than `limit` (read and thrown away)."""
-        parts: list[bytes] = []
-        size = 0
-        while isinstance(event := await self._event(), h11.Data):
-            size += len(event.data)
-            if size <= limit:
-                parts.append(bytes(event.data))
-            elif size > DISCARD_LIMIT:
-                raise ConnectionAbortedError
-        return b"".join(parts) if size <= limit else None
-
-    async def wait_for(self, arrived: asyncio.Event) -> bool:
-        """False when the other side hangs up before `arrived` is set."""
-        loop = asyncio.get_running_loop()
-        event = loop.create_task(arrived.wait())
-        read = loop.create_task(self._reader.read(1 << 16))
-        try:
-            await asyncio.wait((event, read), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            event.cancel()
-            read.cancel()
-            done, _ = await asyncio.wait((event, read))
-        if read in done and not read.cancelled():
-            data = read.result()
-            # The next request may come early (pipelining), but not a stream; the end is an empty read.
-            self._early += len(data)
-            self._http.receive_data(data)
-            return bool(data) and self._early <= EARLY_LIMIT
-        return True
-
-    async def answer(
-        self, status: int, body: bytes = b"", headers: list[tuple[str, str]] | None = None
-    ) -> bool:
-        """Send it; False when no further request can follow."""
-        lines = headers if headers is not None else [("Content-Type", "application/json")]
-        response = h11.Response(
-            status_code=status,
-            headers=[*lines, ("Content-Length", str(len(body)))],
-            reason=_REASONS.get(status, ""),
-        )
-        head = self._http.send(response) or b""
-        data = self._http.send(h11.Data(data=body)) or b""
-        end = self._http.send(h11.EndOfMessage()) or b""
-        self._writer.write(head + data + end)
-        await self._writer.drain()
-        if self._http.our_state is h11.MUST_CLOSE or self._http.their_state is not h11.DONE:
-            return False
-        self._http.start_next_cycle()
-        return True
-
-    def refuse(self, error: h11.RemoteProtocolError) -> None:
-        """Answer what is not HTTP, as far as the connection's state allows it."""
-        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            status = error.error_status_hint
-            self._writer.write(
-                f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n".encode()
-                + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
-            )
-
-    async def _event(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._http.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]  # h11's sentinels are classes
-            if self._http.they_are_waiting_for_100_continue:
-                going_on = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                self._writer.write(self._http.send(going_on) or b"")
-            self._http.receive_data(await self._reader.read(1 << 16))
-
-
-_REASONS = {
-    200: "OK",
-    202: "Accepted",
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    413: "Payload Too Large",
-    431: "Request Header Fields Too Large",
-}
-
-
 def deadline_ms(seconds: float) -> int:
     """Lambda's notion of a deadline, that many seconds from now: Unix time in milliseconds."""
     return int((time.time() + seconds) * 1000)
@@ -313,6 +201,15 @@ def _transition(before: str, after: str) -> bytes:
     what = f"State transition from {before} to {after} failed for runtime."
     what += " Error: State transition is not allowed"
     return _error("InvalidStateTransition", what)
+
+
+def _place_of(body: bytes | None) -> str:
+    """` (main.py, line 3)`, the innermost place of a reported error; empty where the message has it already."""
+    try:
+        places = _PLACE.findall("\n".join(orjson.loads(body or b"")["stackTrace"]))
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
+    return f" ({places[-1][0][:200]}, line {places[-1][1][:9]})" if places else ""
 
 
 def _error_of(headers: dict[bytes, bytes], body: bytes | None) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from .address import BindAddress, parse_bind, parse_server
 from .base import Finding, Path, Resource
 from .destination import Batching, Destination, Formatter, Target, parse_target
 from .errors import findings
-from .gateway import Api, Aws, GatewayConfig, Sns
+from .gateway import Api, Aws, Events, GatewayConfig, Sns
 from .listener import ClientRestrictions, Listener, Peer
 from .packet_source import PacketSource, RateLimit, SnsTopicSource
 from .support import unavailable
@@ -20,6 +20,7 @@ __all__ = [
     "BindAddress",
     "ClientRestrictions",
     "Destination",
+    "Events",
     "Finding",
     "Formatter",
     "GatewayConfig",

@@ -39,6 +39,12 @@ def _url(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text.strip() or "\0" in text or text.endswith("/"):
+        raise invalid(f"{text!r} is not the path of a file", "use the form logs/events.ndjson")
+    return text
+
+
 def _ports(text: str) -> str:
     match = _PORT_RANGE.fullmatch(text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
@@ -71,6 +77,21 @@ class Aws(Resource):
     """One endpoint for all AWS calls, e.g. a local emulator."""
 
 
+class Events(Resource):
+    """Where events go, one JSON object a line (contract section 6)."""
+
+    stdout: bool = True
+    """Write them to standard output."""
+    file: Annotated[str, AfterValidator(_file)] | None = None
+    """Write them to this file too."""
+    rotate_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    """The size in MiB at which the file is renamed to `FILE.1` and a new one begun."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 5
+    """How many old files remain: `FILE.1` is the newest."""
+    packets_per_second: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """So many events of single packets a second and Listener are written too; 0 for none."""
+
+
 class GatewayConfig(Resource):
     """One node: where it stands, what it listens on, and which messages it turns into datagrams."""
 
@@ -87,6 +108,7 @@ class GatewayConfig(Resource):
     sns: Sns | None = None
     """The gateway's own SNS endpoint; leave out to use topics on AWS."""
     aws: Aws = Field(default_factory=Aws)
+    events: Events = Field(default_factory=Events)
     ports: Annotated[str, AfterValidator(_ports)] = "20000-29999"
     """The range from which ports are assigned to Listeners without one."""
     tag_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600

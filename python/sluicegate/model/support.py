@@ -69,16 +69,9 @@ _DESTINATION: list[tuple[str, Callable[[Destination], bool], str, str]] = [
 _PACKET_SOURCE: list[tuple[str, Callable[[PacketSource], bool], str, str]] = [
     (
         "dead_letter_queue_arn",
-        lambda r: r.dead_letter_queue_arn is not None,
-        "keeping dead letters",
-        "remove it: failures are events on standard output",
-    ),
-    ("rate_limit", lambda r: r.rate_limit is not None, "pacing", "remove it and pace the publisher"),
-    (
-        "require_session",
-        lambda r: r.require_session,
-        "requiring a session",
-        "remove it and bound the source by `egress_networks`",
+        lambda r: r.dead_letter_queue_arn is not None and r.dead_letter_queue_arn.startswith("arn:"),
+        "keeping dead letters in SQS",
+        "use file:PATH.ndjson",
     ),
 ]
 
@@ -86,9 +79,8 @@ _TARGETS: list[tuple[Callable[[Target], bool], str]] = [
     (lambda t: t.kind == "aws", "delivery to AWS services"),
     (lambda t: t.kind == "http", "delivery to web hooks"),
     (lambda t: t.kind == "nats", "delivery to NATS"),
-    (lambda t: t.kind == "function" and t.handler is None, "running an executable as a function"),
 ]
-_TARGET_FIX = "use function:PATH.py:HANDLER, file:PATH.ndjson or console:"
+_TARGET_FIX = "use function:PATH, file:PATH.ndjson or console:"
 
 
 def unavailable(config: GatewayConfig) -> list[Finding]:

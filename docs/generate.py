@@ -1,0 +1,198 @@
+"""Writes docs/configuration.md from the configuration model: `python docs/generate.py`.
+
+`tests/unit/test_docs.py` fails while the file is not what this would write.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from sluicegate.config import json_schema
+from sluicegate.model import (
+    Api,
+    Aws,
+    Batching,
+    ClientRestrictions,
+    Destination,
+    GatewayConfig,
+    Listener,
+    PacketSource,
+    Peer,
+    RateLimit,
+    Resource,
+    Sns,
+    SnsTopicSource,
+    support,
+)
+
+TARGET = Path(__file__).with_name("configuration.md")
+
+_SECTIONS: list[tuple[str, str, type[Resource]]] = [
+    ("The gateway", "Keys at the top of the file.", GatewayConfig),
+    ("api", "", Api),
+    ("sns", "Without this section there is no SNS endpoint.", Sns),
+    ("aws", "", Aws),
+    ("listeners[]", "", Listener),
+    ("listeners[].client_restrictions", "", ClientRestrictions),
+    ("listeners[].peers[]", "", Peer),
+    ("listeners[].destinations[]", "", Destination),
+    ("listeners[].destinations[].batching", "", Batching),
+    ("packet_sources[]", "", PacketSource),
+    ("packet_sources[].sns_topic_source", "", SnsTopicSource),
+    ("packet_sources[].rate_limit", "", RateLimit),
+]
+
+# For keys that the model leaves to their names.
+_MEANINGS = {
+    "description": "Free text.",
+    "name": "A name for people.",
+    "listeners": "See `listeners[]`.",
+    "packet_sources": "See `packet_sources[]`.",
+    "enable_logging": "Accepted for compatibility; has no effect: delivery errors are always events.",
+    "packets_per_second": "Packets a second, to all remotes together.",
+    "per_remote_packets_per_second": "Packets a second to each remote.",
+}
+
+_HEAD = """\
+<!-- Written by docs/generate.py from the configuration model. Edit the model, not this file. -->
+# Configuration
+
+A configuration is one YAML file. [The README](../README.md#configuration-by-example) has an example of it,
+and `examples/` has more. Three commands help to write one:
+
+- `sluicegate validate FILE` prints every problem as `file:line:col: cause, fix`, without running anything.
+- `sluicegate schema` prints a JSON Schema; editors with a YAML language server complete and check with it.
+- `sluicegate dev` writes a small commented file where there is none.
+
+Rules that hold everywhere:
+
+- Keys may be written in snake_case or in PascalCase (`size_in_mb`, `SizeInMb`). The PascalCase spelling is
+  the plain transliteration, except for those named below. The same key twice is an error, and so is a key
+  that does not exist.
+- Numbers and booleans may be quoted (`"10"`, `"true"`).
+- Relative paths are relative to the file. A role is an ARN or `{ Arn: … }`.
+- A network is `ADDRESS/PREFIX` without host bits; an address alone is that address.
+- Quote whatever begins with `[` or holds `: `; in YAML it would mean something else.
+
+What this version knows and cannot do yet is refused by `validate` and at the start: the
+[last section](#known-and-not-available-yet) lists it. Keys that only serve what is refused (`aws`, `role`,
+`peers` and their like) have no effect until then.
+"""
+
+_TAIL = """\
+## Known and not available yet
+
+The model is complete, the gateway is not: these are refused with the line and column of the key.
+
+| section | key | what cannot be done yet | instead |
+|---|---|---|---|
+"""
+
+
+def render() -> str:
+    """The text of docs/configuration.md."""
+    schema = json_schema()
+    parts = [_HEAD]
+    for title, note, model in _SECTIONS:
+        properties = schema if model is GatewayConfig else schema["$defs"][model.__name__]
+        parts.append("\n".join(_section(title, note, model, properties, schema["$defs"])))
+    parts.append(_TAIL + "\n".join(_unavailable()) + "\n")
+    return "\n".join(parts)
+
+
+def _section(
+    title: str, note: str, model: type[Resource], schema: dict[str, Any], definitions: dict[str, Any]
+) -> Iterator[str]:
+    yield f"## {title}"
+    yield ""
+    about = _sentence(f"{schema.get('description', '')} {note}")
+    if about and model is not GatewayConfig:
+        yield from (about, "")
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, described in schema["properties"].items():
+        default = "**required**" if name in schema.get("required", ()) else _default(model.model_fields[name])
+        meaning = _meaning(name, described, definitions)
+        spelled = _other_spellings(name, model)
+        if spelled:
+            meaning += f" Also written {', '.join(spelled)}."
+        yield f"| `{name}` | {_value(described)} | {default} | {meaning} |"
+    yield ""
+
+
+def _value(described: dict[str, Any]) -> str:
+    choices = [choice for choice in described.get("anyOf", [described]) if choice.get("type") != "null"]
+    return " or ".join(dict.fromkeys(_kind(choice) for choice in choices))
+
+
+def _kind(choice: dict[str, Any]) -> str:
+    if "enum" in choice:
+        return ", ".join(f"`{value}`" for value in choice["enum"])
+    if "$ref" in choice:
+        return "section"
+    kind = {"integer": "whole number", "string": "text", "array": "list", "object": "map"}.get(
+        choice["type"], choice["type"]
+    )
+    if kind == "list" and "$ref" in choice["items"]:
+        kind = "list of sections"
+    low = f"≥ {choice['minimum']}" if "minimum" in choice else ""
+    low = f"> {choice['exclusiveMinimum']}" if "exclusiveMinimum" in choice else low
+    high = f"≤ {choice['maximum']}" if "maximum" in choice else ""
+    bounds = ", ".join(filter(None, (low, high)))
+    return f"{kind}, {bounds}" if bounds else kind
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, Resource):
+        return "its defaults"
+    if value in (None, "", [], {}):
+        return "none"
+    return f"`{json.dumps(value) if not isinstance(value, str) else value}`"
+
+
+def _meaning(name: str, described: dict[str, Any], definitions: dict[str, Any]) -> str:
+    text = described.get("description") or _MEANINGS.get(name)
+    if text is None:
+        reference = next(part["$ref"] for part in described.get("anyOf", [described]) if "$ref" in part)
+        text = definitions[reference.rpartition("/")[2]]["description"]
+    return _sentence(text)
+
+
+def _other_spellings(name: str, model: type[Resource]) -> list[str]:
+    """Accepted keys that are neither the field's name nor its plain transliteration."""
+    plain = {name, "".join(part.capitalize() for part in name.split("_"))}
+    return [f"`{key}`" for key, field in model.spellings().items() if field == name and key not in plain]
+
+
+def _sentence(text: str) -> str:
+    """One line; without references to a specification that the reader does not have."""
+    text = re.sub(r" \((contract|reference)[^)]*\)", "", " ".join(text.split()))
+    return text.replace("|", "\\|").strip()
+
+
+def _unavailable() -> Iterator[str]:
+    tables = [
+        ("The gateway", support._GATEWAY),
+        ("listeners[]", support._LISTENER),
+        ("listeners[].destinations[]", support._DESTINATION),
+        ("packet_sources[]", support._PACKET_SOURCE),
+    ]
+    for section, rules in tables:
+        for key, _, what, instead in rules:  # type: ignore[attr-defined]
+            yield f"| {section} | `{key}` | {what} | {instead} |"
+    for _, what in support._TARGETS:
+        yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
+    yield "| The gateway | `api.bind`, `sns.bind` | any address but loopback | bind 127.0.0.1 |"
+    yield (
+        "| packet_sources[] | `sns_topic_source` | subscribing to topics on AWS "
+        "| add `sns: { bind: 127.0.0.1:4566 }` |"
+    )
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render())

@@ -1,0 +1,150 @@
+"""Every event that a gateway writes, by name: what it means and what it says (contract section 6).
+
+`Time`, `Event`, `Node` and `Region` stand in every event and are not listed here. A field that does not apply is
+absent. Any event may also come as a summary: `Suppressed` events of the same name, Listener, PacketSource or
+Destination and Reason that were not written one by one.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["packet", "failure", "life-cycle", "note"]
+"""`packet`: made by the native side while somebody watches, sampled. `failure`: something was not done; never left out
+without a count. `life-cycle`: the gateway and its parts. `note`: about the stream of events itself."""
+
+Direction = Literal["in", "out"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """One kind of event. `fields` in the order of the line; `direction` None where no packet is concerned."""
+
+    name: str
+    kind: Kind
+    direction: Direction | None
+    fields: tuple[str, ...]
+    meaning: str
+
+
+_ENTRY = ("MessageId", "Index", "Id", "Tag", "Remote", "Bytes")
+
+_TYPES = (
+    EventType(
+        "PacketReceived",
+        "packet",
+        "in",
+        ("Listener", "Tag", "Remote", "Bytes"),
+        "A datagram arrived and was accepted.",
+    ),
+    EventType(
+        "PacketRejected",
+        "packet",
+        "in",
+        ("Listener", "Remote", "Bytes", "Reason"),
+        "A datagram arrived and was refused.",
+    ),
+    EventType(
+        "ReplySent",
+        "packet",
+        "out",
+        ("Listener", "Destination", "MessageId", "Index", "Id", "Remote", "Bytes"),
+        "A handler's answer to a packet left.",
+    ),
+    EventType(
+        "PacketSourced",
+        "packet",
+        "out",
+        ("Listener", "PacketSource", "MessageId", "Index", "Id", "Remote", "Bytes"),
+        "An entry of a sourced message left.",
+    ),
+    EventType(
+        "BatchDelivered",
+        "packet",
+        "in",
+        ("Listener", "Destination", "Packets", "RequestId"),
+        "A service took a batch.",
+    ),
+    EventType(
+        "DeliveryFailed",
+        "failure",
+        "in",
+        ("Listener", "Destination", "Reason", "Detail", "Packets", "Batches", "RequestId"),
+        "Batches were given up; their packets are lost.",
+    ),
+    EventType(
+        "ReplyFailed",
+        "failure",
+        "out",
+        ("Listener", "Destination", *_ENTRY, "Reason", "Detail", "Packets", "RequestId"),
+        "A handler's answer, or one entry of it, was not sent.",
+    ),
+    EventType(
+        "SourceFailed",
+        "failure",
+        "out",
+        ("Listener", "PacketSource", *_ENTRY, "Reason", "Detail"),
+        "An entry of a sourced message was not sent.",
+    ),
+    EventType(
+        "IcmpError",
+        "failure",
+        "out",
+        ("Listener", "Remote", "Reason"),
+        "The network reported that an earlier packet did not arrive.",
+    ),
+    EventType(
+        "DeadLetterFailed",
+        "failure",
+        "out",
+        ("PacketSource", "Reason", "Detail"),
+        "Failed entries could not be kept as dead letters.",
+    ),
+    EventType(
+        "JournalFailed",
+        "failure",
+        None,
+        ("Reason", "Detail"),
+        "What was sent could not be written down: a restart may forget it.",
+    ),
+    EventType(
+        "FunctionInitFailed",
+        "failure",
+        None,
+        ("Listener", "Destination", "Reason", "Detail"),
+        "A function did not start, after the gateway's start or a change of its code.",
+    ),
+    EventType(
+        "FunctionReloaded",
+        "life-cycle",
+        None,
+        ("Listener", "Destination", "Detail"),
+        "A function's code changed, and the new code is running.",
+    ),
+    EventType("GatewayStarted", "life-cycle", None, ("Listeners",), "The gateway serves."),
+    EventType(
+        "GatewayStopping", "life-cycle", None, (), "The gateway takes nothing new and ends what it has."
+    ),
+    EventType("GatewayStopped", "life-cycle", None, (), "The gateway has ended; the last event."),
+    EventType("ListenerStarted", "life-cycle", None, ("Listener", "Address", "Port"), "A Listener is bound."),
+    EventType("ListenerStopped", "life-cycle", None, ("Listener", "Totals"), "A Listener is closed."),
+    EventType(
+        "EventsSkipped",
+        "note",
+        None,
+        ("Listener", "Suppressed"),
+        "So many events of packets were left out by the limit of their rate.",
+    ),
+    EventType(
+        "EventsDropped",
+        "note",
+        None,
+        ("Suppressed",),
+        "So many lines are missing here: this output or this client was too slow.",
+    ),
+)
+
+TYPES: dict[str, EventType] = {one.name: one for one in _TYPES}
+"""Every event by its name."""
+
+NATIVE = ("PacketReceived", "PacketRejected", "ReplySent", "PacketSourced")
+"""The events of single packets that the native side makes, for those who watch (`Port.events`)."""

@@ -1,0 +1,191 @@
+"""HTTP/1.1 for the Runtime API: one connection of a worker, whole requests in, whole answers out, no task and no
+stream between the socket and the state machine (`runtime_api.py`).
+
+httptools parses (it is the parser of Node.js); it sets no limits, so they are here: of a head, of a body, and of what
+may come early while the answer to a long poll is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import cast
+
+import httptools
+
+HEAD_LIMIT = 64 * 1024  # bytes of a request's line and headers
+RESPONSE_LIMIT = 6 * 1024 * 1024 + 100  # Lambda's quota for a synchronous answer, with its own allowance
+DISCARD_LIMIT = 64 * 1024 * 1024  # of a body that is too large; then the connection is cut
+EARLY_LIMIT = 256 * 1024  # bytes that may come while the answer to `next` is awaited
+
+_JSON = (("Content-Type", "application/json"),)
+_REASONS = {
+    200: "OK",
+    202: "Accepted",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    413: "Payload Too Large",
+    431: "Request Header Fields Too Large",
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. Header names are lower case; `body` is None when it was longer than `RESPONSE_LIMIT`."""
+
+    method: str = ""
+    path: str = ""
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes | None = b""
+    keep_alive: bool = True
+
+
+class Connection(asyncio.Protocol):
+    """`handle` gets each request in turn, the next one only after `answer`, which may come at any later time.
+
+    `lost` is called once, with the end of the connection. What is not HTTP is answered by a status and the end;
+    a `refused` connection is cut as soon as it is made.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Connection, Request], None],
+        lost: Callable[[Connection], None],
+        *,
+        refused: bool = False,
+    ) -> None:
+        self._refused = refused
+        self._handle = handle
+        self._lost = lost
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._requests: deque[Request] = deque()
+        self._answering: Request | None = None
+        self._early = 0
+        self._in_head = False
+        self._head = 0  # bytes of an unfinished head, without the read in which it began
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def answer(self, status: int, body: bytes = b"", headers: Iterable[tuple[str, str]] = _JSON) -> None:
+        """Answer the request that `handle` got last. Does nothing once the connection is lost."""
+        request, self._answering = self._answering, None
+        if self._transport is None or request is None:
+            return
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
+        end = "" if request.keep_alive else "Connection: close\r\n"
+        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\n{lines}{end}Content-Length: {len(body)}\r\n\r\n"
+        self._transport.write(head.encode("latin-1") + body)
+        if not request.keep_alive:
+            self._transport.close()
+        elif self._requests:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def close(self) -> None:
+        """Cut it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def is_hung_up(self) -> bool:
+        """True when the other side has closed, even if that has not come to the event loop yet."""
+        if self._transport is None or self._transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
+        # Without it an answer waits for the other side's delayed acknowledgement: 44 ms measured.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._refused:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._requests.clear()
+        self._lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answering is not None:
+            self._early += len(data)
+            if self._early > EARLY_LIMIT:
+                return self.close()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            return self._refuse(400)
+        if self._in_head:
+            self._head = 0 if self._head < 0 else self._head + len(data)
+            if self._head > HEAD_LIMIT:
+                return self._refuse(431)
+        if self._size > DISCARD_LIMIT:
+            return self.close()
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        """It asks without reading the answers: no more is taken until it does."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._head = True, -1
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        waits = self._headers.get(b"expect", b"").lower() == b"100-continue"
+        if waits and self._answering is None and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size <= RESPONSE_LIMIT:
+            self._parts.append(body)
+        else:
+            self._parts.clear()
+
+    def on_message_complete(self) -> None:
+        request = Request(
+            self._parser.get_method().decode("latin-1"),
+            self._url.decode("latin-1").partition("?")[0],
+            self._headers,
+            b"".join(self._parts) if self._size <= RESPONSE_LIMIT else None,
+            self._parser.should_keep_alive(),
+        )
+        self._requests.append(request)
+        self._url, self._headers, self._parts, self._size = b"", {}, [], 0
+
+    def _go_on(self) -> None:
+        while self._requests and self._answering is None:
+            self._early = 0
+            self._answering = self._requests.popleft()
+            self._handle(self, self._answering)
+
+    def _refuse(self, status: int) -> None:
+        if self._transport is not None and self._answering is None:
+            head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            self._transport.write(head.encode("latin-1"))
+        if self._transport is not None:
+            self._transport.close()
