@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import errno
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,10 @@ class Gateway:
         for running in self._listeners:
             running.egress.close()
             self._events.emit(
-                "ListenerStopped", Listener=running.resource.name, Totals=_totals(running.port.stats())
+                "ListenerStopped",
+                Listener=running.resource.name,
+                Totals=json.loads(running.port.stats()),
+                Deliveries=_deliveries(running),
             )
         await self._closing.aclose()
         self._events.emit("GatewayStopped")
@@ -464,6 +466,13 @@ def _batch_bytes(size_in_mb: float, destination: Destination | None) -> int:
     return size if limit is None else min(size, limit)
 
 
-def _totals(stats: str) -> Mapping[str, object]:
-    counted = json.loads(stats)
-    return {name: counted[name] for name in ("ReceivedPackets", "SentPackets", "KernelDrops", "Rejected")}
+def _deliveries(running: _Running) -> dict[str, dict[str, object]]:
+    """What became of the packets that each Destination read: beside the Port's counters, the whole account."""
+    return {
+        destination.name: {
+            "PacketsDelivered": delivery.stats.packets_delivered,
+            "PacketsFailed": delivery.stats.packets_failed,
+            "FailedByReason": delivery.stats.failed_by_reason,
+        }
+        for destination, delivery in zip(running.destinations, running.deliveries, strict=True)
+    }
