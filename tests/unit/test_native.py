@@ -465,9 +465,6 @@ def test_events_tell_what_happens_while_somebody_watches(
     assert everything.closed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a turn receives before it learns who watches (dataplane.rs, socket_event)"
-)
 def test_a_watch_misses_nothing(dataplane: _native.Dataplane, client: socket.socket) -> None:
     """What arrives after `events` has returned is shown, however soon."""
     seen = []
@@ -482,9 +479,6 @@ def test_a_watch_misses_nothing(dataplane: _native.Dataplane, client: socket.soc
     assert seen == [1] * 200
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Watch::new takes any name (watch.rs): such a filter shows nothing, for ever"
-)
 def test_an_unknown_event_is_a_value_error(dataplane: _native.Dataplane) -> None:
     port = dataplane.open(listener_spec())
     with pytest.raises(ValueError, match="PacketRecieved"):
@@ -687,9 +681,6 @@ def test_use_after_the_dataplane_has_closed(client: socket.socket) -> None:
         other.bind(("127.0.0.1", number))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the I/O thread ends without closing its Ports (dataplane.rs, Command::End)"
-)
 def test_closing_the_dataplane_closes_every_port(client: socket.socket) -> None:
     """Whoever waits for a Reader, a completion or an event is told, and nothing is taken that nobody will send."""
     dataplane = _native.Dataplane(dataplane_spec())

@@ -243,7 +243,7 @@ impl Thread {
             }
             while let Ok(command) = self.commands.try_recv() {
                 if matches!(command, Command::End) {
-                    return;
+                    return self.end();
                 }
                 self.command(command);
             }
@@ -251,6 +251,15 @@ impl Thread {
             for key in 0..self.slots.len() {
                 self.advance(key);
             }
+        }
+    }
+
+    /// Closes every Port at once, so that nobody waits for what will not come.
+    fn end(&mut self) {
+        for key in 0..self.slots.len() {
+            self.stop(key);
+            self.slots[key].port.close_ring();
+            self.finish(key);
         }
     }
 
@@ -284,7 +293,10 @@ impl Thread {
 
     fn socket_event(&mut self, key: usize, flags: EventFlags) {
         let now = self.now();
-        let State::Open(open) = &mut self.slots[key].state else { return };
+        let Slot { port, state, .. } = &mut self.slots[key];
+        let State::Open(open) = state else { return };
+        // Who began to watch before the datagram was received sees it.
+        open.listener.watch(port.watched());
         if flags.contains(EventFlags::ERR) && open.socket.drain_errors() == 0 {
             open.socket.clear_error();
         }

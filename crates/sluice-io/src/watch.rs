@@ -59,6 +59,10 @@ pub(crate) struct Place<'a> {
 impl Watch {
     /// An error names an unknown event.
     pub fn new(filter: FilterSpec) -> io::Result<Watch> {
+        let known = |name: &String| Kinds::NAMES.iter().any(|(_, one)| one == name);
+        if let Some(unknown) = filter.events.iter().flatten().find(|name| !known(name)) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no event {unknown}")));
+        }
         let mut kinds = Kinds::default();
         for (kind, name) in Kinds::NAMES {
             if filter.events.as_ref().is_none_or(|wanted| wanted.iter().any(|one| one == name)) {

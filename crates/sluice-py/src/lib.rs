@@ -12,7 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared};
 use sluice_io::{FilterSpec, Remembered};
-use std::{collections::BTreeMap, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 create_exception!(
     _native,
@@ -142,7 +142,10 @@ impl Port {
 
     fn events(&self, filter_json: &str) -> PyResult<Events> {
         let filter: FilterSpec = serde_json::from_str(filter_json).map_err(|e| invalid("filter", e))?;
-        let watch = self.port.watch(filter)?;
+        let watch = self.port.watch(filter).map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => invalid("filter", error),
+            _ => error.into(),
+        })?;
         Ok(Events { port: self.port.clone(), watch })
     }
 

@@ -16,9 +16,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from uuid import uuid4
 
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluicegate.sources.http_input import (
     BodyTooLarge,
@@ -65,10 +63,10 @@ _TOPIC_ATTRIBUTE = re.compile(
 )
 
 
-def create_app(topics: Topics) -> Starlette:
+def create_app(topics: Topics) -> ASGIApp:
     """The endpoint as an ASGI application, for every path (SDKs post to `/`, wherever `endpoint_url` puts
     that)."""
-    return Starlette(routes=[Route("/{path:path}", SnsEndpoint(topics))])
+    return SnsEndpoint(topics)
 
 
 class SnsEndpoint:
