@@ -1,8 +1,8 @@
 """Dead letters in a file: every entry that could not be sent, with the reason (contract section 4.5).
 
-One JSON object a line. The gateway appends and `sluicegate replay` takes the whole file away, each under the file's
-lock, so that neither loses what the other does. The file is opened for each append: failures are rare, and a file that was
-moved away (by `replay`, by a log rotation) is simply made anew.
+One JSON object a line. The gateway appends, and `sluicegate replay` takes the whole file away, each under the file's
+lock, so that neither loses what the other does. The file is opened for each append: failures are rare, and a file that
+was moved away (by `replay`, by a log rotation) is simply made anew.
 """
 
 import fcntl

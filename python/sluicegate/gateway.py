@@ -21,7 +21,8 @@ from .deadletters import DeadLetterFile
 from .destinations import Destination, DestinationContext, DestinationError, create
 from .destinations.delivery import Delivery
 from .egress import Egress
-from .events import EventLog
+from .events import EventLog, Filter, LiveEvents, Subscription
+from .functions import reload
 from .journal import Journal
 from .ledger import Ledger
 from .model import Finding, Listener, PacketSource
@@ -61,12 +62,17 @@ class _Running:
 
 
 class Gateway:
-    """Runs `config` between `start` and `stop`, in one event loop. `events` is the caller's, and outlives it."""
+    """Runs `config` between `start` and `stop`, in one event loop. `events` is the caller's, and outlives it.
 
-    def __init__(self, config: Config, events: EventLog) -> None:
+    With `reload_functions` a local function is loaded anew when its code is saved.
+    """
+
+    def __init__(self, config: Config, events: EventLog, *, reload_functions: bool = False) -> None:
         self._config = config
         self._settings = config.gateway
         self._events = events
+        self._live = LiveEvents(events, config.gateway.events.packets_per_second)
+        self._reload_functions = reload_functions
         self._listeners: list[_Running] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._topics: Topics | None = None
@@ -107,10 +113,13 @@ class Gateway:
         self._ledger = Ledger(journal, self._dead_letters(), self._events)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
+        closing.callback(self._live.close)
         loop = asyncio.get_running_loop()
         for index, made in enumerate(destinations):
             await self._open(index, made, dataplane, state)
-            self._listeners[-1].egress.start(loop)
+            running = self._listeners[-1]
+            running.egress.start(loop)
+            self._live.watch(running.resource.name, running.port)
         await asyncio.to_thread(self._recall, journal)
         for running in self._listeners:
             for destination in running.destinations:
@@ -119,6 +128,9 @@ class Gateway:
         for running in self._listeners:
             self._deliver(running)
         await self._start_sources()
+        if self._reload_functions:
+            made_all = [destination for running in self._listeners for destination in running.destinations]
+            self._tasks.append(asyncio.create_task(reload.watch(made_all), name="reload functions"))
         for server in (self.api, self.sns):
             if server is not None:
                 await server.start()
@@ -144,6 +156,7 @@ class Gateway:
         deliveries = [delivery for running in self._listeners for delivery in running.deliveries]
         await asyncio.gather(*(delivery.drain(left()) for delivery in deliveries))
         await asyncio.gather(*(running.egress.drain(left()) for running in self._listeners))
+        self._live.end_subscriptions()
         if self.api is not None:
             await self.api.stop()
         await asyncio.gather(*(asyncio.to_thread(running.port.close, left()) for running in self._listeners))
@@ -200,6 +213,10 @@ class Gateway:
                 if source.name == name:
                     return running.egress, index, _source_state(source)
         return None
+
+    def live_events(self, wanted: Filter) -> Subscription:
+        """A stream of what happens from now on."""
+        return self._live.subscribe(wanted)
 
     def metrics(self) -> MetricSources:
         """Everything that counts."""

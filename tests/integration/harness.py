@@ -458,6 +458,25 @@ class Client:
         self.close()
 
 
+def icmp_comes_back(host: str) -> bool:
+    """True if a plain connected socket learns that nobody listens at a port of `host`."""
+    with Client(host) as gone:
+        dead = gone.address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(dead)
+        # On loopback the answer is there when `send` returns: this is patience, not a race.
+        probe.settimeout(1)
+        probe.send(b"")
+        try:
+            probe.recv(1)
+        except ConnectionRefusedError:
+            return True
+        except TimeoutError:
+            return False
+        return False
+
+
 @contextlib.contextmanager
 def clients(count: int, host: str = "127.0.0.1") -> Iterator[list[Client]]:
     """`count` devices."""

@@ -276,6 +276,7 @@ def test_malformed_entries_fail_alone(gateway: StartGateway, host: str) -> None:
     assert metrics.value("source_sent_packets", packet_source="replies") == 997
 
 
+@pytest.mark.usefixtures("icmp")
 @pytest.mark.parametrize("host", LOOPBACKS)
 def test_dead_ports_do_not_harm_live_ones(gateway: StartGateway, host: str) -> None:
     running = gateway(sourcing(host))

@@ -54,6 +54,12 @@ def b64(data: bytes) -> str:
 # ICMP errors
 
 
+def wait_for_icmp(running: Gateway) -> None:
+    """The trap was there: errors came back to this gateway's socket."""
+    until(lambda: running.metrics().value("icmp_errors") > 0, "ICMP errors come back")
+
+
+@pytest.mark.usefixtures("icmp")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_replies_reach_live_clients_between_dead_ones(gateway: StartGateway, host: str) -> None:
     """The batch is full, and the handler called, only when every second client has gone."""
@@ -74,8 +80,10 @@ def test_replies_reach_live_clients_between_dead_ones(gateway: StartGateway, hos
     assert metrics.value("destination_replies", destination="echo") == 400
     assert metrics.value("destination_replies_sent", destination="echo") == 400
     assert metrics.by("reason", "destination_replies_failed") == {}
+    wait_for_icmp(running)
 
 
+@pytest.mark.usefixtures("icmp")
 def test_icmp_errors_do_not_stop_receiving(gateway: StartGateway) -> None:
     """A pending error must not fail the next receive either."""
     running = gateway(config("127.0.0.1", PACKETS))
@@ -88,6 +96,7 @@ def test_icmp_errors_do_not_stop_receiving(gateway: StartGateway) -> None:
             client.send(str(n).encode(), listener)
         packets = wait_for_records(running.directory / "packets.ndjson", 50)
     assert [base64.b64decode(p["Data"]) for p in packets] == [str(n).encode() for n in range(50)]
+    wait_for_icmp(running)
 
 
 # The address that the client used
@@ -392,6 +401,7 @@ def test_bursts_above_and_below_the_mtu_pass_a_narrow_link(
             assert client.receive_data(20) == burst
 
 
+@pytest.mark.usefixtures("icmp")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_bursts_to_dead_remotes_do_not_harm_live_ones(gateway: StartGateway, host: str) -> None:
     running = gateway(config(host, PACKETS))
@@ -405,6 +415,7 @@ def test_bursts_to_dead_remotes_do_not_harm_live_ones(gateway: StartGateway, hos
         outcome = running.post({"Messages": messages})
         assert (outcome["Sent"], outcome["Failures"]) == (600, [])
         assert client.receive_data(100) == [bytes([n // 2]) * 100 for n in range(100)]
+    wait_for_icmp(running)
 
 
 @pytest.mark.netns

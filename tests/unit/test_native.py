@@ -438,8 +438,6 @@ def test_events_tell_what_happens_while_somebody_watches(
     port = dataplane.open(listener_spec())
     everything = port.events('{"Rate": 1000}')
     sourced = port.events('{"Events": ["PacketSourced"], "Remotes": ["127.0.0.1/32"], "Rate": 1000}')
-    # One turn of the I/O thread, and the end of it: `test_a_watch_misses_nothing` is about why.
-    stats(port), stats(port)
     client.sendto(b"x", port.local_address)
     batches(port.reader(0), 1)
     body = json.dumps({"Data": "AQID", "Remote": remote(client)}).encode()

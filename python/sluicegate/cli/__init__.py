@@ -17,6 +17,7 @@ COMMANDS = {
     "validate": "Check a configuration file: file:line:col, cause and fix.",
     "schema": "Print the JSON Schema of the configuration, for editors.",
     "send": "Send a datagram from a Listener of a running gateway.",
+    "tail": "Show what a running gateway does, as it happens.",
     "replay": "Send dead letters again.",
     "listen": "Receive datagrams: a UDP client for trying things out.",
 }

@@ -82,7 +82,7 @@ def command(file: str | None) -> None:
     if file is None:
         _write_example()
         file = str(CONFIG)
-    serve(load_or_fail(file), _show)
+    serve(load_or_fail(file), _show, reload_functions=True)
 
 
 def _write_example() -> None:

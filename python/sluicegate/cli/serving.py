@@ -12,8 +12,9 @@ import uvloop
 
 from ..config import Config, ConfigError, load
 from ..events import EventLog
-from ..events.sinks import StandardOutputSink
+from ..events.setup import open_sinks
 from ..gateway import DRAIN_SECONDS, Gateway, StartError
+from ..model import Finding
 from .errors import CliError, Exit, error, no_color
 
 
@@ -25,7 +26,7 @@ def load_or_fail(file: str) -> Config:
         raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
 
 
-def serve(config: Config, ready: Callable[[Gateway], None]) -> None:
+def serve(config: Config, ready: Callable[[Gateway], None], *, reload_functions: bool = False) -> None:
     """Run until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when the gateway serves.
 
     Raises `CliError` when it cannot start.
@@ -35,14 +36,20 @@ def serve(config: Config, ready: Callable[[Gateway], None]) -> None:
         error(f"warning: {warning}")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, ready))
+            runner.run(_serve(config, ready, reload_functions))
     except StartError as refused:
         raise CliError(f"the gateway cannot start\n{refused}", Exit.NOT_STARTED) from None
 
 
-async def _serve(config: Config, ready: Callable[[Gateway], None]) -> None:
+async def _serve(config: Config, ready: Callable[[Gateway], None], reload_functions: bool) -> None:
     settings = config.gateway
-    events = EventLog(StandardOutputSink(), node=settings.node, region=settings.region)
+    try:
+        sinks = open_sinks(settings.events, config.base_dir)
+    except OSError as refused:
+        cause = f"events cannot be written to {refused.filename} ({refused.strerror})"
+        found = Finding(("events", "file"), cause, "check the directory and its permissions")
+        raise StartError(str(config.locate(found))) from None
+    events = EventLog(*sinks, node=settings.node, region=settings.region)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -57,7 +64,7 @@ async def _serve(config: Config, ready: Callable[[Gateway], None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal, number)
-    gateway = Gateway(config, events)
+    gateway = Gateway(config, events, reload_functions=reload_functions)
     try:
         starting = asyncio.ensure_future(gateway.start())
         interrupted = asyncio.ensure_future(stopping.wait())

@@ -124,23 +124,36 @@ class FunctionDestination(Destination):
     def concurrency(self) -> int:
         return self._concurrency
 
-    def reload(self) -> None:
-        """Load the handler anew with the next batch; running ones end undisturbed."""
-        if self._function is not None:
-            self._function.reload()
+    @property
+    def code(self) -> Path:
+        """The handler's file, or the executable."""
+        return self._path
 
-    async def _warm(self, function: Function) -> None:
+    def reload(self, changed: str) -> None:
+        """Load the handler anew; invocations that run end undisturbed. `changed` names the files, for people.
+
+        Tells its end by an event: `FunctionReloaded`, or `FunctionInitFailed`, and then batches fail until the
+        next reload.
+        """
+        if self._function is None:
+            return
+        if self._warm_up is not None:
+            self._warm_up.cancel()
+        self._function.reload()
+        self._warm_up = asyncio.create_task(self._warm(self._function, changed), name=f"reload {self.name}")
+
+    async def _warm(self, function: Function, changed: str = "") -> None:
         try:
             await function.warm_up()
         except FunctionFailure as failure:
             log.error("a function did not start", function=self.name, detail=failure.detail)
-            self.context.events.emit(
-                "FunctionInitFailed",
-                Listener=self.context.listener,
-                Destination=self.name,
-                Reason=failure.reason,
-                Detail=failure.detail,
-            )
+            self._emit("FunctionInitFailed", Reason=failure.reason, Detail=failure.detail)
+        else:
+            if changed:
+                self._emit("FunctionReloaded", Detail=f"changed: {changed}")
+
+    def _emit(self, event: str, **fields: object) -> None:
+        self.context.events.emit(event, Listener=self.context.listener, Destination=self.name, **fields)
 
 
 def _check_environment(owner: str, environment: Mapping[str, str]) -> None:

@@ -1,11 +1,12 @@
-"""Structured events (contract section 6): one JSON line each, to any number of sinks and live subscribers."""
+"""Structured events (contract section 6): one JSON line each, to any number of sinks and live subscribers.
 
-from sluicegate.events.file import FileSink
+What only a gateway needs is not imported here: `events.setup` opens the sinks of a configuration.
+"""
+
 from sluicegate.events.filter import Filter, FilterError
 from sluicegate.events.hub import Hub, Subscription
 from sluicegate.events.live import LiveEvents, TooManySubscriptions
 from sluicegate.events.log import EventLog
-from sluicegate.events.setup import open_sinks
 from sluicegate.events.sinks import MemorySink, Sink, StandardOutputSink, StreamSink
 from sluicegate.events.types import TYPES, EventType
 
@@ -13,7 +14,6 @@ __all__ = [
     "TYPES",
     "EventLog",
     "EventType",
-    "FileSink",
     "Filter",
     "FilterError",
     "Hub",
@@ -24,5 +24,4 @@ __all__ = [
     "StreamSink",
     "Subscription",
     "TooManySubscriptions",
-    "open_sinks",
 ]

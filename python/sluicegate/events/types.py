@@ -126,7 +126,9 @@ _TYPES = (
     ),
     EventType("GatewayStopped", "life-cycle", None, (), "The gateway has ended; the last event."),
     EventType("ListenerStarted", "life-cycle", None, ("Listener", "Address", "Port"), "A Listener is bound."),
-    EventType("ListenerStopped", "life-cycle", None, ("Listener", "Totals"), "A Listener is closed."),
+    EventType(
+        "ListenerStopped", "life-cycle", None, ("Listener", "Totals", "Deliveries"), "A Listener is closed."
+    ),
     EventType(
         "EventsSkipped",
         "note",

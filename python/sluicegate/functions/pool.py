@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -52,6 +53,7 @@ class WorkerPool:
         self._generation = 0
         self._failures = 0
         self._not_before = 0.0
+        self._reloaded = asyncio.Event()  # set once, then replaced
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -108,6 +110,8 @@ class WorkerPool:
         """Have every worker end after its current invocation: the next ones load the function anew."""
         self._generation += 1
         self._failures, self._not_before = 0, 0.0
+        self._reloaded.set()
+        self._reloaded = asyncio.Event()
         idle, self._idle = self._idle, []
         for worker in idle:
             self._discard(worker, STOP_SECONDS)
@@ -123,9 +127,10 @@ class WorkerPool:
 
     async def _start(self) -> Worker:
         loop = asyncio.get_running_loop()
-        # Noted again after each pause: a failure of the other workers may have moved it.
-        while (pause := self._not_before - loop.time()) > 0:  # noqa: ASYNC110 nothing is polled
-            await asyncio.sleep(pause)
+        # Noted again after each pause: a failure of the other workers may have moved it, a reload ends it.
+        while (pause := self._not_before - loop.time()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._reloaded.wait(), pause)
         if self._closed:
             raise FunctionCrashed("the gateway stopped before the batch was handled")
         worker = Worker(self._program)
