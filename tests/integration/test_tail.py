@@ -2,8 +2,6 @@
 
 import json
 import signal
-import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import StartGateway
-from harness import HANG_SECONDS, LOOPBACK, PROGRAM, Client, Gateway, Process, free_port, until
+from harness import HANG_SECONDS, LOOPBACK, PROGRAM, Client, Process, free_port, until
 
 from sluicegate.events.types import TYPES
 
@@ -36,39 +34,20 @@ StartTail = Callable[..., Process]
 
 @pytest.fixture
 def tail(tmp_path: Path) -> Iterator[StartTail]:
-    """Starts `sluicegate tail` at a gateway; with `watching` it is connected when this returns."""
+    """Starts `sluicegate tail` at a gateway's API; returns once it watches, without `wait` at once."""
     made: list[Process] = []
 
-    def start(api_url: str, *options: str, watching: Gateway | None = None) -> Process:
-        before = 0 if watching is None else streams(watching)
+    def start(api_url: str, *options: str, wait: bool = True) -> Process:
         environment = {"SLUICEGATE_API": api_url, "NO_COLOR": "1"}
         one = Process([PROGRAM, "tail", *options], tmp_path, environment=environment)
         made.append(one)
-        if watching is not None:
-            until(lambda: streams(watching) > before, "tail is connected")
+        if wait:
+            one.stderr.wait(lambda lines: lines == [f"watching {api_url}"], "tail watches")
         return one
 
     yield start
     for one in made:
         one.close()
-
-
-def streams(gateway: Gateway) -> int:
-    """Connections to the gateway's API that are open at this moment, ours for requests included."""
-    port = int(gateway.api_url.rpartition(":")[2])
-    table = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    local = f"0100007F:{port:04X}"
-    return sum(row.split()[1] == local and row.split()[3] == "01" for row in table)
-
-
-def connected(gateway: Gateway, process: Process, client: Client) -> None:
-    """Send packets until the first is shown: then it watches."""
-
-    def shown() -> bool:
-        client.send(b"probe", gateway.address("decoder"))
-        return bool(process.stdout.all)
-
-    until(shown, "the stream shows a packet")
 
 
 def events_of(process: Process) -> list[dict[str, Any]]:
@@ -90,8 +69,7 @@ def wait_for(process: Process, count: int, **fields: object) -> list[dict[str, A
 def test_one_readable_line_per_event(gateway: StartGateway, tail: StartTail) -> None:
     running = gateway(CONFIG)
     with Client() as client:
-        process = tail(running.api_url, watching=running)
-        connected(running, process, client)
+        process = tail(running.api_url)
         client.send(b"\x01\x02\x03", running.address("decoder"))
         running.post({"Messages": [{"Data": "AQ==", "Remote": client.remote}]})
         running.post({"Messages": [{"Data": "AQ==", "Remote": {"Address": "192.0.2.1", "Port": 1}}]})
@@ -119,15 +97,12 @@ def test_filters_and_the_end_after_so_many(gateway: StartGateway, tail: StartTai
     with Client() as first, Client() as second:
         host, port = second.address
         everything = tail(url, "--output", "json")
-        connected(running, everything, first)
         chosen = {
-            "listener": tail(url, "--output", "json", "--listener", "other", watching=running),
-            "remote": tail(
-                url, "--output", "json", "--remote", f"{host}:{port}", "--count", "2", watching=running
-            ),
-            "direction": tail(url, "--output", "json", "--direction", "out", watching=running),
-            "reason": tail(url, "--output", "json", "--reason", "RemoteDenied", watching=running),
-            "event": tail(url, "--output", "json", "--event", "PacketRejected", watching=running),
+            "listener": tail(url, "--output", "json", "--listener", "other"),
+            "remote": tail(url, "--output", "json", "--remote", f"{host}:{port}", "--count", "2"),
+            "direction": tail(url, "--output", "json", "--direction", "out"),
+            "reason": tail(url, "--output", "json", "--reason", "RemoteDenied"),
+            "event": tail(url, "--output", "json", "--event", "PacketRejected"),
         }
         first.send(b"one", running.address("decoder"))
         second.send(b"two", running.address("decoder"))
@@ -160,9 +135,10 @@ def test_what_is_beyond_the_rate_is_counted(gateway: StartGateway, tail: StartTa
     running = gateway(CONFIG)
     with Client() as client:
         options = ("--output", "json", "--event", "PacketReceived", "--rate", "10")
-        process = tail(running.api_url, *options, watching=running)
+        process = tail(running.api_url, *options)
+        address = running.address("decoder")
         for number in range(300):
-            client.send(b"%d" % number, running.address("decoder"))
+            client.send(b"%d" % number, address)
         until(lambda: running.metrics().value("received_packets") == 300, "they arrived")
 
         def all_told(lines: list[str]) -> bool:
@@ -176,7 +152,7 @@ def test_what_is_beyond_the_rate_is_counted(gateway: StartGateway, tail: StartTa
 
 def test_a_restart_of_the_gateway_is_a_note(gateway: StartGateway, tail: StartTail) -> None:
     running = gateway(CONFIG)
-    process = tail(running.api_url, "--output", "json", watching=running)
+    process = tail(running.api_url, "--output", "json")
     assert running.stop() == 0
     wait_for(process, 1, Event="GatewayStopping")
     process.stderr.wait(lambda lines: any("went away" in line for line in lines), "the first note")
@@ -193,20 +169,20 @@ def test_a_restart_of_the_gateway_is_a_note(gateway: StartGateway, tail: StartTa
 
 
 def test_exit_codes(gateway: StartGateway, tail: StartTail) -> None:
-    nobody = tail(f"http://127.0.0.1:{free_port()}")
+    nobody = tail(f"http://127.0.0.1:{free_port()}", wait=False)
     assert nobody.wait() == 3
     assert "no gateway answers" in nobody.stderr.text
     running = gateway(CONFIG)
-    refused = tail(running.api_url, "--event", "PacketRecieved")
+    refused = tail(running.api_url, "--event", "PacketRecieved", wait=False)
     assert refused.wait() == 1
     assert "did you mean PacketReceived?" in refused.stderr.text
-    unknown = tail(running.api_url, "--listener", "nowhere")
+    unknown = tail(running.api_url, "--listener", "nowhere", wait=False)
     assert unknown.wait() == 1
     assert "there are decoder, other" in unknown.stderr.text
     silent = tail(running.api_url, "--count", "1", "--timeout", "0.2")
     assert silent.wait() == 1
     assert "saw 0 of 1 events in 0.2 s" in silent.stderr.text
-    assert tail(running.api_url, "--direction", "up").wait() == 2
+    assert tail(running.api_url, "--direction", "up", wait=False).wait() == 2
 
 
 def test_server_sent_events_end_with_the_gateway(gateway: StartGateway) -> None:
@@ -243,24 +219,10 @@ def test_streams_are_bounded_freed_and_closed_to_web_pages(gateway: StartGateway
         until(lambda: open_one().status_code == 200, "the place of the client that went is free")
 
 
-def icmp_works(port: int) -> bool:
-    """Whether this kernel answers a datagram to a dead port: it stops when it is short of memory for that."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("127.0.0.1", port))
-        try:
-            for _ in range(10):
-                probe.send(b"")
-                time.sleep(0.01)
-        except ConnectionRefusedError:
-            return True
-    return False
-
-
+@pytest.mark.usefixtures("icmp")
 def test_icmp_errors_are_always_events(gateway: StartGateway) -> None:
     with Client() as gone:
         remote = gone.remote
-    if not icmp_works(remote["Port"]):
-        pytest.skip("the kernel makes no ICMP errors at this moment")
     running = gateway(CONFIG)
     running.post({"Messages": [{"Data": "AQ==", "Remote": remote}]})
     event = running.event("IcmpError")
@@ -272,15 +234,22 @@ def test_a_file_and_a_sample_of_packets_by_configuration(gateway: StartGateway) 
     settings = "events: { file: logs/events.ndjson, packets_per_second: 5 }\n"
     running = gateway(settings + CONFIG)
     with Client() as client:
+        address = running.address("decoder")
         for _ in range(100):
-            client.send(b"x", running.address("decoder"))
-        until(lambda: running.metrics().value("received_packets") == 100, "they arrived")
-        running.event("EventsSkipped")
+            client.send(b"x", address)
+
+        def told(lines: list[str]) -> int:
+            return sum(
+                json.loads(line).get("Suppressed", 1)
+                for line in lines
+                if '"Packet' in line or "Skipped" in line
+            )
+
+        running.process.stdout.wait(lambda lines: told(lines) >= 100, "every packet is told or counted")
+        assert told(running.process.stdout.all) == 100
     assert running.stop() == 0
     written = (running.directory / "logs" / "events.ndjson").read_text().splitlines()
     assert written == running.process.stdout.all
-    packets = [event for event in running.events if event["Event"] in ("PacketReceived", "EventsSkipped")]
-    assert sum(event.get("Suppressed", 1) for event in packets) == 100
 
 
 def test_an_events_file_that_cannot_be_written_is_told_with_its_place(gateway: StartGateway) -> None:

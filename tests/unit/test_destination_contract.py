@@ -371,7 +371,7 @@ def test_function_finds_a_handler_however_it_is_bound(
     ("source", "word"),
     [
         ("def handle(e, c): ...", "handle"),
-        ("class A:\n    def handler(self, e, c): ...", "no function handler"),
+        ("class A:\n    def handler(self, e, c): ...", "has no `handler`"),
         ("def handler(e, c)\n    ...", "line 1"),
         ("async def handler(e, c): ...", "async"),
         ("\0", "not valid Python"),
@@ -390,5 +390,5 @@ def test_function_takes_the_handler_setting_of_lambda(context: DestinationContex
     (tmp_path / "pkg").mkdir()
     (tmp_path / "pkg/__init__.py").write_text("def handler(e, c): ...")
     FunctionDestination.from_spec("f", "main.py:pkg.handler", {}, context)
-    with pytest.raises(DestinationError, match="no function other"):
+    with pytest.raises(DestinationError, match="has no `other`"):
         FunctionDestination.from_spec("f", "main.py:pkg.other", {}, context)

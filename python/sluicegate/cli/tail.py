@@ -136,6 +136,7 @@ class _Tail:
                 raise CliError(
                     f"{self._api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE
                 )
+            self._note("the gateway is back" if self._connected else f"watching {self._api}")
             self._connected = True
             rest = b""
             async for chunk in response.aiter_bytes():
@@ -155,7 +156,7 @@ class _Tail:
             except httpx.HTTPError:
                 continue
             if answer.is_success:
-                return self._note("the gateway is back")
+                return
 
     def _show(self, line: str) -> bool:
         """Print it; True when that was the last one."""

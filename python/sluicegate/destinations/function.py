@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +19,7 @@ from sluicegate.destinations.base import (
     delivery_id,
 )
 from sluicegate.functions import Function, FunctionFailure
+from sluicegate.handlers import check_function
 
 log = structlog.get_logger("sluicegate.functions")
 
@@ -173,98 +171,14 @@ def _parse_target(owner: str, target: str, base: Path) -> tuple[Path, str | None
     them.
     """
     before, colon, handler = target.rpartition(":")
-    if colon and before.endswith(".py"):
-        path = base / before
-        if not handler:
-            raise DestinationError(
-                f"{owner}: function:{target} names no handler", "add its name: …py:handler"
-            )
-        _require_file(owner, path)
-        _check_handler(owner, path, handler)
-        return path, handler
-    if not target or target.endswith(".py"):
+    is_python = bool(colon) and before.endswith(".py")
+    if not target or target.endswith(".py") or (is_python and not handler):
         raise DestinationError(
-            f"{owner}: function:{target} names no handler", "write it as function:PATH.py:HANDLER"
+            f"{owner}: function:{target} names no handler", f"write it as {FunctionDestination.usage}"
         )
-    path = base / target
-    _require_file(owner, path)
-    if not os.access(path, os.X_OK):
-        raise DestinationError(
-            f"{owner}: {path} is not executable",
-            f"chmod +x it, or write a Python handler as {FunctionDestination.usage}",
-        )
-    return path, None
-
-
-def _require_file(owner: str, path: Path) -> None:
-    if not path.is_file():
-        raise DestinationError(
-            f"{owner}: there is no file {path}",
-            "create it or correct the path, which is relative to the configuration file",
-        )
-
-
-def _check_handler(owner: str, path: Path, handler: str) -> None:
-    if not all(part.isidentifier() for part in handler.split(".")):
-        raise DestinationError(f"{owner}: {handler!r} is not a function's name", f"write {path.name}:handler")
-    module, _, function = handler.rpartition(".")
-    if not module and "." in path.stem:
-        raise DestinationError(f"{owner}: a module's name has no dot, {path.stem!r} does", "rename the file")
-    if module and module != path.stem:
-        inner = path.parent.joinpath(*module.split("."))
-        path = inner.with_suffix(".py") if inner.with_suffix(".py").is_file() else inner / "__init__.py"
-        _require_file(owner, path)
-    if module.partition(".")[0] in sys.builtin_module_names or path.stem in sys.builtin_module_names:
-        raise DestinationError(f"{owner}: {path.stem} is the name of a built-in module", "rename the file")
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        line = f" line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        what = error.msg if isinstance(error, SyntaxError) else "it is not Python source"
-        raise DestinationError(f"{owner}: {path}{line} is not valid Python ({what})", "correct it") from error
-    except OSError as error:
-        raise DestinationError(
-            f"{owner}: {path} cannot be read", "make it readable for the gateway"
-        ) from error
-    names, anything = _top_level(tree.body)
-    if function not in names and not anything:
-        fix = (
-            f"define it, or name one of {', '.join(sorted(names))}"
-            if names
-            else f"define def {function}(event, context)"
-        )
-        raise DestinationError(f"{owner}: {path} has no function {function} at its top level", fix)
-    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == function for node in tree.body):
-        raise DestinationError(
-            f"{owner}: {function} in {path} is async; Lambda's Python runtime calls handlers synchronously",
-            "make it a plain def that calls asyncio.run",
-        )
-
-
-def _top_level(body: Iterable[ast.stmt]) -> tuple[set[str], bool]:
-    """The names that a module's top level binds, and whether it may bind others (`from x import *`,
-    `__getattr__`).
-    """
-    names: set[str] = set()
-    anything = False
-    for statement in body:
-        match statement:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                names.add(statement.name)
-            case ast.Import() | ast.ImportFrom():
-                anything |= any(alias.name == "*" for alias in statement.names)
-                names |= {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
-            case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
-                names |= {node.id for node in ast.walk(statement) if _is_bound(node)}  # type: ignore[attr-defined]
-            case _:
-                blocks = [child for child in ast.iter_child_nodes(statement) if isinstance(child, ast.stmt)]
-                for handler in getattr(statement, "handlers", []):
-                    blocks += handler.body
-                inner, more = _top_level(blocks)
-                names |= inner
-                anything |= more
-    return names - {"*"}, anything or "__getattr__" in names
-
-
-def _is_bound(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    path = base / (before if is_python else target)
+    found = check_function(path, handler if is_python else None)
+    if found is not None:
+        cause, fix = found
+        raise DestinationError(f"{owner}: {cause}", fix)
+    return path, handler if is_python else None
