@@ -431,7 +431,11 @@ impl Thread {
         port.complete(ended);
         open.discard_arrived(now, &mut self.buffers);
         open.show_events(port, &self.shared, now);
-        port.each_watch(|watch| watch.close());
+        let place = Place { node: self.shared.node, region: &self.shared.region, spec: open.listener.spec() };
+        port.each_watch(|watch| {
+            watch.settle(&place, u64::MAX); // the second in which it ends is over too
+            watch.close();
+        });
         let reply = open.closing.take();
         let last = self.snapshot(key);
         let slot = &mut self.slots[key];

@@ -242,7 +242,7 @@ impl UdpSocket {
         while let Some(error) = sys::take_queued_error(self.socket.as_fd()) {
             if error.icmp {
                 icmp += 1;
-                let name = name_of(error.errno);
+                let name = icmp_name(error.errno);
                 *self.icmp_errors.entry(name).or_default() += 1;
                 if self.icmp_recent.len() < ICMP_RECENT {
                     self.icmp_recent.push((name, error.remote.map(canonical)));
@@ -315,13 +315,25 @@ fn refused(error: &io::Error) -> Sent {
     Sent::No(reason, format!("the kernel refused the packet: {}", name_of(errno)))
 }
 
+/// What an ICMP error says, from the errno that the kernel makes of it (net/ipv4/icmp.c, net/ipv6/icmp.c).
+fn icmp_name(errno: i32) -> &'static str {
+    match errno {
+        libc::ECONNREFUSED => "PortUnreachable",
+        libc::EHOSTUNREACH | libc::EHOSTDOWN => "HostUnreachable",
+        libc::ENETUNREACH | libc::ENONET => "NetworkUnreachable",
+        libc::ENOPROTOOPT => "ProtocolUnreachable",
+        libc::EMSGSIZE => "TooLarge",
+        libc::EACCES => "Prohibited",
+        libc::EPROTO => "ParameterProblem",
+        _ => "Other",
+    }
+}
+
 fn name_of(errno: i32) -> &'static str {
     match errno {
         libc::ECONNREFUSED => "port unreachable (ECONNREFUSED)",
         libc::EHOSTUNREACH => "host unreachable (EHOSTUNREACH)",
         libc::ENETUNREACH => "network unreachable (ENETUNREACH)",
-        libc::ENOPROTOOPT => "protocol unreachable (ENOPROTOOPT)",
-        libc::EPROTO => "parameter problem (EPROTO)",
         libc::EACCES => "not permitted (EACCES)",
         libc::EPERM => "not permitted by the packet filter (EPERM)",
         libc::EMSGSIZE => "too large for the path (EMSGSIZE)",

@@ -97,7 +97,9 @@ def _write_example() -> None:
         raise CliError(
             f"cannot write {refused.filename}: {refused.strerror}; run this in a directory of your own, or name a FILE"
         ) from None
-    click.echo(f"wrote {CONFIG} and {HANDLER}: edit them, and start again")
+    click.echo(
+        f"wrote {CONFIG} and {HANDLER}: edit them and restart to apply (a saved handler is loaded at once)"
+    )
 
 
 def _show(gateway: Gateway) -> None:

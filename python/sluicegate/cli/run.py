@@ -22,3 +22,6 @@ def _ready(gateway: Gateway) -> None:
         click.echo(
             f"ready: {listener['Name']} on UDP {listener['Address']} port {listener['Port']}", err=True
         )
+    for name, server in (("API", gateway.api), ("SNS endpoint", gateway.sns)):
+        if server is not None:
+            click.echo(f"ready: {name} at {server.url}", err=True)
