@@ -14,6 +14,8 @@ CARGO ?= cargo
 # Further arguments, e.g. `make test PYTEST_ARGS="-k sns"`.
 CARGO_TEST_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+FUZZ_ARGS ?=
 
 # maturin installs into $VIRTUAL_ENV and refuses to choose between that and conda; both builds of the native module are
 # for the same interpreter.
@@ -26,7 +28,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 RUST_SOURCES := $(shell find crates -type f -o -type d) Cargo.toml Cargo.lock pyproject.toml
 NATIVE_MISSING := $(if $(wildcard python/sluicegate/_native*.so),,FORCE)
 
-.PHONY: help setup run test check lock clean test-tools rust-tools FORCE
+.PHONY: help setup run test check bench fuzz lock clean test-tools rust-tools FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +40,7 @@ run: setup ## Run a local gateway (`sluicegate dev`) and print what to try
 
 test: $(VENV)/.dev $(VENV)/.native test-tools ## Run the tests of Rust and Python
 	$(CARGO) test --workspace --locked $(CARGO_TEST_ARGS)
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --locked
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # Not Markdown: the README shows what `sluicegate dev` prints, to the letter.
@@ -48,6 +51,12 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest sluicegate._native
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+fuzz: $(VENV)/.fuzz $(VENV)/.native ## Fuzz every parser, 60 s each (FUZZ_ARGS="--seconds 600 message")
+	$(BIN)/python fuzz/run.py $(FUZZ_ARGS)
 
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	@command -v uv >/dev/null || { echo 'missing: uv; install it (pip install uv), then run make lock again' >&2; exit 1; }
@@ -70,6 +79,10 @@ $(VENV)/.run: requirements/run.lock $(VENV)/.venv
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.venv
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements/dev.lock
 	touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: requirements/fuzz.lock $(VENV)/.dev
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements/fuzz.lock
+	touch $@
 
 $(VENV)/.native: $(RUST_SOURCES) $(NATIVE_MISSING) | $(VENV)/.run
 	@$(FIND_TOOLS)

@@ -1,0 +1,10 @@
+//! What must hold whatever anybody sends: one module per fuzz target, each with a `check` that panics when it does not
+//! hold. `targets/` feeds them from libFuzzer, `tests/seeds.rs` from the files in `seeds/`.
+
+pub mod datagram;
+pub mod message;
+mod oracle;
+pub mod replies;
+pub mod tag;
+pub mod time;
+mod world;
