@@ -51,6 +51,8 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest sluicegate._native
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --all-targets --locked -- -D warnings
 
 bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
 	$(BIN)/python -m bench $(BENCH_ARGS)
@@ -63,7 +65,7 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	requirements/update.sh
 
 clean: ## Remove everything that make made
-	rm -rf .venv target dist .mypy_cache .pytest_cache .ruff_cache .hypothesis python/sluicegate/_native*.so
+	rm -rf .venv target dist fuzz/target fuzz/corpus fuzz/artifacts .mypy_cache .pytest_cache .ruff_cache .hypothesis python/sluicegate/_native*.so
 	find python tests docs examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment. The locks name every package with its hash; the development one contains the other.

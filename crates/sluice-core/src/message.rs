@@ -110,6 +110,10 @@ enum Document<'a> {
 }
 
 fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Document<'a>, String> {
+    // JSON is UTF-8 (RFC 8259, section 8.1): also where nobody reads, so that a body has one verdict.
+    if let Err(error) = std::str::from_utf8(body) {
+        return Err(format!("not UTF-8 (at byte {})", error.valid_up_to()));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let whole = json.deserialize_any(DocumentVisitor { list }).and_then(|document| json.end().map(|()| document));
     whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(&error)))
@@ -403,6 +407,7 @@ mod tests {
             assert!(parse_message(body.as_bytes()).is_err(), "{body}");
         }
         assert!(parse_message(b"{\"Data\": \"\xff\"}").is_err());
+        assert!(parse_message(b"{\"X\": \"\xff\", \"Messages\": []}").is_err());
         assert_eq!(parse_message(b"{\"Messages\": []}"), Ok(vec![]));
         // A flat entry without fields is one entry, which then fails by itself.
         assert_eq!(parse_message(b"{}").unwrap().len(), 1);

@@ -58,7 +58,12 @@ pub fn parse_rfc3339(text: &str) -> Option<u64> {
     }
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    if !(1..=12).contains(&month)
+        || !(1..=days_in(year, month)).contains(&day)
+        || hour > 23
+        || minute > 59
+        || second > 60
+    {
         return None;
     }
     let mut at = 19;
@@ -105,6 +110,11 @@ fn civil_from_days(days: i64) -> (i64, u64, u64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month as u64, day as u64)
 }
 
+fn days_in(year: i64, month: i64) -> i64 {
+    let (next_year, next) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    days_from_civil(next_year, next, 1) - days_from_civil(year, month, 1)
+}
+
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
     let era = year.div_euclid(400);
@@ -139,6 +149,7 @@ mod tests {
             "now",
             "2026-06-09",
             "2026-13-09T10:00:00Z",
+            "2026-02-30T10:00:00Z",
             "2026-06-09T10:00:00",
             "2026-06-09T10:00:00.Z",
             "2026-06-09T10:00:00+2:00",

@@ -39,8 +39,6 @@ struct Ring {
     documents: usize,
     waiting: VecDeque<Submission>,
     completions: Vec<Completion>,
-    /// Somebody was turned away and waits for room.
-    starved: bool,
     closed: bool,
 }
 
@@ -59,7 +57,6 @@ impl Port {
             documents: 0,
             waiting: VecDeque::new(),
             completions: Vec::new(),
-            starved: false,
             closed: false,
         };
         let completed = Signal::new()?;
@@ -98,7 +95,6 @@ impl Port {
         for document in documents {
             let bytes = document.body.len();
             if ring.closed || (ring.documents > 0 && ring.bytes + bytes > ring.limit) {
-                ring.starved = true;
                 break;
             }
             ring.bytes += bytes;
@@ -185,7 +181,7 @@ impl Port {
             ring.documents -= 1;
             ring.completions.push(completion);
         }
-        if ring.completions.len() > before || std::mem::take(&mut ring.starved) {
+        if ring.completions.len() > before {
             self.0.completed.set();
         }
     }
