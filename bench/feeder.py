@@ -1,0 +1,119 @@
+"""`python -m bench.feeder SINK_PORT REMOTES SIZE COUNT`: feeds `Port.submit`, the call that the gateway's egress makes,
+with sourced messages of up to 256 KiB that were prepared before. Prints what became of them.
+
+The spec of the Listener is the gateway's own, with loopback allowed. Entries are numbered as the C loop numbers its
+datagrams.
+"""
+
+import base64
+import json
+import resource
+import select
+import sys
+import time
+from ipaddress import IPv4Address
+
+from sluicegate import _native
+from sluicegate.gateway import DEDUP_LIMIT, DEDUP_SECONDS, RING_BYTES, SESSION_LIMIT
+
+NUMBERS = 100_000
+BODY_BYTES = 256 << 10
+FIRST_REMOTE = int(IPv4Address("127.64.0.0"))
+
+
+def main() -> None:
+    port, remotes, size, count = map(int, sys.argv[1:5])
+    bodies = prepare(port, remotes, size, min(count, max(remotes, NUMBERS)))
+    dataplane = _native.Dataplane(
+        json.dumps(
+            {
+                "Node": 1,
+                "Region": "us-east-1",
+                "TagKeys": [{"Id": 0, "Key": _native.format_tag_key()}],
+                "TagSeconds": 3600,
+            }
+        )
+    )
+    listener = dataplane.open(json.dumps(_spec()))
+    print(json.dumps(feed(listener, bodies, count)))
+    listener.close(0.0)
+    dataplane.close()
+
+
+def prepare(port: int, remotes: int, size: int, count: int) -> list[tuple[bytes, int]]:
+    """Messages of at most 256 KiB with entries 0 to `count`, and the number of entries in each."""
+    bodies: list[tuple[bytes, int]] = []
+    parts: list[str] = []
+    length = 0
+    for number in range(count):
+        address = IPv4Address(FIRST_REMOTE + number % remotes)
+        data = base64.b64encode(number.to_bytes(8, sys.byteorder).ljust(size, b"x")).decode()
+        part = f'{{"Data":"{data}","Remote":{{"Address":"{address}","Port":{port}}}}}'
+        if parts and length + len(part) + 16 > BODY_BYTES:
+            bodies.append((_body(parts), len(parts)))
+            parts, length = [], 0
+        parts.append(part)
+        length += len(part) + 1
+    bodies.append((_body(parts), len(parts)))
+    return bodies
+
+
+def feed(listener: _native.Port, bodies: list[tuple[bytes, int]], count: int) -> dict[str, float]:
+    """Submits the bodies over and over until `count` entries are in; returns when each has ended."""
+    cpu = _cpu_seconds()
+    start = time.monotonic()
+    given = sent = failed = place = 0
+    readable = [listener.completions_fileno()]
+    while sent + failed < count:
+        if given < count:
+            body, entries = bodies[place % len(bodies)]
+            if listener.submit([(f"message-{place}", time.time(), 0, body, None)]):
+                given += entries
+                place += 1
+                continue
+        select.select(readable, [], [], 1.0)
+        for ended in listener.completions():
+            sent += ended.sent
+            failed += len(ended.failures)
+    elapsed = time.monotonic() - start
+    return {"sent": sent, "failed": failed, "seconds": elapsed, "cpu_seconds": _cpu_seconds() - cpu}
+
+
+def _spec() -> dict[str, object]:
+    return {
+        "Id": 1,
+        "Name": "bench",
+        "Domain": "localhost",
+        "Bind": "127.0.0.1:0",
+        "DualStack": False,
+        "ClientNetworks": ["0.0.0.0/0", "::/0"],
+        "SessionIdleSeconds": 300.0,
+        "SessionLimit": SESSION_LIMIT,
+        "RingBytes": RING_BYTES,
+        "Destinations": [],
+        "Sources": [
+            {
+                "Name": "bench",
+                "EgressNetworks": ["127.0.0.0/8"],
+                "DefaultTtlSeconds": None,
+                "HoldSeconds": 60.0,
+                "RateLimit": None,
+                "RequireSession": False,
+                "DedupSeconds": DEDUP_SECONDS,
+                "DedupLimit": DEDUP_LIMIT,
+            }
+        ],
+    }
+
+
+def _body(parts: list[str]) -> bytes:
+    return ('{"Messages":[' + ",".join(parts) + "]}").encode()
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    main()

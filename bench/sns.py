@@ -1,0 +1,48 @@
+"""The whole way out: real boto3 publishers → the gateway's SNS endpoint → the wire.
+
+Two publishers share the sink's core, each with messages of up to 256 KiB; they, not the gateway, are usually the limit,
+so the column to read is the gateway's processor time a packet.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from .egress import by_loop
+from .gateway import Gateway, free_port
+from .plan import Plan
+from .processes import LOAD_CORE, BenchError, Process, module, scratch, settle, sink
+from .results import Row, Sample, compare
+
+PUBLISHERS = 2
+REMOTES = 1_000
+
+
+def run(plan: Plan) -> Iterator[Row]:
+    for size in plan.sizes:
+        count = plan.packets // 3
+        gateway, loop = [], []
+        for _ in range(plan.rounds):
+            gateway.append(_published(size, count))
+            loop.append(by_loop("sendto", REMOTES, size, count))
+        yield compare(f"boto3 x{PUBLISHERS} to SNS endpoint to wire, {size} B", gateway, "C sendto", loop)
+
+
+def _published(size: int, count: int) -> Sample:
+    port = free_port(socket.SOCK_DGRAM)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(scratch())
+        gateway = stack.enter_context(Gateway(directory))
+        counter = stack.enter_context(sink(port, count))
+        command = module("publisher", gateway.sns, port, REMOTES, size, count // PUBLISHERS)
+        publishers = [stack.enter_context(Process(command, LOAD_CORE)) for _ in range(PUBLISHERS)]
+        for publisher in publishers:
+            publisher.wait_ready()
+        before = gateway.cpu_seconds()
+        entries = sum(publisher.result()["entries"] for publisher in publishers)
+        settle()
+        cpu = gateway.cpu_seconds() - before
+        seen = counter.stop()
+        if seen["total"] > entries:
+            raise BenchError(f"{entries} published, the sink saw {seen}")
+        return Sample(seen["total"] / seen["seconds"], 1 - seen["total"] / entries, cpu / entries * 1e6)
