@@ -1,8 +1,8 @@
 """Ingress: datagrams from 256 source ports, as fast as one core sends them, to a `file:` Destination.
 
 Next to two C loops on the same core: one that receives and counts, and one that also writes the same lines. The rate is
-what comes out while the load is on; loss is what of all that was sent never came out. The file lies in memory. The C
-loops take whatever one core can send, so their rate is the generator's; the processor time a packet is theirs.
+what comes out while the load is on; loss is what of all that was sent never came out. The file lies in memory. Where a
+C loop takes all that one core can send, its rate is the generator's, and only the processor time a packet is its own.
 """
 
 import socket
