@@ -2,12 +2,19 @@
 
 import os
 import warnings
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
+
+
+# A shell starts background jobs with SIGINT ignored, and everything that they start inherits that: then no test could
+# stop a program as a user does.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class StartGateway(Protocol):
