@@ -1,15 +1,14 @@
 """Fixtures around `harness.py`: what they start, they stop."""
 
 import os
-import warnings
 import signal
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
-
 
 # A shell starts background jobs with SIGINT ignored, and everything that they start inherits that: then no test could
 # stop a program as a user does.
