@@ -58,7 +58,7 @@ class Port:
         """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
 
     def completions_fileno(self) -> int:
-        """Readable when `completions` has something; also after room came free in a full ring."""
+        """Readable when `completions` has something; room in a full ring comes free with it."""
 
     def completions(self) -> list[Completion]:
         """Every message and reply document of which all entries have ended since the last call."""

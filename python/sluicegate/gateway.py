@@ -479,7 +479,7 @@ def _source_state(source: PacketSource) -> str:
 
 def _batch_bytes(size_in_mb: float, destination: Destination | None) -> int:
     size = int(size_in_mb * BYTES_PER_MB)
-    limit = getattr(destination, "batch_bytes_limit", None)
+    limit = destination.batch_bytes_limit if destination is not None else None
     return size if limit is None else min(size, limit)
 
 

@@ -10,10 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from conftest import StartGateway
-from harness import Client, Gateway, until
+from harness import Client, Gateway, Metrics, until
 
 from sluicegate import _native
 from sluicegate.gateway import DESTINATION_QUEUE_BYTES, RING_BYTES
@@ -50,7 +49,7 @@ def resident(pid: int) -> int:
     raise AssertionError("no VmRSS")
 
 
-def settled(gateway: Gateway) -> dict[str, Any]:
+def settled(gateway: Gateway) -> Metrics:
     """The counters, once two looks at them are alike."""
     seen: list[str] = [""]
 
@@ -63,8 +62,7 @@ def settled(gateway: Gateway) -> dict[str, Any]:
         return same
 
     until(unchanged, "the flood has been worked off")
-    metrics = gateway.metrics()
-    return {"metrics": metrics}
+    return gateway.metrics()
 
 
 def test_a_flood_with_one_destination_stopped(gateway: StartGateway) -> None:
@@ -98,7 +96,7 @@ listeners:
     finally:
         flood.kill()
         flood.wait()
-    metrics = settled(one)["metrics"]
+    metrics = settled(one)
     received, lost = metrics.value("received_packets"), metrics.value("kernel_dropped_packets")
     assert sent == received + lost, "every packet was received, or counted by the kernel"
 

@@ -470,3 +470,38 @@ listeners:
         lambda: running.metrics().value("delivery_packets", destination="slow") == 1_000,
         "the slow one gets them all",
     )
+
+
+MEASURE = """
+import json
+
+def handler(event, context):
+    with open("sizes", "a") as file:
+        file.write(f"{len(event['Messages'])} {len(json.dumps(event, separators=(',', ':')))}\\n")
+"""
+
+
+def test_a_batch_is_never_larger_than_a_function_takes(gateway: StartGateway) -> None:
+    running = gateway(
+        """
+listeners:
+  - name: decoder
+    bind: 127.0.0.1
+    destinations:
+      - name: measure
+        destination_arn: function:measure.py:handler
+        batching: { count: 1000, timeout_in_seconds: 3, size_in_mb: 64 }
+        arguments: { Concurrency: 1 }
+""",
+        {"measure": MEASURE},
+    )
+    listener = running.address()
+    with Client() as client:
+        for n in range(1, 101):  # 8 MB as base64
+            client.send(b"x" * 60_000, listener)
+            until(lambda n=n: running.metrics().value("received_packets") == n, "it was received")
+    until(lambda: running.metrics().value("delivery_packets") == 100, "all were delivered")
+    sizes = [tuple(map(int, line.split())) for line in (running.directory / "sizes").read_text().splitlines()]
+    assert sum(count for count, _ in sizes) == 100
+    assert all(size <= 6 << 20 for _, size in sizes)
+    assert sizes[0][1] > 5 << 20

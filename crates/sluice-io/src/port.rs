@@ -116,7 +116,7 @@ impl Port {
         std::mem::take(&mut ring.completions)
     }
 
-    /// Readable when [`completions`](Self::completions) has something, or when room came free.
+    /// Readable when [`completions`](Self::completions) has something; room in the ring comes free with it.
     pub fn completed(&self) -> &Signal {
         &self.0.completed
     }

@@ -105,6 +105,8 @@ class Destination(ABC):
 
     usage: ClassVar[str] = ""
     """How its `destination_arn` is written, for error messages: `file:PATH.ndjson`."""
+    batch_bytes_limit: ClassVar[int | None] = None
+    """Most bytes of a batch that the service takes; `SizeInMb` never goes above it (contract section 3)."""
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         self.name = name

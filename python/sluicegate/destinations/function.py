@@ -40,6 +40,7 @@ class FunctionDestination(Destination):
     """
 
     usage = "function:PATH.py:HANDLER"
+    batch_bytes_limit = 6 << 20  # Lambda's for a synchronous invocation
 
     def __init__(
         self,
