@@ -319,6 +319,15 @@ impl Egress {
         count.max(1)
     }
 
+    /// How many datagrams from the front on may leave by one call, at most `limit`: up to where a run begins.
+    pub fn mixed(&self, now: Now, limit: usize) -> usize {
+        let mut following = self.outgoing.iter().skip(1);
+        let alone = |packet: &&Outgoing| {
+            packet.expires_ms > now.unix_ms && following.next().is_none_or(|next| next.remote != packet.remote)
+        };
+        self.outgoing.iter().take(limit).take_while(alone).count().max(1)
+    }
+
     /// The datagrams that wait for the socket, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &Outgoing> {
         self.outgoing.iter()

@@ -196,6 +196,11 @@ impl Listener {
         self.egress.run(now, limit)
     }
 
+    /// How many datagrams from the front on may leave by one call, at most `limit`: up to where a run begins.
+    pub fn outgoing_mixed(&self, now: Now, limit: usize) -> usize {
+        self.egress.mixed(now, limit)
+    }
+
     /// The datagrams that wait for the socket, in order.
     pub fn waiting(&self) -> impl Iterator<Item = &Outgoing> {
         self.egress.waiting()

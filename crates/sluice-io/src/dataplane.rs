@@ -8,19 +8,17 @@
 
 use crate::{
     BatchQueue, Port, Signal,
-    socket::{Buffers, OpenError, Sent, UdpSocket},
+    open::Open,
+    socket::{Buffers, OpenError, UdpSocket},
     sys,
     watch::Place,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sluice_core::{
-    About, Dropped, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, listener,
-};
+use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Reason, listener};
 use std::{
     collections::BTreeMap,
     fmt, io,
     mem::MaybeUninit,
-    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,8 +31,6 @@ use std::{
 
 /// Receive batches from one socket in one turn.
 const RECEIVE_ROUNDS: usize = 4;
-/// Datagrams that one Listener sends in one turn.
-const SEND_ROUND: usize = 256;
 /// Documents are parsed while fewer datagrams than this wait: what is parsed is larger than what waits as text.
 const QUEUE_LOW: usize = 1_024;
 /// Addresses come and go (DHCP, VPNs); own endpoints are looked up this often.
@@ -195,17 +191,6 @@ struct Slot {
 enum State {
     Open(Box<Open>),
     Closed,
-}
-
-struct Open {
-    socket: UdpSocket,
-    listener: Listener,
-    receiving: bool,
-    /// The socket was full: wait until it is writable.
-    blocked: bool,
-    closing: Option<(Instant, mpsc::SyncSender<()>)>,
-    /// Some watch has skipped events and will say so when the second is over.
-    telling: bool,
 }
 
 struct Thread {
@@ -483,90 +468,5 @@ impl Thread {
         flags.set(EventFlags::IN, open.receiving);
         flags.set(EventFlags::OUT, open.blocked);
         let _ = epoll::modify(epoll, open.socket.as_fd(), EventData::new_u64(key as u64), flags);
-    }
-}
-
-impl Open {
-    fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
-        let listener = &mut self.listener;
-        self.socket.receive(now, buffers, |now, local, remote, payload| {
-            listener.handle_datagram(now, local, remote, payload);
-        })
-    }
-
-    /// What arrived after the Listener had stopped: counted, not processed.
-    fn discard_arrived(&mut self, now: Now, buffers: &mut Buffers) {
-        let deadline = Instant::now() + Duration::from_millis(100);
-        let mut late = 0;
-        while Instant::now() < deadline {
-            match self.socket.receive(now, buffers, |_, _: std::net::IpAddr, _: SocketAddr, _| {}) {
-                0 => break,
-                count => late += count,
-            }
-        }
-        self.listener.rejected(Rejected::Shutdown, late);
-    }
-
-    fn send(&mut self, now: Now) {
-        if self.blocked {
-            return;
-        }
-        let mut sent = 0;
-        while sent < SEND_ROUND {
-            let Some(packet) = self.listener.next_outgoing(now) else { return };
-            let (local, remote) = (packet.local, packet.remote);
-            let single = |open: &mut Open| {
-                let packet = open.listener.waiting().next().expect("it was there a moment ago");
-                open.socket.send(local, remote, &packet.payload)
-            };
-            let mut run = self.listener.outgoing_run(now, self.socket.offload());
-            let outcome = match run {
-                1 => single(self),
-                _ => {
-                    let payloads = self.listener.waiting().take(run).map(|packet| packet.payload.as_slice());
-                    self.socket.send_run(local, remote, payloads).unwrap_or_else(|| {
-                        run = 1;
-                        single(self)
-                    })
-                }
-            };
-            match outcome {
-                Sent::Yes => (0..run).for_each(|_| self.listener.sent(now)),
-                Sent::No(reason, detail) => self.listener.not_sent(now, reason, detail),
-                Sent::Full => {
-                    self.blocked = true;
-                    return;
-                }
-            }
-            sent += run;
-        }
-    }
-
-    /// Hands the events since the last call to whoever watches.
-    fn show_events(&mut self, port: &Port, shared: &listener::Shared, now: Now) {
-        let mut events = self.listener.take_events();
-        for (name, remote) in self.socket.take_icmp() {
-            let about = About::Icmp(name);
-            events.push(Event { kind: Kinds::ICMP_ERROR, at_ms: now.unix_ms, remote, bytes: None, about });
-        }
-        if events.is_empty() && !self.telling {
-            return;
-        }
-        let place = Place { node: shared.node, region: &shared.region, spec: self.listener.spec() };
-        let mut telling = false;
-        port.each_watch(|watch| {
-            watch.offer(&place, &events);
-            telling |= watch.settle(&place, now.unix_ms);
-        });
-        self.telling = telling;
-    }
-
-    fn hand_over(&mut self, port: &Port) {
-        while let Some((destination, batch)) = self.listener.poll_batch() {
-            let dropped = port.0.queues[destination].push(batch);
-            if dropped > 0 {
-                self.listener.dropped(destination, Dropped::QueueFull, dropped);
-            }
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! eventfd, so that an event loop can wait for it.
 
 mod dataplane;
+mod open;
 pub mod port;
 pub mod queue;
 mod signal;

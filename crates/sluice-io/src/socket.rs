@@ -169,6 +169,17 @@ impl UdpSocket {
         }
     }
 
+    /// Sends datagrams (source address, remote, payload) in order by one call; how many the kernel took. Fewer than there
+    /// are, or none: send the next one by [`send`](Self::send), which says why.
+    pub fn send_many<'a>(&self, packets: impl Iterator<Item = (Option<IpAddr>, SocketAddr, &'a [u8])>) -> usize {
+        let datagram = |(local, remote, payload): (Option<IpAddr>, SocketAddr, &'a [u8])| sys::Datagram {
+            remote: self.in_own_family(remote).into(),
+            source: local.filter(|ip| !ip.is_unspecified()),
+            payload,
+        };
+        sys::send_many(self.socket.as_fd(), &packets.map(datagram).collect::<Vec<_>>()).unwrap_or(0)
+    }
+
     /// Sends datagrams of one size (the last may be shorter) to one remote by UDP_SEGMENT: all or none. None: this size
     /// cannot be offloaded here, and will not be tried again; send them one by one.
     pub fn send_run<'a>(

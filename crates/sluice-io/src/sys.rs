@@ -1,11 +1,15 @@
 //! The system calls for which no crate in use has a safe wrapper. All `unsafe` of the project is here.
 
+use socket2::SockAddr;
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
 };
+
+/// Datagrams of one [`send_many`], at most.
+pub const SEND_MANY: usize = 64;
 
 // linux/sock_diag.h: index of the drop counter in SO_MEMINFO's array, and the array's length.
 const SK_MEMINFO_DROPS: usize = 8;
@@ -60,6 +64,73 @@ pub fn take_queued_error(socket: BorrowedFd) -> Option<QueuedError> {
         }
     }
     Some(found)
+}
+
+/// One of many datagrams to send.
+pub struct Datagram<'a> {
+    /// Where to, in the socket's own family.
+    pub remote: SockAddr,
+    /// The address to send from; None: the kernel chooses.
+    pub source: Option<IpAddr>,
+    /// What.
+    pub payload: &'a [u8],
+}
+
+/// Sends datagrams to different remotes by one `sendmmsg`, without waiting; how many the kernel took, from the first on.
+/// An error is the first one's; what the kernel says of a later one it says again when that one is the first.
+pub fn send_many(socket: BorrowedFd, datagrams: &[Datagram]) -> io::Result<usize> {
+    let count = datagrams.len().min(SEND_MANY);
+    // SAFETY: all-zero bytes are valid values of these C structures.
+    let mut headers: [libc::mmsghdr; SEND_MANY] = unsafe { mem::zeroed() };
+    let mut data: [libc::iovec; SEND_MANY] = unsafe { mem::zeroed() };
+    let mut controls = [[0u64; 5]; SEND_MANY]; // each holds one packet info of either family, aligned
+    let places = headers.iter_mut().zip(&mut data).zip(&mut controls);
+    for (datagram, ((header, data), control)) in datagrams.iter().zip(places) {
+        let header = &mut header.msg_hdr;
+        data.iov_base = datagram.payload.as_ptr().cast_mut().cast();
+        data.iov_len = datagram.payload.len();
+        header.msg_iov = data;
+        header.msg_iovlen = 1;
+        header.msg_name = datagram.remote.as_ptr().cast_mut().cast();
+        header.msg_namelen = datagram.remote.len();
+        if let Some(source) = datagram.source {
+            header.msg_control = control.as_mut_ptr().cast();
+            header.msg_controllen = mem::size_of_val(control) as _;
+            header.msg_controllen = write_source(header, source) as _;
+        }
+    }
+    let flags = libc::MSG_DONTWAIT;
+    // SAFETY: `count` headers point to live buffers of the lengths that they state; the kernel only reads them.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+}
+
+/// Writes a control message that chooses the source address; its length. The header has room for one of either family.
+fn write_source(header: &mut libc::msghdr, source: IpAddr) -> usize {
+    fn put<T>(header: &mut libc::msghdr, level: i32, kind: i32, info: T) -> usize {
+        let size = mem::size_of::<T>() as u32;
+        // SAFETY: msg_control points to zeroed memory of msg_controllen bytes, which is CMSG_SPACE of the larger type.
+        unsafe {
+            let message = libc::CMSG_FIRSTHDR(header);
+            (*message).cmsg_level = level;
+            (*message).cmsg_type = kind;
+            (*message).cmsg_len = libc::CMSG_LEN(size) as _;
+            ptr::write_unaligned(libc::CMSG_DATA(message).cast(), info);
+            libc::CMSG_SPACE(size) as usize
+        }
+    }
+    match source {
+        IpAddr::V4(v4) => {
+            let address = libc::in_addr { s_addr: u32::from_ne_bytes(v4.octets()) };
+            let info =
+                libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: libc::in_addr { s_addr: 0 } };
+            put(header, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        IpAddr::V6(v6) => {
+            let info = libc::in6_pktinfo { ipi6_ifindex: 0, ipi6_addr: libc::in6_addr { s6_addr: v6.octets() } };
+            put(header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
+    }
 }
 
 /// Datagrams that the kernel dropped because the socket's receive queue was full (SO_MEMINFO; SO_RXQ_OVFL misses most).

@@ -113,6 +113,51 @@ fn a_dead_remote_costs_a_live_one_nothing() {
 }
 
 #[test]
+fn many_remotes_are_reached_from_where_each_has_spoken_to() {
+    let rig = Rig::new(|spec| {
+        spec["Bind"] = json!("[::]:0");
+        spec["DualStack"] = json!(true);
+        spec["ClientNetworks"] = json!(["0.0.0.0/0", "::/0"]);
+        spec["Sources"][0]["EgressNetworks"] = json!(["255.255.255.255/32"]);
+    });
+    let port = rig.port.bound().port();
+    let clients: Vec<_> = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1", "127.0.0.1", "::1", "127.0.0.4", "127.0.0.5"]
+        .into_iter()
+        .map(|gateway| {
+            let gateway = SocketAddr::new(gateway.parse().unwrap(), port);
+            let any = if gateway.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+            let client = UdpSocket::bind(any).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.send_to(b"hello", gateway).unwrap();
+            (client, gateway)
+        })
+        .collect();
+    while rig.plane.counters(&rig.port).unwrap().counters.received_packets < clients.len() as u64 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The kernel refuses one in the midst of them: no socket here may broadcast.
+    let refused: SocketAddr = "255.255.255.255:9".parse().unwrap();
+    let mut entries = Vec::new();
+    for round in 0..20 {
+        entries.extend(clients.iter().map(|(client, _)| (client.local_addr().unwrap(), payload(round, 30))));
+        entries.push((refused, payload(round, 30)));
+    }
+    let completion = rig.publish(&entries);
+    assert_eq!(completion.sent as usize, 20 * clients.len());
+    let failed: Vec<_> = completion.failures.iter().map(|f| (f.index.unwrap() as usize, f.reason)).collect();
+    let expected = (1..=20).map(|round| (round * (clients.len() + 1) - 1, Reason::SendFailed)).collect::<Vec<_>>();
+    assert_eq!(failed, expected);
+    for (client, gateway) in &clients {
+        for round in 0..20 {
+            let mut buffer = [0; 100];
+            let (length, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from), (payload(round, 30).as_bytes(), *gateway));
+        }
+        assert!(nothing_more(client));
+    }
+}
+
+#[test]
 fn stopping_ends_receiving_and_not_sending() {
     let rig = Rig::paced(100.0, |_| {});
     let (client, address) = remote();
