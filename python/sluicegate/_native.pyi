@@ -12,6 +12,8 @@ __all__ = [
     "Port",
     "Reader",
     "format_tag_key",
+    "seal",
+    "unseal",
 ]
 
 class NativeError(Exception):
@@ -38,10 +40,11 @@ class Port:
 
     Spec: `{"Id": int, "Name": str, "Domain": str, "Bind": "ip:port", "DualStack": bool, "ClientNetworks": [cidr],
     "SessionIdleSeconds": float, "SessionLimit": int, "RingBytes": int,
-    "Destinations": [{"Name", "Formatter", "Count", "TimeoutSeconds", "SizeBytes", "QueueBytes", "Bound": bool}],
+    "Destinations": [{"Name", "Formatter", "Count", "TimeoutSeconds", "SizeBytes", "QueueBytes", "Bound": bool,
+    "Removed": bool}],
     "Sources": [{"Name", "EgressNetworks": [cidr], "DefaultTtlSeconds": float | null, "HoldSeconds": float,
     "RateLimit": {"PacketsPerSecond", "Burst", "PerRemotePacketsPerSecond"} | null, "RequireSession": bool,
-    "DedupSeconds": float, "DedupLimit": int}]}`.
+    "DedupSeconds": float, "DedupLimit": int, "Removed": bool}]}`; `Removed` may be left out.
     """
 
     @property
@@ -65,6 +68,16 @@ class Port:
 
     def remember(self, ids: Sequence[tuple[int, str, float]]) -> None:
         """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
+
+    def update(self, spec_json: str) -> None:
+        """Put this spec in the place of the one before; the socket stays (`Bind` and `DualStack` are not looked at), and so
+        do sessions, counters, queues and remembered Ids of everything that stays.
+
+        Everybody calls Destinations and PacketSources by their places in the spec, so each keeps its own: new ones come
+        at the end or where a removed one was of which nothing is left. A Destination that becomes `Removed` gets no more
+        packets, and its Reader reports `closed` once it has been read empty. `ValueError` if that is not kept; then
+        nothing has changed.
+        """
 
     def events(self, filter_json: str) -> Events:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
@@ -159,6 +172,12 @@ class Completion:
     @property
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""
+
+def seal(key: bytes, plain: bytes, about: str, /) -> bytes:
+    """`plain` sealed under a key of 32 bytes (AES-256-GCM); `about` says what it is, and is sealed with it."""
+
+def unseal(key: bytes, sealed: bytes, about: str, /) -> bytes:
+    """What `seal` sealed. `ValueError` under another key, for another `about`, or when it was altered."""
 
 def format_tag_key() -> str:
     """A new random Tag key: 64 hex digits."""

@@ -92,6 +92,15 @@ impl Batcher {
         due.then(|| self.close())
     }
 
+    /// New limits, also for the open batch; takes it if it has reached them.
+    pub fn update(&mut self, now: Now, spec: &DestinationSpec) -> Option<Batch> {
+        let limits = Batcher::new(spec);
+        (self.count, self.timeout, self.size) = (limits.count, limits.timeout, limits.size);
+        self.deadline = self.deadline.min(now.mono.saturating_add(self.timeout));
+        let reached = self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size;
+        (reached && !self.open.ends.is_empty()).then(|| self.close())
+    }
+
     fn start(&mut self, now: Now) {
         self.deadline = now.mono.saturating_add(self.timeout);
         self.open.body.reserve(self.typical);
@@ -120,6 +129,7 @@ mod tests {
             size_bytes,
             queue_bytes: 0,
             bound: true,
+            removed: false,
         })
     }
 

@@ -37,6 +37,15 @@ pub struct DestinationCounters {
     pub replies: u64,
     pub replies_sent: u64,
     pub replies_failed: BTreeMap<Reason, u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+}
+
+impl DestinationCounters {
+    /// Zeros.
+    pub fn new(name: &str) -> DestinationCounters {
+        DestinationCounters { name: name.to_owned(), ..Default::default() }
+    }
 }
 
 /// Counters of one PacketSource: `entries == sent + duplicates + failed`, once everything has ended.
@@ -51,4 +60,13 @@ pub struct SourceCounters {
     pub sent_bytes: u64,
     pub duplicates: u64,
     pub failed: BTreeMap<Reason, u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+}
+
+impl SourceCounters {
+    /// Zeros.
+    pub fn new(name: &str) -> SourceCounters {
+        SourceCounters { name: name.to_owned(), ..Default::default() }
+    }
 }

@@ -118,6 +118,24 @@ struct Sender {
     hold: u64,
 }
 
+impl Sender {
+    fn new(spec: &SourceSpec) -> Sender {
+        Sender {
+            pacer: spec.rate_limit.as_ref().map(Pacer::new),
+            window: Window::new(time::nanos(spec.dedup_seconds), spec.dedup_limit),
+            hold: time::nanos(spec.hold_seconds),
+        }
+    }
+
+    /// Keeps the `Id`s, and the timetable too unless the rate has changed.
+    fn update(&mut self, before: &SourceSpec, spec: &SourceSpec) {
+        self.hold = time::nanos(spec.hold_seconds);
+        if spec.rate_limit != before.rate_limit {
+            self.pacer = spec.rate_limit.as_ref().map(Pacer::new);
+        }
+    }
+}
+
 /// One Listener's way out.
 pub struct Egress {
     documents: Slab<Document>,
@@ -135,20 +153,24 @@ pub struct Egress {
 impl Egress {
     /// For the PacketSources of `spec`.
     pub fn new(spec: &ListenerSpec) -> Egress {
-        let sender = |source: &SourceSpec| Sender {
-            pacer: source.rate_limit.as_ref().map(Pacer::new),
-            window: Window::new(time::nanos(source.dedup_seconds), source.dedup_limit),
-            hold: time::nanos(source.hold_seconds),
-        };
         Egress {
             documents: Slab::new(),
-            senders: spec.sources.iter().map(sender).collect(),
+            senders: spec.sources.iter().map(Sender::new).collect(),
             held: BTreeMap::new(),
             held_so_far: 0,
             outgoing: VecDeque::new(),
             completions: VecDeque::new(),
             watched: Kinds::default(),
             events: Vec::new(),
+        }
+    }
+
+    /// PacketSource `index` changes from `before` (None: it is new) to `after`. What was taken is sent as it was judged.
+    pub fn update(&mut self, index: usize, before: Option<&SourceSpec>, after: &SourceSpec) {
+        match before {
+            Some(before) => self.senders[index].update(before, after),
+            None if index < self.senders.len() => self.senders[index] = Sender::new(after),
+            None => self.senders.push(Sender::new(after)),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::PlainSessions,
-    spec::{DataplaneSpec, ListenerSpec},
+    spec::{DataplaneSpec, DestinationSpec, ListenerSpec},
     tag::{ReturnAddress, TagKeys, TagSealer},
     time,
 };
@@ -80,8 +80,6 @@ pub struct Listener {
 impl Listener {
     /// A Listener that was bound to `bound`. `salt`: fresh random bytes, see [`crate::tag`].
     pub fn new(spec: ListenerSpec, shared: Arc<Shared>, bound: SocketAddr, salt: [u8; 6]) -> Listener {
-        let destination = |name: &String| DestinationCounters { name: name.clone(), ..Default::default() };
-        let source = |name: &String| SourceCounters { name: name.clone(), ..Default::default() };
         Listener {
             sealer: TagSealer::new(salt),
             sessions: PlainSessions::new(time::nanos(spec.session_idle_seconds), spec.session_limit),
@@ -91,8 +89,8 @@ impl Listener {
             egress: Egress::new(&spec),
             events: Vec::new(),
             counters: Counters {
-                destinations: spec.destinations.iter().map(|d| destination(&d.name)).collect(),
-                sources: spec.sources.iter().map(|s| source(&s.name)).collect(),
+                destinations: spec.destinations.iter().map(|d| DestinationCounters::new(&d.name)).collect(),
+                sources: spec.sources.iter().map(|s| SourceCounters::new(&s.name)).collect(),
                 ..Counters::default()
             },
             spec,
@@ -110,7 +108,7 @@ impl Listener {
             return;
         }
         self.sessions.heard(now, remote, local);
-        if self.batchers.is_empty() {
+        if self.spec.destinations.iter().all(|destination| destination.removed) {
             self.reject(now, remote, payload.len(), Rejected::NoDestination);
             return;
         }
@@ -129,6 +127,9 @@ impl Listener {
         }
         for (index, batcher) in self.batchers.iter_mut().enumerate() {
             let spec = &self.spec.destinations[index];
+            if spec.removed {
+                continue;
+            }
             let counters = &mut self.counters.destinations[index];
             counters.packets += 1;
             if !spec.bound {
@@ -144,6 +145,60 @@ impl Listener {
                     ready.push_back((index, batch));
                 },
             );
+        }
+    }
+
+    /// Puts `spec` in the place of the resource. The Listener stays bound where it is, and sessions, Tags, `Id`s, counters
+    /// and what is queued stay with everything that stays (see [`ListenerSpec::destinations`] for places). Drain
+    /// [`poll_batch`](Self::poll_batch) before the queue of a removed Destination is closed: its open batch is closed here.
+    pub fn update(&mut self, now: Now, mut spec: ListenerSpec) -> Result<(), String> {
+        if (spec.id, &spec.name) != (self.spec.id, &self.spec.name) {
+            return Err(format!("Listener {} cannot become {}", self.spec.name, spec.name));
+        }
+        let before = (&self.spec.destinations, &self.spec.sources);
+        let destinations = before.0.len() <= spec.destinations.len()
+            && before.0.iter().zip(&spec.destinations).all(|(before, after)| before.removed || before.stays(after));
+        let sources = before.1.len() <= spec.sources.len()
+            && before.1.iter().zip(&spec.sources).all(|(before, after)| before.removed || before.stays(after));
+        if !destinations || !sources {
+            return Err(format!("Listener {}: what is not removed must stay at its place", spec.name));
+        }
+        (spec.bind, spec.dual_stack) = (self.spec.bind, self.spec.dual_stack);
+        self.sessions.update(time::nanos(spec.session_idle_seconds), spec.session_limit);
+        self.writer = PacketWriter::new(&spec.domain, self.bound.port(), &self.shared.region);
+        let before = std::mem::replace(&mut self.spec, spec);
+        for index in 0..self.spec.destinations.len() {
+            self.update_destination(now, index, before.destinations.get(index));
+        }
+        for (index, source) in self.spec.sources.iter().enumerate() {
+            let before = before.sources.get(index).filter(|before| before.stays(source));
+            self.egress.update(index, before, source);
+            if before.is_none() {
+                put(&mut self.counters.sources, index, SourceCounters::new(&source.name));
+            }
+            self.counters.sources[index].removed = source.removed;
+        }
+        Ok(())
+    }
+
+    fn update_destination(&mut self, now: Now, index: usize, before: Option<&DestinationSpec>) {
+        let spec = &self.spec.destinations[index];
+        let batch = match before {
+            Some(before) if before.stays(spec) => {
+                let batch = self.batchers[index].update(now, spec);
+                let leaves = spec.removed || !spec.bound;
+                batch.or_else(|| leaves.then(|| self.batchers[index].expire(now, true)).flatten())
+            }
+            _ => {
+                put(&mut self.batchers, index, Batcher::new(spec));
+                put(&mut self.counters.destinations, index, DestinationCounters::new(&spec.name));
+                None
+            }
+        };
+        self.counters.destinations[index].removed = spec.removed;
+        if let Some(batch) = batch {
+            self.counters.destinations[index].batches += 1;
+            self.ready.push_back((index, batch));
         }
     }
 
@@ -294,5 +349,13 @@ impl Listener {
                 self.ready.push_back((index, batch));
             }
         }
+    }
+}
+
+/// Puts `value` at `index`, which is there or is the next one.
+fn put<T>(places: &mut Vec<T>, index: usize, value: T) {
+    match places.get_mut(index) {
+        Some(place) => *place = value,
+        None => places.push(value),
     }
 }

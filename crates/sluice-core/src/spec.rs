@@ -58,10 +58,11 @@ pub struct ListenerSpec {
     pub session_limit: usize,
     /// Bytes of submitted messages and replies that may wait to be sent.
     pub ring_bytes: usize,
-    /// Where packets go.
+    /// Where packets go. A place in this list is what everybody else calls a Destination by, so an update never moves one:
+    /// it adds at the end, and a place that is `removed` may be given to another once nothing of the old one is left.
     #[serde(default)]
     pub destinations: Vec<DestinationSpec>,
-    /// Where sourced messages come from.
+    /// Where sourced messages come from; places as those of `destinations`.
     #[serde(default)]
     pub sources: Vec<SourceSpec>,
 }
@@ -84,6 +85,16 @@ pub struct DestinationSpec {
     pub queue_bytes: usize,
     /// False: packets are dropped and counted until an ARN is bound.
     pub bound: bool,
+    /// True: it gets no more packets; what it has is still delivered and answered.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+impl DestinationSpec {
+    /// True if it stays what it is when `after` comes to its place; false when it gives the place to another one.
+    pub fn stays(&self, after: &DestinationSpec) -> bool {
+        self.name == after.name && (after.removed || !self.removed)
+    }
 }
 
 /// One PacketSource of a Listener.
@@ -109,10 +120,20 @@ pub struct SourceSpec {
     pub dedup_seconds: f64,
     /// Most Ids remembered.
     pub dedup_limit: usize,
+    /// True: it sends no more; what was taken is still sent.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+impl SourceSpec {
+    /// As [`DestinationSpec::stays`].
+    pub fn stays(&self, after: &SourceSpec) -> bool {
+        self.name == after.name && (after.removed || !self.removed)
+    }
 }
 
 /// `RateLimit` of a PacketSource.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct RateLimitSpec {
     /// Packets a second, all remotes together.

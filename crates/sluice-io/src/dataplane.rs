@@ -53,6 +53,7 @@ enum Command {
     Close(usize, Duration, mpsc::SyncSender<()>),
     Counters(usize, mpsc::SyncSender<Snapshot>),
     Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
+    Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
     End,
 }
 
@@ -154,6 +155,12 @@ impl Dataplane {
     /// Tells a Listener what was sent before this start, oldest first, so that it is not sent again.
     pub fn remember(&self, port: &Port, ids: Vec<Remembered>) -> Result<(), Gone> {
         self.ask(|reply| Command::Remember(port.0.key, ids, reply))
+    }
+
+    /// Changes a Listener without closing its socket ([`Listener::update`]). Removed Destinations' queues end once they
+    /// are empty. An error says what does not fit; nothing has changed then.
+    pub fn update(&self, port: &Port, spec: ListenerSpec) -> Result<Result<(), String>, Gone> {
+        self.ask(|reply| Command::Update(port.0.key, Box::new(spec), reply))
     }
 
     /// Ends the thread; sockets close at once.
@@ -344,6 +351,7 @@ impl Thread {
                 }
             }
             Command::Counters(key, reply) => drop(reply.send(self.snapshot(key))),
+            Command::Update(key, spec, reply) => drop(reply.send(self.update(key, *spec))),
             Command::Remember(key, ids, reply) => {
                 let now = self.now();
                 if let State::Open(open) = &mut self.slots[key].state {
@@ -380,6 +388,38 @@ impl Thread {
         Ok(port)
     }
 
+    fn update(&mut self, key: usize, spec: ListenerSpec) -> Result<(), String> {
+        let now = self.now();
+        let Slot { port, state, .. } = &mut self.slots[key];
+        let State::Open(open) = state else { return Err(format!("Listener {} is closed", spec.name)) };
+        if !open.receiving {
+            return Err(format!("Listener {} is stopping", spec.name));
+        }
+        let before = open.listener.spec().destinations.iter().map(Some).chain(std::iter::repeat(None));
+        let kept = port.all_queues().clone();
+        let mut queues = Vec::with_capacity(spec.destinations.len());
+        for (index, (after, before)) in spec.destinations.iter().zip(before).enumerate() {
+            queues.push(match before {
+                Some(before) if before.stays(after) => kept[index].clone(),
+                _ => Arc::new(BatchQueue::new(after.queue_bytes).map_err(|error| format!("no more queues: {error}"))?),
+            });
+        }
+        let removed: Vec<_> = spec.destinations.iter().map(|destination| destination.removed).collect();
+        let sources = spec.sources.len();
+        open.listener.update(now, spec)?;
+        open.hand_over(port);
+        port.update(queues, sources);
+        let ended = port
+            .all_queues()
+            .iter()
+            .zip(removed)
+            .filter(|(_, removed)| *removed)
+            .map(|(q, _)| q.clone())
+            .collect::<Vec<_>>();
+        ended.iter().for_each(|queue| queue.close());
+        Ok(())
+    }
+
     fn stop(&mut self, key: usize) {
         let now = self.now();
         let Slot { port, state, .. } = &mut self.slots[key];
@@ -394,7 +434,7 @@ impl Thread {
         }
         open.listener.flush(now);
         open.hand_over(port);
-        port.0.queues.iter().for_each(|queue| queue.close());
+        port.all_queues().iter().for_each(|queue| queue.close());
         Self::watch(&self.epoll, key, open);
     }
 

@@ -125,7 +125,7 @@ impl Open {
     /// Moves batches that are ready to where their readers find them.
     pub fn hand_over(&mut self, port: &Port) {
         while let Some((destination, batch)) = self.listener.poll_batch() {
-            let dropped = port.0.queues[destination].push(batch);
+            let dropped = port.queue(destination).map_or(0, |queue| queue.push(batch));
             if dropped > 0 {
                 self.listener.dropped(destination, Dropped::QueueFull, dropped);
             }

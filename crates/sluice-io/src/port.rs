@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
 
@@ -20,8 +20,9 @@ pub struct Port(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     pub key: usize,
     pub bound: SocketAddr,
-    pub queues: Vec<Arc<BatchQueue>>,
-    pub sources: usize,
+    /// By the Destination's place; replaced as a whole.
+    queues: Mutex<Vec<Arc<BatchQueue>>>,
+    sources: AtomicUsize,
     waker: Waker,
     ring: Mutex<Ring>,
     completed: Signal,
@@ -63,8 +64,8 @@ impl Port {
         Ok(Port(Arc::new(Shared {
             key,
             bound,
-            queues,
-            sources,
+            queues: Mutex::new(queues),
+            sources: AtomicUsize::new(sources),
             waker,
             ring: Mutex::new(ring),
             completed,
@@ -78,14 +79,24 @@ impl Port {
         self.0.bound
     }
 
-    /// Queue of the Destination with this index in the spec.
-    pub fn queue(&self, destination: usize) -> Option<&Arc<BatchQueue>> {
-        self.0.queues.get(destination)
+    /// Queue of the Destination at this place in the spec.
+    pub fn queue(&self, destination: usize) -> Option<Arc<BatchQueue>> {
+        self.all_queues().get(destination).cloned()
     }
 
-    /// Number of PacketSources in the spec.
+    /// Number of places for PacketSources in the spec.
     pub fn sources(&self) -> usize {
-        self.0.sources
+        self.0.sources.load(Ordering::Acquire)
+    }
+
+    /// The Listener has other Destinations and PacketSources from now on.
+    pub(crate) fn update(&self, queues: Vec<Arc<BatchQueue>>, sources: usize) {
+        *self.all_queues() = queues;
+        self.0.sources.store(sources, Ordering::Release);
+    }
+
+    pub(crate) fn all_queues(&self) -> MutexGuard<'_, Vec<Arc<BatchQueue>>> {
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Queues documents in order while there is room; returns how many were taken. An empty ring takes any document.

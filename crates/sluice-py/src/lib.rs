@@ -2,6 +2,8 @@
 //!
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
+mod seal;
+
 use pyo3::{
     create_exception,
     exceptions::{PyIndexError, PyRuntimeError, PyValueError},
@@ -86,7 +88,7 @@ impl Port {
 
     fn reader(&self, destination: usize) -> PyResult<Reader> {
         let queue = self.port.queue(destination).ok_or_else(|| PyIndexError::new_err("no such Destination"))?;
-        Ok(Reader(queue.clone()))
+        Ok(Reader(queue))
     }
 
     fn reply(&self, py: Python<'_>, destination: usize, request_id: String, body: &[u8]) -> PyResult<bool> {
@@ -138,6 +140,11 @@ impl Port {
     fn remember(&self, py: Python<'_>, ids: Vec<(usize, String, f64)>) -> PyResult<()> {
         let ids = ids.into_iter().map(|(source, id, ago)| Remembered { source, id, ago: seconds(ago) }).collect();
         py.detach(|| self.dataplane.remember(&self.port, ids)).map_err(gone)
+    }
+
+    fn update(&self, py: Python<'_>, spec_json: &str) -> PyResult<()> {
+        let spec: ListenerSpec = serde_json::from_str(spec_json).map_err(|e| invalid("Listener spec", e))?;
+        py.detach(|| self.dataplane.update(&self.port, spec)).map_err(gone)?.map_err(PyValueError::new_err)
     }
 
     fn events(&self, filter_json: &str) -> PyResult<Events> {
@@ -327,5 +334,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Batch>()?;
     module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
+    module.add_function(wrap_pyfunction!(seal::seal, module)?)?;
+    module.add_function(wrap_pyfunction!(seal::unseal, module)?)?;
     module.add_function(wrap_pyfunction!(format_tag_key, module)?)
 }

@@ -24,6 +24,11 @@ impl PlainSessions {
         PlainSessions { idle, limit: limit.max(1), table: LinkedHashMap::with_hasher(ahash::RandomState::new()) }
     }
 
+    /// New limits; a table that is now too large shrinks as remotes are heard.
+    pub fn update(&mut self, idle: u64, limit: usize) {
+        (self.idle, self.limit) = (idle, limit.max(1));
+    }
+
     /// `remote` sent something to `local`.
     pub fn heard(&mut self, now: Now, remote: SocketAddr, local: IpAddr) {
         self.table.insert(remote, Session { heard: now.mono, local });
