@@ -83,7 +83,7 @@ class Document:
 def read(path: Path) -> Document:
     """Read a YAML file whose root is a mapping. Raises `YamlError`."""
     file = str(path)
-    text = _text(path)
+    text = read_text(path)
     # Pure: the C loader has no node tree that keeps places. Safe: no tag of a file may build an object.
     yaml = YAML(typ="safe", pure=True)
     yaml.allow_duplicate_keys = True
@@ -99,11 +99,12 @@ def read(path: Path) -> Document:
             raise YamlError(Problem(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`"))
         data = yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise YamlError(_syntax_problem(file, text, error)) from None
+        raise YamlError(syntax_problem(file, text, error)) from None
     return Document(file, root, data)
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file as text; `YamlError` when it cannot be read or is not UTF-8."""
     file = str(path)
     try:
         raw = path.read_bytes()
@@ -153,7 +154,8 @@ def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
             yield from _mappings(value, seen)
 
 
-def _syntax_problem(file: str, text: str, error: Exception) -> Problem:
+def syntax_problem(file: str, text: str, error: Exception) -> Problem:
+    """What ruamel found wrong in `text`, in our words and at its place."""
     if isinstance(error, ReaderError):
         before = text[: error.position]
         line, col = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1

@@ -1,0 +1,352 @@
+"""The values of a template: parameters, conditions, mappings and intrinsic functions, as CloudFormation gives them.
+
+Nothing is resolved before it is asked for: a function that cannot be had on this machine is an error only where
+something depends on it.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from ..yamlfile import YamlError
+from .parameters import Parameters
+from .reader import Items, Map, Place
+from .template import Template, TemplateError
+
+_VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
+_DYNAMIC = re.compile(r"\{\{resolve:([a-z-]+):([^}]*)\}\}")
+
+
+class Made(str):
+    """Text that a resource of the template gave; `of` has the logical ids. It stays so through Join, Sub and Select."""
+
+    __slots__ = ("of",)
+    of: frozenset[str]
+
+    def __new__(cls, text: str, of: Iterable[str]) -> "Made":
+        new = super().__new__(cls, text)
+        new.of = frozenset(of)
+        return new
+
+
+def origins(value: Any) -> frozenset[str]:
+    """The resources of the template that a value comes from, anywhere inside of it."""
+    if isinstance(value, Made):
+        return value.of
+    if isinstance(value, Mapping):
+        return frozenset().union(*map(origins, value.values()))
+    if isinstance(value, list):
+        return frozenset().union(*map(origins, value))
+    return frozenset()
+
+
+class References(Protocol):
+    """What resources give. Both raise `LookupError` with a sentence for what does not exist."""
+
+    def ref(self, logical_id: str) -> str:
+        """What `Ref` gives."""
+
+    def attribute(self, logical_id: str, name: str) -> str | list[str]:
+        """What `Fn::GetAtt` gives."""
+
+
+class _NoValue:
+    """`AWS::NoValue`: whatever has it is left out."""
+
+
+NO_VALUE = _NoValue()
+
+Include = Callable[[str], Map]
+"""The content behind the location of an `AWS::Include`. Raises `LookupError` or `YamlError`."""
+
+
+class Resolver:
+    """Values of one template with these parameters. `TemplateError` names the place of what cannot be had."""
+
+    def __init__(
+        self,
+        template: Template,
+        parameters: Parameters,
+        pseudo: Mapping[str, str],
+        references: References,
+        include: Include,
+    ) -> None:
+        self._template = template
+        self._parameters = parameters
+        self._pseudo = pseudo
+        self._references = references
+        self._include = include
+        self._conditions: dict[str, bool | None] = {}
+        self._functions: dict[str, Callable[[Any, Place], Any]] = {
+            "Ref": self._ref,
+            "Fn::Base64": self._base64,
+            "Fn::FindInMap": self._find_in_map,
+            "Fn::GetAtt": self._get_att,
+            "Fn::If": self._if,
+            "Fn::Join": self._join,
+            "Fn::Select": self._select,
+            "Fn::Split": self._split,
+            "Fn::Sub": self._sub,
+        }
+
+    def value(self, raw: Any, place: Place) -> Any:
+        """Text, a list or a mapping with everything in it resolved; `NO_VALUE` for what is to be left out."""
+        if isinstance(raw, Items):
+            items = (self.value(item, at) for item, at in zip(raw, raw.places, strict=True))
+            return [item for item in items if item is not NO_VALUE and item is not None]
+        if isinstance(raw, Map):
+            return self._mapping(raw)
+        if isinstance(raw, str) and (dynamic := _DYNAMIC.search(raw)):
+            cause = f"{dynamic[0]} is read from AWS ({dynamic[1]})"
+            raise self._refused(place, cause, "use a parameter, and give its value with --parameter")
+        return raw
+
+    def properties(self, raw: Map) -> dict[str, Any]:
+        """Those of a resource."""
+        resolved = self._mapping(raw)
+        if not isinstance(resolved, dict):
+            raise self._refused(raw.place, "properties are not a mapping", "write `key: value` lines")
+        return resolved
+
+    def holds(self, name: str | None, place: Place) -> bool:
+        """Is this condition true? None is."""
+        if name is None:
+            return True
+        known = self._conditions.get(name)
+        if known is not None:
+            return known
+        if name not in self._template.conditions:
+            raise self._refused(place, f"there is no condition {name}", "define it under `Conditions`")
+        if name in self._conditions:
+            raise self._refused(place, f"the condition {name} depends on itself", "correct it")
+        self._conditions[name] = None
+        result = self._truth(self._template.conditions[name], self._template.conditions.places[name])
+        self._conditions[name] = result
+        return result
+
+    # Mappings and functions
+
+    def _mapping(self, raw: Map) -> Any:
+        if len(raw) == 1:
+            name = next(iter(raw))
+            function = self._functions.get(name)
+            if function is not None:
+                return function(raw[name], raw.places[name])
+            if name.startswith("Fn::") and name != "Fn::Transform":
+                raise self._refused(raw.place, *_elsewhere(name))
+        raw = self._included(raw)
+        values = {key: self.value(value, raw.places[key]) for key, value in raw.items()}
+        return {key: value for key, value in values.items() if value is not NO_VALUE and value is not None}
+
+    def _included(self, raw: Map) -> Map:
+        """`raw` with what its `Fn::Transform` includes; its own keys win."""
+        transform = raw.get("Fn::Transform")
+        if transform is None:
+            return raw
+        place = raw.places["Fn::Transform"]
+        resolved = self.value(transform, place)
+        name = resolved.get("Name") if isinstance(resolved, dict) else None
+        if name != "AWS::Include":
+            raise self._refused(place, f"the transform {name} runs in AWS only", "write out what it makes")
+        location = (resolved.get("Parameters") or {}).get("Location")
+        if not isinstance(location, str):
+            raise self._refused(place, "AWS::Include has no Location", "add `Parameters: { Location: … }`")
+        try:
+            included = self._include(location)
+        except LookupError as error:
+            raise self._refused(place, *error.args) from None
+        except YamlError as error:
+            raise TemplateError(*error.problems) from None
+        merged = Map(raw.place)
+        for source in (included, raw):
+            for key, value in source.items():
+                if key != "Fn::Transform":
+                    merged.put(key, value, source.places[key])
+        return merged
+
+    def _ref(self, raw: Any, place: Place) -> Any:
+        name = self._text(raw, place, "Ref")
+        if name == "AWS::NoValue":
+            return NO_VALUE
+        if name in self._pseudo:
+            return self._pseudo[name]
+        if name in self._template.parameters:
+            return self._parameters.value(name, place)
+        if name.partition(".")[0] not in self._template.resources:
+            raise self._refused(place, f"there is no {name} in this template", "correct the name")
+        return self._of(name, place, lambda: self._references.ref(name))
+
+    def _get_att(self, raw: Any, place: Place) -> Any:
+        if isinstance(raw, str):
+            raw = [*raw.split(".", 1)]
+        parts = [self._text(part, place, "Fn::GetAtt") for part in raw] if isinstance(raw, list) else []
+        if len(parts) != 2 or not all(parts):
+            raise self._refused(
+                place, "Fn::GetAtt takes a resource and an attribute", "write `!GetAtt Name.Attribute`"
+            )
+        name, attribute = parts
+        if name not in self._template.resources:
+            raise self._refused(place, f"there is no resource {name} in this template", "correct the name")
+        return self._of(name, place, lambda: self._references.attribute(name, attribute))
+
+    def _of(self, name: str, place: Place, look: Callable[[], Any]) -> Any:
+        logical_id = name.partition(".")[0]
+        declared = self._template.resources[logical_id]
+        if not self.holds(declared.condition, declared.place):
+            cause = f"{logical_id} is not made, because its condition {declared.condition} is false"
+            raise self._refused(place, cause, "use Fn::If here")
+        try:
+            found = look()
+        except LookupError as error:
+            raise self._refused(place, *error.args) from None
+        if isinstance(found, list):
+            return [Made(item, [logical_id]) for item in found]
+        return found if isinstance(found, Made) else Made(found, [logical_id])
+
+    def _sub(self, raw: Any, place: Place) -> Any:
+        text, given = raw, {}
+        if isinstance(raw, Items):
+            if len(raw) != 2 or not isinstance(raw[1], Map):
+                raise self._refused(
+                    place, "Fn::Sub takes text and a mapping", "write `!Sub [text, { Name: value }]`"
+                )
+            text = raw[0]
+            given = {key: self.value(value, raw[1].places[key]) for key, value in raw[1].items()}
+        if not isinstance(text, str):
+            raise self._refused(place, "Fn::Sub takes text", "write it out")
+        used: list[Any] = []
+
+        def replace(match: re.Match[str]) -> str:
+            literal, name = match[1], match[2].strip()
+            if literal:
+                return "${" + name + "}"
+            if name in given:
+                value = given[name]
+            elif "." in name:
+                value = self._get_att(name, place)
+            else:
+                value = self._ref(name, place)
+            used.append(value)
+            return self._text(value, place, f"${{{name}}} in Fn::Sub")
+
+        return _made(_VARIABLE.sub(replace, self.value(text, place)), used)
+
+    def _join(self, raw: Any, place: Place) -> Any:
+        separator, parts = self._arguments(raw, place, "Fn::Join", 2)
+        if not isinstance(parts, list):
+            raise self._refused(place, "Fn::Join takes a separator and a list", 'write `!Join [",", [a, b]]`')
+        texts = [self._text(part, place, "Fn::Join") for part in parts]
+        return _made(self._text(separator, place, "Fn::Join").join(texts), parts)
+
+    def _split(self, raw: Any, place: Place) -> Any:
+        separator, text = self._arguments(raw, place, "Fn::Split", 2)
+        separator, text = self._text(separator, place, "Fn::Split"), self._text(text, place, "Fn::Split")
+        if not separator:
+            raise self._refused(place, "Fn::Split has an empty separator", "write one")
+        return [_made(part, [text]) for part in text.split(separator)]
+
+    def _select(self, raw: Any, place: Place) -> Any:
+        index, parts = self._arguments(raw, place, "Fn::Select", 2)
+        if not isinstance(parts, list) or not str(index).isdecimal():
+            raise self._refused(place, "Fn::Select takes an index and a list", "write `!Select [0, list]`")
+        if int(index) >= len(parts):
+            raise self._refused(
+                place, f"the list has {len(parts)} items, not one at {index}", "correct the index"
+            )
+        return parts[int(index)]
+
+    def _if(self, raw: Any, place: Place) -> Any:
+        if not isinstance(raw, Items) or len(raw) != 3:
+            raise self._refused(
+                place, "Fn::If takes a condition and two values", "write `!If [Name, then, else]`"
+            )
+        chosen = 1 if self.holds(self._text(raw[0], place, "Fn::If"), place) else 2
+        return self.value(raw[chosen], raw.places[chosen])
+
+    def _base64(self, raw: Any, place: Place) -> Any:
+        text = self._text(self.value(raw, place), place, "Fn::Base64")
+        return _made(base64.b64encode(text.encode()).decode(), [text])
+
+    def _find_in_map(self, raw: Any, place: Place) -> Any:
+        if not isinstance(raw, Items) or len(raw) not in (3, 4):
+            raise self._refused(
+                place, "Fn::FindInMap takes a map and two keys", "write `!FindInMap [Map, key, key]`"
+            )
+        keys = [self._text(self.value(raw[at], raw.places[at]), place, "Fn::FindInMap") for at in range(3)]
+        found: Any = self._included(self._template.mappings)
+        for depth, key in enumerate(keys):
+            step = self._included(found) if isinstance(found, Map) else None
+            if step is None or key not in step:
+                if len(raw) == 4 and isinstance(raw[3], Map) and "DefaultValue" in raw[3]:
+                    return self.value(raw[3]["DefaultValue"], raw[3].places["DefaultValue"])
+                where = ".".join(keys[:depth]) or "Mappings"
+                has = f"it has: {', '.join(step)}" if step else "it is empty"
+                raise self._refused(place, f"{where} has no {key}", has)
+            found = step[key]
+        return self.value(found, place)
+
+    # Conditions
+
+    def _truth(self, raw: Any, place: Place) -> bool:
+        if not isinstance(raw, Map) or len(raw) != 1:
+            raise self._refused(
+                place, "this is not a condition", "use Fn::Equals, Fn::And, Fn::Or or Fn::Not"
+            )
+        name, argument = next(iter(raw.items()))
+        at = raw.places[name]
+        if name == "Condition":
+            return self.holds(self._text(argument, at, "Condition"), at)
+        if name == "Fn::Equals":
+            one, other = self._arguments(argument, at, name, 2)
+            return bool(one == other)
+        if not isinstance(argument, Items):
+            raise self._refused(at, f"{name} takes a list of conditions", "write one")
+        inner = (self._truth(item, where) for item, where in zip(argument, argument.places, strict=True))
+        match name:
+            case "Fn::And":
+                return all(list(inner))
+            case "Fn::Or":
+                return any(list(inner))
+            case "Fn::Not" if len(argument) == 1:
+                return not next(inner)
+        raise self._refused(
+            place, f"{name} cannot be used in a condition", "use Fn::Equals, Fn::And, Fn::Or or Fn::Not"
+        )
+
+    # Arguments
+
+    def _arguments(self, raw: Any, place: Place, function: str, count: int) -> list[Any]:
+        if not isinstance(raw, Items) or len(raw) != count:
+            raise self._refused(place, f"{function} takes {count} values", "write them as a list")
+        # Not `value(raw)`: NO_VALUE among them must not move the others.
+        return [self.value(item, at) for item, at in zip(raw, raw.places, strict=True)]
+
+    def _text(self, value: Any, place: Place, function: str) -> str:
+        if isinstance(value, Map):
+            value = self.value(value, place)
+        if not isinstance(value, str):
+            kind = (
+                "a list"
+                if isinstance(value, list)
+                else "a mapping"
+                if isinstance(value, dict)
+                else "no value"
+            )
+            raise self._refused(place, f"{function} needs text and got {kind}", "correct it")
+        return value
+
+    def _refused(self, place: Place, cause: str, fix: str = "correct it") -> TemplateError:
+        return TemplateError(self._template.problem(place, cause, fix))
+
+
+def _made(text: str, used: Iterable[Any]) -> str:
+    of = origins(list(used))
+    return Made(text, of) if of else text
+
+
+def _elsewhere(name: str) -> tuple[str, str]:
+    if name == "Fn::ImportValue":
+        cause = "Fn::ImportValue reads the exports of another stack, which this machine does not have"
+        return cause, "use a parameter with a default, and give its value with --parameter"
+    return f"{name} is not resolved locally", "use a parameter, and give its value with --parameter"
