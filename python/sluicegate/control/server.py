@@ -1,5 +1,8 @@
-"""An HTTP server on loopback inside the gateway's own event loop: the API and the SNS endpoint each run in
-one."""
+"""An HTTP server inside the gateway's own event loop: the API and the SNS endpoint each run in one.
+
+Strangers may connect where it is not on loopback. What one of them can hold is bounded: connections in all, the time
+and the size of a request's head, and the time that a body may take to arrive.
+"""
 
 import asyncio
 import errno
@@ -11,8 +14,15 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SHUTDOWN_SECONDS = 5
+CONNECTION_LIMIT = 1000
+"""Connections at a time; further ones are answered 503."""
+REQUEST_SECONDS = 30.0
+"""From the first byte of a request, or from the connection, until the whole request has arrived."""
+HEAD_LIMIT = 65_536
+"""Bytes of a request's line and headers."""
 
 
 class BindError(Exception):
@@ -32,15 +42,66 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+class _Limited(HttpToolsProtocol):
+    """A connection that closes when a request does not arrive in time or has too long a head.
+
+    uvicorn bounds the time between requests only: a client that sends one byte a minute would stay for ever.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+    _head: int | None = 0
+    """Bytes of the head so far; None while a body arrives and while nothing is asked."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._head += len(data)
+        super().data_received(data)
+        if self._head is not None and self._head > HEAD_LIMIT:
+            self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._late is None:
+            self._await_request()
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._arrived()
+        self._head = 0
+        super().on_message_complete()
+
+    def _await_request(self) -> None:
+        self._late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def _arrived(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class Server:
     """Serves `app` on `host:port` (port 0: any free one). `setting` names the configuration key in errors.
 
-    Loopback only: neither application asks for credentials yet, and the contract (4.2, 8) wants keys on any
-    other bind.
+    `authenticated`: the application asks everybody for credentials, as the contract (4.2, 8) wants it on any bind but
+    loopback. Without that only loopback is served.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, setting: str) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, setting: str, authenticated: bool = False
+    ) -> None:
         self._app = app
+        self._authenticated = authenticated
         self._host = host
         self._port = port
         self._setting = setting
@@ -73,10 +134,10 @@ class Server:
             address = ipaddress.ip_address(host)
         except ValueError:
             raise BindError(f"{self._setting}: {self._host!r} is not an IP address: use 127.0.0.1") from None
-        if not address.is_loopback:
+        if not address.is_loopback and not self._authenticated:
             raise BindError(
-                f"{self._setting}: {shown} is not a loopback address, and nothing here asks for keys yet: "
-                "bind 127.0.0.1, and put a proxy that authenticates in front to serve other machines"
+                f"{self._setting}: {shown} is not a loopback address, and nobody would be asked for a key: "
+                "bind 127.0.0.1"
             )
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         # Named, not 0: asyncio turns Nagle's algorithm off for sockets that say they are TCP, and an answer
@@ -101,7 +162,8 @@ class Server:
         assert self._socket is not None  # noqa: S101  (bind raises otherwise)
         config = uvicorn.Config(
             self._app,
-            http="httptools",
+            http=_Limited,
+            limit_concurrency=CONNECTION_LIMIT,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -1,10 +1,10 @@
 """The gateway's own SNS endpoint (contract section 4.2): the SNS query API over local topics, as AWS SDKs
 speak it.
 
-`create_app` is served on loopback, where it asks for no credentials: a signature is neither required nor
-read, and what keeps web pages out is in `http_input.py`. One Publish is one hop: the form is read, the
-message checked as SNS would, and handed to the sender in the same turn of the event loop; `Throttled` (429)
-answers when the sender has no room.
+`create_app` is served on loopback without credentials: a signature is neither required nor read, and what
+keeps web pages out is in `http_input.py`. On any other address it is given an `Authorize`
+(`control/sigv4.py`). One Publish is one hop: the form is read, the message checked as SNS would, and handed
+to the sender in the same turn of the event loop; `Throttled` (429) answers when the sender has no room.
 
 Whatever a client sends, the answer is 2xx or 4xx with SNS's error document.
 """
@@ -55,6 +55,8 @@ BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _Fields = Mapping[str, bytes]
 _Action = Callable[[_Fields], str | None]
+Authorize = Callable[[Scope, bytes], Callable[[str], bool]]
+"""Who sends this request with this body? The answer tells whether they may do an action. Raises `SnsError`."""
 
 _TOPIC_ATTRIBUTE = re.compile(
     "(Application|Firehose|HTTP|Lambda|SQS)((Failure|Success)FeedbackRoleArn|SuccessFeedbackSampleRate)"
@@ -63,17 +65,20 @@ _TOPIC_ATTRIBUTE = re.compile(
 )
 
 
-def create_app(topics: Topics) -> ASGIApp:
+def create_app(topics: Topics, authorize: Authorize | None = None) -> ASGIApp:
     """The endpoint as an ASGI application, for every path (SDKs post to `/`, wherever `endpoint_url` puts
-    that)."""
-    return SnsEndpoint(topics)
+    that). Without `authorize` everybody may do everything."""
+    return SnsEndpoint(topics, authorize)
 
 
 class SnsEndpoint:
     """The ASGI endpoint. Raw ASGI, because a request object per publish costs more than the publish."""
 
-    def __init__(self, topics: Topics, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, topics: Topics, authorize: Authorize | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._topics = topics
+        self._authorize = authorize
         self._clock = clock
         self._actions: dict[str, _Action] = {
             "CreateTopic": self._create_topic,
@@ -116,6 +121,7 @@ class SnsEndpoint:
                 "RequestEntityTooLarge", f"the request is larger than {BODY_LIMIT} bytes", 413
             ) from None
         _check_request(scope)
+        may = self._authorize(scope, body) if self._authorize is not None else None
         fields = parse_form(body)
         name = text(fields, "Action")
         if not name:
@@ -127,6 +133,9 @@ class SnsEndpoint:
                 f"The action {name[:100]} is not valid for this web service: "
                 f"this endpoint knows {', '.join(self._actions)}.",
             )
+        if may is not None and not may(name):
+            message = f"This access key is not authorized to perform: SNS:{name}"
+            raise SnsError("AuthorizationError", message, 403)
         try:
             return response(name, action(fields), request_id)
         except InvalidTopic as error:
