@@ -70,13 +70,13 @@ class Port:
         """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
 
     def update(self, spec_json: str) -> None:
-        """Put this spec in the place of the one before; the socket stays (`Bind` and `DualStack` are not looked at), and so
-        do sessions, counters, queues and remembered Ids of everything that stays.
+        """Put this spec in the place of the one before; the socket stays (`Bind` and `DualStack` are not looked at),
+        and so do sessions, counters, queues and remembered Ids of everything that stays.
 
         Everybody calls Destinations and PacketSources by their places in the spec, so each keeps its own: new ones come
-        at the end or where a removed one was of which nothing is left. A Destination that becomes `Removed` gets no more
-        packets, and its Reader reports `closed` once it has been read empty. `ValueError` if that is not kept; then
-        nothing has changed.
+        at the end or where a removed one was of which nothing is left. A Destination that becomes `Removed` gets no
+        more packets, and its Reader reports `closed` once it has been read empty. `ValueError` if that is not kept;
+        then nothing has changed.
         """
 
     def events(self, filter_json: str) -> Events:
@@ -173,10 +173,10 @@ class Completion:
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""
 
-def seal(key: bytes, plain: bytes, about: str, /) -> bytes:
+def seal(key: bytes, plain: bytes, about: str) -> bytes:
     """`plain` sealed under a key of 32 bytes (AES-256-GCM); `about` says what it is, and is sealed with it."""
 
-def unseal(key: bytes, sealed: bytes, about: str, /) -> bytes:
+def unseal(key: bytes, sealed: bytes, about: str) -> bytes:
     """What `seal` sealed. `ValueError` under another key, for another `about`, or when it was altered."""
 
 def format_tag_key() -> str:

@@ -165,6 +165,16 @@ class Egress:
         self._loop = loop
         loop.add_reader(self._port.completions_fileno(), self._on_readable)
 
+    def rename(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
+        """The Port's spec has changed: the names in its order."""
+        self._sources, self._destinations = list(sources), list(destinations)
+
+    def holds(self, *, source: int | None = None, destination: int | None = None) -> bool:
+        """True while something of this PacketSource or Destination may be under way: it must keep its place."""
+        if self._backlog:
+            return True
+        return any((one, other) == (source, destination) for _, one, other in self._in_flight)
+
     @property
     def full(self) -> bool:
         """True while the ring is known to have no room: `try_submit` would take nothing."""

@@ -37,7 +37,6 @@ def test_a_plain_gateway_is_available() -> None:
 @pytest.mark.parametrize(
     ("document", "path"),
     [
-        ({"require_approval": True}, ("require_approval",)),
         ({"sns": {"bind": "0.0.0.0:4566"}}, ("sns", "bind")),
         ({"api": {"bind": "[::]:8080"}}, ("api", "bind")),
         ({"listeners": [{"protocol": "wg"}]}, ("listeners", 0, "protocol")),

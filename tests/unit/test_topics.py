@@ -44,10 +44,10 @@ class FakeSender:
 
 
 def bound(
-    topics: Topics, *, arn: str = ARN, home_region: str | None = None, enabled: bool = True
+    topics: Topics, *, arn: str = ARN, home_region: str | None = None, state: str = "Active"
 ) -> FakeSender:
     sender = FakeSender()
-    topics.bind(arn, Binding("replies", 0, sender, home_region, enabled))
+    topics.bind(arn, Binding("replies", 0, sender, home_region, state))
     return sender
 
 
@@ -169,14 +169,14 @@ def test_the_egress_region_rule(
     attributes: dict[str, str | bytes], home_region: str | None, enabled: bool, expected: str | None
 ) -> None:
     topics = Topics("us-east-1")
-    sender = bound(topics, home_region=home_region, enabled=enabled)
+    sender = bound(topics, home_region=home_region, state="Active" if enabled else "Disabled")
     publish(topics, attributes)
     assert refusal(sender) == expected
 
 
 def test_every_source_of_a_topic_gets_the_message() -> None:
     topics = Topics("us-east-1")
-    first, second = bound(topics), bound(topics, enabled=False)
+    first, second = bound(topics), bound(topics, state="Disabled")
     publish(topics)
     assert refusal(first) is None
     assert [message.refusal[0] for message in second.owed if message.refusal] == ["SourceDisabled"]

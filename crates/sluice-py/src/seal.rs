@@ -3,7 +3,7 @@
 use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
-fn key(bytes: &[u8]) -> PyResult<LessSafeKey> {
+fn cipher(bytes: &[u8]) -> PyResult<LessSafeKey> {
     let key = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| PyValueError::new_err("a key has 32 bytes"))?;
     Ok(LessSafeKey::new(key))
 }
@@ -11,11 +11,11 @@ fn key(bytes: &[u8]) -> PyResult<LessSafeKey> {
 /// `plain`, sealed together with `about`, which must be given again to unseal: nonce (random: NIST SP 800-38D, section
 /// 8.2.2, allows 2^32 under one key), ciphertext, GCM tag.
 #[pyfunction]
-#[pyo3(signature = (key_bytes, plain, about, /))]
-pub fn seal<'py>(py: Python<'py>, key_bytes: &[u8], plain: &[u8], about: &str) -> PyResult<Bound<'py, PyBytes>> {
+#[pyo3(signature = (key, plain, about))]
+pub fn seal<'py>(py: Python<'py>, key: &[u8], plain: &[u8], about: &str) -> PyResult<Bound<'py, PyBytes>> {
     let nonce: [u8; NONCE_LEN] = crate::random();
     let mut body = plain.to_vec();
-    key(key_bytes)?
+    cipher(key)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(about.as_bytes()), &mut body)
         .map_err(|_| PyValueError::new_err("it is too long to seal"))?;
     Ok(PyBytes::new(py, &[nonce.as_slice(), &body].concat()))
@@ -23,12 +23,12 @@ pub fn seal<'py>(py: Python<'py>, key_bytes: &[u8], plain: &[u8], about: &str) -
 
 /// What `seal` sealed under the same key and `about`.
 #[pyfunction]
-#[pyo3(signature = (key_bytes, sealed, about, /))]
-pub fn unseal<'py>(py: Python<'py>, key_bytes: &[u8], sealed: &[u8], about: &str) -> PyResult<Bound<'py, PyBytes>> {
+#[pyo3(signature = (key, sealed, about))]
+pub fn unseal<'py>(py: Python<'py>, key: &[u8], sealed: &[u8], about: &str) -> PyResult<Bound<'py, PyBytes>> {
     let wrong = || PyValueError::new_err("it was sealed under another key, or altered");
     let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or_else(wrong)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| wrong())?;
     let mut body = body.to_vec();
-    let plain = key(key_bytes)?.open_in_place(nonce, Aad::from(about.as_bytes()), &mut body).map_err(|_| wrong())?;
+    let plain = cipher(key)?.open_in_place(nonce, Aad::from(about.as_bytes()), &mut body).map_err(|_| wrong())?;
     Ok(PyBytes::new(py, plain))
 }

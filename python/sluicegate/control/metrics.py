@@ -148,9 +148,9 @@ class _GatewayCollector(Collector):
             stats = json.loads(port.stats())
             listener = {"listener": stats["Listener"]}
             families.feed(_LISTENER, stats, listener)
-            for destination in stats.get("Destinations", ()):
+            for destination in _live(stats.get("Destinations", ())):
                 families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
-            for source in stats.get("Sources", ()):
+            for source in _live(stats.get("Sources", ())):
                 families.feed(_SOURCE, source, {**listener, "packet_source": source["Name"]})
         for listener_name, destination_name, delivery in sources.deliveries:
             _feed_delivery(families, {"listener": listener_name, "destination": destination_name}, delivery)
@@ -179,3 +179,8 @@ def _feed_delivery(families: _Families, labels: Mapping[str, str], stats: Delive
     )
     for reason, count in stats.failed_by_reason.items():
         families.add("delivery_failures", "Batches given up, by reason.", {**labels, "reason": reason}, count)
+
+
+def _live(counted: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """Without those that were removed while the Listener ran: another one of the same name may be there."""
+    return [one for one in counted if not one.get("Removed")]

@@ -92,8 +92,9 @@ class _Job:
 class Delivery:
     """Delivers what `reader` yields to `destination`, from `start` to the end of `drain`.
 
-    `destination` is provisioned before and closed after by the owner. `reply` gets the answers. `sleep` and
-    `chance` are there for tests. Everything runs in the event loop that called `start`.
+    `destination` is provisioned before and closed after by the owner. `reply` gets the answers. `counters` are those of
+    the Delivery whose queue this one takes over. `sleep` and `chance` are there for tests. Everything runs in the event
+    loop that called `start`.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Delivery:
         events: EventSink,
         reply: Reply,
         retry: RetryPolicy | None = None,
+        counters: DeliveryStats | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -121,7 +123,7 @@ class Delivery:
         self._watched: int | None = None
         self._stopped = False
         self._finished = asyncio.Event()
-        self._stats = DeliveryStats()
+        self._stats = counters or DeliveryStats()
 
     @property
     def stats(self) -> DeliveryStats:
@@ -136,6 +138,22 @@ class Delivery:
         """Begin to deliver; returns at once."""
         self._loop = asyncio.get_running_loop()
         self._watch()
+
+    @property
+    def counters(self) -> DeliveryStats:
+        """The counters themselves, for the Delivery that takes over."""
+        return self._stats
+
+    def hand_over(self) -> None:
+        """Read no more: another Delivery takes over the queue. `end_running` ends what is being delivered."""
+        self._stopped = True
+        self._unwatch()
+
+    async def end_running(self, seconds: float) -> None:
+        """Let what is being delivered end for at most `seconds`, then give it up as `Shutdown`."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=max(0.0, seconds))
+        await self._give_up_running()
 
     async def drain(self, seconds: float) -> None:
         """Deliver what is left for at most `seconds`, then give up the rest as failed with the reason
@@ -152,8 +170,18 @@ class Delivery:
         self._unwatch()
 
     async def _abandon(self) -> None:
-        self._stopped = True
-        self._unwatch()
+        self.hand_over()
+        await self._give_up_running()
+        batches = packets = 0
+        while left := self._reader.read(64):
+            batches += len(left)
+            packets += sum(batch.count for batch in left)
+        if packets:
+            self._count_failed("Shutdown", batches, packets)
+            detail = "the gateway stopped before these batches could be delivered"
+            self._emit("DeliveryFailed", Reason="Shutdown", Detail=detail, Packets=packets, Batches=batches)
+
+    async def _give_up_running(self) -> None:
         tasks = list(self._running)
         for task in tasks:
             task.cancel()
@@ -164,14 +192,6 @@ class Delivery:
             self._failed(
                 job, "Shutdown", "the gateway stopped and the Destination did not let go of the batch"
             )
-        batches = packets = 0
-        while left := self._reader.read(64):
-            batches += len(left)
-            packets += sum(batch.count for batch in left)
-        if packets:
-            self._count_failed("Shutdown", batches, packets)
-            detail = "the gateway stopped before these batches could be delivered"
-            self._emit("DeliveryFailed", Reason="Shutdown", Detail=detail, Packets=packets, Batches=batches)
 
     # The queue
 

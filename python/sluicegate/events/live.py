@@ -32,18 +32,28 @@ class LiveEvents:
         self._sample = packets_per_second
         self._hub = Hub()
         self._ports: dict[str, Watchable] = {}
-        self._always: list[NativeEvents] = []
+        self._always: dict[Watchable, list[NativeEvents]] = {}
         self._watches: dict[Subscription, list[NativeEvents]] = {}
         log.add_sink(self._hub)
 
     def watch(self, listener: str, port: Watchable) -> None:
-        """A Listener is open: from now on its events are to be had."""
+        """A Listener is open: from now on its events are to be had, also by those who watch already."""
         self._ports[listener] = port
         icmp = json.dumps({"Events": ["IcmpError"], "Rate": ICMP_RATE})
-        self._always.append(NativeEvents(port, icmp, self._log.forward))
+        always = self._always.setdefault(port, [])
+        always.append(NativeEvents(port, icmp, self._log.forward))
         if self._sample:
             sample = json.dumps({"Events": NATIVE, "Rate": self._sample})
-            self._always.append(NativeEvents(port, sample, self._forward_sample))
+            always.append(NativeEvents(port, sample, self._forward_sample))
+        for subscription, watches in self._watches.items():
+            self._show(subscription, listener, port, watches)
+
+    def unwatch(self, listener: str, port: Watchable) -> None:
+        """This Port is closed; another one may have taken over its Listener's name."""
+        if self._ports.get(listener) is port:
+            del self._ports[listener]
+        for watch in self._always.pop(port, ()):
+            watch.close()
 
     def subscribe(self, wanted: Filter) -> Subscription:
         """A stream of what `wanted` takes, until it is closed or the gateway stops.
@@ -55,14 +65,10 @@ class LiveEvents:
         if len(self._watches) >= SUBSCRIPTIONS:
             raise TooManySubscriptions(f"{SUBSCRIPTIONS} clients watch already: end one of them")
         subscription = Subscription(wanted, on_close=self._closed)
-
-        def show(lines: bytes) -> None:
-            self._hub.dropped += subscription.put(lines if wanted.is_exact else _taken(wanted, lines))
-
-        specs = [(port, wanted.native(listener)) for listener, port in self._ports.items()]
-        self._watches[subscription] = [
-            NativeEvents(port, spec, show) for port, spec in specs if spec is not None
-        ]
+        watches: list[NativeEvents] = []
+        for listener, port in self._ports.items():
+            self._show(subscription, listener, port, watches)
+        self._watches[subscription] = watches
         self._hub.add(subscription)
         return subscription
 
@@ -76,10 +82,23 @@ class LiveEvents:
     def close(self) -> None:
         """End everything. After the Listeners are closed, so that their last events are not lost."""
         self.end_subscriptions()
-        for watch in self._always:
+        for watch in (watch for watches in self._always.values() for watch in watches):
             watch.close()
         self._always.clear()
         self._ports.clear()
+
+    def _show(
+        self, subscription: Subscription, listener: str, port: Watchable, watches: list[NativeEvents]
+    ) -> None:
+        wanted = subscription.filter
+        spec = wanted.native(listener)
+        if spec is None:
+            return
+
+        def show(lines: bytes) -> None:
+            self._hub.dropped += subscription.put(lines if wanted.is_exact else _taken(wanted, lines))
+
+        watches.append(NativeEvents(port, spec, show))
 
     def _forward_sample(self, lines: bytes) -> None:
         self._log.forward(lines, skip=self._hub)

@@ -125,6 +125,52 @@ _TYPES = (
         "GatewayStopping", "life-cycle", None, (), "The gateway takes nothing new and ends what it has."
     ),
     EventType("GatewayStopped", "life-cycle", None, (), "The gateway has ended; the last event."),
+    EventType(
+        "ListenerChanged", "life-cycle", None, ("Listener", "Detail"), "A Listener runs with other settings."
+    ),
+    EventType(
+        "ListenerLost",
+        "failure",
+        None,
+        ("Listener", "Reason", "Detail"),
+        "A Listener ended for a change that was then refused, and could not be opened again.",
+    ),
+    EventType(
+        "SourceStateChanged",
+        "life-cycle",
+        None,
+        ("Listener", "PacketSource", "Detail", "State"),
+        "A PacketSource is there, or its state is another one: approved, rejected, disabled.",
+    ),
+    EventType(
+        "ResourceChanged",
+        "life-cycle",
+        None,
+        ("Detail", "Actor", "Action", "Kind", "Name", "Result"),
+        "Somebody changed a resource, or was refused to.",
+    ),
+    EventType("Reloaded", "life-cycle", None, ("Detail", "Actor"), "The configuration file was taken over."),
+    EventType(
+        "ReloadRefused",
+        "failure",
+        None,
+        ("Detail", "Actor"),
+        "The configuration file was not taken over; what ran before runs on.",
+    ),
+    EventType(
+        "StackAnswered",
+        "life-cycle",
+        None,
+        ("Detail", "Action", "Kind", "Name", "Result"),
+        "A request of CloudFormation was done or refused, and answered.",
+    ),
+    EventType(
+        "StackUnanswered",
+        "failure",
+        None,
+        ("Reason", "Detail"),
+        "A request of CloudFormation could not be read or answered.",
+    ),
     EventType("ListenerStarted", "life-cycle", None, ("Listener", "Address", "Port"), "A Listener is bound."),
     EventType(
         "ListenerStopped", "life-cycle", None, ("Listener", "Totals", "Deliveries"), "A Listener is closed."

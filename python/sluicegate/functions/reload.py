@@ -32,14 +32,27 @@ class Reloadable(Protocol):
 def watch(destinations: Iterable[object], *, seconds: float = POLL_SECONDS) -> Coroutine[None, None, None]:
     """Reload those of the destinations that are `Reloadable` whenever their code changes after this call.
 
-    The result is to be run as a task, until it is cancelled.
+    `destinations` is gone through at each look, so that it may change. The result is to be run as a task, until it is
+    cancelled.
     """
-    return _poll([(one, Code(one.code)) for one in destinations if isinstance(one, Reloadable)], seconds)
+    return _poll(destinations, _watched(destinations, []), seconds)
 
 
-async def _poll(watched: list[tuple[Reloadable, "Code"]], seconds: float) -> None:
-    while watched:
+def _watched(
+    destinations: Iterable[object], before: list[tuple[Reloadable, "Code"]]
+) -> list[tuple[Reloadable, "Code"]]:
+    known = {id(one): (one, code) for one, code in before}
+    return [
+        known.get(id(one)) or (one, Code(one.code)) for one in destinations if isinstance(one, Reloadable)
+    ]
+
+
+async def _poll(
+    destinations: Iterable[object], watched: list[tuple[Reloadable, "Code"]], seconds: float
+) -> None:
+    while True:
         await asyncio.sleep(seconds)
+        watched = _watched(destinations, watched)
         for destination, code in watched:
             changed = await asyncio.to_thread(code.look)
             if changed:

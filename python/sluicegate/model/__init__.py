@@ -7,10 +7,12 @@ Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into
 from .address import BindAddress, parse_bind, parse_server
 from .base import Finding, Path, Resource
 from .destination import Batching, Destination, Formatter, Target, parse_target
+from .destination_arn import DestinationArn
 from .errors import findings
 from .gateway import Api, Aws, Events, GatewayConfig, Sns
 from .listener import ClientRestrictions, Listener, Peer
 from .packet_source import PacketSource, RateLimit, SnsTopicSource
+from .secrets import pointer, secrets_of, with_secrets
 from .support import unavailable
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "BindAddress",
     "ClientRestrictions",
     "Destination",
+    "DestinationArn",
     "Events",
     "Finding",
     "Formatter",
@@ -37,5 +40,8 @@ __all__ = [
     "parse_bind",
     "parse_server",
     "parse_target",
+    "pointer",
+    "secrets_of",
     "unavailable",
+    "with_secrets",
 ]

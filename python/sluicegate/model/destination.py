@@ -98,7 +98,7 @@ class Destination(Resource):
         # right place.
         check = (info.context or {}).get("check_target")
         if isinstance(value, str):
-            return _checked(value, check)
+            return checked_target(value, check)
         if value is None or value == {}:
             return None
         if not isinstance(value, Mapping):
@@ -116,7 +116,7 @@ class Destination(Resource):
                 wrong.append(Finding((region,), "an ARN must be text", "put it in quotes"))
             else:
                 try:
-                    targets[region] = _checked(target, check)
+                    targets[region] = checked_target(target, check)
                 except Exception as error:
                     context = getattr(error, "context", None)
                     if context is None:
@@ -148,7 +148,8 @@ class Destination(Resource):
         return targets[min(targets, key=lambda other: (-_shared_parts(region, other), other))]
 
 
-def _checked(text: str, check: Any) -> str:
+def checked_target(text: str, check: Any) -> str:
+    """`text` as one ARN or one of our own forms. Raises an `invalid` error, also for what `check(target)` finds."""
     target = parse_target(text)
     problem = check(target) if check else None
     if problem:

@@ -18,15 +18,6 @@ _R = TypeVar("_R", bound=Resource)
 
 _LATER = "this version cannot do it yet"
 
-_GATEWAY: list[tuple[str, Callable[[GatewayConfig], bool], str, str]] = [
-    (
-        "require_approval",
-        lambda g: g.require_approval,
-        "approval of PacketSources",
-        "remove `require_approval`",
-    ),
-]
-
 _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
     ("protocol", lambda r: r.protocol == "wg", "the protocol wg", "use `protocol: udp`"),
     ("protocol", lambda r: r.protocol == "dtls", "the protocol dtls", "use `protocol: udp`"),
@@ -109,7 +100,6 @@ def unavailable(config: GatewayConfig) -> list[Finding]:
 
 
 def _gateway(config: GatewayConfig) -> Iterator[Finding]:
-    yield from _apply(_GATEWAY, config, ())
     for name, server in (("api", config.api), ("sns", config.sns)):
         if server and not is_loopback(server.address()[0]):
             port = server.address()[1]

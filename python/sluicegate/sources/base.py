@@ -55,3 +55,7 @@ class Source(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Let go of what was provisioned for this process only. Safe to call twice."""
+
+    async def remove(self) -> None:  # noqa: B027  most have nothing to take away
+        """The PacketSource is no more, or has other settings: take away what `provision` made and a restart would have
+        found again. After `close`; reports what it cannot take away, and does not raise."""

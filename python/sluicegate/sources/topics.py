@@ -45,14 +45,14 @@ class InvalidTopic(ValueError):
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """A PacketSource that takes a topic's messages. `home_region` is its `HomeRegion` where set explicitly,
-    else None."""
+    """A PacketSource that takes a topic's messages while its `state` (contract 1.3) is Active. `home_region` is its
+    `HomeRegion` where set explicitly, else None."""
 
     source: str
     index: int
     sender: Sender
     home_region: str | None = None
-    enabled: bool = True
+    state: str = "Active"
 
 
 @dataclass(slots=True)
@@ -200,8 +200,8 @@ class Topics:
         topic.published += 1
 
     def _refusal(self, binding: Binding, attributes: Attributes) -> tuple[str, str] | None:
-        if not binding.enabled:
-            return "SourceDisabled", f"PacketSource {binding.source} is disabled"
+        if binding.state != "Active":
+            return "SourceDisabled", f"PacketSource {binding.source} is {binding.state}"
         wanted = attributes.get("EgressRegion")
         if wanted is None:
             if binding.home_region is None or binding.home_region == self.region:

@@ -32,6 +32,40 @@ _STEPS: list[list[str]] = [
             created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
         )""",
     ],
+    [
+        # What was declared by the API. `secrets` is sealed (vault.py).
+        """CREATE TABLE resources (
+            kind TEXT NOT NULL,
+            name TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            document TEXT NOT NULL,
+            secrets BLOB,
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+            updated_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+            PRIMARY KEY (kind, name)
+        )""",
+        # A version is given once: a resource that was deleted and made anew never has one that somebody still holds.
+        "CREATE TABLE versions (last INTEGER NOT NULL)",
+        "INSERT INTO versions (last) VALUES (0)",
+        """CREATE TABLE approvals (
+            source TEXT PRIMARY KEY,
+            listener TEXT NOT NULL,
+            decision TEXT NOT NULL CHECK (decision IN ('Approved', 'Rejected')),
+            decided_by TEXT NOT NULL,
+            decided_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        )""",
+        # The first answer to a create, for a client that repeats it (`Idempotency-Key`).
+        """CREATE TABLE answers (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            request TEXT NOT NULL,
+            status INTEGER NOT NULL,
+            headers TEXT NOT NULL,
+            body BLOB NOT NULL,
+            at REAL NOT NULL,
+            PRIMARY KEY (owner, key)
+        )""",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -62,11 +62,11 @@ class State:
     def listener_id(self, name: str) -> int:
         """The id of a Listener, 1 … 2^32-1: made at first use, stable until it is released, never used
         again."""
-        return self._write(lambda db: _listener(db, name))
+        return self.write(lambda db: _listener(db, name))
 
     def assigned_port(self, listener_name: str) -> int | None:
         """The port that was assigned to a Listener, None if none was."""
-        row = self._read("SELECT port FROM listeners WHERE name = ? AND released_at IS NULL", listener_name)
+        row = self.read("SELECT port FROM listeners WHERE name = ? AND released_at IS NULL", listener_name)
         return int(row[0][0]) if row and row[0][0] is not None else None
 
     def assign_port(self, listener_name: str, port: int) -> None:
@@ -83,12 +83,12 @@ class State:
                 )
             db.execute("UPDATE listeners SET port = ? WHERE id = ?", (port, _listener(db, listener_name)))
 
-        self._write(assign)
+        self.write(assign)
 
     def free_port(self, ports: Iterable[int], taken: Container[int] = ()) -> int:
         """The first of `ports` that no Listener has and that is not in `taken`. `StateError` if there is
         none."""
-        rows = self._read("SELECT port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL")
+        rows = self.read("SELECT port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL")
         assigned = {row[0] for row in rows}
         for port in ports:
             if port not in assigned and port not in taken:
@@ -100,7 +100,13 @@ class State:
         release = (
             "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL"
         )
-        self._write(lambda db: db.execute(release, (name,)))
+        self.write(lambda db: db.execute(release, (name,)))
+
+    def listener_names(self) -> list[str]:
+        """Listeners that were not released."""
+        return [
+            row[0] for row in self.read("SELECT name FROM listeners WHERE released_at IS NULL ORDER BY id")
+        ]
 
     def tag_keys(self) -> list[tuple[int, str]]:
         """`(id 0…15, 64 hex digits)` of every Tag key, oldest first; one is made at first use (contract
@@ -114,33 +120,35 @@ class State:
                 rows = db.execute(query).fetchall()
             return [(number, key.hex()) for number, key in rows]
 
-        return self._write(keys)
+        return self.write(keys)
 
     def topics(self) -> list[str]:
         """ARNs of the topics that were created at the gateway's own SNS endpoint, in order of creation."""
-        return [row[0] for row in self._read("SELECT arn FROM topics ORDER BY created_at, rowid")]
+        return [row[0] for row in self.read("SELECT arn FROM topics ORDER BY created_at, rowid")]
 
     def add_topic(self, arn: str) -> None:
         """Keep a topic. Nothing happens if it is there."""
-        self._write(lambda db: db.execute("INSERT OR IGNORE INTO topics (arn) VALUES (?)", (arn,)))
+        self.write(lambda db: db.execute("INSERT OR IGNORE INTO topics (arn) VALUES (?)", (arn,)))
 
     def remove_topic(self, arn: str) -> None:
         """Forget a topic. Nothing happens if there is none."""
-        self._write(lambda db: db.execute("DELETE FROM topics WHERE arn = ?", (arn,)))
+        self.write(lambda db: db.execute("DELETE FROM topics WHERE arn = ?", (arn,)))
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
             raise StateError(f"the state {self.path} is closed, open it again")
         return self._db
 
-    def _read(self, query: str, *values: Any) -> list[Any]:
+    def read(self, query: str, *values: Any) -> list[Any]:
+        """The rows of one query."""
         with self._guard:
             try:
                 return self._connection().execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise _failed(self.path, error) from error
 
-    def _write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """`work` in one transaction."""
         with self._guard:
             db = self._connection()
             try:

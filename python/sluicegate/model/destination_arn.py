@@ -1,0 +1,36 @@
+"""DestinationArn: binds one region's ARN to an existing Destination (contract section 1.2)."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, ValidationInfo, field_validator
+
+from .base import Resource, invalid
+from .destination import checked_target
+from .names import DestinationName, region_map_key
+
+
+def _region_key(text: str) -> str:
+    if not region_map_key(text):
+        raise invalid(f'"{text}" is not a region', "use the form us-east-1, or `*` for every other region")
+    return text
+
+
+class DestinationArn(Resource):
+    """Takes the place of an ARN that the Destination itself names for the same region."""
+
+    destination: DestinationName
+    """The Destination's name; it is unique in the gateway."""
+    ingress_region_key: Annotated[str, AfterValidator(_region_key)]
+    """The region in which packets arrive, or `*` for every region without an ARN of its own."""
+    arn: str
+    """As a Destination's `DestinationArn`."""
+
+    @field_validator("arn")
+    @classmethod
+    def _target(cls, text: str, info: ValidationInfo) -> str:
+        return checked_target(text, (info.context or {}).get("check_target"))
+
+    @property
+    def name(self) -> str:
+        """`DESTINATION@REGION`: unique in the gateway."""
+        return f"{self.destination}@{self.ingress_region_key}"

@@ -1,0 +1,51 @@
+"""Secrets of a resource, apart from what may be shown: `dump` leaves them out, the state keeps them sealed."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from .base import Path, Resource, pascal_case
+
+
+def secrets_of(resource: Resource) -> dict[str, str]:
+    """Every secret by its JSON pointer in the PascalCase document: `{"/Peers/0/SharedSecret": "…"}`."""
+    return {pointer(type(resource), path): secret for path, secret in _secrets(resource, ())}
+
+
+def with_secrets(document: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
+    """`document` with each secret at its place; it is changed."""
+    for place, secret in secrets.items():
+        *way, last = place.lstrip("/").split("/")
+        inner: Any = document
+        for part in way:
+            inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+        inner[last] = secret
+    return document
+
+
+def pointer(model: type[Resource], path: Path) -> str:
+    """A path of fields and indexes as a JSON pointer (RFC 6901) in the PascalCase document; "" for the root."""
+    parts: list[str] = []
+    owner: type[Resource] | None = model
+    for part in path:
+        if isinstance(part, str) and owner is not None:
+            field = owner.model_fields.get(part)
+            parts.append((field.alias or pascal_case(part)) if field else part)
+            owner = owner.child(part)
+        else:
+            parts.append(str(part))
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _secrets(resource: Resource, path: Path) -> Iterator[tuple[Path, str]]:
+    for name in type(resource).model_fields:
+        value = getattr(resource, name)
+        if isinstance(value, SecretStr):
+            yield (*path, name), value.get_secret_value()
+        elif isinstance(value, Resource):
+            yield from _secrets(value, (*path, name))
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, Resource):
+                    yield from _secrets(item, (*path, name, index))

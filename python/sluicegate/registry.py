@@ -1,0 +1,336 @@
+"""Resources as users change them: declared by the file or by the API, versioned, approved, and written down.
+
+One change at a time, whoever asks for it. A change is checked as a whole (`resources.desire`), brought about
+(`runtime.py`), written to the state, and told as events: `ResourceChanged` says who did what, `SourceStateChanged` what
+became of a PacketSource. What is refused changes nothing, and is told too.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from .config import Config, ConfigError, load
+from .events import EventLog
+from .model import GatewayConfig, secrets_of
+from .node import Node
+from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, restored
+from .runtime import Runtime
+from .state import Commit, Decision, ResourceTable, StateError, Stored, changed
+
+# Settings that a reload takes over; every other one needs a restart.
+_RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
+
+
+class NotFound(Exception):
+    """No such resource; the message says so."""
+
+
+class WrongVersion(Exception):
+    """It has changed since it was read: `current` is its version now."""
+
+    def __init__(self, message: str, current: str) -> None:
+        super().__init__(message)
+        self.current = current
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A resource as it was declared. `owner` is `File` or `Api`, `version` changes with every change of it."""
+
+    kind: str
+    resource: Any
+    owner: str
+    version: str
+
+
+class Registry:
+    """Belongs to the event loop. `config` is the file that is in force."""
+
+    def __init__(self, config: Config, table: ResourceTable, node: Node, events: EventLog) -> None:
+        self.config = config
+        self._table = table
+        self._node = node
+        self._events = events
+        self._changing = asyncio.Lock()
+        self._stopping = False
+        self._stored: list[Stored] = []
+        self._decisions: dict[str, Decision] = {}
+        self._states: dict[str, str] = {}
+        self.desired = Desired([], [], {})
+        self.runtime = Runtime(node)
+
+    async def start(self) -> None:
+        """Run what the file and the state name. Raises `Refused` and `StateError`."""
+        self._stored, self._decisions = await asyncio.to_thread(self._read)
+        async with self._changing:
+            await self._change(Commit(), starting=True)
+        for name in await asyncio.to_thread(self._node.state.listener_names):
+            if name not in self.runtime.listeners:
+                await asyncio.to_thread(self._node.state.release_listener, name)
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Nothing changes meanwhile, nor after: the gateway stops."""
+        async with self._changing:
+            self._stopping = True
+            yield
+
+    # What there is
+
+    def declared(self, kind: str) -> list[Declared]:
+        """Every resource of this kind: the file's, then the API's in the order of their creation."""
+        gateway = self.config.gateway
+        of_file: dict[str, Sequence[Any]] = {
+            "Listener": gateway.listeners,
+            "PacketSource": gateway.packet_sources,
+        }
+        of_api = [one for one in self._stored if one.kind == kind]
+        return [
+            *(Declared(kind, one, "File", _digest(one.dump())) for one in of_file.get(kind, ())),
+            *(Declared(kind, restored(one), "Api", str(one.version)) for one in of_api),
+        ]
+
+    def find(self, kind: str, name: str) -> Declared:
+        """One of them; `NotFound`."""
+        for one in self.declared(kind):
+            if one.resource.name == name:
+                return one
+        raise NotFound(f"there is no {kind} {name!r}")
+
+    # Changes by the API
+
+    async def create(
+        self, kind: str, data: Any, who: str, *, lenient: bool = False
+    ) -> tuple[Declared, list[str]]:
+        """A new resource, and warnings. Raises `Refused`, with a conflict if there is one of this name."""
+        generated = f"{kind.lower()}-{uuid4().hex[:10]}"
+        async with self._changing:
+            with self._audit(who, "Create", kind, "") as audit:
+                resource, warnings = parse(kind, data, self.config, name=generated, lenient=lenient)
+                audit.name = name = resource.name
+                self._refuse_file(kind, name)
+                if any((one.kind, one.name) == (kind, name) for one in self._stored):
+                    fix = f"change it with PUT /v1/{PATHS[kind]}/{name}, delete it first, or choose another name"
+                    cause = f'there is already a {kind} named "{name}"'
+                    raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+                await self._change(Commit(put=[_stored(kind, resource)]))
+        return self.find(kind, name), warnings
+
+    async def replace(
+        self, kind: str, name: str, data: Any, who: str, *, version: str | None, lenient: bool = False
+    ) -> tuple[Declared, list[str]]:
+        """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has this `version`,
+        `WrongVersion`."""
+        async with self._changing:
+            with self._audit(who, "Replace", kind, name):
+                self._refuse_file(kind, name)
+                self._check_version(kind, name, version)
+                resource, warnings = parse(kind, data, self.config, name=name, lenient=lenient)
+                if resource.name != name:
+                    cause = f'the document is of "{resource.name}", not of "{name}"'
+                    raise Refused(
+                        Complaint(
+                            kind, name, ("name",), cause, "a name cannot be changed: create another one"
+                        )
+                    )
+                await self._change(Commit(put=[_stored(kind, resource)]))
+        return self.find(kind, name), warnings
+
+    async def delete(self, kind: str, name: str, who: str, *, version: str | None) -> None:
+        """Raises as `replace` does; a conflict while something else needs it."""
+        async with self._changing:
+            with self._audit(who, "Delete", kind, name):
+                self._refuse_file(kind, name)
+                self._check_version(kind, name, version)
+                self._refuse_needed(kind, name)
+                await self._change(Commit(delete=[(kind, name)]))
+
+    async def decide(self, name: str, decision: str, who: str) -> Declared:
+        """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
+        async with self._changing:
+            with self._audit(who, "Approve" if decision == "Approved" else "Reject", "PacketSource", name):
+                source = self.find("PacketSource", name).resource
+                await self._change(Commit(decide={name: Decision(source.listener_name, decision, who)}))
+        return self.find("PacketSource", name)
+
+    # The file
+
+    async def reload(self, who: str) -> list[str]:
+        """Take the file as it is now; what changes, in words. Raises `ReloadRefused`; then nothing has changed."""
+        async with self._changing:
+            try:
+                config = await asyncio.to_thread(load, self.config.path)
+                _refuse_restart(self.config.gateway, config)
+                lines = await self._change(Commit(), config)
+            except (ConfigError, Refused, StateError) as error:
+                problems = (
+                    [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
+                )
+                if isinstance(error, Refused):
+                    problems = error.lines(config)
+                self._events.emit("ReloadRefused", Actor=who, Detail="; ".join(problems))
+                raise ReloadRefused(problems) from None
+            self._events.emit("Reloaded", Actor=who, Detail="; ".join(lines) or "nothing changes")
+            return lines
+
+    # Steps
+
+    def _read(self) -> tuple[list[Stored], dict[str, Decision]]:
+        return self._table.all(), self._table.decisions()
+
+    async def _change(
+        self, commit: Commit, config: Config | None = None, *, starting: bool = False
+    ) -> list[str]:
+        if self._stopping:
+            raise Refused(
+                Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
+            )
+        config = config or self.config
+        stored = changed(self._stored, commit)
+        desired = desire(config, stored, self._decided(commit))
+        self._settle_decisions(desired, config, commit)
+        desired = desire(config, stored, self._decided(commit))
+        lines = self.runtime.plan(desired).lines()
+        before, self._node.config = self._node.config, config
+        try:
+            await self.runtime.apply(desired, lambda: self._table.commit(commit))
+        except BaseException:
+            self._node.config = before
+            raise
+        self.config, self.desired = config, desired
+        self._stored, self._decisions = await asyncio.to_thread(self._read)
+        if starting:
+            # What is as it should be is no news; that somebody has to decide is.
+            self._states = {
+                name: state for name, state in desired.states.items() if state != "PendingApproval"
+            }
+        self._tell_states(desired)
+        return lines
+
+    def _decided(self, commit: Commit) -> dict[str, Decision]:
+        both = {**self._decisions, **commit.decide}
+        return {name: decision for name, decision in both.items() if decision is not None}
+
+    def _settle_decisions(self, desired: Desired, config: Config, commit: Commit) -> None:
+        """What runs without approval has it: only what is new must ask once `require_approval` is set."""
+        listeners = {source.name: source.listener_name for source in desired.packet_sources}
+        decided = self._decided(commit)
+        for name, listener in listeners.items():
+            decision = decided.get(name)
+            if not config.gateway.require_approval and (decision is None or decision.listener != listener):
+                commit.decide[name] = Decision(listener, "Approved", "require_approval: false")
+        for name in decided:
+            if name not in listeners:
+                commit.decide[name] = None
+
+    def _tell_states(self, desired: Desired) -> None:
+        listeners = {source.name: source.listener_name for source in desired.packet_sources}
+        for name, state in desired.states.items():
+            if self._states.get(name) != state:
+                decision = self._decisions.get(name)
+                by = f"decided by {decision.by}" if decision and state in ("Active", "Rejected") else ""
+                self._events.emit(
+                    "SourceStateChanged",
+                    Listener=listeners[name],
+                    PacketSource=name,
+                    State=state,
+                    Detail=by or None,
+                )
+        self._states = dict(desired.states)
+
+    def _refuse_file(self, kind: str, name: str) -> None:
+        if (kind, name) in file_owned(self.config):
+            cause = f'the {kind} "{name}" is declared by {self.config.path}, and the file owns what it names'
+            fix = "change it there: the gateway takes it over when the file is reloaded"
+            raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+
+    def _check_version(self, kind: str, name: str, version: str | None) -> None:
+        current = self.find(kind, name).version
+        if version is not None and version not in ("*", current):
+            raise WrongVersion(
+                f"the {kind} {name} has changed: its version is {current}, not {version}; read it again",
+                current,
+            )
+
+    def _refuse_needed(self, kind: str, name: str) -> None:
+        """A Listener goes after what is bound to it."""
+        if kind != "Listener":
+            return
+        listener = self.find(kind, name).resource
+        destinations = {destination.name for destination in listener.destinations}
+        users = [
+            *(("PacketSource", s.name) for s in self.desired.packet_sources if s.listener_name == name),
+            *(
+                ("DestinationArn", one.resource.name)
+                for one in self.declared("DestinationArn")
+                if one.resource.destination in destinations
+            ),
+        ]
+        if users:
+            named = ", ".join(f"{kind} {user}" for kind, user in users)
+            cause = f'the Listener "{name}" is needed by {named}'
+            raise Refused(Complaint(kind, name, (), cause, "delete them first", conflict=True))
+
+    def _audit(self, who: str, action: str, kind: str, name: str) -> "_Audit":
+        return _Audit(self._events, who, action, kind, name)
+
+
+class ReloadRefused(Exception):
+    """The file was not taken over: `problems` says why, one line each. What ran before still runs."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Audit:
+    """Tells who did what, and whether it was done."""
+
+    def __init__(self, events: EventLog, who: str, action: str, kind: str, name: str) -> None:
+        self.name = name
+        self._events = events
+        self._who, self._action, self._kind = who, action, kind
+
+    def __enter__(self) -> "_Audit":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._events.emit(
+            "ResourceChanged",
+            Actor=self._who,
+            Action=self._action,
+            Kind=self._kind,
+            Name=self.name or None,
+            Result="Done" if error is None else "Refused",
+            Detail=str(error) if isinstance(error, Refused | NotFound | WrongVersion | StateError) else None,
+        )
+
+
+def _stored(kind: str, resource: Any) -> Stored:
+    return Stored(kind, resource.name, resource.dump(), secrets_of(resource))
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refuse_restart(running: GatewayConfig, config: Config) -> None:
+    wanted = config.gateway
+    complaints = [
+        Complaint(
+            "",
+            "",
+            (name,),
+            f"`{name}` has changed, which a reload cannot take over",
+            "restart the gateway, or change it back",
+        )
+        for name in GatewayConfig.model_fields
+        if name not in _RELOADED and getattr(running, name) != getattr(wanted, name)
+    ]
+    if complaints:
+        raise Refused(*complaints)
