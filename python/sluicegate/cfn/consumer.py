@@ -1,0 +1,163 @@
+"""CloudFormation requests that come through an SNS topic and a queue: no stack needs a way into this gateway.
+
+CloudFormation publishes a request to the topic that is the resources' ServiceToken; the topic's queue is read here, the
+request is done by the gateway's own API, inside this process, and the answer goes to the request's ResponseURL. The
+message is deleted after that: a crash in between repeats the request, which is harmless (`provider.py`).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import httpx
+from starlette.types import ASGIApp
+
+from ..events import EventLog
+from .provider import API_SECONDS, Unreachable, refusal, respond, within
+
+WAIT_SECONDS = 20
+HIDDEN_SECONDS = 60  # more than one request takes with its answer
+ANSWER_SECONDS = 20.0
+AT_ONCE = 10
+PAUSE_SECONDS = 5.0
+"""After a queue that could not be read."""
+
+
+class QueueMessage(Protocol):
+    """One message of the queue."""
+
+    @property
+    def receipt(self) -> str: ...
+    @property
+    def body(self) -> str: ...
+
+
+class Queue(Protocol):
+    """The part of `sluicegate.aws.Queue` that is needed here."""
+
+    async def receive(
+        self, *, limit: int = 10, wait_seconds: int = 20, visibility_seconds: int | None = None
+    ) -> Sequence[QueueMessage]: ...
+
+    async def delete(self, receipts: Sequence[str]) -> list[tuple[int, str]]: ...
+
+
+class StackRequests:
+    """Reads `queue` until `run` is cancelled. `app` is the API, asking for keys: a request's ApiKey is its key.
+
+    `failures`: what the queue raises. `hosts`: see `provider.refused_url`.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        app: ASGIApp,
+        events: EventLog,
+        *,
+        failures: tuple[type[Exception], ...],
+        partition: str = "aws",
+        hosts: Collection[str] = (),
+    ) -> None:
+        self._queue = queue
+        self._app = app
+        self._events = events
+        self._failures = failures
+        self._partition = partition
+        self._hosts = hosts
+
+    async def run(self) -> None:
+        """Serve requests, several at a time. Problems are events; nothing ends this but being cancelled."""
+        while True:
+            try:
+                messages = await self._queue.receive(
+                    limit=AT_ONCE, wait_seconds=WAIT_SECONDS, visibility_seconds=HIDDEN_SECONDS
+                )
+                done = await asyncio.gather(*(self._serve(message) for message in messages))
+                receipts = [
+                    message.receipt for message, answered in zip(messages, done, strict=True) if answered
+                ]
+                if receipts:
+                    await self._queue.delete(receipts)
+            except self._failures as error:
+                self._events.emit("StackUnanswered", Reason="QueueUnreadable", Detail=str(error))
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _serve(self, message: QueueMessage) -> bool:
+        """Do one request; True when its message is done with."""
+        event = parse_request(message.body)
+        if event is None:
+            self._events.emit(
+                "StackUnanswered", Reason="NotARequest", Detail="a message that is no request was dropped"
+            )
+            return True
+        loop = asyncio.get_running_loop()
+        deadline = time.monotonic() + API_SECONDS
+        answer = await asyncio.to_thread(
+            within, API_SECONDS + 1, event, lambda: InProcess(self._app, loop, deadline)
+        )
+        url = str(event.get("ResponseURL", ""))
+        problem = await asyncio.to_thread(respond, url, answer, ANSWER_SECONDS, self._hosts, self._partition)
+        if problem is None:
+            self._events.emit(
+                "StackAnswered",
+                Detail=answer.get("Reason", ""),
+                Action=event.get("RequestType"),
+                Kind=event.get("ResourceType"),
+                Name=answer["PhysicalResourceId"],
+                Result=answer["Status"],
+            )
+            return True
+        # Its time in the queue is bounded there (retention, a dead-letter queue): a URL that nobody may be answered
+        # at stays refused, one that did not answer may do so later.
+        self._events.emit("StackUnanswered", Reason="AnswerNotTaken", Detail=problem)
+        return problem.startswith("its ResponseURL")
+
+
+class InProcess:
+    """The gateway's own API, called from another thread (`provider.Caller`)."""
+
+    def __init__(self, app: ASGIApp, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        self._app = app
+        self._loop = loop
+        self._deadline = deadline
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """One request. Raises `provider.Refused`, or `Unreachable` when it did not end in time."""
+        left = max(0.1, self._deadline - time.monotonic())
+        future = asyncio.run_coroutine_threadsafe(self._send(method, path, body, headers), self._loop)
+        try:
+            response = future.result(left)
+        except TimeoutError:
+            future.cancel()
+            raise Unreachable("the gateway did not do it in time: its events say why") from None
+        if response.is_error:
+            raise refusal(response.status_code, response.content)
+        return response.json() if response.content else None
+
+    async def _send(
+        self, method: str, path: str, body: Any, headers: Mapping[str, str] | None
+    ) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://stack-requests") as client:
+            return await client.request(method, path, json=body, headers=dict(headers or {}))
+
+
+def parse_request(body: str) -> dict[str, Any] | None:
+    """The request in a message: SNS wraps it in an envelope, raw delivery does not. None for anything else."""
+    document = _object(body)
+    if document is not None and "RequestType" not in document and isinstance(document.get("Message"), str):
+        document = _object(document["Message"])
+    needed = ("RequestType", "RequestId", "StackId", "LogicalResourceId", "ResourceType")
+    if document is None or not all(isinstance(document.get(key), str) for key in needed):
+        return None
+    return document
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None

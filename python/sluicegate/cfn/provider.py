@@ -1,0 +1,486 @@
+"""The provider of a gateway's custom resources for CloudFormation: Listener, DestinationArn and PacketSource.
+
+One file, nothing but the standard library: it runs as an AWS Lambda function (`lambda_handler`) that calls the
+gateway's REST API, and inside the gateway for requests that come through an SNS topic. `handle` is what both share;
+it knows an API by its method `call` only.
+
+A stack must never hang: whatever happens is answered, within the time that is left. What keeps CloudFormation's
+retries and roll-backs from doing harm:
+
+- A create carries a key made from the request's id, so that the same request twice makes one resource.
+- A create that was refused answers with a physical id that says so, because CloudFormation deletes after a failure:
+  it must not delete the resource of somebody else whose name was taken.
+- A create whose outcome is unknown (no answer in time) answers with an id that holds the key. Its delete sends the same
+  create again, which finds what there is under that key or is refused, and then deletes that.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
+
+PATHS = {
+    "Listener": "/v1/listeners",
+    "PacketSource": "/v1/packet-sources",
+    "DestinationArn": "/v1/destination-arns",
+}
+IDENTITY = {
+    "Listener": ("Name", "Protocols"),
+    "PacketSource": ("Name", "ListenerName"),
+    "DestinationArn": ("Destination", "IngressRegionKey"),
+}
+"""Properties whose change makes a new resource, and deletes the old one after that."""
+
+ATTRIBUTES = {
+    "Listener": (
+        "Id",
+        "Name",
+        "Domain",
+        "Port",
+        "DestinationNames",
+        "WireGuardPublicKey",
+        "DtlsServerCertificate",
+    ),
+    "PacketSource": ("Id", "Name", "State"),
+    "DestinationArn": ("Id",),
+}
+"""What `Fn::GetAtt` gives. An attribute that a resource lacks is empty text, so that GetAtt never fails."""
+
+NOT_OURS = ("ServiceToken", "ServiceTimeout", "ApiKey")
+REFUSED = "refused/"
+UNCONFIRMED = "unconfirmed/"
+
+REASON_LIMIT = 1000
+ANSWER_LIMIT = 4096  # CloudFormation's, for the whole answer
+TRY_SECONDS = 5.0  # one request to the gateway
+API_SECONDS = 8.0  # all requests for one resource
+ANSWER_SECONDS = 8.0  # kept back for the answer to CloudFormation
+TRIES = 3
+
+_TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(Listener|PacketSource|DestinationArn)")
+_DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
+
+
+class Refused(Exception):
+    """The gateway said no; `status` is HTTP's. A retry would get the same answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Unreachable(Exception):
+    """No answer: it is not known whether the gateway did what it was asked."""
+
+
+class Failed(Exception):
+    """The request ends FAILED with this reason; `physical_id` replaces the one it would have."""
+
+    def __init__(self, reason: str, physical_id: str | None = None) -> None:
+        super().__init__(reason)
+        self.physical_id = physical_id
+
+
+class Caller(Protocol):
+    """A gateway's API, however it is reached."""
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        """One request: the answer as JSON (None without a body). Raises `Refused` or `Unreachable`."""
+
+
+class Api:
+    """A gateway's REST API over HTTP. `deadline` as `time.monotonic()`."""
+
+    def __init__(self, url: str, deadline: float) -> None:
+        self._url = url.rstrip("/")
+        self._deadline = deadline
+        # A gateway is not on the internet: proxies of the environment are for that.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise Unreachable(f"the gateway at {self._url} did not answer in time")
+        request = urllib.request.Request(  # noqa: S310  (the scheme is checked in `_gateway_url`)
+            self._url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            method=method,
+            headers={"Content-Type": "application/json", **(headers or {})},
+        )
+        try:
+            with self._opener.open(request, timeout=min(left, TRY_SECONDS)) as response:
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            raise refusal(error.code, error.read()) from None
+        except (OSError, ValueError) as error:
+            cause = getattr(error, "reason", error)
+            raise Unreachable(
+                f"the gateway at {self._url} cannot be reached ({cause}): check its address (SLUICEGATE_API), "
+                "that it runs, and that this function's network leads there"
+            ) from None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise Unreachable(f"{self._url} answers, but not as a gateway: check SLUICEGATE_API") from None
+
+
+def refusal(status: int, text: bytes) -> Refused | Unreachable:
+    """What an error answer of the API means for a stack."""
+    try:
+        detail = json.loads(text)["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = f"HTTP {status}"
+    if status == 401:
+        detail = f"{detail}; the property ApiKey must be a key of this gateway (sluicegate keys create --scope admin)"
+    if status == 429 or status >= 500:
+        return Unreachable(f"the gateway could not do it now: {detail}")
+    return Refused(status, str(detail))
+
+
+def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
+    """Do what a CloudFormation request asks of `api`: the answer for its ResponseURL. Raises nothing."""
+    answer: dict[str, Any] = {
+        "Status": "SUCCESS",
+        "PhysicalResourceId": event.get("PhysicalResourceId") or REFUSED + str(event.get("RequestId")),
+        "StackId": event.get("StackId"),
+        "RequestId": event.get("RequestId"),
+        "LogicalResourceId": event.get("LogicalResourceId"),
+        "NoEcho": False,
+        "Data": {},
+    }
+    try:
+        kind = kind_of(event.get("ResourceType"))
+        if kind is None:
+            known = "Custom::SluicegateListener, Custom::SluicegatePacketSource and Custom::SluicegateDestinationArn"
+            raise Failed(f"this provider knows {known}, not {event.get('ResourceType')}")
+        physical_id, data, warnings = _Request(event, kind, api).do()
+        answer.update(PhysicalResourceId=physical_id, Data=data)
+        if warnings:
+            answer["Reason"] = "; ".join(warnings)[:REASON_LIMIT]
+    except Failed as failure:
+        return failed(answer, str(failure), failure.physical_id)
+    except (Refused, Unreachable) as error:
+        return failed(answer, str(error))
+    except Exception as error:  # a stack must not hang, whatever this is
+        return failed(
+            answer, f"the provider failed ({type(error).__name__}: {error}); this is a fault of Sluicegate"
+        )
+    if len(json.dumps(answer)) > ANSWER_LIMIT:
+        text = f"its attributes are longer than the {ANSWER_LIMIT} bytes that CloudFormation takes"
+        return failed(answer, text)
+    return answer
+
+
+def failed(answer: dict[str, Any], reason: str, physical_id: str | None = None) -> dict[str, Any]:
+    """`answer` as FAILED."""
+    return {
+        **answer,
+        "Status": "FAILED",
+        "Reason": reason[:REASON_LIMIT],
+        "PhysicalResourceId": physical_id or answer["PhysicalResourceId"],
+        "Data": {},
+    }
+
+
+def kind_of(resource_type: str | None) -> str | None:
+    """`Listener`, `PacketSource` or `DestinationArn`; None for a type that is not ours."""
+    match = _TYPE.fullmatch(resource_type or "")
+    return match[1] if match else None
+
+
+def identity(kind: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a resource the same one; scalars as text, as CloudFormation sends them."""
+    properties = _named(properties)
+    found = {}
+    for key in IDENTITY[kind]:
+        value = properties.get(key)
+        if key == "Protocols":
+            value = value if isinstance(value, list) else [value or "udp"]
+        found[key] = value
+    return found
+
+
+def document(kind: str, properties: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """The body for the API: the resource's own properties, with a name."""
+    body = {key: value for key, value in _named(properties).items() if key not in NOT_OURS}
+    if kind != "DestinationArn":
+        body.setdefault("Name", name)
+    return body
+
+
+def generated_name(stack: str, logical_id: str, seed: str) -> str:
+    """A name for a resource without one: the same for the same `seed` (text), unlike any other's."""
+    digest = hashlib.sha256(seed.encode()).hexdigest()[:10]
+    return f"{stack[:120]}-{logical_id[:120]}-{digest}"
+
+
+def resource_path(kind: str, physical_id: str) -> str:
+    """Where the API has one resource."""
+    return "{}/{}".format(PATHS[kind], urllib.parse.quote(physical_id, safe=""))
+
+
+def attributes(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Fn::GetAtt` gives for a resource that the API shows as `item`."""
+    return {name: item.get(name, "") for name in ATTRIBUTES[kind]}
+
+
+def _named(properties: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`ListenerName` names a Listener in some templates; in a PacketSource it is the Listener's."""
+    if "SnsTopicSource" in properties or "ListenerName" not in properties:
+        return properties
+    renamed = {key: value for key, value in properties.items() if key != "ListenerName"}
+    return {"Name": properties["ListenerName"], **renamed}
+
+
+_Result = tuple[str, dict[str, Any], list[str]]
+"""`(physical id, attributes, warnings)`"""
+
+
+def _with_region(kind: str, properties: Mapping[str, Any], stack_id: str | None) -> Mapping[str, Any]:
+    """A DestinationArn without a region is for the stack's own."""
+    if kind != "DestinationArn" or "IngressRegionKey" in properties or str(stack_id).count(":") < 5:
+        return properties
+    return {**properties, "IngressRegionKey": str(stack_id).split(":")[3]}
+
+
+class _Request:
+    """One Create, Update or Delete."""
+
+    def __init__(self, event: Mapping[str, Any], kind: str, api: Caller) -> None:
+        self._api = api
+        self._event = event
+        self._kind = kind
+        self._id = event.get("PhysicalResourceId") or ""
+        self._properties = _with_region(kind, event.get("ResourceProperties") or {}, event.get("StackId"))
+        self._key = "{}/{}/{}".format(
+            event.get("StackId"), event.get("LogicalResourceId"), event.get("RequestId")
+        )
+
+    def do(self) -> _Result:
+        """`(physical id, attributes, warnings)`."""
+        kind = self._event.get("RequestType")
+        if kind == "Create":
+            return self._create()
+        if kind == "Update":
+            return self._update()
+        if kind == "Delete":
+            return self._delete()
+        raise Failed(f"the request type {kind} is unknown: use Create, Update or Delete")
+
+    def _create(self) -> _Result:
+        body = document(self._kind, self._properties, self._name())
+        try:
+            item = self._persist(
+                "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
+            )
+        except Refused as error:
+            raise Failed(str(error), REFUSED + self._event["RequestId"]) from None
+        except Unreachable as error:
+            raise Failed(str(error), UNCONFIRMED + self._event["RequestId"]) from None
+        return self._result(item)
+
+    def _update(self) -> _Result:
+        old = self._event.get("OldResourceProperties") or {}
+        old = _with_region(self._kind, old, self._event.get("StackId"))
+        changed = [
+            key
+            for key, value in identity(self._kind, self._properties).items()
+            if value != identity(self._kind, old)[key]
+        ]
+        if changed or self._id.startswith((REFUSED, UNCONFIRMED)):
+            return self._replace(changed)
+        body = document(self._kind, self._properties, self._id)
+        try:
+            item = self._persist("PUT", resource_path(self._kind, self._id), body, {})
+        except Refused as error:
+            if error.status != 404:
+                raise
+            raise Failed(
+                f"the {self._kind} {self._id} is gone: it was deleted outside of this stack. Change its name, "
+                "which makes a new one, or delete it from the template"
+            ) from None
+        return self._result(item)
+
+    def _replace(self, changed: list[str]) -> _Result:
+        """A new resource under a new id: CloudFormation then deletes the old one by itself."""
+        body = document(self._kind, self._properties, self._name())
+        if self._kind != "DestinationArn" and body["Name"] == self._id:
+            raise Failed(
+                f"a change of {' and '.join(changed)} replaces the {self._kind}, and its name {self._id} is taken "
+                "by the one that it replaces: change Name too, or leave Name out"
+            )
+        # A failed Update keeps the physical id that there is: CloudFormation goes on with the old resource.
+        try:
+            item = self._persist(
+                "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
+            )
+        except Unreachable as error:
+            made = body.get("Name", "the new one")
+            raise Failed(f"{error}; if it made {made} all the same, delete that by hand") from None
+        return self._result(item)
+
+    def _delete(self) -> _Result:
+        if not self._id or self._id.startswith(REFUSED):
+            return self._id or REFUSED, {}, []
+        if self._id.startswith(UNCONFIRMED):
+            self._delete_unconfirmed()
+        else:
+            self._remove(self._id)
+        return self._id, {}, []
+
+    def _delete_unconfirmed(self) -> None:
+        request_id = self._id[len(UNCONFIRMED) :]
+        stack, logical_id = self._event.get("StackId"), self._event.get("LogicalResourceId")
+        key = self._hashed(f"{stack}/{logical_id}/{request_id}")
+        body = document(self._kind, self._properties, self._name())
+        try:
+            item = self._persist("POST", PATHS[self._kind], body, {"Idempotency-Key": key})
+        except Refused:
+            return  # it was never made, and cannot be
+        self._remove(item["Id"])
+
+    def _remove(self, physical_id: str) -> None:
+        try:
+            self._persist("DELETE", resource_path(self._kind, physical_id), None, {})
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    def _name(self) -> str | None:
+        """The name in the template, or one that is the same for each retry and another for each replacement."""
+        given = _named(self._properties).get("Name")
+        if self._kind == "DestinationArn" or given:
+            return given
+        stack_id, logical_id = str(self._event.get("StackId")), str(self._event.get("LogicalResourceId"))
+        seed = json.dumps([stack_id, logical_id, identity(self._kind, self._properties)], sort_keys=True)
+        stack = stack_id.split("/")[1] if stack_id.count("/") >= 2 else "stack"
+        return generated_name(stack, logical_id, seed)
+
+    def _result(self, item: Mapping[str, Any]) -> _Result:
+        return item["Id"], attributes(self._kind, item), item.get("Warnings") or []
+
+    def _persist(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        """One call, tried again while the gateway does not answer: every one of ours may be sent twice."""
+        # Unknown properties are ignored and reported (RFC 7240), as AWS's own resources would not do; templates of the
+        # reference service rely on it.
+        headers = {"Prefer": "handling=lenient", **headers}
+        key = self._properties.get("ApiKey")
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        for attempt in range(1, TRIES + 1):
+            try:
+                return self._api.call(method, path, body, headers)
+            except Unreachable:
+                if attempt == TRIES:
+                    raise
+                time.sleep(0.2 * attempt)
+        raise AssertionError("the loop returns or raises")
+
+    @staticmethod
+    def _hashed(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def respond(
+    url: str | None,
+    answer: Mapping[str, Any],
+    seconds: float,
+    hosts: Collection[str] = (),
+    partition: str = "aws",
+) -> str | None:
+    """Put `answer` at a request's ResponseURL; None, or why that was not possible (nobody can be told then)."""
+    wrong = refused_url(url, hosts, partition)
+    if wrong or not url:
+        return wrong
+    body = json.dumps(answer).encode()
+    # No Content-Type: the presigned URL was signed without one.
+    request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})  # noqa: S310
+    deadline = time.monotonic() + seconds
+    pause = 0.2
+    while True:
+        try:
+            left = max(0.1, min(TRY_SECONDS, deadline - time.monotonic()))
+            with urllib.request.urlopen(request, timeout=left):  # noqa: S310  (see refused_url)
+                return None
+        except (OSError, ValueError) as error:
+            code = getattr(error, "code", None)
+            if (code is not None and code < 500) or time.monotonic() + pause >= deadline:
+                return "the answer was not taken (%s)" % (code or getattr(error, "reason", error))
+        time.sleep(pause)
+        pause *= 2
+
+
+def refused_url(url: str | None, hosts: Collection[str] = (), partition: str = "aws") -> str | None:
+    """Why nothing is sent to this ResponseURL, or None. `hosts`: further `host:port`s, by http too (for tests).
+
+    Whoever can send a request chooses this URL. So it must be CloudFormation's own bucket at S3.
+    """
+    parts = urllib.parse.urlsplit(url or "")
+    if parts.netloc in hosts and parts.scheme in ("http", "https"):
+        return None
+    domain = re.escape(_DOMAINS.get(partition, "amazonaws.com"))
+    bucket = r"cloudformation-custom-resource-[a-z0-9-]+\.s3(?:[.-][a-z0-9-]+)*\." + domain
+    if parts.scheme == "https" and re.fullmatch(bucket, parts.netloc):
+        return None
+    return "its ResponseURL %s is not CloudFormation's bucket at S3" % (parts.netloc or "(none)")
+
+
+def _gateway_url() -> str:
+    url = os.environ.get("SLUICEGATE_API", "")
+    if not re.match(r"https?://[^/\s]+", url):
+        raise Failed(
+            "the function's environment variable SLUICEGATE_API must be the URL of the gateway's API"
+        )
+    return url
+
+
+def lambda_handler(event: Mapping[str, Any], context: Any) -> None:
+    """The entry point in AWS Lambda. Its environment: `SLUICEGATE_API`; `SLUICEGATE_RESPONSE_HOSTS` for tests."""
+    left = context.get_remaining_time_in_millis() / 1000
+    seconds = max(1.0, min(API_SECONDS, left - ANSWER_SECONDS))
+    answer = within(seconds + 1, event, lambda: Api(_gateway_url(), time.monotonic() + seconds))
+    print(
+        json.dumps(
+            {key: answer.get(key) for key in ("LogicalResourceId", "Status", "Reason", "PhysicalResourceId")}
+        )
+    )
+    hosts = tuple(filter(None, os.environ.get("SLUICEGATE_RESPONSE_HOSTS", "").split(",")))
+    partition = getattr(context, "invoked_function_arn", "arn:aws").split(":")[1]
+    seconds = max(1.0, min(ANSWER_SECONDS, left - seconds - 2))
+    problem = respond(event.get("ResponseURL"), answer, seconds, hosts, partition)
+    if problem:
+        print(f"CloudFormation was not answered: {problem}", file=sys.stderr)
+
+
+def within(seconds: float, event: Mapping[str, Any], make_api: Callable[[], Caller]) -> dict[str, Any]:
+    """`handle`, or a failure when it has not ended after so many seconds: a socket's own time-out is for each read."""
+    found = []
+
+    def run() -> None:
+        try:
+            found.append(handle(event, make_api()))
+        except Failed as failure:
+            found.append(handle(event, _Broken(str(failure))))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else handle(event, _Broken(f"the gateway did not answer within {seconds:g} s"))
+
+
+class _Broken:
+    """An API that cannot be used: every call fails for the same reason."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        raise Unreachable(self._reason)

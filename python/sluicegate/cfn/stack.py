@@ -1,0 +1,433 @@
+"""A template as the resources of one gateway: what each becomes, what it refers to, and what cannot be had here."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .functions import LocalFunction, NotLocal, local_function, placeholders
+from .parameters import Parameters
+from .placeholders import ACCOUNT_ID, Placeholder, name_property
+from .provider import NOT_OURS, document, kind_of
+from .reader import Map, parse, read
+from .resolve import Made, Resolver, origins
+from .template import Declared, Template, TemplateError, references
+
+LATER = "(known after it is made)"
+FUNCTIONS = ("AWS::Lambda::Function", "AWS::Serverless::Function")
+TOPIC = "AWS::SNS::Topic"
+_ALIASES = ("AWS::Lambda::Alias", "AWS::Lambda::Version")
+_PERMISSIONS = (
+    "AWS::IAM::Policy",
+    "AWS::IAM::ManagedPolicy",
+    "AWS::IAM::RolePolicy",
+    "AWS::Lambda::Permission",
+    "AWS::SNS::TopicPolicy",
+    "AWS::SQS::QueuePolicy",
+)
+_CONFIGURATION = "customer-config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A resource of the gateway that exists: what Ref and GetAtt give."""
+
+    physical_id: str
+    attributes: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """What is to be made of one resource: a `document` for the API, or the name of a topic."""
+
+    logical_id: str
+    kind: Literal["Listener", "DestinationArn", "PacketSource", "Topic"]
+    document: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something of the template that is not as it would be on AWS, with the consequence."""
+
+    logical_id: str
+    type: str
+    line: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`made_dir`: where inline code is written. `environment`: for every function that does not set it."""
+
+    name: str
+    region: str
+    made_dir: Path
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    egress_networks: tuple[str, ...] = ()
+    includes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+
+class Stack:
+    """The gateway's part of `template`. `known` grows while resources are made; `notes` while they are resolved."""
+
+    def __init__(
+        self, template: Template, parameters: Mapping[str, str], settings: Settings, known: dict[str, Known]
+    ) -> None:
+        self._template = template
+        self._settings = settings
+        self.known = known
+        self.notes: list[Note] = []
+        self.code: dict[Path, str] = {}
+        """Inline code to be written: file → text."""
+        self._functions: dict[str, LocalFunction | NotLocal] = {}
+        self._invoked: set[str] = set()
+        pseudo = {
+            "AWS::AccountId": ACCOUNT_ID,
+            "AWS::Partition": "aws",
+            "AWS::Region": settings.region,
+            "AWS::StackId": f"arn:aws:cloudformation:{settings.region}:{ACCOUNT_ID}:stack/{settings.name}/local",
+            "AWS::StackName": settings.name,
+            "AWS::URLSuffix": "amazonaws.com",
+        }
+        self._resolver = Resolver(template, Parameters(template, parameters), pseudo, self, self._include)
+
+    def items(self) -> Iterator[Item]:
+        """What is to be made, one after the other: what comes later may need what `known` has by then."""
+        for declared in self._template.order():
+            if not self._resolver.holds(declared.condition, declared.place):
+                continue
+            kind = kind_of(declared.type)
+            if kind == "Listener":
+                yield Item(declared.logical_id, "Listener", self._listener(declared))
+            elif kind == "PacketSource":
+                yield Item(declared.logical_id, "PacketSource", self._packet_source(declared))
+            elif kind == "DestinationArn":
+                bound = self._destination_arn(declared)
+                if bound is not None:
+                    yield Item(declared.logical_id, "DestinationArn", bound)
+            elif declared.type == TOPIC:
+                name = self._placeholder(declared).name
+                yield Item(declared.logical_id, "Topic", {"Name": name})
+        self._note_the_rest()
+
+    def outputs(self) -> dict[str, str]:
+        """The template's outputs as text; what cannot be resolved says why."""
+        section = self._template.outputs
+        found: dict[str, str] = {}
+        for name, raw in section.items():
+            if not isinstance(raw, Map) or "Value" not in raw:
+                continue
+            try:
+                if not self._resolver.holds(raw.get("Condition"), raw.place):
+                    continue
+                value = self._resolver.value(raw["Value"], raw.places["Value"])
+            except TemplateError as error:
+                found[name] = f"(not here: {error.problems[0].cause})"
+                continue
+            found[name] = ",".join(value) if isinstance(value, list) else str(value)
+        return found
+
+    # References (resolve.References)
+
+    def ref(self, logical_id: str) -> str:
+        """What `Ref` gives; `Function.Alias` and `Function.Version` (SAM) give the function's ARN."""
+        name, _, part = logical_id.partition(".")
+        declared = self._template.resources[name]
+        if kind_of(declared.type):
+            return self._known(declared).physical_id
+        if declared.type in _ALIASES:
+            return self._aliased(declared)
+        placeholder = self._placeholder(declared)
+        return placeholder.arn if part else placeholder.ref
+
+    def attribute(self, logical_id: str, name: str) -> str | list[str]:
+        """What `Fn::GetAtt` gives. Raises `LookupError` for an attribute that a gateway's resource does not have."""
+        declared = self._template.resources[logical_id]
+        if not kind_of(declared.type):
+            return self._placeholder(declared).attribute(name)
+        attributes = self._known(declared).attributes
+        if name not in attributes:
+            has = ", ".join(attributes) or "none"
+            raise LookupError(f"{logical_id} ({declared.type}) has no attribute {name}", f"it has: {has}")
+        value = attributes[name]
+        return [str(item) for item in value] if isinstance(value, list) else str(value)
+
+    def _known(self, declared: Declared) -> Known:
+        found = self.known.get(declared.logical_id)
+        return found if found is not None else self._expected(declared)
+
+    def _expected(self, declared: Declared) -> Known:
+        """What is sure before a resource is made: its name, and those of a Listener's Destinations."""
+        kind = kind_of(declared.type)
+        name = self._name(declared)
+        if kind == "PacketSource":
+            return Known(name, {"Id": name, "Name": name, "State": LATER})
+        if kind == "DestinationArn":
+            return Known(LATER, {"Id": LATER})
+        later = dict.fromkeys(("Domain", "Port", "WireGuardPublicKey", "DtlsServerCertificate"), LATER)
+        raw = declared.properties.get("Destinations")
+        count = len(raw) if isinstance(raw, list) else 0
+        names = [self._destination_name(declared, raw[at], at) for at in range(count)] if raw else []
+        return Known(name, {"Id": name, "Name": name, **later, "DestinationNames": names})
+
+    # Resources of the gateway
+
+    def _listener(self, declared: Declared) -> dict[str, Any]:
+        properties = self._resolver.properties(declared.properties)
+        made = document("Listener", properties, self._name(declared))
+        self._drop_log_group(declared, made)
+        raw = declared.properties.get("Destinations")
+        destinations = []
+        for at, destination in enumerate(made.get("Destinations") or []):
+            item = raw[at] if isinstance(raw, list) and at < len(raw) else None
+            inner = {"Name": self._destination_name(declared, item, at), **destination}
+            self._bind(declared, inner)
+            self._drop_log_group(declared, inner)
+            destinations.append(inner)
+        self._give_arguments(declared, destinations)
+        return {**made, "Destinations": destinations}
+
+    def _packet_source(self, declared: Declared) -> dict[str, Any]:
+        properties = self._resolver.properties(declared.properties)
+        made = document("PacketSource", properties, self._name(declared))
+        if self._settings.egress_networks:
+            made["EgressNetworks"] = [*made.get("EgressNetworks", ()), *self._settings.egress_networks]
+        dead_letters = made.get("DeadLetterQueueArn")
+        if dead_letters is not None and origins(dead_letters):
+            file = self._settings.made_dir / f"{declared.logical_id}-dead-letters.ndjson"
+            made["DeadLetterQueueArn"] = f"file:{file}"
+            self._note(declared, f"its dead letters go to {file}, because the queue is not made here")
+        return made
+
+    def _destination_arn(self, declared: Declared) -> dict[str, Any] | None:
+        properties = self._resolver.properties(declared.properties)
+        made = {key: value for key, value in properties.items() if key not in NOT_OURS}
+        made.setdefault("IngressRegionKey", self._settings.region)
+        target = self._target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
+        return None if target is None else {**made, "Arn": target}
+
+    def _name(self, declared: Declared) -> str:
+        key = (
+            "Name"
+            if "Name" in declared.properties or kind_of(declared.type) != "Listener"
+            else "ListenerName"
+        )
+        raw = declared.properties.get(key)
+        value = self._resolver.value(raw, declared.properties.places[key]) if raw is not None else None
+        if isinstance(value, str):
+            return value
+        # The same template under another stack name is another stack: no name is shared by two of them.
+        return f"{self._settings.name}-{declared.logical_id}"
+
+    def _destination_name(self, declared: Declared, raw: Any, position: int) -> str:
+        if isinstance(raw, Map) and "Name" in raw:
+            value = self._resolver.value(raw["Name"], raw.places["Name"])
+            if isinstance(value, str):
+                return value
+        return f"{self._settings.name}-{declared.logical_id}-{position + 1}"
+
+    def _drop_log_group(self, declared: Declared, made: dict[str, Any]) -> None:
+        """Nobody makes log groups or asks for roles here, and the gateway would look for both."""
+        name = made.get("Name", declared.logical_id)
+        if origins(made.get("LogGroupName")):
+            del made["LogGroupName"]
+            self._note(declared, f"{name} writes no log group: the gateway's events have its delivery errors")
+        if str(made.get("MetricsEnabled", "")).lower() == "true" and origins(made.get("Role")):
+            del made["MetricsEnabled"]
+            self._note(declared, f"{name} publishes no metrics: the gateway's /metrics has them")
+
+    # Destinations
+
+    def _bind(self, declared: Declared, destination: dict[str, Any]) -> None:
+        """Bring `DestinationArn` to what can be had here; without any it is left out, and packets are counted."""
+        arn = destination.pop("DestinationArn", None)
+        name = str(destination["Name"])
+        if isinstance(arn, str):
+            target = self._target(declared, arn, name)
+            if target is not None:
+                destination["DestinationArn"] = target
+        elif isinstance(arn, Mapping):
+            found = {region: self._target(declared, str(one), name) for region, one in arn.items()}
+            bound = {region: target for region, target in found.items() if target is not None}
+            if bound:
+                destination["DestinationArn"] = bound
+        function = self._function_of(arn)
+        if function is not None:
+            self._give(declared, destination, function)
+
+    def _target(self, declared: Declared, arn: str, name: str) -> str | None:
+        """What stands for `arn` here; None, with a note, when there is nothing."""
+        logical_id = self._function_id(arn)
+        if logical_id is not None:
+            self._invoked.add(logical_id)
+            function = self._function(logical_id)
+            if isinstance(function, LocalFunction):
+                return function.target
+            self._note(declared, f"packets for {name} are dropped and counted: {logical_id}: {function}")
+            return None
+        made_by = sorted(origins(arn))
+        if made_by or f":{ACCOUNT_ID}:" in arn:
+            what = f"{', '.join(made_by)} is not made here" if made_by else f"{arn} is nobody's"
+            self._note(declared, f"packets for {name} are dropped and counted: {what}")
+            return None
+        return arn
+
+    def _give_arguments(self, declared: Declared, destinations: list[dict[str, Any]]) -> None:
+        """A function that a DestinationArn resource binds is told by its Destination what it is to be told."""
+        for other in self._template.resources.values():
+            if kind_of(other.type) != "DestinationArn" or declared.logical_id not in references(
+                other.properties
+            ):
+                continue
+            if not self._resolver.holds(other.condition, other.place):
+                continue
+            properties = self._resolver.properties(other.properties)
+            function = self._function_of(properties.get("Arn"))
+            for destination in destinations:
+                if function is not None and destination["Name"] == properties.get("Destination"):
+                    self._give(declared, destination, function)
+
+    def _give(self, declared: Declared, destination: dict[str, Any], function: LocalFunction) -> None:
+        """`Arguments` for Lambda say how it is invoked there: a local function has its own instead."""
+        dropped = [key for key in destination.get("Arguments") or {} if key not in function.arguments]
+        if dropped:
+            text = f"{destination['Name']}: {', '.join(dropped)} of its Arguments has no effect on a local function"
+            self._note(declared, text)
+        destination["Arguments"] = function.arguments
+
+    # Functions
+
+    def _function_of(self, arn: Any) -> LocalFunction | None:
+        """The function that is used here for an ARN, or for the map of regions that it is."""
+        if isinstance(arn, Mapping):
+            found = arn.get(self._settings.region) or arn.get("*") or next(iter(arn.values()), None)
+            return self._function_of(found)
+        logical_id = self._function_id(arn) if isinstance(arn, str) else None
+        function = self._function(logical_id) if logical_id is not None else None
+        return function if isinstance(function, LocalFunction) else None
+
+    def _function_id(self, arn: str) -> str | None:
+        """The function of the template that an ARN names, with or without a qualifier."""
+        if ":lambda:" not in arn or ":function:" not in arn:
+            return None
+        name = arn.partition(":function:")[2].partition(":")[0]
+        for declared in self._template.resources.values():
+            if declared.type in FUNCTIONS and self._placeholder(declared).name == name:
+                return declared.logical_id
+        return None
+
+    def _function(self, logical_id: str) -> LocalFunction | NotLocal:
+        if logical_id not in self._functions:
+            declared = self._template.resources[logical_id]
+            properties = self._function_properties(declared)
+            try:
+                function = local_function(
+                    logical_id,
+                    properties,
+                    self._template.path.absolute().parent,
+                    self._settings.made_dir,
+                    self._settings.environment,
+                )
+            except NotLocal as reason:
+                self._functions[logical_id] = reason
+                return reason
+            self._functions[logical_id] = function
+            if function.inline is not None:
+                self.code[function.inline[0]] = function.inline[1]
+            for note in function.notes:
+                self._note(declared, note)
+            self._note_placeholders(declared, properties)
+        return self._functions[logical_id]
+
+    def _function_properties(self, declared: Declared) -> dict[str, Any]:
+        own = self._resolver.properties(declared.properties)
+        raw = self._template.globals.get("Function")
+        if declared.type != "AWS::Serverless::Function" or not isinstance(raw, Map):
+            return own
+        shared = self._resolver.properties(raw)
+        variables = {**_variables(shared), **_variables(own)}
+        return {**shared, **own, "Environment": {"Variables": variables}}
+
+    def _note_placeholders(self, declared: Declared, properties: dict[str, Any]) -> None:
+        for variable, of in placeholders(properties).items():
+            unmade = [name for name in sorted(of) if not self._is_here(self._template.resources[name])]
+            if unmade:
+                text = f"{variable} in its environment is a placeholder: {', '.join(unmade)} is not made here"
+                self._note(declared, text)
+
+    def _aliased(self, declared: Declared) -> str:
+        function = self._resolver.properties(declared.properties).get("FunctionName", "")
+        name = function.partition(":function:")[2] or function
+        return Made(Placeholder(FUNCTIONS[0], name, self._settings.region).arn, origins(function))
+
+    def _placeholder(self, declared: Declared) -> Placeholder:
+        key = name_property(declared.type)
+        raw = declared.properties.get(key) if key else None
+        name = self._resolver.value(raw, declared.properties.places[key]) if key and raw is not None else None
+        if not isinstance(name, str):
+            name = f"{self._settings.name}-{declared.logical_id}"
+        return Placeholder(declared.type, name, self._settings.region)
+
+    # Includes and notes
+
+    def _include(self, location: str) -> Map:
+        """A file beside the template; the account's configuration is made up where there is none: nothing uses it."""
+        name = location.rpartition("/")[2]
+        path = self._settings.includes.get(name)
+        if path is None and "://" not in location:
+            path = self._template.path.parent / location
+        elif path is None:
+            path = self._template.path.parent / name
+        if path.exists() or name in self._settings.includes:
+            return read(path)
+        if name != _CONFIGURATION:
+            raise LookupError(f"{location} is not on this machine", f"put a copy of it at {path}")
+        return self._made_up_configuration()
+
+    def _made_up_configuration(self) -> Map:
+        region = self._settings.region
+        token = Placeholder("AWS::Lambda::Function", "sluicegate-provider", region).arn
+        role = Placeholder("AWS::IAM::Role", "sluicegate", region).arn
+        text = {region: {"ServiceToken": token, "ServiceRole": role}, "Account": {"ApiKey": "none"}}
+        return parse(_CONFIGURATION, json.dumps(text))
+
+    def _is_here(self, declared: Declared) -> bool:
+        return kind_of(declared.type) is not None or declared.type == TOPIC
+
+    def _note_the_rest(self) -> None:
+        """Every resource that nothing above has spoken of, with the consequence."""
+        for declared in self._template.resources.values():
+            if self._is_here(declared) or not self._resolver.holds(declared.condition, declared.place):
+                continue
+            text = self._consequence(declared)
+            if text:
+                self._note(declared, text)
+
+    def _consequence(self, declared: Declared) -> str:
+        if declared.type in FUNCTIONS:
+            if declared.logical_id in self._invoked:
+                return ""
+            return "it is not run: no Destination delivers to it, and nothing else invokes functions here"
+        if declared.type == "AWS::IAM::Role":
+            return "its ARN is a placeholder: nobody assumes it here"
+        if declared.type in _PERMISSIONS:
+            return "it has no effect: nobody is asked for permission here"
+        if declared.type in _ALIASES:
+            return "it stands for the function's code as it is now"
+        users = sorted(
+            other.logical_id
+            for other in self._template.resources.values()
+            if declared.logical_id in references(other.properties)
+        )
+        used = f"; {', '.join(users)} get a placeholder for it" if users else ""
+        return f"it is not made here{used}"
+
+    def _note(self, declared: Declared, text: str) -> None:
+        note = Note(declared.logical_id, declared.type, declared.place.line, text)
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _variables(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return (properties.get("Environment") or {}).get("Variables") or {}

@@ -1,0 +1,346 @@
+"""What CloudFormation is told, and what a gateway is asked, for each request: also when it is repeated or fails."""
+
+import ast
+import itertools
+import json
+import sys
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.cfn import provider
+from sluicegate.cfn.provider import Refused, Unreachable, handle, kind_of, refused_url
+
+STACK = "arn:aws:cloudformation:eu-west-1:000000000000:stack/demo/6b0f0c5e"
+TOPIC = {"TopicArn": "arn:aws:sns:eu-west-1:000000000000:replies", "Role": "arn:aws:iam::000000000000:role/r"}
+
+
+class FakeGateway:
+    """Resources by path, with the API's rules; answers may be lost on their way."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.headers: list[dict[str, str]] = []
+        self.lose = 0
+        self.down = False
+
+    def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+        self.calls.append((method, path))
+        self.headers.append(dict(headers or {}))
+        if self.down:
+            raise Unreachable("the gateway cannot be reached")
+        answer = getattr(self, f"_{method.lower()}")(path, body, headers or {})
+        if self.lose:
+            self.lose -= 1
+            raise Unreachable("the answer was lost")
+        return answer
+
+    def _post(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        key = headers["Idempotency-Key"]
+        if key in self.answers:
+            return self.answers[key]
+        name = body.get("Name") or f"{body['Destination']}@{body['IngressRegionKey']}"
+        place = f"{path}/{urllib.parse.quote(name, safe='')}"
+        if place in self.items:
+            raise Refused(409, f"{name} exists")
+        if body.get("ListenerName") == "missing":
+            raise Refused(422, 'there is no Listener named "missing", declare it first')
+        self.items[place] = {**body, "Id": name}
+        self.answers[key] = self._shown(path, self.items[place])
+        return self.answers[key]
+
+    def _put(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        if path not in self.items:
+            raise Refused(404, "there is no such thing")
+        self.items[path].update(body)
+        return self._shown(path.rpartition("/")[0], self.items[path])
+
+    def _delete(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        if path not in self.items:
+            raise Refused(404, "there is no such thing")
+        del self.items[path]
+
+    def _shown(self, path: str, item: dict[str, Any]) -> dict[str, Any]:
+        if path != "/v1/listeners":
+            return {
+                **item,
+                "Warnings": ["PacketSource: unknown property Foo is ignored"] if "Foo" in item else [],
+            }
+        names = [one["Name"] for one in item.get("Destinations", [])]
+        return {
+            **item,
+            "Domain": "ingress-1",
+            "Port": 20001,
+            "DestinationNames": names,
+            "WireGuardPublicKey": "",
+        }
+
+
+_ids = itertools.count()
+
+
+def request(
+    kind: str, resource: str, properties: Mapping[str, Any], physical_id: str | None = None, **others: Any
+) -> dict[str, Any]:
+    """A request as CloudFormation makes it: every scalar is text."""
+    made = {
+        "RequestType": kind,
+        "ResponseURL": "https://cloudformation-custom-resource-response-euwest1.s3.amazonaws.com/x",
+        "StackId": STACK,
+        "RequestId": f"request-{next(_ids)}",
+        "ResourceType": resource,
+        "LogicalResourceId": "Thing",
+        "ResourceProperties": {"ServiceToken": "arn:…", "ApiKey": "k-123", **properties},
+    }
+    if physical_id is not None:
+        made["PhysicalResourceId"] = physical_id
+    return {**made, **others}
+
+
+LISTENER = "Custom::ProxylityUdpGatewayListener"
+SOURCE = "Custom::ProxylityUdpGatewayPacketSource"
+ARN = "Custom::ProxylityUdpGatewayDestinationArn"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider.time, "sleep", lambda seconds: None)
+
+
+def test_a_listener_is_made_with_everything_that_get_att_may_ask_for() -> None:
+    gateway = FakeGateway()
+    properties = {"Protocols": ["udp"], "Destinations": [{"Name": "a"}, {"Name": "b"}]}
+    answer = handle(request("Create", LISTENER, properties), gateway)
+    assert answer["Status"] == "SUCCESS", answer
+    assert answer["Data"] == {
+        "Id": answer["PhysicalResourceId"],
+        "Name": answer["PhysicalResourceId"],
+        "Domain": "ingress-1",
+        "Port": 20001,
+        "DestinationNames": ["a", "b"],
+        "WireGuardPublicKey": "",
+        "DtlsServerCertificate": "",
+    }
+    assert answer["PhysicalResourceId"].startswith("demo-Thing-")
+    (sent,) = gateway.items.values()
+    assert not {"ServiceToken", "ApiKey"} & set(sent)
+    assert gateway.headers[0]["Authorization"] == "Bearer k-123"
+    assert gateway.headers[0]["Prefer"] == "handling=lenient"
+
+
+def test_listener_name_is_a_name_for_a_listener_and_a_reference_for_a_source() -> None:
+    gateway = FakeGateway()
+    assert (
+        handle(request("Create", LISTENER, {"ListenerName": "decoder"}), gateway)["PhysicalResourceId"]
+        == "decoder"
+    )
+    made = handle(
+        request("Create", SOURCE, {"ListenerName": "decoder", "SnsTopicSource": TOPIC, "Foo": "Bar"}), gateway
+    )
+    assert gateway.items[f"/v1/packet-sources/{made['PhysicalResourceId']}"]["ListenerName"] == "decoder"
+    assert made["Reason"] == "PacketSource: unknown property Foo is ignored"
+
+
+def test_the_same_request_twice_makes_one_resource() -> None:
+    gateway = FakeGateway()
+    event = request("Create", LISTENER, {"Name": "decoder"})
+    assert handle(event, gateway) == handle(event, gateway)
+    assert list(gateway.items) == ["/v1/listeners/decoder"]
+
+
+def test_a_lost_answer_is_asked_for_again() -> None:
+    gateway = FakeGateway()
+    gateway.lose = 2
+    assert handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)["Status"] == "SUCCESS"
+    assert len(gateway.items) == 1
+
+
+def test_a_refused_create_deletes_nobody_elses_resource() -> None:
+    gateway = FakeGateway()
+    handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)
+    failed = handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)
+    assert failed["Status"] == "FAILED"
+    assert failed["Reason"] == "decoder exists"
+    rolled_back = handle(
+        request("Delete", LISTENER, {"Name": "decoder"}, failed["PhysicalResourceId"]), gateway
+    )
+    assert rolled_back["Status"] == "SUCCESS"
+    assert list(gateway.items) == ["/v1/listeners/decoder"]
+
+
+def test_a_create_whose_answer_never_came_is_taken_back() -> None:
+    gateway = FakeGateway()
+    gateway.lose = 100
+    failed = handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)
+    assert failed["Status"] == "FAILED"
+    assert gateway.items
+    gateway.lose = 0
+    undone = handle(request("Delete", LISTENER, {"Name": "decoder"}, failed["PhysicalResourceId"]), gateway)
+    assert undone["Status"] == "SUCCESS"
+    assert not gateway.items
+
+
+def test_a_create_that_never_reached_the_gateway_takes_nothing_back() -> None:
+    gateway = FakeGateway()
+    handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)
+    gateway.down = True
+    failed = handle(request("Create", LISTENER, {"Name": "decoder"}), gateway)
+    gateway.down = False
+    undone = handle(request("Delete", LISTENER, {"Name": "decoder"}, failed["PhysicalResourceId"]), gateway)
+    assert undone["Status"] == "SUCCESS"
+    assert list(gateway.items) == ["/v1/listeners/decoder"]
+
+
+def test_an_update_in_place_keeps_the_physical_id() -> None:
+    gateway = FakeGateway()
+    old = {"Protocols": ["udp"], "Destinations": [{"Name": "a", "Batching": {"Count": "1"}}]}
+    made = handle(request("Create", LISTENER, old), gateway)
+    new = {**old, "Destinations": [{"Name": "a", "Batching": {"Count": "9"}}]}
+    event = request("Update", LISTENER, new, made["PhysicalResourceId"], OldResourceProperties=old)
+    updated = handle(event, gateway)
+    assert updated["Status"] == "SUCCESS"
+    assert updated["PhysicalResourceId"] == made["PhysicalResourceId"]
+    assert gateway.calls[-1][0] == "PUT"
+
+
+@pytest.mark.parametrize(
+    ("resource", "old", "new"),
+    [
+        (LISTENER, {"Protocols": ["udp"]}, {"Protocols": ["wg"]}),
+        (LISTENER, {"Name": "a"}, {"Name": "b"}),
+        (
+            SOURCE,
+            {"ListenerName": "a", "SnsTopicSource": TOPIC},
+            {"ListenerName": "b", "SnsTopicSource": TOPIC},
+        ),
+        (ARN, {"Destination": "a", "Arn": "console:"}, {"Destination": "b", "Arn": "console:"}),
+        (ARN, {"Destination": "a", "Arn": "x"}, {"Destination": "a", "Arn": "x", "IngressRegionKey": "*"}),
+    ],
+)
+def test_a_change_of_identity_is_a_replacement(resource: str, old: Any, new: Any) -> None:
+    """CloudFormation deletes the old physical id by itself, after an update that answers with another one."""
+    gateway = FakeGateway()
+    made = handle(request("Create", resource, old), gateway)
+    event = request("Update", resource, new, made["PhysicalResourceId"], OldResourceProperties=old)
+    replaced = handle(event, gateway)
+    assert replaced["Status"] == "SUCCESS", replaced
+    assert replaced["PhysicalResourceId"] != made["PhysicalResourceId"]
+    assert len(gateway.items) == 2
+    handle(request("Delete", resource, old, made["PhysicalResourceId"]), gateway)
+    assert len(gateway.items) == 1
+
+
+def test_a_replacement_under_its_own_name_is_refused_with_the_way_out() -> None:
+    gateway = FakeGateway()
+    old = {"Name": "replies", "ListenerName": "a", "SnsTopicSource": TOPIC}
+    handle(request("Create", SOURCE, old), gateway)
+    event = request("Update", SOURCE, {**old, "ListenerName": "b"}, "replies", OldResourceProperties=old)
+    answer = handle(event, gateway)
+    assert answer["Status"] == "FAILED"
+    assert answer["PhysicalResourceId"] == "replies"
+    assert "change Name too, or leave Name out" in answer["Reason"]
+
+
+def test_a_destination_arn_without_a_region_is_for_the_stack_s() -> None:
+    gateway = FakeGateway()
+    answer = handle(request("Create", ARN, {"Destination": "a", "Arn": "console:"}), gateway)
+    assert answer["PhysicalResourceId"] == "a@eu-west-1"
+    assert list(gateway.items) == ["/v1/destination-arns/a%40eu-west-1"]
+
+
+def test_what_is_gone_deletes_and_does_not_update() -> None:
+    gateway = FakeGateway()
+    assert handle(request("Delete", LISTENER, {}, "gone"), gateway)["Status"] == "SUCCESS"
+    event = request("Update", LISTENER, {"Description": "x"}, "gone", OldResourceProperties={})
+    answer = handle(event, gateway)
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "gone")
+    assert "deleted outside of this stack" in answer["Reason"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        request("Create", "Custom::Other", {}),
+        request("Rename", LISTENER, {}),
+        request("Create", SOURCE, {"ListenerName": "missing", "SnsTopicSource": TOPIC}),
+        {},
+        {"ResourceType": LISTENER, "RequestType": "Create", "ResourceProperties": 7},
+    ],
+)
+def test_every_request_is_answered(event: dict[str, Any]) -> None:
+    answer = handle(event, FakeGateway())
+    assert answer["Status"] == "FAILED"
+    assert answer["Reason"]
+    assert answer["PhysicalResourceId"]
+
+
+def test_a_gateway_that_does_not_answer_ends_as_failed() -> None:
+    gateway = FakeGateway()
+    gateway.down = True
+    for kind in ("Create", "Update", "Delete"):
+        answer = handle(request(kind, LISTENER, {}, "decoder", OldResourceProperties={}), gateway)
+        assert answer["Status"] == "FAILED"
+        assert answer["Reason"] == "the gateway cannot be reached"
+
+
+def test_an_answer_that_cloudformation_would_not_take() -> None:
+    gateway = FakeGateway()
+    names = [{"Name": f"destination-with-a-long-name-{number}"} for number in range(200)]
+    answer = handle(request("Create", LISTENER, {"Destinations": names}), gateway)
+    assert answer["Status"] == "FAILED"
+    assert "4096 bytes" in answer["Reason"]
+    assert len(json.dumps(answer)) < 4096
+
+
+def test_types() -> None:
+    for kind in ("Listener", "PacketSource", "DestinationArn"):
+        assert kind_of(f"Custom::ProxylityUdpGateway{kind}") == kind
+        assert kind_of(f"Custom::Sluicegate{kind}") == kind
+    assert kind_of("Custom::SluicegateOther") is None
+    assert kind_of(None) is None
+
+
+BUCKET = "cloudformation-custom-resource-response"
+
+
+@pytest.mark.parametrize(
+    ("url", "partition", "fine"),
+    [
+        (f"https://{BUCKET}-useast1.s3.amazonaws.com/arn?X-Amz-Signature=1", "aws", True),
+        (f"https://{BUCKET}-uswest2.s3-us-west-2.amazonaws.com/arn", "aws", True),
+        (f"https://{BUCKET}-eucentral1.s3.eu-central-1.amazonaws.com/arn", "aws", True),
+        (f"https://{BUCKET}-cnnorth1.s3.cn-north-1.amazonaws.com.cn/arn", "aws-cn", True),
+        (f"https://{BUCKET}-cnnorth1.s3.cn-north-1.amazonaws.com.cn/arn", "aws", False),
+        (f"http://{BUCKET}-useast1.s3.amazonaws.com/arn", "aws", False),
+        (f"https://{BUCKET}-useast1.s3.amazonaws.com.example.com/arn", "aws", False),
+        (f"https://{BUCKET}-useast1.s3.amazonaws.com:8443/arn", "aws", False),
+        (f"https://user@{BUCKET}-useast1.s3.amazonaws.com/arn", "aws", False),
+        ("https://somebody.s3.amazonaws.com/arn", "aws", False),
+        ("https://169.254.169.254/latest", "aws", False),
+        ("https://127.0.0.1:4000/x", "aws", False),
+        ("", "aws", False),
+        (None, "aws", False),
+    ],
+)
+def test_only_cloudformation_s_bucket_is_answered(url: str | None, partition: str, fine: bool) -> None:
+    assert (refused_url(url, (), partition) is None) == fine
+
+
+def test_a_test_names_its_host() -> None:
+    assert refused_url("http://127.0.0.1:4000/x", ("127.0.0.1:4000",)) is None
+    assert refused_url("http://127.0.0.1:4001/x", ("127.0.0.1:4000",)) is not None
+    assert refused_url("ftp://127.0.0.1:4000/x", ("127.0.0.1:4000",)) is not None
+
+
+def test_it_is_one_file_with_nothing_but_the_standard_library() -> None:
+    tree = ast.parse(Path(provider.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not relative
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
