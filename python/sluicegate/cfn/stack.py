@@ -111,6 +111,10 @@ class Stack:
                 yield Item(declared.logical_id, "Topic", {"Name": name})
         self._note_the_rest()
 
+    def warn(self, logical_id: str, text: str) -> None:
+        """Something that the gateway says of a resource."""
+        self._note(self._template.resources[logical_id], text)
+
     def outputs(self) -> dict[str, str]:
         """The template's outputs as text; what cannot be resolved says why."""
         section = self._template.outputs

@@ -1,6 +1,11 @@
-"""Talking to a running gateway: the API's address, and sentences for what can go wrong on the way."""
+"""Talking to a running gateway: the API's address, and sentences for what can go wrong on the way.
 
-from collections.abc import Callable
+A key for a gateway that asks for one is read from the environment's `SLUICEGATE_API_KEY`: on the command line everybody
+on the machine could see it.
+"""
+
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -33,13 +38,25 @@ def call(api: str, method: str, path: str, body: Any = None) -> Any:
     `CliError`: `UNREACHABLE` if nothing answers there or it is no gateway, `FAILED` with its reason if it
     refuses.
     """
+    status, answer = request(api, method, path, body)
+    if status >= 400:
+        raise CliError(f"the gateway refused this: {reason(answer, status)}")
+    return answer
+
+
+def request(
+    api: str, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, Any]:
+    """One request: `(status, its JSON answer)`, None for an answer without a body. `CliError` as `UNREACHABLE`."""
     import httpx  # Here, because it takes longer to import than the rest of the command line together.
 
     url = api.rstrip("/") + path
+    key = os.environ.get("SLUICEGATE_API_KEY")
+    sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
     try:
         # Environment proxies are for the internet, not for a gateway on this machine or network.
         with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
-            response = client.request(method, url, json=body)
+            response = client.request(method, url, json=body, headers=sent)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise CliError(f"{api} is not a URL, use the form {DEFAULT_API}") from None
     except httpx.TimeoutException:
@@ -51,18 +68,16 @@ def call(api: str, method: str, path: str, body: Any = None) -> Any:
             Exit.UNREACHABLE,
         ) from None
     try:
-        answer = response.json()
+        answer = response.json() if response.content else None
     except ValueError:
         raise CliError(
             f"{api} answers but not as a gateway (HTTP {response.status_code}), name its API with --api",
             Exit.UNREACHABLE,
         ) from None
-    if response.is_error:
-        raise CliError(f"the gateway refused this: {_reason(answer, response.status_code)}")
-    return answer
+    return response.status_code, answer
 
 
-def _reason(answer: Any, status: int) -> str:
+def reason(answer: Any, status: int) -> str:
     """The API answers errors as RFC 9457 problems: `detail` is the sentence for people."""
     detail = answer.get("detail") if isinstance(answer, dict) else None
     return detail if isinstance(detail, str) else f"HTTP {status}"

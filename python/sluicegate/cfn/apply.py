@@ -1,0 +1,219 @@
+"""Brings a gateway to what a template says: create, update, replace, delete, or keep.
+
+Resources are made one by one in the template's order, because what comes later may need what the gateway gave to what
+came before (a port, names). What the template does not name any more goes last, in reverse order.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+from .provider import PATHS, attributes, identity, resource_path
+from .record import Made, Record, digest
+from .stack import Item, Known, Stack
+
+Action = Literal["create", "update", "replace", "keep", "delete"]
+_LENIENT = {"Prefer": "handling=lenient"}
+"""Unknown properties are warnings, as for CloudFormation itself."""
+
+
+class ApplyError(Exception):
+    """A step could not be done; what was done before stays, and is in the record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What is done with one resource. `item` None where nothing is left to be made: a delete."""
+
+    action: Action
+    logical_id: str
+    kind: str
+    name: str
+    item: Item | None = None
+
+
+class Gateway(Protocol):
+    """The gateway that is changed. `send` answers `(status, JSON)`."""
+
+    def send(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]: ...
+
+    def create_topic(self, name: str) -> str:
+        """Make a local topic, or find it: its ARN. Raises `ApplyError`."""
+
+    def delete_topic(self, arn: str) -> None:
+        """Raises `ApplyError`."""
+
+
+class Applying:
+    """One template, one record, one gateway."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        record: Record,
+        gateway: Gateway,
+        write_code: Callable[[], None],
+        *,
+        overwrite: bool,
+    ) -> None:
+        self._stack = stack
+        self._record = record
+        self._gateway = gateway
+        self._write_code = write_code
+        self._overwrite = overwrite
+
+    def plan(self) -> Iterator[Step]:
+        """What `run` would do; changes nothing."""
+        named = set()
+        for item in self._stack.items():
+            named.add(item.logical_id)
+            yield self._step(item)
+        yield from self._deletions(named)
+
+    def run(self) -> Iterator[Step]:
+        """Do it: each step once it is done. Raises `ApplyError`."""
+        named = set()
+        for item in self._stack.items():
+            named.add(item.logical_id)
+            self._write_code()
+            step = self._step(item)
+            self._do(step, item)
+            yield step
+        for made in list(self._record.leaving):
+            delete(self._gateway, made, self._record.name)
+            self._record.left(made)
+        yield from self.remove(named)
+
+    def planned_removal(self) -> Iterator[Step]:
+        """What `remove` would do."""
+        return self._deletions(())
+
+    def remove(self, named: Collection[str] = ()) -> Iterator[Step]:
+        """Delete what is in the record and not among `named`, newest first."""
+        for step in self._deletions(named):
+            delete(self._gateway, self._record.made[step.logical_id], self._record.name)
+            self._record.forget(step.logical_id)
+            yield step
+
+    def _step(self, item: Item) -> Step:
+        name = str(item.document.get("Name", item.document.get("Destination", "")))
+        before = self._record.made.get(item.logical_id)
+        return Step(self._action(item, before), item.logical_id, item.kind, name, item)
+
+    def _action(self, item: Item, before: Made | None) -> Action:
+        if before is None or before.id is None:
+            return "create"
+        if before.kind != item.kind or dict(before.identity) != _identity(item):
+            return "replace"
+        if item.kind == "Topic":
+            return "keep"
+        if not self._exists(before):
+            return "create"
+        return "keep" if before.digest == digest(item.document) else "update"
+
+    def _exists(self, made: Made) -> bool:
+        status, answer = self._gateway.send("GET", resource_path(made.kind, str(made.id)))
+        if status not in (200, 404):
+            raise ApplyError(f"{made.kind} {made.id} cannot be looked up: {_reason(answer, status)}")
+        return status == 200
+
+    def _do(self, step: Step, item: Item) -> None:
+        if step.action == "replace":
+            before = self._record.made[step.logical_id]
+            if before.id == item.document.get("Name"):
+                raise ApplyError(
+                    f"{item.logical_id}: this change replaces the {item.kind}, and its name {before.id} is taken by "
+                    "the one that it replaces: change its name too, or apply with --delete first"
+                )
+            self._record.leave(step.logical_id)
+        if step.action in ("create", "replace"):
+            self._create(item)
+        elif step.action == "update":
+            self._update(item)
+        made = self._record.made[item.logical_id]
+        self._stack.known[item.logical_id] = Known(str(made.id), made.attributes)
+
+    def _create(self, item: Item) -> None:
+        if item.kind == "Topic":
+            arn = self._gateway.create_topic(item.document["Name"])
+            self._record.put(item.logical_id, Made("Topic", arn, _identity(item), digest(item.document)))
+            return
+        pending = self._record.made.get(item.logical_id)
+        same = pending is not None and pending.id is None and pending.digest == digest(item.document)
+        key = pending.key if pending is not None and same and pending.key else secrets.token_hex(16)
+        # Before the request: should its answer be lost, the next apply repeats it under the same key.
+        self._record.put(
+            item.logical_id, Made(item.kind, None, _identity(item), digest(item.document), key=key)
+        )
+        status, answer = self._gateway.send(
+            "POST", PATHS[item.kind], item.document, {"Idempotency-Key": key, **_LENIENT}
+        )
+        if status >= 400:
+            self._record.forget(item.logical_id)
+            raise ApplyError(f"{item.logical_id} cannot be made: {_reason(answer, status)}")
+        self._keep(item, answer)
+
+    def _update(self, item: Item) -> None:
+        before = self._record.made[item.logical_id]
+        headers = dict(_LENIENT)
+        if before.version is not None and not self._overwrite:
+            headers["If-Match"] = f'"{before.version}"'
+        status, answer = self._gateway.send(
+            "PUT", resource_path(item.kind, str(before.id)), item.document, headers
+        )
+        if status == 412:
+            raise ApplyError(
+                f"{item.logical_id}: somebody changed {before.id} since the last apply; "
+                "--overwrite takes the template's"
+            )
+        if status >= 400:
+            raise ApplyError(f"{item.logical_id} cannot be changed: {_reason(answer, status)}")
+        self._keep(item, answer)
+
+    def _keep(self, item: Item, answer: Any) -> None:
+        if not isinstance(answer, dict) or "Id" not in answer:
+            raise ApplyError(f"{item.logical_id}: the gateway answered, but not as one of this version")
+        made = Made(
+            item.kind,
+            answer["Id"],
+            _identity(item),
+            digest(item.document),
+            answer.get("Version"),
+            attributes(item.kind, answer),
+        )
+        self._record.put(item.logical_id, made)
+        for warning in answer.get("Warnings") or []:
+            self._stack.warn(item.logical_id, warning)
+
+    def _deletions(self, named: Collection[str]) -> Iterator[Step]:
+        for logical_id, made in reversed(list(self._record.made.items())):
+            if logical_id not in named:
+                yield Step("delete", logical_id, made.kind, made.id or "")
+
+
+def delete(gateway: Gateway, made: Made, stack: str) -> None:
+    """Delete one resource; one that is gone already is fine. Raises `ApplyError`."""
+    if made.kind == "Topic":
+        gateway.delete_topic(str(made.id))
+        return
+    if made.id is None:
+        # Perhaps it was made, perhaps not: what has a name that is no other's is looked for.
+        name = made.identity.get("Name")
+        if not isinstance(name, str) or not name.startswith(f"{stack}-"):
+            return
+        made = dataclasses.replace(made, id=name)
+    status, answer = gateway.send("DELETE", resource_path(made.kind, str(made.id)))
+    if status >= 400 and status != 404:
+        raise ApplyError(f"the {made.kind} {made.id} cannot be deleted: {_reason(answer, status)}")
+
+
+def _identity(item: Item) -> dict[str, Any]:
+    return {"Name": item.document["Name"]} if item.kind == "Topic" else identity(item.kind, item.document)
+
+
+def _reason(answer: Any, status: int) -> str:
+    detail = answer.get("detail") if isinstance(answer, dict) else None
+    return detail if isinstance(detail, str) else f"HTTP {status}"

@@ -1,0 +1,282 @@
+"""`sluicegate apply TEMPLATE`: the gateway's part of a CloudFormation or SAM template, without AWS."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..cfn.apply import ApplyError, Applying, Step
+from ..cfn.record import Record, RecordError
+from ..cfn.stack import TOPIC, Known, Settings, Stack
+from ..cfn.template import Template, TemplateError
+from .client import api_option, request
+from .errors import CliError, Exit
+from .options import endpoint_text, output_option
+
+_STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
+_SIGNS = {"create": "+", "update": "~", "replace": "±", "keep": "=", "delete": "-"}
+_DONE = {
+    "create": "created",
+    "update": "updated",
+    "replace": "replaced",
+    "keep": "unchanged",
+    "delete": "deleted",
+}
+_DEFAULT_REGION = "us-east-1"
+
+
+class Pairs(click.ParamType[tuple[str, str]]):
+    """`NAME=VALUE`."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"{value!r} is not {self.name}", param, ctx)
+        return name, text
+
+
+@click.command("apply")
+@click.argument("template", type=click.Path(path_type=Path))
+@click.option("--parameter", "parameters", type=Pairs(), multiple=True, help="A parameter of the template.")
+@click.option("--stack", "stack_name", metavar="NAME", help="The stack's name.  [default: the file's name]")
+@click.option("--region", help="AWS::Region.  [default: the gateway's]")
+@click.option(
+    "--egress-network",
+    "networks",
+    metavar="CIDR",
+    multiple=True,
+    help="Let PacketSources send there too, for example 127.0.0.0/8 for clients on this machine.",
+)
+@click.option(
+    "--include", "includes", type=Pairs(), multiple=True, help="A local FILE for AWS::Include: its NAME=FILE."
+)
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    help="Where inline code and the record of the stack are kept.  [default: STACK.sluicegate beside the template]",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option("--delete", "is_delete", is_flag=True, help="Remove what earlier applies of this stack made.")
+@click.option(
+    "--overwrite", is_flag=True, help="Also where somebody changed a resource since the last apply."
+)
+@api_option
+@output_option
+def command(
+    template: Path,
+    parameters: tuple[tuple[str, str], ...],
+    stack_name: str | None,
+    region: str | None,
+    networks: tuple[str, ...],
+    includes: tuple[tuple[str, str], ...],
+    directory: Path | None,
+    dry_run: bool,
+    is_delete: bool,
+    overwrite: bool,
+    api: str,
+    output: str,
+) -> None:
+    """Make the gateway's resources of a CloudFormation or SAM TEMPLATE in a running gateway.
+
+    Listeners, DestinationArns and PacketSources become the gateway's own, Lambda functions with code beside the
+    template become local ones, SNS topics local topics. What cannot be had here is listed with the consequence. Apply
+    again after a change; nothing is asked of AWS.
+    """
+    name = _checked_name(stack_name or _name_of(template))
+    place = directory or template.absolute().parent / f"{name}.sluicegate"
+    gateway = _Gateway(api)
+    try:
+        loaded = Template.load(template)
+        record = Record(place, name)
+        settings = Settings(
+            name=name,
+            region=region or gateway.region,
+            made_dir=place.absolute(),
+            environment=gateway.environment,
+            egress_networks=networks,
+            includes={key: Path(file) for key, file in includes},
+        )
+        known = {key: Known(one.id, one.attributes) for key, one in record.made.items() if one.id is not None}
+        stack = Stack(loaded, dict(parameters), settings, known)
+        if (
+            any(one.type == TOPIC for one in loaded.resources.values())
+            and gateway.sns is None
+            and not is_delete
+        ):
+            raise CliError(
+                "this template has SNS topics, and the gateway has no SNS endpoint: "
+                "add `sns: { bind: 127.0.0.1:4566 }` to its configuration and restart it"
+            )
+        applying = Applying(stack, record, gateway, lambda: _write_code(stack), overwrite=overwrite)
+        report = _Report(output, dry_run=dry_run)
+        if is_delete:
+            report.steps(applying.remove() if not dry_run else applying.planned_removal())
+        else:
+            report.steps(applying.plan() if dry_run else applying.run())
+        if is_delete and not dry_run:
+            record.remove()
+        report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record))
+    except TemplateError as error:
+        raise CliError(f"{template} cannot be applied\n" + "\n".join(map(str, error.problems))) from None
+    except (ApplyError, RecordError) as error:
+        raise CliError(str(error)) from None
+
+
+def _name_of(template: Path) -> str:
+    return template.name.partition(".")[0].replace("_", "-")
+
+
+def _checked_name(name: str) -> str:
+    if not _STACK_NAME.fullmatch(name):
+        raise CliError(
+            f'"{name}" cannot be the name of a stack: choose one with --stack, of letters, digits and `-`, '
+            "beginning with a letter",
+            Exit.USAGE,
+        )
+    return name
+
+
+def _write_code(stack: Stack) -> None:
+    for file, text in stack.code.items():
+        try:
+            if not file.exists() or file.read_text() != text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text)
+        except OSError as error:
+            raise ApplyError(
+                f"{error.filename} cannot be written: {error.strerror}; name another directory with --directory"
+            ) from None
+
+
+class _Gateway:
+    """A gateway behind its API (`cfn.apply.Gateway`)."""
+
+    def __init__(self, api: str) -> None:
+        self._api = api
+        status, answer = request(api, "GET", "/v1/gateway")
+        if status >= 400 or not isinstance(answer, dict):
+            raise CliError(
+                f"the gateway at {api} cannot be asked what it is (HTTP {status}), look at its version and key"
+            )
+        self.region = str(answer.get("Region", _DEFAULT_REGION))
+        sns = answer.get("Sns")
+        self.sns = str(sns["Url"]) if isinstance(sns, dict) else None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What makes boto3 in a function find the gateway's topics; it wants credentials, whatever they are."""
+        if self.sns is None:
+            return {}
+        return {
+            "AWS_ENDPOINT_URL_SNS": self.sns,
+            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_SECRET_ACCESS_KEY": "local",
+        }
+
+    def send(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """One request to the API."""
+        return request(self._api, method, path, body, headers)
+
+    def create_topic(self, name: str) -> str:
+        """A local topic's ARN. Raises `ApplyError`."""
+        answer = self._sns("CreateTopic", Name=name)
+        found = re.search(r"<TopicArn>([^<]+)</TopicArn>", answer)
+        if found is None:
+            raise ApplyError(f"the topic {name} cannot be made: {self.sns} is no SNS endpoint of a gateway")
+        return found[1]
+
+    def delete_topic(self, arn: str) -> None:
+        """Raises `ApplyError`."""
+        self._sns("DeleteTopic", TopicArn=arn)
+
+    def listeners(self, record: Record) -> dict[str, str]:
+        """The address and port of each Listener of the stack, by logical id."""
+        status, answer = self.send("GET", "/v1/listeners")
+        if status >= 400:
+            return {}
+        places = {item["Id"]: endpoint_text(item["Address"], item["Port"]) for item in answer["Items"]}
+        made = {name: one.id for name, one in record.made.items() if one.kind == "Listener"}
+        return {name: places[id_] for name, id_ in made.items() if id_ in places}
+
+    def _sns(self, action: str, **fields: str) -> str:
+        import httpx
+
+        if self.sns is None:
+            raise ApplyError(
+                "the gateway has no SNS endpoint: add `sns: { bind: 127.0.0.1:4566 }` to its configuration"
+            )
+        try:
+            with httpx.Client(trust_env=False, timeout=10) as client:
+                response = client.post(self.sns, data={"Action": action, **fields})
+        except httpx.HTTPError as error:
+            raise ApplyError(f"the gateway's SNS endpoint {self.sns} cannot be reached: {error}") from None
+        if response.is_error:
+            code = re.search(r"<Message>([^<]*)</Message>", response.text)
+            raise ApplyError(f"{action} was refused: {code[1] if code else response.status_code}")
+        return response.text
+
+
+class _Report:
+    """What the user sees of it: each step as it is done, notes, outputs."""
+
+    def __init__(self, output: str, *, dry_run: bool) -> None:
+        self._json = output == "json"
+        self._dry_run = dry_run
+        self._steps: list[Step] = []
+
+    def steps(self, steps: Iterator[Step]) -> None:
+        """Show each as it comes."""
+        for step in steps:
+            self._steps.append(step)
+            if not self._json:
+                what = step.action if self._dry_run else _DONE[step.action]
+                line = f"{_SIGNS[step.action]} {what:<9}  {step.kind:<14}  {step.logical_id}"
+                click.echo(f"{line}  ({step.name})" if step.name not in ("", step.logical_id) else line)
+        if not self._steps and not self._json:
+            click.echo("there is nothing to do")
+
+    def end(self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str]) -> None:
+        """What else is to be said."""
+        if self._json:
+            document = {
+                "DryRun": self._dry_run,
+                "Steps": [
+                    {"Action": one.action, "Kind": one.kind, "LogicalId": one.logical_id, "Name": one.name}
+                    for one in self._steps
+                ],
+                "Notes": [
+                    {"LogicalId": one.logical_id, "Type": one.type, "Line": one.line, "Text": one.text}
+                    for one in stack.notes
+                ],
+                "Outputs": outputs,
+                "Listeners": listeners,
+            }
+            click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+            return
+        if stack.notes:
+            click.echo("\nNot as on AWS:")
+            width = max(len(note.logical_id) for note in stack.notes)
+            for note in stack.notes:
+                click.echo(f"  line {note.line:<4} {note.logical_id:<{width}}  {note.text}")
+        _table("Outputs", outputs)
+        _table("Listeners on this gateway", listeners)
+
+
+def _table(title: str, rows: Mapping[str, str]) -> None:
+    if not rows:
+        return
+    click.echo(f"\n{title}:")
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        click.echo(f"  {name:<{width}}  {value}")
