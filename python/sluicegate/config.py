@@ -16,7 +16,7 @@ from .handlers import check_target
 from .model import Finding, GatewayConfig, findings, unavailable
 from .yamlfile import Document, Problem, YamlError, read
 
-__all__ = ["Config", "ConfigError", "Problem", "json_schema", "load"]
+__all__ = ["Config", "ConfigError", "Problem", "json_schema", "load", "stamp"]
 
 
 class ConfigError(Exception):
@@ -25,6 +25,10 @@ class ConfigError(Exception):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
+
+
+Stamp = tuple[int, int, int]
+"""What changes whenever a file is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Config:
     base_dir: Path
     warnings: list[Problem]
     document: Document = dataclasses.field(repr=False)
+    stamp: Stamp | None = None
+    """The file's before it was read: what is saved later has another one."""
 
     def locate(self, found: Finding) -> Problem:
         """A finding about `gateway` as a problem at its place in the file."""
@@ -54,6 +60,7 @@ def load(path: str | Path) -> Config:
     """Read and check a configuration file. Raises `ConfigError`; touches nothing but the files that it
     reads."""
     given = Path(path)
+    before = stamp(given)
     try:
         document = read(given)
     except YamlError as error:
@@ -71,7 +78,16 @@ def load(path: str | Path) -> Config:
         raise ConfigError(_in_order(problems))
     gateway.state = str(base_dir / gateway.state)
     warnings = _in_order(document.locate(found) for found in _doubtful(gateway))
-    return Config(gateway, given, base_dir, warnings, document)
+    return Config(gateway, given, base_dir, warnings, document, before)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """None while there is no such file: between the two steps of an editor that replaces it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def json_schema() -> dict[str, Any]:

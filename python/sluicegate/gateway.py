@@ -14,13 +14,16 @@ from pathlib import Path
 from . import _native, views
 from .config import Config
 from .control.api import create_app as create_api
+from .control.keys import Authenticator, KeyFile
 from .control.metrics import MetricSources
 from .control.server import BindError, Server
+from .control.sigv4 import SigV4
 from .destinations import Destination
 from .events import EventLog, Filter, LiveEvents, Subscription
 from .functions import reload
 from .journal import Journal
 from .model import Finding
+from .model.address import is_loopback
 from .native_spec import DEDUP_LIMIT, DEDUP_SECONDS
 from .node import Node
 from .registry import Registry
@@ -54,6 +57,8 @@ class Gateway:
         self._topics: Topics | None = None
         self._node: Node | None = None
         self._registry: Registry | None = None
+        self._table: ResourceTable | None = None
+        self._keys = KeyFile(Path(self._settings.state + ".keys"))
         self._ready = False
         self._closing = contextlib.AsyncExitStack()
         self.api: Server | None = None
@@ -65,6 +70,13 @@ class Gateway:
         if self._registry is None:
             raise RuntimeError("the gateway was not started")
         return self._registry
+
+    @property
+    def table(self) -> ResourceTable:
+        """What the state keeps of resources. There from the start on."""
+        if self._table is None:
+            raise RuntimeError("the gateway was not started")
+        return self._table
 
     async def start(self) -> None:
         """Returns once every Listener is bound, every handler is loading and both servers answer. Raises
@@ -84,7 +96,7 @@ class Gateway:
         try:
             state = State.open(settings.state)
             closing.callback(state.close)
-            table = ResourceTable(state)
+            self._table = table = ResourceTable(state)
             table.all()  # a key that does not fit is found here
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
@@ -164,6 +176,16 @@ class Gateway:
             alive = False
         return alive, {"Status": "ok" if alive else "starting or stopping", "Listeners": len(running)}
 
+    def about(self) -> dict[str, object]:
+        """This node, for programs that prepare resources for it."""
+        return {
+            "Region": self._settings.region,
+            "Node": self._settings.node,
+            "Domain": self._settings.domain,
+            "Sns": {"Url": self.sns.url} if self.sns is not None else None,
+            "RequireApproval": self._settings.require_approval,
+        }
+
     def listeners(self) -> list[dict[str, object]]:
         """Resources with their return values (contract section 1.1)."""
         return [views.shown(self.registry, one) for one in self.registry.declared("Listener")]
@@ -205,11 +227,16 @@ class Gateway:
     def _bind_servers(self) -> None:
         settings = self._settings
         if settings.api is not None:
-            self.api = Server(create_api(self), *settings.api.address(), setting="api.bind")
+            host, port = settings.api.address()
+            asks = not is_loopback(host)
+            api = create_api(self, Authenticator(self._keys, required=True) if asks else None)
+            self.api = Server(api, host, port, setting="api.bind", authenticated=asks)
         if settings.sns is not None:
             assert self._topics is not None  # noqa: S101
-            app = create_sns(self._topics)
-            self.sns = Server(app, *settings.sns.address(), setting="sns.bind")
+            host, port = settings.sns.address()
+            asks = not is_loopback(host)
+            sns = create_sns(self._topics, SigV4(self._keys) if asks else None)
+            self.sns = Server(sns, host, port, setting="sns.bind", authenticated=asks)
         for name, server in (("api", self.api), ("sns", self.sns)):
             if server is None:
                 continue

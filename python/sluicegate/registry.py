@@ -6,9 +6,10 @@ became of a PacketSource. What is refused changes nothing, and is told too.
 """
 
 import asyncio
+import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -122,14 +123,21 @@ class Registry:
         return self.find(kind, name), warnings
 
     async def replace(
-        self, kind: str, name: str, data: Any, who: str, *, version: str | None, lenient: bool = False
+        self,
+        kind: str,
+        name: str,
+        data: Any,
+        who: str,
+        *,
+        versions: Collection[str] | None,
+        lenient: bool = False,
     ) -> tuple[Declared, list[str]]:
-        """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has this `version`,
+        """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has one of these `versions`,
         `WrongVersion`."""
         async with self._changing:
             with self._audit(who, "Replace", kind, name):
                 self._refuse_file(kind, name)
-                self._check_version(kind, name, version)
+                self._check_version(kind, name, versions)
                 resource, warnings = parse(kind, data, self.config, name=name, lenient=lenient)
                 if resource.name != name:
                     cause = f'the document is of "{resource.name}", not of "{name}"'
@@ -141,12 +149,12 @@ class Registry:
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
-    async def delete(self, kind: str, name: str, who: str, *, version: str | None) -> None:
+    async def delete(self, kind: str, name: str, who: str, *, versions: Collection[str] | None) -> None:
         """Raises as `replace` does; a conflict while something else needs it."""
         async with self._changing:
             with self._audit(who, "Delete", kind, name):
                 self._refuse_file(kind, name)
-                self._check_version(kind, name, version)
+                self._check_version(kind, name, versions)
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
 
@@ -198,18 +206,24 @@ class Registry:
         lines = self.runtime.plan(desired).lines()
         before, self._node.config = self._node.config, config
         try:
-            await self.runtime.apply(desired, lambda: self._table.commit(commit))
+            versions, ending = await self.runtime.apply(desired, lambda: self._table.commit(commit))
         except BaseException:
             self._node.config = before
             raise
+        # Together with the switch, without a pause between: whoever looks sees what runs.
         self.config, self.desired = config, desired
-        self._stored, self._decisions = await asyncio.to_thread(self._read)
+        self._stored = [
+            dataclasses.replace(one, version=versions.get((one.kind, one.name), one.version))
+            for one in stored
+        ]
+        self._decisions = self._decided(commit)
         if starting:
             # What is as it should be is no news; that somebody has to decide is.
             self._states = {
                 name: state for name, state in desired.states.items() if state != "PendingApproval"
             }
         self._tell_states(desired)
+        await ending
         return lines
 
     def _decided(self, commit: Commit) -> dict[str, Decision]:
@@ -249,12 +263,11 @@ class Registry:
             fix = "change it there: the gateway takes it over when the file is reloaded"
             raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
 
-    def _check_version(self, kind: str, name: str, version: str | None) -> None:
+    def _check_version(self, kind: str, name: str, versions: Collection[str] | None) -> None:
         current = self.find(kind, name).version
-        if version is not None and version not in ("*", current):
+        if versions is not None and not {"*", current} & set(versions):
             raise WrongVersion(
-                f"the {kind} {name} has changed: its version is {current}, not {version}; read it again",
-                current,
+                f"the {kind} {name} has changed since: its version is {current} now, read it again", current
             )
 
     def _refuse_needed(self, kind: str, name: str) -> None:

@@ -124,9 +124,10 @@ class RunningListener:
         try:
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
         except BindRefused as error:
-            raise Refused(Complaint("Listener", self.name, ("bind",), error.cause, error.fix)) from None
+            complaint = Complaint("Listener", self.name, ("bind",), error.cause, error.fix, conflict=True)
+            raise Refused(complaint) from None
         except StateError as error:
-            raise Refused(Complaint("Listener", self.name, (), str(error), "")) from None
+            raise Refused(Complaint("Listener", self.name, (), str(error), "", conflict=True)) from None
 
     def serve(self) -> None:
         """The Port is open: answers, completions and events go their ways from now on."""

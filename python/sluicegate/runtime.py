@@ -7,7 +7,7 @@ itself hands what is ready to the native side, and cannot be refused. What is re
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -73,10 +73,13 @@ class Runtime:
                 plan.change[listener.name] = what
         return plan
 
-    async def apply(self, desired: Desired, commit: Callable[[], _T]) -> _T:
+    async def apply(
+        self, desired: Desired, commit: Callable[[], _T]
+    ) -> tuple[_T, Coroutine[None, None, None]]:
         """Make it so; `commit` (which blocks) writes it down when nothing can be refused any more.
 
-        Raises `Refused`, or what `commit` raises, and then everything is as before. The result is that of `commit`.
+        `(result of commit, what remains)`: the latter is to be awaited; it ends what was replaced or deleted. Raises
+        `Refused`, or what `commit` raises, and then everything is as before.
         """
         plan = self.plan(desired)
         wanted = {listener.name: listener for listener in desired.listeners}
@@ -103,8 +106,7 @@ class Runtime:
             result = await asyncio.to_thread(commit)
             undo.pop_all()
         self._switch(desired, changes, recalled, plan)
-        await self._end(leaving, plan)
-        return result
+        return result, self._end(leaving, plan)
 
     def _switch(
         self,

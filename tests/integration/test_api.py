@@ -102,12 +102,6 @@ class FakeGateway:
     def healthy(self) -> tuple[bool, dict[str, object]]:
         return self.ready, {"Status": "ok" if self.ready else "starting"}
 
-    def listeners(self) -> list[dict[str, object]]:
-        return [{"Name": "decoder", "Port": 2048}]
-
-    def packet_sources(self) -> list[dict[str, object]]:
-        return [{"Name": name, "State": state} for name, state in self.states.items()]
-
     def source(self, name: str) -> tuple[FakeSender, int, str] | None:
         return (self.sender, 1, self.states[name]) if name in self.states else None
 
@@ -150,13 +144,6 @@ async def test_health_follows_the_listeners(rig: Rig) -> None:
     rig.gateway.ready = False
     answer = await rig.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (503, {"Status": "starting"})
-
-
-async def test_lists_have_the_shape_of_the_contract(rig: Rig) -> None:
-    answer = (await rig.http.get("/v1/listeners")).json()
-    assert answer == {"Items": [{"Name": "decoder", "Port": 2048}], "NextToken": None}
-    answer = (await rig.http.get("/v1/packet-sources")).json()
-    assert [item["Name"] for item in answer["Items"]] == ["replies", "off"]
 
 
 async def test_a_posted_message_is_sent_and_each_entry_reported(rig: Rig) -> None:

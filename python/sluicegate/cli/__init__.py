@@ -19,6 +19,11 @@ COMMANDS = {
     "send": "Send a datagram from a Listener of a running gateway.",
     "tail": "Show what a running gateway does, as it happens.",
     "replay": "Send dead letters again.",
+    "apply": "Make the gateway's resources of a CloudFormation or SAM template.",
+    "keys": "Make, list and revoke API keys and access keys.",
+    "cfn": "Prepare an AWS account for templates with a gateway's resources.",
+    "sources": "Show PacketSources and their states; approve or reject them.",
+    "state": "Export, import and mend what a gateway keeps.",
     "listen": "Receive datagrams: a UDP client for trying things out.",
 }
 """Command → its line in the help, kept here so that the help imports no command."""

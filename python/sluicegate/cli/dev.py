@@ -82,7 +82,7 @@ def command(file: str | None) -> None:
     if file is None:
         _write_example()
         file = str(CONFIG)
-    serve(load_or_fail(file), _show, reload_functions=True)
+    serve(load_or_fail(file), _show, reload_functions=True, watch=True)
 
 
 def _write_example() -> None:
@@ -97,9 +97,7 @@ def _write_example() -> None:
         raise CliError(
             f"cannot write {refused.filename}: {refused.strerror}; run this in a directory of your own, or name a FILE"
         ) from None
-    click.echo(
-        f"wrote {CONFIG} and {HANDLER}: edit them and restart to apply (a saved handler is loaded at once)"
-    )
+    click.echo(f"wrote {CONFIG} and {HANDLER}: edit them, what you save is taken over at once")
 
 
 def _show(gateway: Gateway) -> None:

@@ -8,13 +8,15 @@ from .serving import load_or_fail, serve
 
 @click.command("run")
 @click.argument("file", type=click.Path())
-def command(file: str) -> None:
+@click.option("--watch", is_flag=True, help="Take FILE over whenever it is saved.")
+def command(file: str, watch: bool) -> None:
     """Run the gateway that FILE describes.
 
     Events go to standard output, one JSON object a line; the log goes to standard error. SIGINT or SIGTERM drains and
-    ends; a second one ends at once.
+    ends; a second one ends at once. SIGHUP takes FILE over as it is then: what does not change is not touched, and a
+    file with a mistake is refused with its reasons while the gateway runs on.
     """
-    serve(load_or_fail(file), _ready)
+    serve(load_or_fail(file), _ready, watch=watch)
 
 
 def _ready(gateway: Gateway) -> None:

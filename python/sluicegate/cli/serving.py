@@ -16,6 +16,7 @@ from ..events.setup import open_sinks
 from ..gateway import DRAIN_SECONDS, Gateway, StartError
 from ..model import Finding
 from .errors import CliError, Exit, error, no_color
+from .reloading import Reloading
 
 
 def load_or_fail(file: str) -> Config:
@@ -26,22 +27,26 @@ def load_or_fail(file: str) -> Config:
         raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
 
 
-def serve(config: Config, ready: Callable[[Gateway], None], *, reload_functions: bool = False) -> None:
+def serve(
+    config: Config, ready: Callable[[Gateway], None], *, reload_functions: bool = False, watch: bool = False
+) -> None:
     """Run until SIGINT or SIGTERM, then drain; a second signal ends at once. `ready` is called when the gateway serves.
 
-    Raises `CliError` when it cannot start.
+    SIGHUP takes the file over as it is then; with `watch` saving it does. Raises `CliError` when it cannot start.
     """
     _configure_log()
     for warning in config.warnings:
         error(f"warning: {warning}")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, ready, reload_functions))
+            runner.run(_serve(config, ready, reload_functions, watch))
     except StartError as refused:
         raise CliError(f"the gateway cannot start\n{refused}", Exit.NOT_STARTED) from None
 
 
-async def _serve(config: Config, ready: Callable[[Gateway], None], reload_functions: bool) -> None:
+async def _serve(
+    config: Config, ready: Callable[[Gateway], None], reload_functions: bool, watch: bool
+) -> None:
     settings = config.gateway
     try:
         sinks = open_sinks(settings.events, config.base_dir)
@@ -74,8 +79,10 @@ async def _serve(config: Config, ready: Callable[[Gateway], None], reload_functi
             await asyncio.gather(starting, return_exceptions=True)
             return
         await starting
+        reloading = Reloading(gateway, watch=watch)
         ready(gateway)
         await interrupted
+        await reloading.stop()
         await gateway.stop()
     finally:
         events.close()

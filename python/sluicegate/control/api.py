@@ -1,13 +1,10 @@
-"""The REST API (contract section 8): health, what runs, metrics, and sourcing packets with an account of each
-entry.
+"""The REST API (contract section 8): health, metrics, resources, and sourcing packets with an account of each entry.
 
-Served on loopback without credentials; what keeps web pages out is in `sources/http_input.py`. Errors are
-`application/problem+json` (RFC 9457), for unknown paths and wrong methods too.
+On loopback it asks for no credentials; what keeps web pages out is in `sources/http_input.py`. On any other address it
+is given an `Authenticator` (`keys.py`). Errors are `application/problem+json`, for unknown paths and wrong methods too.
 """
 
 import time
-from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Protocol
 from uuid import uuid4
 
@@ -21,8 +18,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sluicegate.control import problems
 from sluicegate.control.events import EventsView, event_routes
+from sluicegate.control.keys import Authenticated, Authenticator
 from sluicegate.control.metrics import MetricSources, exposition
+from sluicegate.control.openapi import openapi_routes
+from sluicegate.control.resources import ResourcesView, resource_routes
 from sluicegate.egress import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.sources.base import Sender
 from sluicegate.sources.http_input import (
@@ -37,17 +38,14 @@ BODY_LIMIT = 262_144  # as a message to SNS
 ROOM_SECONDS = 5.0  # how long a POST waits for room to send before it answers 429
 
 
-class GatewayView(EventsView, Protocol):
+class GatewayView(EventsView, ResourcesView, Protocol):
     """What the API needs to see of a running gateway."""
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
         """True once every Listener is bound; and what to show of it."""
 
-    def listeners(self) -> list[dict[str, object]]:
-        """The Listeners, in the PascalCase names of contract section 1, with what was assigned to them."""
-
-    def packet_sources(self) -> list[dict[str, object]]:
-        """The PacketSources, likewise."""
+    def about(self) -> dict[str, object]:
+        """Region, node, domain, and where the SNS endpoint is."""
 
     def source(self, name: str) -> tuple[Sender, int, str] | None:
         """`(egress of its Listener, index in the Listener's spec, state of contract 1.3)`, None when
@@ -57,19 +55,21 @@ class GatewayView(EventsView, Protocol):
         """Where `/metrics` finds its numbers."""
 
 
-def create_app(gateway: GatewayView, *, room_seconds: float = ROOM_SECONDS) -> Starlette:
-    """The API as an ASGI application."""
+def create_app(
+    gateway: GatewayView,
+    authenticator: Authenticator | None = None,
+    *,
+    room_seconds: float = ROOM_SECONDS,
+) -> Starlette:
+    """The API as an ASGI application. Without `authenticator` everybody may do everything."""
     render_metrics = exposition(gateway.metrics)
 
     async def healthz(request: Request) -> Response:
         ready, shown = gateway.healthy()
         return _json(shown, 200 if ready else 503)
 
-    async def listeners(request: Request) -> Response:
-        return _items(gateway.listeners())
-
-    async def packet_sources(request: Request) -> Response:
-        return _items(gateway.packet_sources())
+    async def about(request: Request) -> Response:
+        return _json(gateway.about())
 
     async def metrics(request: Request) -> Response:
         return Response(render_metrics(), media_type=CONTENT_TYPE_LATEST)
@@ -102,17 +102,21 @@ def create_app(gateway: GatewayView, *, room_seconds: float = ROOM_SECONDS) -> S
             raise HTTPException(503, "the Listener of this PacketSource is stopping") from None
         return _json(_shown(outcome))
 
+    middleware = [Middleware(HostChecked)]
+    if authenticator is not None:
+        middleware.append(Middleware(Authenticated, authenticator))
     return Starlette(
         routes=[
             Route("/healthz", healthz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
-            Route("/v1/listeners", listeners, methods=["GET"]),
-            Route("/v1/packet-sources", packet_sources, methods=["GET"]),
+            Route("/v1/gateway", about, methods=["GET"]),
             Route("/v1/packet-sources/{name}/messages", post_message, methods=["POST"]),
+            *resource_routes(gateway),
+            *openapi_routes(),
             *event_routes(gateway),
         ],
-        middleware=[Middleware(HostChecked)],
-        exception_handlers={HTTPException: _http_problem, Exception: _internal_problem},
+        middleware=middleware,
+        exception_handlers=problems.HANDLERS,
     )
 
 
@@ -127,7 +131,7 @@ class HostChecked:
         if refused is None:
             await self._app(scope, receive, send)
         else:
-            await _problem(403, refused)(scope, receive, send)
+            await problems.problem(403, refused)(scope, receive, send)
 
 
 def _shown(outcome: Outcome) -> dict[str, object]:
@@ -143,34 +147,5 @@ def _shown(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def _items(items: list[dict[str, object]]) -> Response:
-    return _json({"Items": items, "NextToken": None})
-
-
 def _json(document: object, status: int = 200) -> Response:
     return Response(orjson.dumps(document, default=str), status, media_type="application/json")
-
-
-def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    document: dict[str, object] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    return Response(orjson.dumps(document), status, headers, media_type="application/problem+json")
-
-
-async def _http_problem(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    detail = error.detail
-    if error.status_code == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
-        detail = f"there is nothing at {request.url.path[:200]}"
-    elif error.status_code == 405:
-        detail = f"{request.method} is not served at {request.url.path[:200]}"
-    return _problem(error.status_code, detail, error.headers)
-
-
-async def _internal_problem(request: Request, error: Exception) -> Response:
-    return _problem(500, "the gateway failed to answer: its log says why")

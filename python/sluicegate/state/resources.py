@@ -65,6 +65,10 @@ class ResourceTable:
         rows = self._state.read("SELECT kind, name, version, document, secrets FROM resources ORDER BY rowid")
         return [self._stored(*row) for row in rows]
 
+    def has(self, kind: str, name: str) -> bool:
+        """True if it was declared by the API."""
+        return bool(self._state.read("SELECT 1 FROM resources WHERE kind = ? AND name = ?", kind, name))
+
     def decisions(self) -> dict[str, Decision]:
         """By PacketSource."""
         rows = self._state.read("SELECT source, listener, decision, decided_by FROM approvals")

@@ -122,6 +122,15 @@ class State:
 
         return self.write(keys)
 
+    def replace_tag_keys(self, keys: list[tuple[int, bytes]]) -> None:
+        """These keys, oldest first, in place of those that there are: Tags sealed under the latter are void."""
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM tag_keys")
+            db.executemany("INSERT INTO tag_keys (id, key) VALUES (?, ?)", keys)
+
+        self.write(write)
+
     def topics(self) -> list[str]:
         """ARNs of the topics that were created at the gateway's own SNS endpoint, in order of creation."""
         return [row[0] for row in self.read("SELECT arn FROM topics ORDER BY created_at, rowid")]
@@ -145,7 +154,7 @@ class State:
             try:
                 return self._connection().execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise _failed(self.path, error) from error
+                raise failed(self.path, error) from error
 
     def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """`work` in one transaction."""
@@ -162,7 +171,7 @@ class State:
                     raise
                 return result
             except sqlite3.Error as error:
-                raise _failed(self.path, error) from error
+                raise failed(self.path, error) from error
 
 
 def _listener(db: sqlite3.Connection, name: str) -> int:
@@ -189,7 +198,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.Error):
-            raise _failed(path, error) from error
+            raise failed(path, error) from error
         raise
     return db
 
@@ -210,7 +219,8 @@ def _prepare(path: Path, db: sqlite3.Connection) -> None:
     migrate(db, current)
 
 
-def _failed(path: Path, error: sqlite3.Error) -> StateError:
+def failed(path: Path, error: sqlite3.Error) -> StateError:
+    """What SQLite said, as cause and next step."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     match code:
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:

@@ -1,0 +1,76 @@
+"""`sluicegate sources`: PacketSources, their states, and the operator's decision about them (contract 1.3)."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from .client import api_option, call
+from .errors import CliError, Exit
+from .options import output_option
+
+
+@click.group("sources")
+def command() -> None:
+    """Show PacketSources, and approve or reject them.
+
+    With `require_approval: true` a new one waits as PendingApproval, and sends nothing until it is approved.
+    """
+
+
+@command.command("list")
+@api_option
+@output_option
+def list_sources(api: str, output: str) -> None:
+    """Every PacketSource with its state."""
+    answer = call(api, "GET", "/v1/packet-sources")
+    try:
+        rows = [
+            (one["Name"], one["State"], one["ListenerName"], one["SnsTopicSource"]["TopicArn"])
+            for one in answer["Items"]
+        ]
+    except (KeyError, TypeError):
+        raise _no_gateway(api) from None
+    if output == "json":
+        click.echo(json.dumps(answer, ensure_ascii=False))
+        return
+    if not rows:
+        click.echo("this gateway has no PacketSource")
+        return
+    table = [("NAME", "STATE", "LISTENER", "TOPIC"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    for row in table:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
+        click.echo("  ".join([*cells, row[3]]))
+
+
+@command.command("approve")
+@click.argument("name")
+@api_option
+@output_option
+def approve(name: str, api: str, output: str) -> None:
+    """Let the PacketSource NAME send."""
+    _decide(name, "approve", api, output)
+
+
+@command.command("reject")
+@click.argument("name")
+@api_option
+@output_option
+def reject(name: str, api: str, output: str) -> None:
+    """Let the PacketSource NAME send nothing (any more)."""
+    _decide(name, "reject", api, output)
+
+
+def _decide(name: str, action: str, api: str, output: str) -> None:
+    answer: Any = call(api, "POST", f"/v1/packet-sources/{quote(name, safe='')}/{action}")
+    try:
+        line = f"{answer['Name']} is {answer['State']}"
+    except (KeyError, TypeError):
+        raise _no_gateway(api) from None
+    click.echo(json.dumps(answer, ensure_ascii=False) if output == "json" else line)
+
+
+def _no_gateway(api: str) -> CliError:
+    return CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)

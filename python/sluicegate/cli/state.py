@@ -1,0 +1,102 @@
+"""`sluicegate state`: what a gateway keeps, as JSON."""
+
+import json
+import os
+from pathlib import Path
+from typing import TextIO
+
+import click
+
+from ..config import ConfigError, load
+from ..resources import KINDS
+from ..state import Commit, ResourceTable, State, StateError
+from ..state.transfer import export, restore
+from .errors import CliError
+
+_SQLITE = b"SQLite format 3\0"
+
+
+@click.group("state")
+def command() -> None:
+    """Export, import and mend the state of a gateway. FILE is its configuration, or the state itself."""
+
+
+@command.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--secrets", is_flag=True, help="With secrets and Tag keys, in the clear.")
+@click.option(
+    "--to", "target", type=click.Path(path_type=Path), help="Into this file, mode 0600.  [default: stdout]"
+)
+def export_state(file: Path, secrets: bool, target: Path | None) -> None:
+    """Print the state as JSON; the gateway may be running.
+
+    Without --secrets it has resources, decisions, assigned ports and topics, and nothing secret.
+    """
+    try:
+        document = export(_state_of(file), secrets=secrets)
+    except StateError as error:
+        raise CliError(str(error)) from None
+    text = json.dumps(document, ensure_ascii=False, indent=2)
+    if target is None:
+        click.echo(text)
+        return
+    try:
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            os.fchmod(out.fileno(), 0o600)
+            out.write(text + "\n")
+    except OSError as error:
+        raise CliError(f"{target} cannot be written: {error.strerror}, choose another file") from None
+    click.echo(f"wrote {target}")
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("document", type=click.File("r"))
+def import_state(file: Path, document: TextIO) -> None:
+    """Write the DOCUMENT of an export (- for standard input) into the state; no gateway may be running on it."""
+    try:
+        data = json.load(document)
+    except ValueError as error:
+        raise CliError(
+            f"{document.name} is not JSON ({error}), use what `sluicegate state export` printed"
+        ) from None
+    try:
+        with State.open(_state_of(file)) as state:
+            done = restore(state, data)
+    except StateError as error:
+        raise CliError(str(error)) from None
+    for line in done:
+        click.echo(f"imported {line}")
+
+
+@command.command("remove")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("kind", type=click.Choice(list(KINDS)))
+@click.argument("name")
+def remove(file: Path, kind: str, name: str) -> None:
+    """Remove a resource that the API declared, while no gateway is running: for a start that it keeps from working."""
+    try:
+        with State.open(_state_of(file)) as state:
+            table = ResourceTable(state)
+            if not table.has(kind, name):
+                raise CliError(
+                    f"the state has no {kind} {name} of the API, `sluicegate state export` lists them"
+                )
+            table.commit(Commit(delete=[(kind, name)]))
+    except StateError as error:
+        raise CliError(str(error)) from None
+    click.echo(f"removed {kind} {name}")
+
+
+def _state_of(file: Path) -> Path:
+    """The state that `file` names, or is."""
+    try:
+        with file.open("rb") as opened:
+            if opened.read(len(_SQLITE)) == _SQLITE:
+                return file
+    except OSError as error:
+        raise CliError(f"{file} cannot be read: {error.strerror}, name a configuration or a state") from None
+    try:
+        return Path(load(file).gateway.state)
+    except ConfigError as refused:
+        raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None

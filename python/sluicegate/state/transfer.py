@@ -1,0 +1,127 @@
+"""The state as a JSON document: for a backup that can be read, and for moving to another machine.
+
+Without secrets an export has what can be shown: resources, decisions, assigned ports, topics. With them it also has the
+resources' secrets and the Tag keys, in the clear.
+"""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from .lock import StateError
+from .migrations import LATEST, version
+from .resources import Commit, Decision, ResourceTable, Stored
+from .store import State, failed
+from .vault import Vault
+
+FORMAT = 1
+
+
+def export(path: Path, *, secrets: bool) -> dict[str, Any]:
+    """The document. Reads beside a gateway that runs. Raises `StateError`."""
+    path = path.resolve()
+    if not path.is_file():
+        raise StateError(
+            f"there is no state at {path}, name the configuration or state of a gateway that has run"
+        )
+    try:
+        db = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            return _document(db, path, secrets)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise failed(path, error) from error
+
+
+def restore(state: State, document: Any) -> list[str]:
+    """Write a document into an open state, in place of what it has of the same name; a line for each thing.
+
+    Raises `StateError` if it is no such document.
+    """
+    if not isinstance(document, dict) or document.get("Format") != FORMAT:
+        raise StateError(
+            f"this is no export of a state (its Format is not {FORMAT}), use `sluicegate state export`"
+        )
+    try:
+        stored = [
+            Stored(one["Kind"], one["Name"], dict(one["Document"]), dict(one.get("Secrets") or {}))
+            for one in document["Resources"]
+        ]
+        decisions: dict[str, Decision | None] = {
+            one["PacketSource"]: Decision(one["Listener"], one["Decision"], one["By"])
+            for one in document["Decisions"]
+        }
+        ports = [(str(one["Name"]), int(one["Port"])) for one in document["Ports"]]
+        topics = [str(arn) for arn in document["Topics"]]
+        keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(
+            f"the export is damaged ({error}), make it anew with `sluicegate state export`"
+        ) from None
+    missing = [f"{one['Kind']} {one['Name']}" for one in document["Resources"] if one.get("SecretsLeftOut")]
+    if missing:
+        raise StateError(
+            f"the export leaves out the secrets of {', '.join(missing)}, make it anew with --secrets"
+        )
+    for name, port in ports:
+        state.assign_port(name, port)
+    for arn in topics:
+        state.add_topic(arn)
+    if keys:
+        state.replace_tag_keys(keys)
+    ResourceTable(state).commit(Commit(put=stored, decide=decisions))
+    return [
+        *(f"{one.kind} {one.name}" for one in stored),
+        *(f"port {port} of Listener {name}" for name, port in ports),
+        *(f"topic {arn}" for arn in topics),
+        *(f"decision about PacketSource {name}" for name in decisions),
+        *(["Tag keys"] if keys else []),
+    ]
+
+
+def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, Any]:
+    found = version(db)
+    if not found:
+        raise StateError(f"{path} is not the state of a gateway, name its configuration or state file")
+    if found != LATEST:
+        raise StateError(
+            f"the state {path} has the schema {found} and this version knows {LATEST}, start the gateway once first"
+        )
+    document: dict[str, Any] = {
+        "Format": FORMAT,
+        "Resources": _resources(db, path, secrets),
+        "Decisions": [
+            {"PacketSource": source, "Listener": listener, "Decision": decision, "By": by}
+            for source, listener, decision, by in db.execute(
+                "SELECT source, listener, decision, decided_by FROM approvals ORDER BY source"
+            )
+        ],
+        "Ports": [
+            {"Name": name, "Port": port}
+            for name, port in db.execute(
+                "SELECT name, port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL ORDER BY id"
+            )
+        ],
+        "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
+    }
+    if secrets:
+        rows = db.execute("SELECT id, key FROM tag_keys ORDER BY created_at, id")
+        document["TagKeys"] = [{"Id": number, "Key": key.hex()} for number, key in rows]
+    return document
+
+
+def _resources(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
+    vault = Vault(path.with_name(path.name + ".key"))
+    resources = []
+    for kind, name, text, sealed in db.execute(
+        "SELECT kind, name, document, secrets FROM resources ORDER BY rowid"
+    ):
+        one = {"Kind": kind, "Name": name, "Document": json.loads(text)}
+        if sealed and secrets:
+            one["Secrets"] = json.loads(vault.unseal(sealed, f"{kind} {name}"))
+        elif sealed:
+            one["SecretsLeftOut"] = True
+        resources.append(one)
+    return resources
