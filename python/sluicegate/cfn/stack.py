@@ -10,8 +10,8 @@ from .functions import LocalFunction, NotLocal, local_function, placeholders
 from .parameters import Parameters
 from .placeholders import ACCOUNT_ID, Placeholder, name_property
 from .provider import NOT_OURS, document, kind_of
-from .reader import Map, parse, read
-from .resolve import Made, Resolver, origins
+from .reader import Items, Map, parse, read
+from .resolve import NO_VALUE, Given, Resolver, origins
 from .template import Declared, Template, TemplateError, references
 
 LATER = "(known after it is made)"
@@ -170,9 +170,8 @@ class Stack:
         if kind == "DestinationArn":
             return Known(LATER, {"Id": LATER})
         later = dict.fromkeys(("Domain", "Port", "WireGuardPublicKey", "DtlsServerCertificate"), LATER)
-        raw = declared.properties.get("Destinations")
-        count = len(raw) if isinstance(raw, list) else 0
-        names = [self._destination_name(declared, raw[at], at) for at in range(count)] if raw else []
+        raws = self._raw_destinations(declared)
+        names = [self._destination_name(declared, raw, at) for at, raw in enumerate(raws)]
         return Known(name, {"Id": name, "Name": name, **later, "DestinationNames": names})
 
     # Resources of the gateway
@@ -181,11 +180,11 @@ class Stack:
         properties = self._resolver.properties(declared.properties)
         made = document("Listener", properties, self._name(declared))
         self._drop_log_group(declared, made)
-        raw = declared.properties.get("Destinations")
+        raws = self._raw_destinations(declared)
         destinations = []
         for at, destination in enumerate(made.get("Destinations") or []):
-            item = raw[at] if isinstance(raw, list) and at < len(raw) else None
-            inner = {"Name": self._destination_name(declared, item, at), **destination}
+            raw = raws[at] if at < len(raws) else None
+            inner = {"Name": self._destination_name(declared, raw, at), **destination}
             self._bind(declared, inner)
             self._drop_log_group(declared, inner)
             destinations.append(inner)
@@ -210,6 +209,14 @@ class Stack:
         made.setdefault("IngressRegionKey", self._settings.region)
         target = self._target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
         return None if target is None else {**made, "Arn": target}
+
+    def _raw_destinations(self, declared: Declared) -> list[Any]:
+        """The Destinations of a Listener that there will be, not resolved; empty where that cannot be told."""
+        raw = declared.properties.get("Destinations")
+        if not isinstance(raw, Items):
+            return []
+        chosen = map(self._resolver.chosen, raw)
+        return [item for item in chosen if item is not NO_VALUE]
 
     def _name(self, declared: Declared) -> str:
         key = (
@@ -363,7 +370,7 @@ class Stack:
     def _aliased(self, declared: Declared) -> str:
         function = self._resolver.properties(declared.properties).get("FunctionName", "")
         name = function.partition(":function:")[2] or function
-        return Made(Placeholder(FUNCTIONS[0], name, self._settings.region).arn, origins(function))
+        return Given(Placeholder(FUNCTIONS[0], name, self._settings.region).arn, origins(function))
 
     def _placeholder(self, declared: Declared) -> Placeholder:
         key = name_property(declared.type)
@@ -402,7 +409,11 @@ class Stack:
     def _note_the_rest(self) -> None:
         """Every resource that nothing above has spoken of, with the consequence."""
         for declared in self._template.resources.values():
-            if self._is_here(declared) or not self._resolver.holds(declared.condition, declared.place):
+            if (
+                declared.implied
+                or self._is_here(declared)
+                or not self._resolver.holds(declared.condition, declared.place)
+            ):
                 continue
             text = self._consequence(declared)
             if text:
