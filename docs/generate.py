@@ -179,7 +179,6 @@ def _sentence(text: str) -> str:
 
 def _unavailable() -> Iterator[str]:
     tables = [
-        ("The gateway", support._GATEWAY),
         ("listeners[]", support._LISTENER),
         ("listeners[].destinations[]", support._DESTINATION),
         ("packet_sources[]", support._PACKET_SOURCE),
@@ -189,7 +188,6 @@ def _unavailable() -> Iterator[str]:
             yield f"| {section} | `{key}` | {what} | {instead} |"
     for _, what in support._TARGETS:
         yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
-    yield "| The gateway | `api.bind`, `sns.bind` | any address but loopback | bind 127.0.0.1 |"
     yield (
         "| packet_sources[] | `sns_topic_source` | subscribing to topics on AWS "
         "| add `sns: { bind: 127.0.0.1:4566 }` |"
