@@ -14,10 +14,11 @@ from typing import TypeVar
 
 import structlog
 
+from .change import Change
 from .model import BindAddress, Destination, Listener, PacketSource
 from .node import Node
 from .resources import Desired, Refused
-from .running import Change, RunningListener
+from .running import RunningListener
 
 log = structlog.get_logger("sluicegate.runtime")
 
