@@ -16,6 +16,7 @@ from harness import Client, Gateway, free_port, until
 from ministack import Ministack, unique
 
 from sluicegate.cfn.packaged import lambda_template
+from sluicegate.control.keys import KeyFile
 
 FAILED_SECONDS = 10.0  # a promise of the product (issue 5): a failing create has ended by then
 ENDED = ("_COMPLETE", "_FAILED")
@@ -120,9 +121,9 @@ def token(provider: Provider, running: Gateway) -> str:
     return provider(running.api_url)
 
 
-def article(token: str, *, count: str = "1", listener: Any = None) -> dict[str, Any]:
+def article(token: str, *, count: str = "1", listener: Any = None, key: str = "k-123") -> dict[str, Any]:
     """The article's PacketSource with what stands around it; every value that is printed there is as printed."""
-    common = {"ServiceToken": token, "ApiKey": "k-123"}
+    common = {"ServiceToken": token, "ApiKey": key}
     return {
         "Resources": {
             "ReplyTopic": {"Type": "AWS::SNS::Topic"},
@@ -242,6 +243,30 @@ def test_a_gateway_that_cannot_be_reached_fails_the_stack_in_time(stacks: Stacks
     reasons = failing(stacks, article(provider(f"http://127.0.0.1:{free_port()}")))
     assert "cannot be reached" in reasons
     assert "SLUICEGATE_API" in reasons
+
+
+def test_a_key_without_the_permission_fails_the_stack(
+    gateway: StartGateway, stacks: Stacks, provider: Provider
+) -> None:
+    """A gateway on every address asks for keys, also whoever comes over loopback."""
+    public = gateway("listeners: []", start=False)
+    address = public.api_url.removeprefix("http://")
+    text = public.file.read_text()
+    public.file.write_text(
+        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
+    )
+    keys = KeyFile(public.directory / "sluicegate.db.keys")
+    reader, admin = (keys.create_api_key(scope, frozenset({scope}))[1] for scope in ("read", "admin"))
+    public.spawn()
+    public.event("GatewayStarted")
+    token = provider(public.api_url)
+    assert "the property ApiKey must be a key of this gateway" in failing(stacks, article(token))
+    assert "this needs a key of the scope admin" in failing(stacks, article(token, key=reader))
+    name = stacks.create(article(token, key=admin))
+    assert stacks.status(name) == "CREATE_COMPLETE", stacks.reasons(name)
+    assert admin not in stacks.reasons(name)
+    assert admin not in public.process.stdout.text + public.process.stderr.text
+    stacks.delete(name)
 
 
 def test_deleting_what_is_gone_already_succeeds(running: Gateway, stacks: Stacks, token: str) -> None:
