@@ -96,9 +96,11 @@ class Change:
         for at, source in enumerate(self._source_places):
             if source.removed or source.inlet is not None:
                 continue
-            source.inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
-            undo.push_async_callback(source.inlet.close)
-            await source.inlet.provision()
+            inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
+            if inlet is not None:
+                source.inlet = inlet
+                undo.push_async_callback(inlet.close)
+                await inlet.provision()
 
     def spec(self) -> dict[str, object]:
         """The native side's view of the Listener as it will be."""
