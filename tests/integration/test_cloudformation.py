@@ -277,6 +277,22 @@ def test_deleting_what_is_gone_already_succeeds(running: Gateway, stacks: Stacks
     stacks.delete(name)
 
 
+def test_another_logical_id_with_the_same_name_takes_nothing_over(
+    running: Gateway, stacks: Stacks, token: str
+) -> None:
+    """CloudFormation deletes what the template does not name any more, after it has made the new one."""
+
+    def named(logical_id: str) -> dict[str, Any]:
+        properties = {"ServiceToken": token, "ApiKey": "k", "Name": "decoder"}
+        return {"Resources": {logical_id: {"Type": "Custom::SluicegateListener", "Properties": properties}}}
+
+    name = stacks.create(named("One"))
+    assert stacks.status(name) == "CREATE_COMPLETE", stacks.reasons(name)
+    stacks.update(name, named("Other"))
+    assert stacks.status(name) == "UPDATE_ROLLBACK_COMPLETE", stacks.reasons(name)
+    assert [item["Id"] for item in running.api("GET", "/v1/listeners").json()["Items"]] == ["decoder"]
+
+
 def test_a_name_that_is_taken_stays_with_its_owner(running: Gateway, stacks: Stacks, token: str) -> None:
     running.api("POST", "/v1/listeners", {"Name": "decoder", "Bind": "127.0.0.1", "Description": "mine"})
     template = article(token)
