@@ -54,7 +54,6 @@ _MEANINGS = {
     "name": "A name for people.",
     "listeners": "See `listeners[]`.",
     "packet_sources": "See `packet_sources[]`.",
-    "enable_logging": "Accepted for compatibility; has no effect: delivery errors are always events.",
     "packets_per_second": "Packets a second, to all remotes together.",
     "per_remote_packets_per_second": "Packets a second to each remote.",
 }
@@ -81,8 +80,8 @@ Rules that hold everywhere:
 - Quote whatever begins with `[` or holds `: `; in YAML it would mean something else.
 
 What this version knows and cannot do yet is refused by `validate` and at the start: the
-[last section](#known-and-not-available-yet) lists it. Keys that only serve what is refused (`aws`, `role`,
-`peers` and their like) have no effect until then.
+[last section](#known-and-not-available-yet) lists it. Keys that only serve what is refused (`peers`
+and its like) have no effect until then.
 """
 
 _TAIL = """\
@@ -182,7 +181,6 @@ def _unavailable() -> Iterator[str]:
         ("The gateway", support._GATEWAY),
         ("listeners[]", support._LISTENER),
         ("listeners[].destinations[]", support._DESTINATION),
-        ("packet_sources[]", support._PACKET_SOURCE),
     ]
     for section, rules in tables:
         for key, _, what, instead in rules:  # type: ignore[attr-defined]
@@ -190,10 +188,6 @@ def _unavailable() -> Iterator[str]:
     for _, what in support._TARGETS:
         yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
     yield "| The gateway | `api.bind`, `sns.bind` | any address but loopback | bind 127.0.0.1 |"
-    yield (
-        "| packet_sources[] | `sns_topic_source` | subscribing to topics on AWS "
-        "| add `sns: { bind: 127.0.0.1:4566 }` |"
-    )
 
 
 if __name__ == "__main__":

@@ -9,25 +9,31 @@ import contextlib
 import errno
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import _native
+from .aws import Aws
 from .config import Config
 from .control.api import create_app as create_api
 from .control.metrics import MetricSources
 from .control.server import BindError, Server
-from .deadletters import DeadLetterFile
+from .deadletter_queue import DeadLetterQueue
+from .deadletters import DeadLetterFile, DeadLetterPlace
 from .destinations import Destination, DestinationContext, DestinationError, create
 from .destinations.delivery import Delivery
 from .egress import Egress
 from .events import EventLog, Filter, LiveEvents, Subscription
+from .events.log_groups import LogGroups
 from .functions import reload
 from .journal import Journal
 from .ledger import Ledger
 from .model import Finding, Listener, PacketSource
 from .sources.base import Sender, Source
+from .sources.sns import SnsSetting, SnsSource
 from .sources.sns_endpoint import create_app as create_sns
+from .sources.sns_leftovers import clean_up
 from .sources.topics import Binding, LocalTopicSource, Topics
 from .state import State, StateError
 
@@ -42,7 +48,10 @@ BYTES_PER_MB = 1 << 20
 DEDUP_SECONDS = 600.0
 DEDUP_LIMIT = 1_000_000
 
+
 DRAIN_SECONDS = 10.0
+DEAD_LETTER_SECONDS = 2.0  # of these, for what fails at the very end
+LOG_SECONDS = 2.0
 
 
 class StartError(Exception):
@@ -75,7 +84,10 @@ class Gateway:
         self._reload_functions = reload_functions
         self._listeners: list[_Running] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._aws = Aws(config.gateway.region, config.gateway.aws.endpoint_url)
         self._topics: Topics | None = None
+        self._sources: list[Source] = []
+        self._dead_letter_queues: list[DeadLetterQueue] = []
         self._ready = False
         self._closing = contextlib.AsyncExitStack()
         self.api: Server | None = None
@@ -108,11 +120,14 @@ class Gateway:
             on_delete=state.remove_topic,
         )
         self._bind_servers()
+        closing.push_async_callback(self._aws.close)
         journal = Journal(Path(settings.state + ".journal"), seconds=DEDUP_SECONDS, limit=DEDUP_LIMIT)
         closing.callback(journal.close)
         self._ledger = Ledger(journal, self._dead_letters(), self._events)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
+        log_groups = LogGroups(settings, self._aws, self._events, self._live)
+        closing.push_async_callback(log_groups.close, LOG_SECONDS)
         closing.callback(self._live.close)
         loop = asyncio.get_running_loop()
         for index, made in enumerate(destinations):
@@ -127,7 +142,7 @@ class Gateway:
                 await self._provision(running, destination)
         for running in self._listeners:
             self._deliver(running)
-        await self._start_sources()
+        await self._start_sources(state)
         if self._reload_functions:
             made_all = [destination for running in self._listeners for destination in running.destinations]
             self._tasks.append(asyncio.create_task(reload.watch(made_all), name="reload functions"))
@@ -142,7 +157,8 @@ class Gateway:
         failed."""
         self._ready = False
         self._events.emit("GatewayStopping")
-        deadline = asyncio.get_running_loop().time() + drain_seconds
+        reserve = min(DEAD_LETTER_SECONDS, drain_seconds) if self._dead_letter_queues else 0.0
+        deadline = asyncio.get_running_loop().time() + drain_seconds - reserve
 
         def left() -> float:
             return max(0.0, deadline - asyncio.get_running_loop().time())
@@ -156,6 +172,9 @@ class Gateway:
         deliveries = [delivery for running in self._listeners for delivery in running.deliveries]
         await asyncio.gather(*(delivery.drain(left()) for delivery in deliveries))
         await asyncio.gather(*(running.egress.drain(left()) for running in self._listeners))
+        # Before the Ports close: what has not ended by then stays in its queue, and is not to be counted as given up.
+        await asyncio.gather(*(source.drain(left()) for source in self._sources))
+        await asyncio.gather(*(source.close() for source in self._sources))
         self._live.end_subscriptions()
         if self.api is not None:
             await self.api.stop()
@@ -168,6 +187,7 @@ class Gateway:
                 Totals=json.loads(running.port.stats()),
                 Deliveries=_deliveries(running),
             )
+        await asyncio.gather(*(queue.close(left() + reserve) for queue in self._dead_letter_queues))
         await self._closing.aclose()
         self._events.emit("GatewayStopped")
 
@@ -181,7 +201,11 @@ class Gateway:
                 running.port.stats()
         except RuntimeError:
             alive = False
-        return alive, {"Status": "ok" if alive else "starting or stopping", "Listeners": len(self._listeners)}
+        return alive, {
+            "Status": "ok" if alive else "starting or stopping",
+            "Region": self._settings.region,
+            "Listeners": len(self._listeners),
+        }
 
     def listeners(self) -> list[dict[str, object]]:
         """Resources with their return values (contract section 1.1)."""
@@ -229,6 +253,12 @@ class Gateway:
             ],
             events=self._events,
             topics=self._topics,
+            queues=[
+                (source.listener, source.name, source.stats)
+                for source in self._sources
+                if isinstance(source, SnsSource)
+            ],
+            dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues],
         )
 
     # Steps of the start
@@ -272,22 +302,33 @@ class Gateway:
                 raise self._refused((name, "bind"), str(error), "") from None
             self._closing.push_async_callback(server.stop)
 
-    def _dead_letters(self) -> dict[str, DeadLetterFile]:
-        """Each is opened once, so that a path which cannot be written is found at the start."""
-        files = {}
+    def _dead_letters(self) -> dict[str, DeadLetterPlace]:
+        """By PacketSource. Each file is opened once, so that a path which cannot be written is found at the start; a
+        queue may come and go."""
+        places: dict[str, DeadLetterPlace] = {}
+        queues: dict[str, DeadLetterQueue] = {}
         for index, source in enumerate(self._settings.packet_sources):
-            scheme, _, path = (source.dead_letter_queue_arn or "").partition(":")
+            arn = source.dead_letter_queue_arn or ""
+            scheme, _, path = arn.partition(":")
+            if scheme == "arn":
+                if arn not in queues:
+                    queues[arn] = DeadLetterQueue(arn, self._aws, self._events)
+                places[source.name] = queues[arn]
             if scheme != "file":
                 continue
             file = DeadLetterFile(self._config.base_dir / path)
             try:
-                file.append([])
+                file.append([], settles=False)
             except OSError as error:
                 place = ("packet_sources", index, "dead_letter_queue_arn")
                 cause = f"dead letters cannot be written to {file.path} ({error.strerror})"
                 raise self._refused(place, cause, "check the directory and its permissions") from None
-            files[source.name] = file
-        return files
+            places[source.name] = file
+        for queue in queues.values():
+            queue.start()
+            self._closing.push_async_callback(queue.close, 0.0)
+        self._dead_letter_queues = list(queues.values())
+        return places
 
     def _recall(self, journal: Journal) -> None:
         """Tell the Listeners which Ids were sent before this start."""
@@ -452,25 +493,38 @@ class Gateway:
                 listener=running.resource.name,
                 events=self._events,
                 reply=reply,
+                on_delivered=partial(self._live.batches.delivered, running.resource.name, destination.name),
             )
             running.deliveries.append(delivery)
             delivery.start()
 
-    async def _start_sources(self) -> None:
-        assert self._topics is not None  # noqa: S101
-        sources: list[Source] = []
+    async def _start_sources(self, state: State) -> None:
+        setting = SnsSetting(self._settings, self._aws, state, self._events)
+        self._closing.callback(setting.close)
         for running in self._listeners:
             for index, resource in enumerate(running.sources):
-                binding = Binding(
-                    resource.name, index, running.egress, resource.home_region, resource.enabled
-                )
-                sources.append(LocalTopicSource(self._topics, resource.sns_topic_source.topic_arn, binding))
-        for source in sources:
+                self._sources.append(self._source_of(running, index, resource, setting))
+        for source in self._sources:
             await source.provision()
             self._closing.push_async_callback(source.close)
-        for source in sources:
+        for source in self._sources:
             self._tasks.append(asyncio.create_task(source.run(), name=f"source {source.name}"))
+        leftovers = [
+            queue
+            for queue in state.source_queues()
+            if not any(isinstance(source, SnsSource) and source.owns(queue) for source in self._sources)
+        ]
+        self._tasks.append(asyncio.create_task(clean_up(setting, leftovers), name="clean up on AWS"))
         await asyncio.sleep(0)  # each has bound its topic before the first publish can come
+
+    def _source_of(
+        self, running: _Running, index: int, resource: PacketSource, setting: SnsSetting
+    ) -> Source:
+        if self._settings.sns is None:
+            return SnsSource(setting, resource, running.resource.name, index, running.egress)
+        assert self._topics is not None  # noqa: S101
+        binding = Binding(resource.name, index, running.egress, resource.home_region, resource.enabled)
+        return LocalTopicSource(self._topics, resource.sns_topic_source.topic_arn, binding)
 
 
 def _source_state(source: PacketSource) -> str:

@@ -6,18 +6,21 @@ says so (`packets_per_second`), but not through the hub, whose subscriptions wou
 """
 
 import json
+from collections.abc import Callable
 
 import orjson
 
+from sluicegate.events.batches import Batches, BatchWatch
 from sluicegate.events.filter import Filter, FilterError
 from sluicegate.events.hub import Hub, Subscription
 from sluicegate.events.log import EventLog
 from sluicegate.events.native import NativeEvents, Watchable
-from sluicegate.events.types import NATIVE
+from sluicegate.events.types import NATIVE, TYPES
 
 SUBSCRIPTIONS = 16
 """At most: each costs the I/O thread time for every packet that it shows."""
 ICMP_RATE = 100  # events a second and Listener
+ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 
 
 class TooManySubscriptions(Exception):
@@ -33,8 +36,19 @@ class LiveEvents:
         self._hub = Hub()
         self._ports: dict[str, Watchable] = {}
         self._always: list[NativeEvents] = []
-        self._watches: dict[Subscription, list[NativeEvents]] = {}
+        self._watches: dict[Subscription, list[NativeEvents | BatchWatch]] = {}
+        self._arrivals: list[tuple[str, int, Callable[[bytes], object]]] = []
+        self.batches = Batches(log)
+        if packets_per_second:
+            self.batches.watch(Filter(rate=packets_per_second), self._forward_sample)
         log.add_sink(self._hub)
+
+    def sample_arrivals(self, listener: str, rate: int, show: Callable[[bytes], object]) -> None:
+        """Show what arrives at a Listener and what takes it, at most `rate` events of each a second, from `watch` until
+        `close`. Call it before `watch`."""
+        self._arrivals.append((listener, rate, show))
+        wanted = Filter(listeners=frozenset([listener]), rate=rate)
+        self.batches.watch(wanted, show)
 
     def watch(self, listener: str, port: Watchable) -> None:
         """A Listener is open: from now on its events are to be had."""
@@ -44,6 +58,10 @@ class LiveEvents:
         if self._sample:
             sample = json.dumps({"Events": NATIVE, "Rate": self._sample})
             self._always.append(NativeEvents(port, sample, self._forward_sample))
+        for name, rate, show in self._arrivals:
+            if name == listener:
+                arrivals = json.dumps({"Events": ARRIVALS, "Rate": rate})
+                self._always.append(NativeEvents(port, arrivals, show))
 
     def subscribe(self, wanted: Filter) -> Subscription:
         """A stream of what `wanted` takes, until it is closed or the gateway stops.
@@ -61,7 +79,8 @@ class LiveEvents:
 
         specs = [(port, wanted.native(listener)) for listener, port in self._ports.items()]
         self._watches[subscription] = [
-            NativeEvents(port, spec, show) for port, spec in specs if spec is not None
+            *(NativeEvents(port, spec, show) for port, spec in specs if spec is not None),
+            self.batches.watch(wanted, show),
         ]
         self._hub.add(subscription)
         return subscription
@@ -76,6 +95,7 @@ class LiveEvents:
     def close(self) -> None:
         """End everything. After the Listeners are closed, so that their last events are not lost."""
         self.end_subscriptions()
+        self.batches.close()
         for watch in self._always:
             watch.close()
         self._always.clear()

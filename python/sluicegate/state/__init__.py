@@ -1,7 +1,7 @@
-"""What must survive a restart: assigned ports, Listener ids, Tag keys, local topics (contract sections 1.1,
-2, 4.2)."""
+"""What must survive a restart: assigned ports, Listener ids, Tag keys, local topics, queues on AWS (contract
+sections 1.1, 2, 4.2)."""
 
 from .lock import StateError
-from .store import State
+from .store import SourceQueue, State
 
-__all__ = ["State", "StateError"]
+__all__ = ["SourceQueue", "State", "StateError"]

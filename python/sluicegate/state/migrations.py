@@ -32,6 +32,18 @@ _STEPS: list[list[str]] = [
             created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
         )""",
     ],
+    [
+        """CREATE TABLE source_queues (
+            arn TEXT PRIMARY KEY,
+            source TEXT NOT NULL,
+            topic_arn TEXT NOT NULL,
+            role TEXT,
+            generation INTEGER NOT NULL CHECK (generation > 0),
+            url TEXT NOT NULL,
+            attributes TEXT NOT NULL,
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        )""",
+    ],
 ]
 
 LATEST = len(_STEPS)
