@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import echo, egress, idle, ingress, latency, offload, sns
+from . import echo, egress, idle, ingress, latency, offload, sns, sqs
 from .plan import FULL, QUICK, Plan
 from .processes import CORES, LOAD_CORE, TESTED_CORE, BenchError, commit
 from .results import Row, table
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "egress": egress.run,
     "offload": offload.run,
     "sns": sns.run,
+    "sqs": sqs.run,
     "echo": echo.run,
     "latency": latency.run,
     "idle": idle.run,

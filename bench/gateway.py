@@ -31,19 +31,21 @@ packet_sources:
 
 
 class Gateway(Process):
-    """Runs from construction to the end of the `with`. `destinations` is YAML, the items of the Listener's list."""
+    """Runs from construction to the end of the `with`. `destinations` is YAML, the items of the Listener's list. With
+    `aws`, the URL of what stands in for it, the topic lies there; else the gateway's own SNS endpoint has it."""
 
-    def __init__(self, directory: Path, destinations: str = "", command: str = "run") -> None:
+    def __init__(self, directory: Path, destinations: str = "", command: str = "run", aws: str = "") -> None:
         self.port = free_port(socket.SOCK_DGRAM)
         self.api = f"http://127.0.0.1:{free_port()}"
         self.sns = f"http://127.0.0.1:{free_port()}"
         (directory / "handlers").mkdir(exist_ok=True)
         (directory / "handlers" / "echo.py").write_text(ECHO)
         file = directory / "gateway.yaml"
+        topics = f"endpoint_url: {aws}" if aws else f"bind: {self.sns.removeprefix('http://')}"
         file.write_text(
             "region: us-east-1\nstate: ./sluicegate.db\n"
             f"api: {{ bind: {self.api.removeprefix('http://')} }}\n"
-            f"sns: {{ bind: {self.sns.removeprefix('http://')} }}\n"
+            f"{'aws' if aws else 'sns'}: {{ {topics} }}\n"
             f"listeners:\n  - name: bench\n    bind: 127.0.0.1:{self.port}\n"
             + (f"    destinations:\n{destinations}" if destinations else "")
             + SOURCE

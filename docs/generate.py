@@ -58,7 +58,6 @@ _MEANINGS = {
     "name": "A name for people.",
     "listeners": "See `listeners[]`.",
     "packet_sources": "See `packet_sources[]`.",
-    "enable_logging": "Accepted for compatibility; has no effect: delivery errors are always events.",
     "packets_per_second": "Packets a second, to all remotes together.",
     "per_remote_packets_per_second": "Packets a second to each remote.",
 }
@@ -85,8 +84,8 @@ Rules that hold everywhere:
 - Quote whatever begins with `[` or holds `: `; in YAML it would mean something else.
 
 What this version knows and cannot do yet is refused by `validate` and at the start: the
-[last section](#known-and-not-available-yet) lists it. Keys that only serve what is refused (`aws`, `role`,
-`peers` and their like) have no effect until then.
+[last section](#known-and-not-available-yet) lists it. Keys that only serve what is refused (`peers`
+and its like) have no effect until then.
 """
 
 _TAIL = """\
@@ -185,17 +184,12 @@ def _unavailable() -> Iterator[str]:
     tables = [
         ("listeners[]", support._LISTENER),
         ("listeners[].destinations[]", support._DESTINATION),
-        ("packet_sources[]", support._PACKET_SOURCE),
     ]
     for section, rules in tables:
         for key, _, what, instead in rules:  # type: ignore[attr-defined]
             yield f"| {section} | `{key}` | {what} | {instead} |"
     for _, what in support._TARGETS:
         yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
-    yield (
-        "| packet_sources[] | `sns_topic_source` | subscribing to topics on AWS "
-        "| add `sns: { bind: 127.0.0.1:4566 }` |"
-    )
 
 
 # The resources, for CloudFormation and the API.

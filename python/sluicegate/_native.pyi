@@ -126,6 +126,9 @@ class Batch:
     def records(self) -> list[bytes]:
         """One JSON RequestPacket each."""
 
+    def lines(self) -> bytes:
+        """The same as lines (NDJSON)."""
+
 @final
 class Events:
     """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left

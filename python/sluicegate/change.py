@@ -12,9 +12,10 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
-from .deadletters import DeadLetterFile
+from .deadletters import DeadLetterPlace
 from .destinations import Destination, DestinationError, create
 from .destinations.delivery import Delivery, DeliveryStats
 from .model import Destination as DestinationResource
@@ -27,18 +28,14 @@ _T = TypeVar("_T")
 
 RETIRE_SECONDS = 10.0
 """How long what was replaced or removed may go on with what it has."""
+EMPTY_SECONDS = 0.2
+"""How often it is looked whether all messages of a removed PacketSource have ended."""
 
 # What of a resource the native side alone looks at: a change of it touches neither deliveries nor sources.
 _NATIVE_OF_DESTINATION = {"batching", "description"}
-_NATIVE_OF_SOURCE = {
-    "default_ttl_seconds",
-    "description",
-    "egress_networks",
-    "hold_seconds",
-    "rate_limit",
-    "require_session",
-    "dead_letter_queue_arn",
-}
+_NATIVE_OF_SOURCE = {"default_ttl_seconds", "description", "egress_networks", "require_session"}
+_NATIVE_OF_LOCAL_SOURCE = _NATIVE_OF_SOURCE | {"dead_letter_queue_arn", "hold_seconds", "rate_limit"}
+"""A source on AWS fetches as fast as it may send, and its subscription names the dead-letter queue."""
 
 
 class Change:
@@ -58,7 +55,7 @@ class Change:
         self._destination_places: list[DestinationPlace] = []
         self._source_places: list[SourcePlace] = []
         self._new_sources: list[tuple[int, str]] = []
-        self._dead_letters: dict[str, DeadLetterFile | None] = {}
+        self._dead_letters: dict[str, DeadLetterPlace | None] = {}
 
     @property
     def new_sources(self) -> set[str]:
@@ -132,6 +129,7 @@ class Change:
                 [place.resource.name for place in self._destination_places],
             )
         running.resource = self._listener
+        self._node.log_groups.hold(running, self._listener)
         running.destinations, running.sources = self._destination_places, self._source_places
         running.port.remember(
             [
@@ -141,14 +139,11 @@ class Change:
             ]
         )
         for name, place_of_letters in self._dead_letters.items():
-            if place_of_letters is None:
-                self._node.dead_letters.pop(name, None)
-            else:
-                self._node.dead_letters[name] = place_of_letters
+            self._node.dead_letters.use(name, place_of_letters)
         for index, place in enumerate(running.destinations):
             self._switch_destination(index, before[index] if index < len(before) else None, place)
         for index, source in enumerate(running.sources):
-            self._switch_source(sources_before[index] if index < len(sources_before) else None, source)
+            self._switch_source(index, sources_before[index] if index < len(sources_before) else None, source)
 
     # Places
 
@@ -180,10 +175,11 @@ class Change:
 
     def _place_source(self, source: PacketSource, state: str) -> None:
         places = self.running.sources
+        native = _NATIVE_OF_LOCAL_SOURCE if self._node.has_topics else _NATIVE_OF_SOURCE
         for at, place in enumerate(places):
             if place.removed or place.resource.name != source.name:
                 continue
-            alike = place.state == state and _differ_only_in(place.resource, source, _NATIVE_OF_SOURCE)
+            alike = place.state == state and _differ_only_in(place.resource, source, native)
             kept = (place.inlet, place.task) if alike else (None, None)
             self._source_places[at] = SourcePlace(source, state, *kept)
             return
@@ -245,12 +241,13 @@ class Change:
             listener=running.name,
             events=self._node.events,
             reply=reply,
+            on_delivered=partial(self._node.live.batches.delivered, running.name, place.resource.name),
             counters=counters,
         )
         delivery.start()
         return delivery
 
-    def _switch_source(self, before: SourcePlace | None, place: SourcePlace) -> None:
+    def _switch_source(self, index: int, before: SourcePlace | None, place: SourcePlace) -> None:
         if before is place:
             return
         was = before if before is not None and not before.removed else None
@@ -258,13 +255,18 @@ class Change:
             # Cancelled and begun in one go, so that no message falls between the two and none comes twice.
             if was.task is not None:
                 was.task.cancel()
-            self._node.later(self._end_inlet(was, place), f"end {was.resource.name}")
+            self._node.later(self._end_inlet(was, place, index), f"end {was.resource.name}")
         if not place.removed and place.task is None and place.inlet is not None:
             place.task = asyncio.create_task(place.inlet.run(), name=f"source {place.resource.name}")
 
-    async def _end_inlet(self, was: SourcePlace, place: SourcePlace) -> None:
-        await end_inlet(self._node, was)
-        place.ended = place.removed
+    async def _end_inlet(self, was: SourcePlace, place: SourcePlace, index: int) -> None:
+        await end_inlet(was, RETIRE_SECONDS)
+        if place.removed:
+            # Nobody is in a hurry here: its place and its dead letters are kept for as long as a message is held.
+            while self.running.egress.holds(source=index):  # noqa: ASYNC110
+                await asyncio.sleep(EMPTY_SECONDS)
+            place.ended = True
+            self._node.let_go(place.resource.name)
 
     async def _retire(self, place: DestinationPlace) -> None:
         """Deliver what a removed Destination has, and close it."""

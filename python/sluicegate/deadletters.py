@@ -1,8 +1,8 @@
-"""Dead letters in a file: every entry that could not be sent, with the reason (contract section 4.5).
+"""Dead letters: every entry that could not be sent, with the reason (contract section 4.5), and the file for them.
 
-One JSON object a line. The gateway appends, and `sluicegate replay` takes the whole file away, each under the file's
-lock, so that neither loses what the other does. The file is opened for each append: failures are rare, and a file that
-was moved away (by `replay`, by a log rotation) is simply made anew.
+In SQS: `deadletter_queue.py`. In a file, one JSON object a line: the gateway appends, and `sluicegate replay` takes the
+whole file away, each under the file's lock, so that neither loses what the other does. The file is opened for each
+append: failures are rare, and a file that was moved away (by `replay`, by a log rotation) is simply made anew.
 """
 
 import fcntl
@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import orjson
+
+_CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
 
 
 @dataclass(slots=True)
@@ -30,7 +33,28 @@ class DeadLetter:
 
     def line(self) -> bytes:
         """The contract's JSON, with its line's end."""
-        document = {
+        return orjson.dumps(self._document(), option=orjson.OPT_APPEND_NEWLINE)
+
+    def text(self, limit: int) -> str:
+        """The contract's JSON in at most `limit` bytes (1,024 or more) and in characters that SQS takes.
+
+        Where that needs it, `Entry` is the beginning of the entry's JSON, as text, and `EntryBytes` its whole length.
+        """
+        document = self._document()
+        whole = _dumped(document)
+        if len(whole) <= limit:
+            return whole.decode()
+        entry = self.entry if isinstance(self.entry, str) else orjson.dumps(self.entry).decode()
+        cut = document | {"Detail": self.detail[:_CUT_DETAIL], "Entry": "", "EntryBytes": len(entry.encode())}
+        room = limit - len(_dumped(cut)) + len(b'""')
+        low, high = 0, max(room, 0)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(_dumped(entry[:middle])) <= room else (low, middle - 1)
+        return _dumped(cut | {"Entry": entry[:low]}).decode()
+
+    def _document(self) -> dict[str, object]:
+        return {
             "PacketSource": self.source,
             "Listener": self.listener,
             "MessageId": self.message_id,
@@ -40,7 +64,30 @@ class DeadLetter:
             "At": self.at,
             "Entry": self.entry,
         }
-        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _dumped(value: object) -> bytes:
+    """JSON without the two characters that SQS refuses: inside of a JSON string an escape says the same."""
+    return orjson.dumps(value).replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
+
+
+class NotKept(Exception):
+    """The gateway stopped before the dead letters were kept: what they came from is not to be acknowledged."""
+
+
+class DeadLetterPlace(Protocol):
+    """Where the dead letters of a PacketSource go."""
+
+    @property
+    def name(self) -> str:
+        """For people: a path or an ARN."""
+
+    def append(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
+        """Keep them, now or soon. `settles`: whoever sent the message keeps it until `settle` has returned, so it may
+        wait for room; otherwise what finds no room is lost and reported. Raises `OSError` if they are lost."""
+
+    async def settle(self) -> None:
+        """Return once everything appended so far is kept. `NotKept` when the gateway stops first."""
 
 
 class DeadLetterFile:
@@ -49,9 +96,16 @@ class DeadLetterFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep them. Raises `OSError`; then none, or only a cut line, is in the file."""
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def append(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
+        """At once. Raises `OSError`; then none, or only a cut line, is in the file."""
         append_lines(self.path, b"".join(letter.line() for letter in letters))
+
+    async def settle(self) -> None:
+        """At once."""
 
 
 def append_lines(path: Path, data: bytes) -> None:

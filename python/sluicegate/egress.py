@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sluicegate.deadletters import DeadLetter
+from sluicegate.deadletters import DeadLetter, NotKept
 from sluicegate.events import EventLog
 from sluicegate.events.entries import Entries
 from sluicegate.events.times import iso_milliseconds
@@ -43,13 +43,15 @@ class EgressFull(Exception):
 class Message:
     """One sourced message. `source` is the index of the PacketSource in the Listener's spec, `body` the JSON
     of contract section 4.1 as received, `published_at` Unix seconds. With a `refusal` `(reason, detail)`
-    every entry fails so."""
+    every entry fails so. `settles`: its sender keeps it until `settle` has returned, so that its dead letters
+    need never be dropped."""
 
     message_id: str
     source: int
     body: bytes
     published_at: float | None = None
     refusal: tuple[str, str] | None = None
+    settles: bool = True
 
 
 @dataclass(slots=True)
@@ -98,7 +100,8 @@ class Record(Protocol):
 
     def wants(self, source: str) -> bool: ...
     def sent(self, ids: Sequence[tuple[str, str]]) -> None: ...
-    def failed(self, letters: Sequence[DeadLetter]) -> None: ...
+    def failed(self, letters: Sequence[DeadLetter], *, settles: bool) -> None: ...
+    async def settle(self, source: str) -> None: ...
 
 
 class EgressPort(Protocol):
@@ -115,7 +118,9 @@ class EgressPort(Protocol):
 @dataclass(slots=True)
 class _InFlight:
     body: bytes
-    done: "asyncio.Future[Outcome] | None"
+    done: "asyncio.Future[Outcome] | None" = None
+    ended: Callable[[Outcome], None] | None = None
+    settles: bool = False
 
 
 @dataclass(slots=True)
@@ -185,9 +190,10 @@ class Egress:
         """Messages and answers taken by the ring of which some entry has not ended."""
         return sum(map(len, self._in_flight.values()))
 
-    def try_submit(self, messages: Sequence[Message]) -> int:
-        """Hand over messages without waiting; how many of them, from the first on, were taken. Outcomes go to
-        the events.
+    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
+        """Hand over messages without waiting; how many of them, from the first on, were taken. `ended` gets
+        the outcome of each, except of those that a closed Listener left unfinished; without it they go to the
+        events alone.
 
         Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
         """
@@ -195,7 +201,7 @@ class Egress:
             return 0
         taken = self._port.submit([_submission(message) for message in messages])
         for message in messages[:taken]:
-            self._track((message.message_id, message.source, None), message.body, None)
+            self._track_message(message, None, ended)
         if taken < len(messages):
             self._mark_full()
         return taken
@@ -222,6 +228,20 @@ class Egress:
         await self._room(lambda: self._take(message, done), room_seconds)
         return await done
 
+    async def settle(self, source: int) -> None:
+        """Return once every failure reported so far for this PacketSource is kept where its dead letters go.
+
+        At once if they go nowhere, or to a file. While their queue cannot be reached this waits; `EgressClosed`
+        when the gateway stops first. Then the message must not be acknowledged.
+        """
+        name = _name(self._sources, source)
+        if self._record is None or name is None:
+            return
+        try:
+            await self._record.settle(name)
+        except NotKept:
+            raise EgressClosed("the gateway stopped before the dead letters were kept") from None
+
     async def reply(self, destination: int, request_id: str, body: bytes) -> None:
         """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
         served."""
@@ -229,7 +249,7 @@ class Egress:
         def put() -> bool:
             if not self._port.reply(destination, request_id, body):
                 return False
-            self._track((request_id, None, destination), body, None)
+            self._track((request_id, None, destination), _InFlight(body))
             return True
 
         await self._room(put, None)
@@ -268,7 +288,7 @@ class Egress:
         for (message_id, source, destination), records in self._in_flight.items():
             for record in records:
                 lost = Failure(None, "SendFailed", "the Listener was closed before this ended")
-                self._report(message_id, source, destination, record.body, [lost])
+                self._report(message_id, source, destination, record, [lost])
                 _fail(record.done)
         self._in_flight.clear()
         for waiter in self._backlog:
@@ -290,11 +310,20 @@ class Egress:
     def _take(self, message: Message, done: "asyncio.Future[Outcome] | None") -> bool:
         if not self._port.submit([_submission(message)]):
             return False
-        self._track((message.message_id, message.source, None), message.body, done)
+        self._track_message(message, done)
         return True
 
-    def _track(self, key: _Key, body: bytes, done: "asyncio.Future[Outcome] | None") -> None:
-        record = _InFlight(body, done)
+    def _track_message(
+        self,
+        message: Message,
+        done: "asyncio.Future[Outcome] | None",
+        ended: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        settles = message.settles and (done is not None or ended is not None)
+        record = _InFlight(message.body, done, ended, settles)
+        self._track((message.message_id, message.source, None), record)
+
+    def _track(self, key: _Key, record: _InFlight) -> None:
         records = self._in_flight.get(key)
         if records is None:
             self._in_flight[key] = deque((record,))
@@ -382,12 +411,15 @@ class Egress:
                 del self._in_flight[key]
         failures = [Failure(*failure) for failure in ended.failures]
         if failures:
-            body = record.body if record is not None else b""
-            self._report(ended.message_id, ended.source, ended.destination, body, failures)
-        if record is not None and record.done is not None and not record.done.done():
-            record.done.set_result(
-                Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
-            )
+            known = record or _InFlight(b"")
+            self._report(ended.message_id, ended.source, ended.destination, known, failures)
+        if record is None or (record.done is None and record.ended is None):
+            return
+        outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+        if record.ended is not None:
+            record.ended(outcome)
+        elif record.done is not None and not record.done.done():
+            record.done.set_result(outcome)
 
     def _wake_idle(self) -> None:
         if self._in_flight or self._backlog:
@@ -404,10 +436,10 @@ class Egress:
         message_id: str,
         source: int | None,
         destination: int | None,
-        body: bytes,
+        record: _InFlight,
         failures: Sequence[Failure],
     ) -> None:
-        entries = Entries(body)
+        entries = Entries(record.body)
         name = _name(self._sources, source)
         if self._record is not None and name is not None and self._record.wants(name):
             at = iso_milliseconds(time.time())
@@ -424,7 +456,8 @@ class Egress:
                         entries.entry(failure.index),
                     )
                     for failure in failures
-                ]
+                ],
+                settles=record.settles,
             )
         event = "ReplyFailed" if source is None else "SourceFailed"
         for failure in failures:
@@ -442,7 +475,7 @@ class Egress:
 
     def _report_lost(self, message: Message) -> None:
         lost = Failure(None, "SendFailed", "the Listener was closed before this could be sent")
-        self._report(message.message_id, message.source, None, message.body, [lost])
+        self._report(message.message_id, message.source, None, _InFlight(message.body), [lost])
 
 
 def _submission(message: Message) -> tuple[str, float | None, int, bytes, tuple[str, str] | None]:

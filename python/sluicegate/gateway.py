@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import _native, views
+from .aws import Aws
 from .config import Config
 from .control.api import create_app as create_api
 from .control.keys import Authenticator, KeyFile
 from .control.metrics import MetricSources
 from .control.server import BindError, Server
 from .control.sigv4 import SigV4
+from .deadletter_queue import DeadLetterQueue
 from .destinations import Destination
 from .events import EventLog, Filter, LiveEvents, Subscription
 from .functions import reload
@@ -30,11 +32,14 @@ from .registry import Registry
 from .resources import Refused, desire
 from .running import RunningListener
 from .sources.base import Sender
+from .sources.sns import SnsSource
 from .sources.sns_endpoint import create_app as create_sns
 from .sources.topics import Topics
 from .state import ResourceTable, State, StateError
 
 DRAIN_SECONDS = 10.0
+DEAD_LETTER_SECONDS = 2.0
+"""Of these, for dead letters of what fails at the very end."""
 
 
 class StartError(Exception):
@@ -54,6 +59,7 @@ class Gateway:
         self._live = LiveEvents(events, config.gateway.events.packets_per_second)
         self._reload_functions = reload_functions
         self._tasks: list[asyncio.Task[None]] = []
+        self._aws = Aws(config.gateway.region, config.gateway.aws.endpoint_url)
         self._topics: Topics | None = None
         self._node: Node | None = None
         self._registry: Registry | None = None
@@ -110,12 +116,16 @@ class Gateway:
             on_create=lambda arn, attributes: state.add_topic(arn),
             on_delete=state.remove_topic,
         )
+        closing.push_async_callback(self._aws.close)
         journal = Journal(Path(settings.state + ".journal"), seconds=DEDUP_SECONDS, limit=DEDUP_LIMIT)
         closing.callback(journal.close)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
+        self._node = Node(
+            self._config, self._events, self._live, state, dataplane, journal, self._topics, self._aws
+        )
+        closing.push_async_callback(self._node.close)
         closing.callback(self._live.close)
-        self._node = Node(self._config, self._events, self._live, state, dataplane, journal, self._topics)
         self._registry = Registry(self._config, table, self._node, self._events)
         self._bind_servers()
         try:
@@ -134,7 +144,7 @@ class Gateway:
     async def _abandon(self) -> None:
         """A start that failed: what runs by now ends at once."""
         for running in self._listeners():
-            await running.end_sources()
+            await running.stop_sources()
             await running.end(0.0)
         await self._closing.aclose()
 
@@ -143,7 +153,10 @@ class Gateway:
         failed."""
         self._ready = False
         self._events.emit("GatewayStopping")
-        deadline = asyncio.get_running_loop().time() + drain_seconds
+        assert self._node is not None  # noqa: S101
+        dead_letters = self._node.dead_letters
+        reserve = min(DEAD_LETTER_SECONDS, drain_seconds) if dead_letters.queues else 0.0
+        deadline = asyncio.get_running_loop().time() + drain_seconds - reserve
 
         def left() -> float:
             return max(0.0, deadline - asyncio.get_running_loop().time())
@@ -155,16 +168,17 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self.registry.frozen():
             running = self._listeners()
-            await asyncio.gather(*(one.end_sources() for one in running))
+            await asyncio.gather(*(one.stop_sources() for one in running))
             await asyncio.gather(*(asyncio.to_thread(one.port.stop) for one in running))
             await asyncio.gather(*(one.end_deliveries(left()) for one in running))
             await asyncio.gather(*(one.egress.drain(left()) for one in running))
+            await asyncio.gather(*(one.end_sources(left()) for one in running))
             self._live.end_subscriptions()
             if self.api is not None:
                 await self.api.stop()
-            assert self._node is not None  # noqa: S101
             await self._node.settle(left())
             await asyncio.gather(*(one.close(left()) for one in running))
+            await dead_letters.close(left() + reserve)
         await self._closing.aclose()
         self._events.emit("GatewayStopped")
 
@@ -178,7 +192,11 @@ class Gateway:
                 one.port.stats()
         except RuntimeError:
             alive = False
-        return alive, {"Status": "ok" if alive else "starting or stopping", "Listeners": len(running)}
+        return alive, {
+            "Status": "ok" if alive else "starting or stopping",
+            "Region": self._settings.region,
+            "Listeners": len(running),
+        }
 
     def about(self) -> dict[str, object]:
         """This node, for programs that prepare resources for it."""
@@ -218,12 +236,22 @@ class Gateway:
             deliveries=[(one.name, name, stats) for one in running for name, stats in one.stats().items()],
             events=self._events,
             topics=self._topics,
+            queues=[
+                (one.name, place.resource.name, place.inlet.stats)
+                for one in running
+                for _, place in one.live_sources
+                if isinstance(place.inlet, SnsSource)
+            ],
+            dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
         )
 
     # Steps of the start
 
     def _listeners(self) -> list[RunningListener]:
         return list(self._registry.runtime.listeners.values()) if self._registry is not None else []
+
+    def _dead_letter_queues(self) -> list[DeadLetterQueue]:
+        return self._node.dead_letters.queues if self._node is not None else []
 
     def _refused(self, place: tuple[str | int, ...], cause: str) -> StartError:
         return StartError(str(self._config.locate(Finding(place, cause, ""))).removesuffix(", "))

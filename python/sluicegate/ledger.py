@@ -1,12 +1,14 @@
 """What must be written before a message may be acknowledged: the journal of sent `Id`s, and dead letters.
 
+Dead letters go to a file at once; those for SQS are handed to `deadletter_queue.py`, and `settle` waits for them.
+
 A disk that cannot be written must not stop the traffic, nor go unnoticed: what could not be written is an event with
 its number, and the gateway goes on.
 """
 
 from collections.abc import Mapping, Sequence
 
-from .deadletters import DeadLetter, DeadLetterFile
+from .deadletters import DeadLetter, DeadLetterPlace
 from .events import EventLog
 from .journal import Journal
 
@@ -15,7 +17,7 @@ class Ledger:
     """For all Listeners of a gateway. `dead_letters` by the PacketSource's name; a source may have none."""
 
     def __init__(
-        self, journal: Journal, dead_letters: Mapping[str, DeadLetterFile], events: EventLog
+        self, journal: Journal, dead_letters: Mapping[str, DeadLetterPlace], events: EventLog
     ) -> None:
         self._journal = journal
         self._dead_letters = dead_letters
@@ -34,12 +36,24 @@ class Ledger:
             consequence = "a retry after a restart would be sent again"
             self._events.emit("JournalFailed", Reason="WriteFailed", Detail=f"{detail}: {consequence}")
 
-    def failed(self, letters: Sequence[DeadLetter]) -> None:
-        """Entries of one PacketSource that were not sent."""
-        source = letters[0].source
-        file = self._dead_letters[source]
+    def failed(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
+        """Entries of one PacketSource that were not sent; `settles` as in `DeadLetterPlace.append`."""
+        first = letters[0]
+        place = self._dead_letters[first.source]
         try:
-            file.append(letters)
+            place.append(letters, settles=settles)
         except OSError as error:
-            detail = f"{len(letters)} dead letters could not be written to {file.path} ({error.strerror})"
-            self._events.emit("DeadLetterFailed", PacketSource=source, Reason="WriteFailed", Detail=detail)
+            self._events.emit(
+                "DeadLetterFailed",
+                Listener=first.listener,
+                PacketSource=first.source,
+                Reason="WriteFailed",
+                Detail=f"{len(letters)} dead letters could not be written to {place.name} ({error.strerror})",
+                Letters=len(letters),
+            )
+
+    async def settle(self, source: str) -> None:
+        """Return once every failure so far of this PacketSource is kept. `NotKept` when the gateway stops first."""
+        place = self._dead_letters.get(source)
+        if place is not None:
+            await place.settle()

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from . import _native
+from .aws import Aws
 from .config import Config
-from .deadletters import DeadLetterFile
+from .deadletter_places import DeadLetterPlaces
+from .deadletters import DeadLetterPlace
 from .destinations import DestinationContext
 from .egress import Egress
 from .events import EventLog, LiveEvents
+from .events.log_groups import LOG_SECONDS, LogGroups
 from .journal import Journal
 from .ledger import Ledger
 from .model import PacketSource
-from .resources import Complaint, Refused
+from .resources import Complaint, Desired, Refused
 from .sources.base import Source
+from .sources.sns import SnsSetting, SnsSource
 from .sources.topics import Binding, LocalTopicSource, Topics
 from .state import State
 
@@ -32,6 +36,7 @@ class Node:
         dataplane: _native.Dataplane,
         journal: Journal,
         topics: Topics,
+        aws: Aws,
     ) -> None:
         self.config = config
         self.events = events
@@ -40,11 +45,11 @@ class Node:
         self.dataplane = dataplane
         self.journal = journal
         self.topics = topics
-        self.dead_letters: dict[str, DeadLetterFile] = {}
-        """By PacketSource."""
-        self.ledger = Ledger(journal, self.dead_letters, events)
-        self.wanted: set[tuple[str, str]] = set()
-        """`(PacketSource, topic)` of those that take messages."""
+        self.dead_letters = DeadLetterPlaces(aws, events)
+        self.ledger = Ledger(journal, self.dead_letters.by_source, events)
+        self.log_groups = LogGroups(config.gateway, aws, events, live)
+        self._sns = SnsSetting(config.gateway, aws, state, events)
+        self._desired = Desired([], [], {})
         self._background: set[asyncio.Task[None]] = set()
 
     @property
@@ -64,6 +69,11 @@ class Node:
     def base_dir(self) -> Path:
         return self.config.base_dir
 
+    @property
+    def has_topics(self) -> bool:
+        """True if topics are the gateway's own; else they are on AWS."""
+        return self.config.gateway.sns is not None
+
     def destination_context(self, listener: str) -> DestinationContext:
         """What a Destination of this Listener may know."""
         return DestinationContext(
@@ -73,26 +83,45 @@ class Node:
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
         """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
 
-        A local topic is bound in every state: what is published to a source that is not Active fails, and is told.
+        A local topic is bound in every state: what is published to a source that is not Active fails, and is told. From
+        a topic on AWS nothing is taken then.
         """
+        if not self.has_topics:
+            setting = self._sns
+            return (
+                SnsSource(setting, source, source.listener_name, index, egress) if state == "Active" else None
+            )
         binding = Binding(source.name, index, egress, source.home_region, state)
         return LocalTopicSource(self.topics, source.sns_topic_source.topic_arn, binding)
 
-    def dead_letter_place(self, source: PacketSource) -> DeadLetterFile | None:
-        """Where its dead letters go; opened once, so that a path which cannot be written is found early."""
-        scheme, _, path = (source.dead_letter_queue_arn or "").partition(":")
-        if scheme != "file":
-            return None
-        file = DeadLetterFile(self.base_dir / path)
+    def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
+        """Where its dead letters are to go. Raises `Refused`."""
         try:
-            file.append([])
+            return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir)
         except OSError as error:
-            cause = f"dead letters cannot be written to {file.path} ({error.strerror})"
+            cause = f"dead letters cannot be written to {error.filename} ({error.strerror})"
             fix = "check the directory and its permissions"
             raise Refused(
                 Complaint("PacketSource", source.name, ("dead_letter_queue_arn",), cause, fix)
             ) from None
-        return file
+
+    def want(self, desired: Desired) -> None:
+        """What is to run from now on. What is not wanted any more is for `let_go` and `sweep` to end."""
+        self._desired = desired
+        self.dead_letters.tidy()
+
+    def let_go(self, source: str) -> None:
+        """A PacketSource was removed from a Listener, and all of its messages there have ended."""
+        if source not in self._desired.states:
+            self.dead_letters.use(source, None)
+            self.dead_letters.tidy()
+
+    def sweep(self) -> None:
+        """Begin to take away what was made on AWS for PacketSources that take no messages any more."""
+        sources = [] if self.has_topics else self._desired.packet_sources
+        named = {(one.name, one.sns_topic_source.topic_arn): one for one in sources}
+        active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
+        self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
 
     async def recall(self, sources: set[str]) -> dict[str, list[tuple[str, float]]]:
         """`(Id, seconds ago)` of what these PacketSources sent lately, oldest first."""
@@ -117,3 +146,9 @@ class Node:
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
+
+    async def close(self) -> None:
+        """After the Listeners and the live events."""
+        await self.dead_letters.close(0.0)
+        await self._sns.close()
+        await self.log_groups.close(LOG_SECONDS)

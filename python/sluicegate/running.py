@@ -109,17 +109,23 @@ class RunningListener:
         names = [place.resource.name for place in self.sources], [p.resource.name for p in self.destinations]
         self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
         self._egress.start(loop)
+        self.node.log_groups.hold(self, self.resource)
         self.node.live.watch(self.name, self.port)
         host, number = self.port.local_address
         self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
 
-    async def end_sources(self) -> None:
+    async def stop_sources(self) -> None:
         """Take no more messages."""
-        for _, place in self.live_sources:
-            await end_inlet(self.node, place)
+        await asyncio.gather(*(stop_inlet(place) for _, place in self.live_sources))
+
+    async def end_sources(self, seconds: float) -> None:
+        """After the egress is drained and before the Port is closed: what has not ended by then stays where it came
+        from, and is not to be counted as given up."""
+        await asyncio.gather(*(end_inlet(place, seconds) for _, place in self.live_sources))
 
     async def end(self, seconds: float) -> None:
-        """End what was taken within `seconds`, close the socket, and say what became of everything. Sources first."""
+        """End what was taken within `seconds`, close the socket, and say what became of everything. After
+        `stop_sources`."""
         deadline = asyncio.get_running_loop().time() + seconds
 
         def left() -> float:
@@ -128,7 +134,9 @@ class RunningListener:
         await asyncio.to_thread(self.port.stop)
         await self.end_deliveries(left())
         await self.egress.drain(left())
+        await self.end_sources(left())
         await self.close(left())
+        self.node.log_groups.drop(self)
 
     async def end_deliveries(self, seconds: float) -> None:
         """After the Port has stopped: deliver what is queued."""
@@ -159,13 +167,17 @@ class RunningListener:
                 await place.made.close()
 
 
-async def end_inlet(node: Node, place: SourcePlace) -> None:
-    """Take no more messages of a PacketSource; nor after a restart, if it is not wanted any more."""
+async def stop_inlet(place: SourcePlace) -> None:
+    """Take no more messages of a PacketSource."""
     if place.task is not None:
         place.task.cancel()
         await asyncio.gather(place.task, return_exceptions=True)
         place.task = None
+
+
+async def end_inlet(place: SourcePlace, seconds: float) -> None:
+    """Likewise, and let end what was taken, for at most so long."""
+    await stop_inlet(place)
     if place.inlet is not None:
+        await place.inlet.drain(seconds)
         await place.inlet.close()
-        if (place.resource.name, place.resource.sns_topic_source.topic_arn) not in node.wanted:
-            await place.inlet.remove()

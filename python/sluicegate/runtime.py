@@ -116,13 +116,9 @@ class Runtime:
         recalled: Mapping[str, list[tuple[str, float]]],
         plan: Plan,
     ) -> None:
-        self._node.wanted = {
-            (source.name, source.sns_topic_source.topic_arn)
-            for source in desired.packet_sources
-            if desired.states[source.name] == "Active"
-        }
         for change in changes.values():
             change.switch(recalled)
+        self._node.want(desired)
         running = {name: change.running for name, change in changes.items()}
         self.listeners = {name: running.get(name) or self.listeners[name] for name in _names(desired)}
         for name, what in plan.change.items():
@@ -130,11 +126,15 @@ class Runtime:
 
     async def _end(self, leaving: Mapping[str, RunningListener], plan: Plan) -> None:
         await asyncio.sleep(0)  # who is new takes messages from here on
+        still = [one for one in leaving.values() if not one.ended]
+        await asyncio.gather(*(one.stop_sources() for one in still))
+        await asyncio.gather(*(one.end(END_SECONDS) for one in still))
         for one in leaving.values():
-            await one.end_sources()
-        await asyncio.gather(*(one.end(END_SECONDS) for one in leaving.values() if not one.ended))
+            for _, place in one.live_sources:
+                self._node.let_go(place.resource.name)
         for name in plan.delete:
             await asyncio.to_thread(self._node.state.release_listener, name)
+        self._node.sweep()
 
     # Binding
 
@@ -149,7 +149,7 @@ class Runtime:
         for holder in leaving.values():
             if not holder.ended and self._in_the_way(holder, change.running.resource):
                 undo.push_async_callback(self._revive, holder)
-                await holder.end_sources()
+                await holder.stop_sources()
                 await holder.end(VACATE_SECONDS)
         try:
             await change.open(fixed)

@@ -1,13 +1,17 @@
 """Fixtures around `harness.py`: what they start, they stop."""
 
+import asyncio
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import uvloop
+from aws_server import aws_keys as aws_keys
+from aws_server import aws_server as aws_server
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
 from ministack import ministack as ministack
 
@@ -15,6 +19,11 @@ from ministack import ministack as ministack
 # stop a program as a user does.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Asynchronous tests run on the gateway's event loop."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class StartGateway(Protocol):

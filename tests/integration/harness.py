@@ -249,23 +249,39 @@ class Gateway:
     """`sluicegate run` on a configuration in `directory`.
 
     `text` has the Listeners and PacketSources; region, state, API and SNS endpoint are added. A Listener
-    whose `bind` names no port gets one that is free, and keeps it.
+    whose `bind` names no port gets one that is free, and keeps it. With `aws`, the endpoint of AWS's services,
+    there is no SNS endpoint of its own; `environment` then has the credentials.
     """
 
     def __init__(
-        self, directory: Path, text: str, handlers: Mapping[str, str] | None = None, place: Place = HOST
+        self,
+        directory: Path,
+        text: str,
+        handlers: Mapping[str, str] | None = None,
+        place: Place = HOST,
+        *,
+        region: str = "us-east-1",
+        aws: str | None = None,
+        reconcile_seconds: int = 300,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.place = place
+        self.environment = dict(environment or {})
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self.sns_url = f"http://127.0.0.1:{free_port()}"
         self.file = directory / "gateway.yaml"
         low = random.randrange(20_000, 32_000, 100)
         self.file.write_text(
-            "region: us-east-1\n"
+            f"region: {region}\n"
             "state: ./sluicegate.db\n"
             f"api: {{ bind: {self.api_url.removeprefix('http://')} }}\n"
-            f"sns: {{ bind: {self.sns_url.removeprefix('http://')} }}\n{text}\n"
+            + (
+                f"aws: {{ endpoint_url: '{aws}', reconcile_seconds: {reconcile_seconds} }}\n"
+                if aws
+                else f"sns: {{ bind: {self.sns_url.removeprefix('http://')} }}\n"
+            )
+            + f"{text}\n"
             # A share of its own: else another test run could take a port while its gateway is restarted.
             f"ports: {low}-{low + 99}\n"
         )
@@ -284,7 +300,7 @@ class Gateway:
 
     def spawn(self) -> Process:
         """Start the process without waiting for anything."""
-        self._process = Process([PROGRAM, "run", self.file], self.directory, self.place)
+        self._process = Process([PROGRAM, "run", self.file], self.directory, self.place, self.environment)
         return self._process
 
     def start(self) -> "Gateway":

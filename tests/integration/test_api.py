@@ -38,6 +38,9 @@ class FakeSender:
         self.sent.append(message)
         return Outcome(message.message_id, 3, 1, 1, [Failure(2, "RemoteDenied", "not listed")])
 
+    async def settle(self, source: int) -> None:
+        """Everything is kept at once."""
+
 
 @dataclass
 class Delivery:
@@ -157,6 +160,7 @@ async def test_a_posted_message_is_sent_and_each_entry_reported(rig: Rig) -> Non
         "Sent": 1,
         "Duplicates": 1,
         "Failures": [{"Index": 2, "Reason": "RemoteDenied", "Detail": "not listed"}],
+        "Settled": True,
     }
 
 

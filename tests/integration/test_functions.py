@@ -211,6 +211,36 @@ async def test_exception_is_reported_and_the_worker_lives_on(make: Make) -> None
     assert (await call(function))["pid"] == first["pid"]
 
 
+async def test_events_and_results_are_the_json_that_awss_runtime_makes(make: Make) -> None:
+    """Through the faster encoder or past it: what only AWS's own takes, and what only the faster one would."""
+    function = make("""
+        import datetime, decimal
+
+        RESULTS = {
+            "plain": {"Replies": [{"Tag": "t\u00e4g", "Data": ""}, None]},
+            "decimal": {"Value": decimal.Decimal("1.50")},
+            "keys": {1: "one", None: "none"},
+            "large": {"Value": 2**70},
+            "surrogate": {"Value": chr(0xD800)},
+            "bytes": b'{"Raw": true}',
+            "date": {"At": datetime.date(2026, 1, 1)},
+        }
+
+        def handler(event, context):
+            return {"Got": event["Value"]} if "Value" in event else RESULTS[event["Result"]]
+    """)
+    assert await call(function, Result="plain") == {"Replies": [{"Tag": "t\u00e4g", "Data": ""}, None]}
+    assert await call(function, Result="decimal") == {"Value": 1.5}
+    assert await call(function, Result="keys") == {"1": "one", "null": "none"}
+    assert await call(function, Result="large") == {"Value": 2**70}
+    assert await call(function, Result="surrogate") == {"Value": "\ud800"}
+    assert await call(function, Result="bytes") == {"Raw": True}
+    with pytest.raises(FunctionError, match="MarshalError"):
+        await call(function, Result="date")
+    for value in ({"a": [1, 2.5, None, True]}, "\u00e4\u20ac", 2**53):
+        assert await call(function, Value=value) == {"Got": value}
+
+
 async def test_a_result_that_is_not_json_is_an_error(make: Make) -> None:
     with pytest.raises(FunctionError, match="MarshalError"):
         await make("def handler(e, c): return {1, 2}").invoke(b"{}")

@@ -188,7 +188,8 @@ def test_exit_codes(gateway: StartGateway, tail: StartTail) -> None:
 def test_server_sent_events_end_with_the_gateway(gateway: StartGateway) -> None:
     running = gateway(CONFIG)
     http = httpx.Client(base_url=running.api_url, timeout=HANG_SECONDS, trust_env=False)
-    with http, http.stream("GET", "/v1/events", params={"direction": "in"}) as response, Client() as client:
+    wanted = {"direction": "in", "event": "PacketReceived"}
+    with http, http.stream("GET", "/v1/events", params=wanted) as response, Client() as client:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = response.iter_lines()
         client.send(b"x", running.address("decoder"))
@@ -242,7 +243,7 @@ def test_a_file_and_a_sample_of_packets_by_configuration(gateway: StartGateway) 
             return sum(
                 json.loads(line).get("Suppressed", 1)
                 for line in lines
-                if '"Packet' in line or "Skipped" in line
+                if '"Event":"Packet' in line or "Skipped" in line
             )
 
         running.process.stdout.wait(lambda lines: told(lines) >= 100, "every packet is told or counted")

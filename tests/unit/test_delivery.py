@@ -105,12 +105,14 @@ class Rig:
         self.events = Events()
         self.replies: list[tuple[str, bytes]] = []
         self.pauses: list[float] = []
+        self.delivered: list[tuple[int, str]] = []
         self.delivery = Delivery(
             Scripted(deliver, concurrency),
             self.reader,
             listener="decoder",
             events=self.events,
             reply=self.reply,
+            on_delivered=lambda packets, request_id: self.delivered.append((packets, request_id)),
             retry=RetryPolicy(attempts=attempts, first_seconds=1.0, longest_seconds=3.0),
             sleep=self.sleep,
             chance=lambda: 0.0,
@@ -237,6 +239,8 @@ async def test_a_failure_is_one_event_and_is_not_retried() -> None:
     assert balance(rig) == (20, 7)
     assert rig.delivery.stats.failed_by_reason == {"Refused": 7}
     [event] = rig.events.seen
+    assert [packets for packets, _ in rig.delivered] == [10, 10]
+    assert len({event["RequestId"], *(request_id for _, request_id in rig.delivered)}) == 3
     assert (event["Event"], event["Listener"], event["Destination"]) == ("DeliveryFailed", "decoder", "echo")
     assert (event["Reason"], event["Packets"]) == ("Refused", 7)
     assert len(event["Detail"]) <= 1000

@@ -45,6 +45,9 @@ class Batch:
     def records(self) -> list[bytes]:
         return [json.dumps(packet).encode() for packet in self.packets]
 
+    def lines(self) -> bytes:
+        return b"".join(record + b"\n" for record in self.records())
+
 
 def packet(data: str) -> dict[str, Any]:
     return {

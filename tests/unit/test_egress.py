@@ -51,6 +51,25 @@ async def test_send_returns_the_outcome_once_every_entry_has_ended(rig: Rig) -> 
     assert rig.egress.in_flight == 0
 
 
+async def test_messages_of_one_hand_over_end_one_by_one() -> None:
+    rig = Rig(room=3)
+    ended: list[Outcome] = []
+    messages = [Message(f"m{number}", 0, BODY) for number in range(4)]
+    assert rig.egress.try_submit(messages, ended.append) == 3
+    assert rig.egress.try_submit(messages[3:], ended.append) == 0
+    rig.port.end(entries=2)
+    rig.port.end((1, "InvalidTag", "altered"), entries=2)
+    await until(lambda: len(ended) == 2)
+    assert ended == [
+        Outcome("m0", 2, 2, 0, []),
+        Outcome("m1", 2, 1, 0, [Failure(1, "InvalidTag", "altered")]),
+    ]
+    rig.egress.close()
+    assert len(ended) == 2
+    assert [event["MessageId"] for event in rig.sink.named("SourceFailed")] == ["m1", "m2"]
+    rig.port.close()
+
+
 async def test_each_failed_entry_is_one_event_that_names_it(rig: Rig) -> None:
     assert rig.egress.try_submit([Message("m1", 0, BODY)]) == 1
     rig.port.end((0, "RemoteDenied", "not listed"), (1, "InvalidTag", "altered"), entries=2)

@@ -290,6 +290,7 @@ def test_batches_are_documents_and_records(dataplane: _native.Dataplane, client:
     document = json.loads(batch.body())
     assert [message["Data"] for message in document["Messages"]] == ["one", "two", "three"]
     assert [json.loads(record) for record in batch.records()] == document["Messages"]
+    assert batch.lines() == b"\n".join(batch.records()) + b"\n"
     assert not readable(reader.fileno(), 0)
     assert reader.read(10) == []
 

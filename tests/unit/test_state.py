@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import sluicegate
-from sluicegate.state import State, StateError
+from sluicegate.state import SourceQueue, State, StateError
 from sluicegate.state.migrations import LATEST
 
 PACKAGE = Path(sluicegate.__file__).parents[1]
@@ -271,3 +272,17 @@ def test_a_closed_state_says_so(path: Path) -> None:
     state.close()
     with pytest.raises(StateError, match="closed"):
         state.topics()
+
+
+def test_the_queues_of_sources_are_kept_changed_and_forgotten(path: Path) -> None:
+    first = SourceQueue("arn:1", "replies", "arn:topic", "arn:role", 1)
+    second = SourceQueue("arn:2", "other", "arn:topic", None, 3, "https://queue", '{"a": "b"}')
+    with State.open(path) as state:
+        state.keep_source_queue(first)
+        state.keep_source_queue(second)
+        state.keep_source_queue(replace(first, url="https://first"))
+    with State.open(path) as state:
+        assert state.source_queues() == [replace(first, url="https://first"), second]
+        state.forget_source_queue("arn:1")
+        state.forget_source_queue("arn:1")
+        assert state.source_queues() == [second]

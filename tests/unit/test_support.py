@@ -39,7 +39,6 @@ def test_a_plain_gateway_is_available() -> None:
     [
         ({"listeners": [{"protocol": "wg"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
-        ({"listeners": [{"log_group_name": "g"}]}, ("listeners", 0, "log_group_name")),
         (
             {"listeners": [{"client_restrictions": {"domains": ["a.example"]}}]},
             ("listeners", 0, "client_restrictions", "domains"),
@@ -59,7 +58,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
         {"formatter": "coap"},
         {"filter_expression": "[0] == 1"},
         {"metrics_enabled": True},
-        {"log_group_name": "g"},
         {"destination_arn": "arn:aws:lambda:us-east-1:123456789012:function:f"},
         {"destination_arn": "https://example.com/"},
         {"destination_arn": "nats://h/s"},
@@ -68,24 +66,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
 def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
     found = unavailable(GatewayConfig.model_validate({"listeners": [{"destinations": [fields]}]}))
     assert [finding.path for finding in found] == [("listeners", 0, "destinations", 0, next(iter(fields)))]
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"dead_letter_queue_arn": "arn:aws:sqs:us-east-1:000000000000:dead"},
-    ],
-)
-def test_what_a_source_cannot_do_yet(fields: dict[str, Any]) -> None:
-    document = {"sns": {}, "listeners": [{}], "packet_sources": [source(**fields)]}
-    found = unavailable(GatewayConfig.model_validate(document))
-    assert [finding.path for finding in found] == [("packet_sources", 0, next(iter(fields)))]
-
-
-def test_topics_on_aws_need_a_later_version() -> None:
-    found = unavailable(GatewayConfig.model_validate({"listeners": [{}], "packet_sources": [source()]}))
-    assert [finding.path for finding in found] == [("packet_sources", 0, "sns_topic_source")]
-    assert "sns:" in found[0].fix
 
 
 def test_a_map_of_arns_is_located_by_region() -> None:

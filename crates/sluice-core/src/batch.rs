@@ -30,6 +30,19 @@ impl Batch {
         let starts = std::iter::once(HEAD.len()).chain(self.ends.iter().map(|&end| end as usize + 1));
         starts.zip(&self.ends).map(|(start, &end)| &self.body[start..end as usize])
     }
+
+    /// Length of what [`write_lines`](Self::write_lines) writes.
+    pub fn lines_len(&self) -> usize {
+        self.ends.last().map_or(0, |&end| end as usize + 1 - HEAD.len())
+    }
+
+    /// The packets as lines (NDJSON), into a buffer of [`lines_len`](Self::lines_len) bytes.
+    pub fn write_lines(&self, out: &mut [u8]) {
+        out.copy_from_slice(&self.body[HEAD.len()..][..out.len()]);
+        for &end in &self.ends {
+            out[end as usize - HEAD.len()] = b'\n';
+        }
+    }
 }
 
 /// Gathers the packets of one Destination.
@@ -188,6 +201,9 @@ mod tests {
                 assert!(batch.body().len() <= size || batch.count() == 1);
                 let parsed: serde_json::Value = serde_json::from_slice(batch.body()).unwrap();
                 assert_eq!(parsed["Messages"].as_array().unwrap().len(), batch.count());
+                let mut lines = vec![0; batch.lines_len()];
+                batch.write_lines(&mut lines);
+                assert_eq!(lines, batch.records().flat_map(|r| [r, b"\n"].concat()).collect::<Vec<_>>());
                 out.extend(batch.records().map(|r| String::from_utf8(r.to_vec()).unwrap()));
             };
             for (i, len) in lens.iter().enumerate() {

@@ -111,17 +111,15 @@ enum Document<'a> {
 
 fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Document<'a>, String> {
     // JSON is UTF-8 (RFC 8259, section 8.1): also where nobody reads, so that a body has one verdict.
-    if let Err(error) = std::str::from_utf8(body) {
-        return Err(format!("not UTF-8 (at byte {})", error.valid_up_to()));
-    }
-    let mut json = serde_json::Deserializer::from_slice(body);
+    let body = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 (at byte {})", error.valid_up_to()))?;
+    let mut json = serde_json::Deserializer::from_str(body);
     let whole = json.deserialize_any(DocumentVisitor { list }).and_then(|document| json.end().map(|()| document));
     whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(&error)))
 }
 
 /// The slow way: the array's elements are cut out by grammar alone, then each stands or falls by itself.
-fn parse_each<'a>(body: &'a [u8], list: &str) -> Option<Document<'a>> {
-    let fields: std::collections::HashMap<Cow<'a, str>, &'a RawValue> = serde_json::from_slice(body).ok()?;
+fn parse_each<'a>(body: &'a str, list: &str) -> Option<Document<'a>> {
+    let fields: std::collections::HashMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(body).ok()?;
     let elements: Vec<&'a RawValue> = serde_json::from_str(fields.get(list)?.get()).ok()?;
     let element = |raw: &'a RawValue| {
         serde_json::from_str(raw.get()).unwrap_or_else(|error| Element::Malformed(describe(&error)))

@@ -265,6 +265,13 @@ impl Batch {
         let records: Vec<_> = self.0.records().map(|record| PyBytes::new(py, record)).collect();
         PyList::new(py, records)
     }
+
+    fn lines<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        PyBytes::new_with(py, self.0.lines_len(), |out| {
+            self.0.write_lines(out);
+            Ok(())
+        })
+    }
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]

@@ -4,6 +4,7 @@ On loopback it asks for no credentials; what keeps web pages out is in `sources/
 is given an `Authenticator` (`keys.py`). Errors are `application/problem+json`, for unknown paths and wrong methods too.
 """
 
+import asyncio
 import time
 from typing import Protocol
 from uuid import uuid4
@@ -91,7 +92,7 @@ def create_app(
         sender, index, state = found
         if state != "Active":
             raise HTTPException(409, f"PacketSource {name} is {state}: it takes messages when Active")
-        message = Message(str(uuid4()), index, body, time.time())
+        message = Message(str(uuid4()), index, body, time.time(), settles=False)
         try:
             outcome = await sender.send(message, room_seconds=room_seconds)
         except EgressFull:
@@ -100,7 +101,8 @@ def create_app(
             ) from None
         except EgressClosed:
             raise HTTPException(503, "the Listener of this PacketSource is stopping") from None
-        return _json(_shown(outcome))
+        settled = not outcome.failures or await _settled(sender, index, room_seconds)
+        return _json(_shown(outcome) | {"Settled": settled})
 
     middleware = [Middleware(HostChecked)]
     if authenticator is not None:
@@ -132,6 +134,16 @@ class HostChecked:
             await self._app(scope, receive, send)
         else:
             await problems.problem(403, refused)(scope, receive, send)
+
+
+async def _settled(sender: Sender, index: int, seconds: float) -> bool:
+    """True once the failures are where dead letters go, if they go anywhere."""
+    try:
+        async with asyncio.timeout(seconds):
+            await sender.settle(index)
+    except (TimeoutError, EgressClosed):
+        return False
+    return True
 
 
 def _shown(outcome: Outcome) -> dict[str, object]:

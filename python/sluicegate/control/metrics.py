@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sluicegate.deadletter_queue import DeadLetterStats
 from sluicegate.events import EventLog
+from sluicegate.sources.sns_consumer import SourceStats
 from sluicegate.sources.topics import Topics
 
 
@@ -44,12 +46,15 @@ class PortStats(Protocol):
 
 @dataclass(slots=True)
 class MetricSources:
-    """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`."""
+    """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`, `dead_letters`
+    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`."""
 
     ports: Sequence[PortStats] = ()
     deliveries: Sequence[tuple[str, str, DeliveryStats]] = ()
     events: EventLog | None = None
     topics: Topics | None = None
+    queues: Sequence[tuple[str, str, SourceStats]] = ()
+    dead_letters: Sequence[tuple[str, DeadLetterStats]] = ()
 
 
 def exposition(read: Callable[[], MetricSources]) -> Callable[[], bytes]:
@@ -106,6 +111,21 @@ _SOURCE = (
     _Spec("source_duplicates", "Duplicates", "Entries not sent because they had been sent before."),
     _Spec("source_failed_entries", "Failed", "Entries that were not sent, by reason.", by="reason"),
 )
+
+_QUEUE = (
+    ("received", "Messages received from the source's queues on AWS.", False),
+    ("redelivered", "Those of them that SQS had given out before.", False),
+    ("repeated", "Those of them that had ended, or are being sent: deleted, not sent again.", False),
+    ("skipped", "Those of them that another region's gateway sends.", False),
+    ("deleted", "Messages deleted from the queues.", False),
+    ("extended", "Times that a message was kept from others for longer.", False),
+    ("extend_failures", "Times that this failed: the message comes again.", False),
+    ("poll_errors", "Receive requests that failed.", False),
+    ("delete_errors", "Deletes that failed; they are tried again.", False),
+    ("in_flight", "Messages received and not yet deleted.", True),
+    ("polls", "Receive requests under way.", True),
+)
+"""Fields of `SourceStats`: name, help, gauge."""
 
 
 @dataclass
@@ -165,6 +185,22 @@ class _GatewayCollector(Collector):
             topics = sources.topics
             families.add("sns_unrouted_messages", "Messages to topics without source.", {}, topics.unrouted)
             families.add("sns_throttled_messages", "Messages refused as Throttled.", {}, topics.throttled)
+        for listener_name, source_name, source_stats in sources.queues:
+            labels = {"listener": listener_name, "packet_source": source_name}
+            for name, help_text, gauge in _QUEUE:
+                value = getattr(source_stats, name)
+                families.add(f"source_queue_{name}", help_text, labels, value, gauge=gauge)
+        for queue, letters in sources.dead_letters:
+            labels = {"queue": queue}
+            families.add("dead_letters_kept", "Dead letters that the queue took.", labels, letters.kept)
+            families.add("dead_letters_lost", "Dead letters that were given up.", labels, letters.lost)
+            families.add(
+                "dead_letters_waiting",
+                "Dead letters not yet in the queue.",
+                labels,
+                letters.waiting,
+                gauge=True,
+            )
         return list(families.made.values())
 
 

@@ -56,6 +56,9 @@ class PacketBatch(Protocol):
     def records(self) -> list[bytes]:
         """One JSON RequestPacket each, without line breaks."""
 
+    def lines(self) -> bytes:
+        """The same as lines, each with its line break (NDJSON)."""
+
 
 class DestinationError(Exception):
     """A Destination cannot be made from what the user wrote; raised before any side effect.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Protocol
 import structlog
 
 from sluicegate.destinations.base import DeliveryError, Destination, EventSink, PacketBatch, delivery_id
+from sluicegate.faults import log_fault
 
 log = structlog.get_logger("sluicegate.delivery")
 
@@ -92,9 +92,10 @@ class _Job:
 class Delivery:
     """Delivers what `reader` yields to `destination`, from `start` to the end of `drain`.
 
-    `destination` is provisioned before and closed after by the owner. `reply` gets the answers. `counters` are those of
-    the Delivery whose queue this one takes over. `sleep` and `chance` are there for tests. Everything runs in the event
-    loop that called `start`.
+    `destination` is provisioned before and closed after by the owner. `reply` gets the answers, `on_delivered` the
+    packets and the request id of each batch that the service took. `counters` are those of the Delivery whose queue
+    this one takes over. `sleep` and `chance` are there for tests. Everything runs in the event loop that called
+    `start`.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Delivery:
         listener: str,
         events: EventSink,
         reply: Reply,
+        on_delivered: Callable[[int, str], None] = lambda packets, request_id: None,
         retry: RetryPolicy | None = None,
         counters: DeliveryStats | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -115,6 +117,7 @@ class Delivery:
         self._listener = listener
         self._events = events
         self._reply = reply
+        self._on_delivered = on_delivered
         self._retry = retry or RetryPolicy()
         self._sleep = sleep
         self._chance = chance
@@ -288,7 +291,12 @@ class Delivery:
             self._reply_failed(job, "Shutdown", "the gateway stopped before the answer was sent")
             raise
         except Exception as error:
-            _log_fault("the answer of a Destination could not be handed on", self._destination.name, error)
+            log_fault(
+                log,
+                "the answer of a Destination could not be handed on",
+                error,
+                destination=self._destination.name,
+            )
             self._reply_failed(
                 job, "InternalError", "the gateway could not hand on the answer; its log says where"
             )
@@ -303,6 +311,7 @@ class Delivery:
         job.ended = True
         self._stats.batches_delivered += 1
         self._stats.packets_delivered += job.packets
+        self._on_delivered(job.packets, job.request_id)
         return True
 
     def _failed(self, job: _Job, reason: str, detail: str) -> None:
@@ -319,7 +328,12 @@ class Delivery:
         )
 
     def _internal_error(self, job: _Job, error: BaseException) -> None:
-        _log_fault("a Destination raised what its contract does not allow", self._destination.name, error)
+        log_fault(
+            log,
+            "a Destination raised what its contract does not allow",
+            error,
+            destination=self._destination.name,
+        )
         detail = (
             f"the Destination failed with an unexpected {type(error).__name__}; the gateway's log says where"
         )
@@ -340,7 +354,7 @@ class Delivery:
             self._events.emit(event, Listener=self._listener, Destination=self._destination.name, **fields)
         except Exception as error:
             # The failure is counted already; a broken sink must not stop delivery.
-            _log_fault("the event sink failed", self._destination.name, error)
+            log_fault(log, "the event sink failed", error, destination=self._destination.name)
 
 
 def _cancelled_by_us() -> bool:
@@ -360,11 +374,3 @@ def _kind(start: bytes) -> str:
     if start[:1].isdigit() or start.startswith(b"-"):
         return "a number"
     return "a boolean" if start.rstrip() in (b"true", b"false") else "not JSON"
-
-
-def _log_fault(what: str, destination: str, error: BaseException) -> None:
-    """Where and of which type, but not the text: that is a library's, and may quote credentials."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
-    log.error(what, destination=destination, error=type(error).__name__, where=where)
-    log.debug(what, destination=destination, exc_info=error)

@@ -57,7 +57,7 @@ class FileDestination(Destination):
             ) from error
 
     async def deliver(self, batch: PacketBatch) -> bytes | None:
-        data = b"\n".join(batch.records()) + b"\n"
+        data = batch.lines()
         try:
             await self._thread.call(lambda: self._append(data))
         except OSError as error:

@@ -42,6 +42,7 @@ class Subscription:
         self._chunks: list[bytes] = []
         self._bytes = 0
         self._dropped = 0
+        self._missing = 0
         self._ended = False
         self._woken = False
 
@@ -49,6 +50,11 @@ class Subscription:
     def ended(self) -> bool:
         """True once nothing more will come."""
         return self._ended
+
+    @property
+    def missing(self) -> int:
+        """Lines that did not fit, since the start."""
+        return self._missing
 
     def put(self, lines: bytes) -> int:
         """Take whole lines; how many of them did not fit. From any thread."""
@@ -58,6 +64,7 @@ class Subscription:
             if self._bytes + len(lines) > self._limit:
                 missing = lines.count(b"\n")
                 self._dropped += missing
+                self._missing += missing
                 return missing
             self._chunks.append(lines)
             self._bytes += len(lines)

@@ -6,22 +6,62 @@ says so (`packets_per_second`), but not through the hub, whose subscriptions wou
 """
 
 import json
+from collections.abc import Callable
 
 import orjson
 
+from sluicegate.events.batches import Batches, BatchWatch
 from sluicegate.events.filter import Filter, FilterError
 from sluicegate.events.hub import Hub, Subscription
 from sluicegate.events.log import EventLog
 from sluicegate.events.native import NativeEvents, Watchable
-from sluicegate.events.types import NATIVE
+from sluicegate.events.types import NATIVE, TYPES
 
 SUBSCRIPTIONS = 16
 """At most: each costs the I/O thread time for every packet that it shows."""
 ICMP_RATE = 100  # events a second and Listener
+ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 
 
 class TooManySubscriptions(Exception):
     """As many as there may be watch already."""
+
+
+class Arrivals:
+    """A sample of what arrives at one Listener and of what takes it: at most `rate` events of each a second."""
+
+    def __init__(
+        self,
+        listener: str,
+        rate: int,
+        show: Callable[[bytes], object],
+        batches: Batches,
+        ports: list[Watchable],
+    ) -> None:
+        self._listener = listener
+        self._spec = json.dumps({"Events": ARRIVALS, "Rate": rate})
+        self._show = show
+        self._batches = batches.watch(Filter(listeners=frozenset([listener]), rate=rate), show)
+        self._packets: dict[Watchable, NativeEvents] = {}
+        for port in ports:
+            self.watch(listener, port)
+
+    def watch(self, listener: str, port: Watchable) -> None:
+        """A Listener is open; perhaps it is this one."""
+        if listener == self._listener:
+            self._packets[port] = NativeEvents(port, self._spec, self._show)
+
+    def unwatch(self, port: Watchable) -> None:
+        """This Port is closed."""
+        watch = self._packets.pop(port, None)
+        if watch is not None:
+            watch.close()
+
+    def close(self) -> None:
+        """Show what is left, and end. Safe to call twice."""
+        for port in list(self._packets):
+            self.unwatch(port)
+        self._batches.close()
 
 
 class LiveEvents:
@@ -33,8 +73,25 @@ class LiveEvents:
         self._hub = Hub()
         self._ports: dict[str, Watchable] = {}
         self._always: dict[Watchable, list[NativeEvents]] = {}
-        self._watches: dict[Subscription, list[NativeEvents]] = {}
+        self._watches: dict[Subscription, list[NativeEvents | BatchWatch]] = {}
+        self._arrivals: list[Arrivals] = []
+        self.batches = Batches(log)
+        if packets_per_second:
+            self.batches.watch(Filter(rate=packets_per_second), self._forward_sample)
         log.add_sink(self._hub)
+
+    def sample_arrivals(self, listener: str, rate: int, show: Callable[[bytes], object]) -> Arrivals:
+        """Show what arrives at a Listener that is open, or will be; until `end_arrivals`."""
+        ports = [port for name, port in self._ports.items() if name == listener]
+        arrivals = Arrivals(listener, rate, show, self.batches, ports)
+        self._arrivals.append(arrivals)
+        return arrivals
+
+    def end_arrivals(self, arrivals: Arrivals) -> None:
+        """Show no more of them. Safe to call twice."""
+        if arrivals in self._arrivals:
+            self._arrivals.remove(arrivals)
+        arrivals.close()
 
     def watch(self, listener: str, port: Watchable) -> None:
         """A Listener is open: from now on its events are to be had, also by those who watch already."""
@@ -45,6 +102,8 @@ class LiveEvents:
         if self._sample:
             sample = json.dumps({"Events": NATIVE, "Rate": self._sample})
             always.append(NativeEvents(port, sample, self._forward_sample))
+        for arrivals in self._arrivals:
+            arrivals.watch(listener, port)
         for subscription, watches in self._watches.items():
             self._show(subscription, listener, port, watches)
 
@@ -54,6 +113,8 @@ class LiveEvents:
             del self._ports[listener]
         for watch in self._always.pop(port, ()):
             watch.close()
+        for arrivals in self._arrivals:
+            arrivals.unwatch(port)
 
     def subscribe(self, wanted: Filter) -> Subscription:
         """A stream of what `wanted` takes, until it is closed or the gateway stops.
@@ -65,7 +126,7 @@ class LiveEvents:
         if len(self._watches) >= SUBSCRIPTIONS:
             raise TooManySubscriptions(f"{SUBSCRIPTIONS} clients watch already: end one of them")
         subscription = Subscription(wanted, on_close=self._closed)
-        watches: list[NativeEvents] = []
+        watches: list[NativeEvents | BatchWatch] = [self.batches.watch(wanted, self._shower(subscription))]
         for listener, port in self._ports.items():
             self._show(subscription, listener, port, watches)
         self._watches[subscription] = watches
@@ -82,23 +143,33 @@ class LiveEvents:
     def close(self) -> None:
         """End everything. After the Listeners are closed, so that their last events are not lost."""
         self.end_subscriptions()
+        for arrivals in self._arrivals:
+            arrivals.close()
+        self.batches.close()
         for watch in (watch for watches in self._always.values() for watch in watches):
             watch.close()
+        self._arrivals.clear()
         self._always.clear()
         self._ports.clear()
 
     def _show(
-        self, subscription: Subscription, listener: str, port: Watchable, watches: list[NativeEvents]
+        self,
+        subscription: Subscription,
+        listener: str,
+        port: Watchable,
+        watches: list[NativeEvents | BatchWatch],
     ) -> None:
+        spec = subscription.filter.native(listener)
+        if spec is not None:
+            watches.append(NativeEvents(port, spec, self._shower(subscription)))
+
+    def _shower(self, subscription: Subscription) -> Callable[[bytes], None]:
         wanted = subscription.filter
-        spec = wanted.native(listener)
-        if spec is None:
-            return
 
         def show(lines: bytes) -> None:
             self._hub.dropped += subscription.put(lines if wanted.is_exact else _taken(wanted, lines))
 
-        watches.append(NativeEvents(port, spec, show))
+        return show
 
     def _forward_sample(self, lines: bytes) -> None:
         self._log.forward(lines, skip=self._hub)

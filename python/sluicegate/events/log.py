@@ -63,6 +63,7 @@ class EventLog:
         limit: int = 100,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        # Replaced as a whole: it is gone through without the lock too.
         self._sinks = list(sinks)
         self._node = node
         self._region = region
@@ -78,7 +79,13 @@ class EventLog:
 
     def add_sink(self, sink: Sink) -> None:
         """Write events from now on to this sink too."""
-        self._sinks.append(sink)
+        with self._lock:
+            self._sinks = [*self._sinks, sink]
+
+    def remove_sink(self, sink: Sink) -> None:
+        """Write no more events to it; closing it is the caller's care."""
+        with self._lock:
+            self._sinks = [one for one in self._sinks if one is not sink]
 
     def emit(self, event: str, /, **fields: object) -> None:
         """Write one event. Field names are PascalCase; snake_case is taken too. None means absent."""
@@ -160,7 +167,17 @@ class EventLog:
             self._write(event, {**named, "Suppressed": count}, now)
         self._suppressed.clear()
 
+    def render(self, event: str, /, **fields: object) -> bytes:
+        """One event as a line; it is written nowhere and not counted."""
+        named = {_pascal(name): value for name, value in fields.items() if value is not None}
+        return self._line(event, named, self._clock())
+
     def _write(self, event: str, named: dict[str, object], now: float) -> None:
+        line = self._line(event, named, now)
+        for sink in self._sinks:
+            sink.write(line)
+
+    def _line(self, event: str, named: dict[str, object], now: float) -> bytes:
         entry: dict[str, object] = {"Time": iso_milliseconds(now), "Event": event}
         if self._node is not None:
             entry["Node"] = self._node
@@ -173,11 +190,9 @@ class EventLog:
             if name not in _ORDERED:
                 entry[name] = "[redacted]" if name in _SECRET else value
         try:
-            line = orjson.dumps(entry, default=str, option=_OPTIONS)
+            return orjson.dumps(entry, default=str, option=_OPTIONS)
         except Exception:  # a value that JSON cannot hold must not cost the event
-            line = orjson.dumps({name: _plain(value) for name, value in entry.items()}, option=_OPTIONS)
-        for sink in self._sinks:
-            sink.write(line)
+            return orjson.dumps({name: _plain(value) for name, value in entry.items()}, option=_OPTIONS)
 
 
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS

@@ -27,7 +27,7 @@ class NativeEvents:
     `on_lines` gets whole lines of JSON, many in one call, in the loop. `filter_json` as `Port.events` takes it.
     """
 
-    def __init__(self, port: Watchable, filter_json: str, on_lines: Callable[[bytes], None]) -> None:
+    def __init__(self, port: Watchable, filter_json: str, on_lines: Callable[[bytes], object]) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_lines = on_lines
         self._watch: NativeWatch | None = port.events(filter_json)

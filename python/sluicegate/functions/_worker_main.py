@@ -32,7 +32,42 @@ def main() -> None:
     sys.argv = ["awslambdaric", target]
     from awslambdaric.__main__ import main as runtime  # type: ignore[import-untyped]
 
+    _speed_up_json()
     runtime(sys.argv)
+
+
+def _speed_up_json() -> None:
+    """Events and results through orjson, a third of the time; what it refuses goes the runtime's own way.
+
+    The runtime names this attribute as the place to do so; a handler that sets its own comes later and wins.
+    """
+    import orjson
+    from awslambdaric.lambda_runtime_client import BaseLambdaRuntimeClient  # type: ignore[import-untyped]
+    from awslambdaric.lambda_runtime_marshaller import LambdaMarshaller  # type: ignore[import-untyped]
+
+    # Refused by AWS, so not to be accepted here either.
+    options = (
+        orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_SUBCLASS
+    )
+
+    class Marshaller(LambdaMarshaller):  # type: ignore[misc]
+        def unmarshal_request(self, request: bytes, content_type: str = "application/json") -> object:
+            if content_type == "application/json":
+                try:
+                    return orjson.loads(request)
+                except orjson.JSONDecodeError:
+                    pass
+            return super().unmarshal_request(request, content_type)
+
+        def marshal_response(self, response: object) -> tuple[object, str]:
+            if not isinstance(response, bytes):
+                try:
+                    return orjson.dumps(response, None, options), "application/json"
+                except TypeError:
+                    pass
+            return super().marshal_response(response)  # type: ignore[no-any-return]
+
+    BaseLambdaRuntimeClient.marshaller = Marshaller()
 
 
 if __name__ == "__main__":

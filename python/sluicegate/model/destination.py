@@ -88,8 +88,9 @@ class Destination(Resource):
     metrics_enabled: bool = False
     """Publish packets and bytes in and out to CloudWatch."""
     log_group_name: str | None = None
-    """The CloudWatch log group for this Destination's delivery errors."""
+    """The CloudWatch log group for this Destination's delivery errors, written with its `role`."""
     enable_logging: bool | None = None
+    """false: nothing is written to `log_group_name`."""
 
     @field_validator("destination_arn", mode="before")
     @classmethod

@@ -75,6 +75,8 @@ class Aws(Resource):
 
     endpoint_url: Annotated[str, AfterValidator(_url)] | None = None
     """One endpoint for all AWS calls, e.g. a local emulator."""
+    reconcile_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300
+    """How often the queues and subscriptions of PacketSources are checked, and put right."""
 
 
 class Events(Resource):
@@ -89,7 +91,11 @@ class Events(Resource):
     keep: Annotated[int, Field(ge=1, le=1000)] = 5
     """How many old files remain: `FILE.1` is the newest."""
     packets_per_second: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """So many events of single packets a second and Listener are written too; 0 for none."""
+    """So many events of single packets a second and Listener are written too; 0 for none. Batches that were delivered
+    likewise."""
+    log_group_packets_per_second: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """So many events of arriving packets a second go to a Listener's `log_group_name`; 0 for none. Batches that were
+    delivered likewise."""
 
 
 class GatewayConfig(Resource):

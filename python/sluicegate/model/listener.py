@@ -109,7 +109,7 @@ class Listener(Resource):
     decapsulated_delivery: bool = False
     """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""
     log_group_name: str | None = None
-    """The CloudWatch log group for packet events and delivery errors."""
+    """The CloudWatch log group for failures and a sample of arriving packets."""
     session_idle_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     """Seconds after its last packet for which a plain UDP remote counts as having a session."""
     description: str | None = None

@@ -1,17 +1,22 @@
 """PacketSource: what may send datagrams out of a Listener (contract section 1.3)."""
 
+import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from .address import Network
 from .base import Resource, invalid
-from .names import Name, Region, Role, TopicArn, is_arn, topic_region
+from .names import Name, Region, Role, TopicArn, topic_region
+
+_QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}")
 
 
 def _dead_letters(text: str) -> str:
-    if (is_arn(text) and text.split(":")[2] == "sqs") or (text.startswith("file:") and text != "file:"):
+    if _QUEUE_ARN.fullmatch(text) or (text.startswith("file:") and text != "file:"):
         return text
+    if text.endswith(".fifo"):
+        raise invalid(f'"{text}" is a FIFO queue, and dead letters come in no order', "use a standard queue")
     raise invalid(
         f'"{text}" cannot take dead letters',
         "use an SQS queue ARN (arn:aws:sqs:REGION:ACCOUNT:NAME) or file:PATH.ndjson",

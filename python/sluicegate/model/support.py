@@ -11,7 +11,6 @@ from .base import Finding, Path, Resource
 from .destination import Destination, Target, parse_target
 from .gateway import GatewayConfig
 from .listener import Listener
-from .packet_source import PacketSource
 
 _R = TypeVar("_R", bound=Resource)
 
@@ -25,12 +24,6 @@ _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
         lambda r: bool(r.client_restrictions.domains),
         "restricting clients by domain",
         "list their networks in `networks`",
-    ),
-    (
-        "log_group_name",
-        lambda r: r.log_group_name is not None,
-        "writing to CloudWatch Logs",
-        "remove it: events go to standard output",
     ),
 ]
 
@@ -47,21 +40,6 @@ _DESTINATION: list[tuple[str, Callable[[Destination], bool], str, str]] = [
         lambda r: r.metrics_enabled,
         "publishing metrics to CloudWatch",
         "remove it and read `/metrics` of the API",
-    ),
-    (
-        "log_group_name",
-        lambda r: r.log_group_name is not None,
-        "writing to CloudWatch Logs",
-        "remove it: events go to standard output",
-    ),
-]
-
-_PACKET_SOURCE: list[tuple[str, Callable[[PacketSource], bool], str, str]] = [
-    (
-        "dead_letter_queue_arn",
-        lambda r: r.dead_letter_queue_arn is not None and r.dead_letter_queue_arn.startswith("arn:"),
-        "keeping dead letters in SQS",
-        "use file:PATH.ndjson",
     ),
 ]
 
@@ -84,17 +62,6 @@ def unavailable(config: GatewayConfig) -> list[Finding]:
             inner = (*path, "destinations", position)
             found += _apply(_DESTINATION, destination, inner)
             found += _targets(destination, inner)
-    for index, source in enumerate(config.packet_sources):
-        path = ("packet_sources", index)
-        found += _apply(_PACKET_SOURCE, source, path)
-        if config.sns is None:
-            found.append(
-                _finding(
-                    (*path, "sns_topic_source"),
-                    "subscribing to topics on AWS",
-                    "add `sns: { bind: 127.0.0.1:4566 }`",
-                )
-            )
     return found
 
 

@@ -3,16 +3,17 @@
 A Source carries one PacketSource's messages to the Egress of its Listener and nothing else: parsing, policy
 and sending are native, outcomes and events are `egress.py`'s. Life cycle, in this order and each once:
 
-    provision   create or check what the source needs outside the process (a topic, a subscription); take no
-    message run         take messages until cancelled; acknowledge a message only after its outcome close
-    undo what must not outlive the process, and nothing that a restart would miss
+    provision   create or check what the source needs outside the process; take no message
+    run         take messages until cancelled; acknowledge a message only after its outcome
+    drain       let end what was taken
+    close       undo what must not outlive the process, and nothing that a restart would miss
 
 `provision` may raise, and then nothing of the new configuration starts. `run` never raises for what a message
 holds.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sluicegate.egress import Message, Outcome
@@ -25,14 +26,18 @@ class Sender(Protocol):
     def full(self) -> bool:
         """True while `try_submit` would take nothing."""
 
-    def try_submit(self, messages: Sequence[Message]) -> int:
-        """Take messages without waiting; how many, from the first on."""
+    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
+        """Take messages without waiting; how many, from the first on. `ended` gets the outcome of each."""
 
     def submit_later(self, message: Message) -> None:
         """Take a message that must not be refused any more."""
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         """Take a message, waiting for room, and return once each of its entries has ended."""
+
+    async def settle(self, source: int) -> None:
+        """Return once every failure reported so far for this PacketSource is kept where its dead letters go: then
+        a message may be acknowledged. `EgressClosed` when the gateway stops first."""
 
 
 class Source(ABC):
@@ -52,10 +57,9 @@ class Source(ABC):
     async def run(self) -> None:
         """Take messages until cancelled."""
 
+    async def drain(self, seconds: float) -> None:  # noqa: B027 most sources have nothing of their own to end
+        """After `run`: wait for at most so long until what was taken has ended and is acknowledged."""
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of what was provisioned for this process only. Safe to call twice."""
-
-    async def remove(self) -> None:  # noqa: B027  most have nothing to take away
-        """The PacketSource is no more, or has other settings: take away what `provision` made and a restart would have
-        found again. After `close`; reports what it cannot take away, and does not raise."""

@@ -11,10 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import orjson
-
 from sluicegate.egress import Message
 from sluicegate.sources.base import Sender, Source
+from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
 
 ACCOUNT_ID = "000000000000"
 PAGE_SIZE = 100  # ListTopics answers up to 100 topics, as SNS does
@@ -202,27 +201,18 @@ class Topics:
     def _refusal(self, binding: Binding, attributes: Attributes) -> tuple[str, str] | None:
         if binding.state != "Active":
             return "SourceDisabled", f"PacketSource {binding.source} is {binding.state}"
-        wanted = attributes.get("EgressRegion")
+        wanted = attributes.get(ATTRIBUTE)
         if wanted is None:
             if binding.home_region is None or binding.home_region == self.region:
                 return None
             home = f"the HomeRegion of {binding.source} is {binding.home_region}"
             return "WrongRegion", f"no EgressRegion, and {home}, not {self.region}"
-        if wanted == self.region or self.region in _named_regions(wanted):
+        if self.region in named_regions(wanted):
             return None
-        shown = wanted if isinstance(wanted, str) else "a binary value"
-        return "WrongRegion", f"EgressRegion is {shown[:100]}, local topics are served in {self.region} only"
-
-
-def _named_regions(value: str | bytes) -> frozenset[str]:
-    """The regions of a String.Array attribute: SNS's filter policies match each of its elements."""
-    if not isinstance(value, str) or not value.startswith("["):
-        return frozenset()
-    try:
-        listed = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return frozenset()
-    return frozenset(entry for entry in listed if isinstance(entry, str))
+        return (
+            "WrongRegion",
+            f"EgressRegion is {shown(wanted)}, local topics are served in {self.region} only",
+        )
 
 
 class LocalTopicSource(Source):

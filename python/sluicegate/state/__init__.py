@@ -1,8 +1,18 @@
-"""What must survive a restart: assigned ports, Listener ids, Tag keys, local topics (contract sections 1.1,
-2, 4.2), resources that were declared by the API, and decisions about PacketSources."""
+"""What must survive a restart: assigned ports, Listener ids, Tag keys, local topics, queues on AWS (contract sections
+1.1, 2, 4.2), resources that were declared by the API, and decisions about PacketSources."""
 
 from .lock import StateError
 from .resources import Answer, Commit, Decision, ResourceTable, Stored, changed
-from .store import State
+from .store import SourceQueue, State
 
-__all__ = ["Answer", "Commit", "Decision", "ResourceTable", "State", "StateError", "Stored", "changed"]
+__all__ = [
+    "Answer",
+    "Commit",
+    "Decision",
+    "ResourceTable",
+    "SourceQueue",
+    "State",
+    "StateError",
+    "Stored",
+    "changed",
+]

@@ -33,6 +33,18 @@ _STEPS: list[list[str]] = [
         )""",
     ],
     [
+        """CREATE TABLE source_queues (
+            arn TEXT PRIMARY KEY,
+            source TEXT NOT NULL,
+            topic_arn TEXT NOT NULL,
+            role TEXT,
+            generation INTEGER NOT NULL CHECK (generation > 0),
+            url TEXT NOT NULL,
+            attributes TEXT NOT NULL,
+            created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        )""",
+    ],
+    [
         # What was declared by the API. `secrets` is sealed (vault.py).
         """CREATE TABLE resources (
             kind TEXT NOT NULL,

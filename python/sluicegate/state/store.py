@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Container, Iterable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,6 +18,23 @@ from .migrations import LATEST, migrate, version
 
 _T = TypeVar("_T")
 _KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SourceQueue:
+    """A queue on AWS that this gateway has made, or is about to make, for a PacketSource.
+
+    `url` is empty until the queue is known to exist, `attributes` (JSON) until it is subscribed. Of several for one
+    topic the one with the highest `generation` is in use; the others are emptied and deleted.
+    """
+
+    arn: str
+    source: str
+    topic_arn: str
+    role: str | None
+    generation: int
+    url: str = ""
+    attributes: str = ""
 
 
 class State:
@@ -142,6 +160,23 @@ class State:
     def remove_topic(self, arn: str) -> None:
         """Forget a topic. Nothing happens if there is none."""
         self.write(lambda db: db.execute("DELETE FROM topics WHERE arn = ?", (arn,)))
+
+    def source_queues(self) -> list[SourceQueue]:
+        """Every queue that was kept, in order of creation."""
+        query = "SELECT arn, source, topic_arn, role, generation, url, attributes FROM source_queues ORDER BY rowid"
+        return [SourceQueue(*row) for row in self.read(query)]
+
+    def keep_source_queue(self, queue: SourceQueue) -> None:
+        """Keep a queue, or what has changed of it."""
+        keep = """INSERT INTO source_queues (arn, source, topic_arn, role, generation, url, attributes)
+            VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (arn) DO UPDATE SET source = excluded.source,
+            topic_arn = excluded.topic_arn, role = excluded.role, generation = excluded.generation,
+            url = excluded.url, attributes = excluded.attributes"""
+        self.write(lambda db: db.execute(keep, astuple(queue)))
+
+    def forget_source_queue(self, arn: str) -> None:
+        """Forget a queue. Nothing happens if there is none."""
+        self.write(lambda db: db.execute("DELETE FROM source_queues WHERE arn = ?", (arn,)))
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

@@ -1,0 +1,107 @@
+"""Packet sourcing from AWS: receive from SQS, send, delete; each envelope has one message of one entry.
+
+The queue is a canned one (`canned_sqs.py`) on the load's core, so that its client is the limit: the gateway with all
+that it does besides (policy, memory of what has ended, accounts, deletes after the datagram has left), and next to it
+what one would write instead (`sqs_baselines.py`). "own client alone" is the last of those with the gateway's client
+of SQS: what is left is the gateway's own work.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+from .canned_aws import KEYS
+from .gateway import Gateway
+from .plan import Plan
+from .processes import LOAD_CORE, TESTED_CORE, BenchError, Process, module, scratch
+from .results import Row, Sample, compare
+
+SIZE = 64
+PART = 10
+"""Of `Plan.packets`: a message costs a hundred times as much as a packet."""
+RATE = 1_000
+BOTO3_GOAL, AIOBOTOCORE_GOAL = 4, 2
+SETTLE_SECONDS = 0.5
+
+
+def run(plan: Plan) -> Iterator[Row]:
+    count = plan.packets // PART
+    with _credentials():
+        samples: dict[str, list[Sample]] = {"gateway": [], "own": [], "boto3": [], "aiobotocore": []}
+        for _ in range(plan.rounds):
+            samples["gateway"].append(_by_gateway(count))
+            for how in ("own", "boto3", "aiobotocore"):
+                samples[how].append(_by_baseline(how, count))
+        yield compare("SQS to wire", samples["gateway"], "boto3 in threads", samples["boto3"], BOTO3_GOAL)
+        yield compare(
+            "SQS to wire", samples["gateway"], "aiobotocore", samples["aiobotocore"], AIOBOTOCORE_GOAL
+        )
+        yield compare("SQS to wire", samples["gateway"], "own client alone", samples["own"])
+        yield from _latency(plan)
+
+
+def _by_gateway(count: int) -> Sample:
+    with _queue(count, 0) as queue, scratch() as directory, Gateway(directory, aws=queue.line()) as gateway:
+        return _sample(queue, gateway, count)
+
+
+def _by_baseline(how: str, count: int) -> Sample:
+    with (
+        _queue(count, 0) as queue,
+        Process(module("sqs_baselines", how, queue.line()), TESTED_CORE) as client,
+    ):
+        return _sample(queue, client, count)
+
+
+def _latency(plan: Plan) -> Iterator[Row]:
+    """From the moment at which a message may be fetched to the arrival of its datagram."""
+    count = int(RATE * plan.seconds * 5)
+    with (
+        _queue(count, RATE) as queue,
+        scratch() as directory,
+        Gateway(directory, aws=queue.line()) as gateway,
+    ):
+        seen = _run(queue, gateway, count)
+    yield Row(f"SQS to wire at {RATE:,}/s, p50", seen["p50"], " ms")
+    yield Row(f"SQS to wire at {RATE:,}/s, p99", seen["p99"], " ms")
+
+
+def _queue(count: int, rate: int) -> Process:
+    return Process(module("canned_sqs", SIZE, count, rate), LOAD_CORE)
+
+
+def _sample(queue: Process, client: Process, count: int) -> Sample:
+    seen = _run(queue, client, count)
+    return Sample(count / seen["seconds"], 1 - seen["arrived"] / count, seen["client_seconds"] / count * 1e6)
+
+
+def _run(queue: Process, client: Process, count: int) -> dict[str, float]:
+    """Lets `client` empty the queue; what the queue saw, and the processor time of `client`."""
+    if queue.line() != "polled":
+        raise BenchError(f"the canned queue failed: {queue.errors()}; its client: {client.errors()}")
+    time.sleep(SETTLE_SECONDS)
+    before = client.cpu_seconds()
+    os.kill(queue.pid, signal.SIGUSR1)
+    seen = queue.result()
+    seen["client_seconds"] = client.cpu_seconds() - before
+    if seen["deleted"] != count or seen["arrived"] != count or seen["twice"]:
+        raise BenchError(f"{count} messages, of which the queue saw {seen}; its client: {client.errors()}")
+    return seen
+
+
+@contextlib.contextmanager
+def _credentials() -> Iterator[None]:
+    """Those that the gateway finds in its environment; the canned queue takes any."""
+    names = {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1]}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,213 @@
+"""botocore, for everything that is not hot. Imported with the first call; all of it blocks, so it runs in threads."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.session  # type: ignore[import-untyped]
+from botocore import exceptions, xform_name
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.credentials import (  # type: ignore[import-untyped]
+    CredentialResolver,
+    DeferredRefreshableCredentials,
+)
+from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
+
+from sluicegate.aws.credentials import Role
+from sluicegate.aws.errors import BAD_ANSWER, NO_ANSWER, NO_CREDENTIALS, NOT_SENT, TIMED_OUT, AwsError
+
+CONNECT_SECONDS, READ_SECONDS = 5, 15
+_CONFIG = Config(
+    connect_timeout=CONNECT_SECONDS,
+    read_timeout=READ_SECONDS,
+    retries={"total_max_attempts": 1, "mode": "standard"},
+    user_agent_extra=f"sluicegate/{version('sluicegate')}",
+)
+"""No attempts beyond the first: `Aws.call` decides about those, and can be cancelled between them."""
+
+_EXCEPTIONS = (exceptions.BotoCoreError, exceptions.ClientError, ResponseParserError)
+_RESOURCES = (
+    "TopicArn",
+    "SubscriptionArn",
+    "QueueUrl",
+    "QueueName",
+    "RoleArn",
+    "ResourceArn",
+    "FunctionName",
+    "logGroupName",
+    "logGroupIdentifier",
+    "StreamName",
+    "DeliveryStreamName",
+    "Bucket",
+)
+"""Parameters that name what a call is about, for its errors."""
+
+
+class Control:
+    """Clients and credentials for the gateway itself (role None) and for each role that it assumes."""
+
+    def __init__(self, region: str, endpoint_url: str | None) -> None:
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._lock = threading.RLock()  # making clients is not thread-safe, using them is
+        self._sessions: dict[Role | None, Any] = {}
+        self._clients: dict[tuple[str, str, Role | None], Any] = {}
+
+    def call(
+        self, service: str, operation: str, params: Mapping[str, object], role: Role | None, region: str
+    ) -> dict[str, Any]:
+        """The answer to one request. Raises `AwsError`."""
+        try:
+            method = getattr(self.client(service, region, role), xform_name(operation))
+            answer: dict[str, Any] = method(**params)
+        except _EXCEPTIONS as error:
+            raise _translate(error, service, operation, self.resource(params)) from error
+        return answer
+
+    @staticmethod
+    def resource(params: Mapping[str, object]) -> str | None:
+        """What a call with these parameters is about."""
+        return next((str(params[name]) for name in _RESOURCES if params.get(name)), None)
+
+    @staticmethod
+    def explain(error: Exception, service: str, operation: str, resource: str | None) -> AwsError:
+        """botocore's exception as ours; any other is raised again."""
+        if isinstance(error, _EXCEPTIONS):
+            return _translate(error, service, operation, resource)
+        raise error
+
+    def client(self, service: str, region: str, role: Role | None) -> Any:
+        with self._lock:
+            key = (service, region, role)
+            if key not in self._clients:
+                self._clients[key] = self._session(role).create_client(
+                    service, region_name=region, endpoint_url=self._endpoint_url, config=_CONFIG
+                )
+            return self._clients[key]
+
+    def way_to(self, service: str, region: str) -> tuple[str, str | None, ssl.SSLContext | None]:
+        """The URL of a service, that of the HTTP proxy on the way (as the environment has it), and whom to trust: the
+        certificates that the environment or the profile names, or botocore's own."""
+        url: str = self._endpoint_url or self.client(service, region, None).meta.endpoint_url
+        scheme = urlsplit(url).scheme
+        proxy: str | None = get_environ_proxies(url).get(scheme)
+        if scheme != "https":
+            return url, proxy, None
+        with self._lock:
+            bundle = self._session(None).get_config_variable("ca_bundle")
+        try:
+            return url, proxy, ssl.create_default_context(cafile=bundle or get_cert_path(True))
+        except OSError as error:
+            raise exceptions.SSLError(endpoint_url=url, error=error) from error
+
+    def credentials(self, role: Role | None) -> Any:
+        """botocore's credentials object. Raises what botocore raises."""
+        with self._lock:
+            found = self._session(role).get_credentials()
+            if found is None:
+                self.forget(role)  # look anew the next time, in the configuration files too
+                raise exceptions.NoCredentialsError
+        return found
+
+    def forget(self, role: Role | None) -> None:
+        """Make everything anew for `role`: its credentials have expired before they said."""
+        with self._lock:
+            self._sessions.pop(role, None)
+            for key in [key for key in self._clients if key[2] == role]:
+                self._clients.pop(key)
+
+    def close(self) -> None:
+        with self._lock:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _session(self, role: Role | None) -> Any:
+        if role not in self._sessions:
+            session = botocore.session.get_session()
+            if role is not None:
+                session.register_component("credential_provider", CredentialResolver([_Assume(self, role)]))
+            self._sessions[role] = session
+        return self._sessions[role]
+
+    def assumed(self, role: Role) -> Any:
+        """Credentials of `role`, fetched when they are first used."""
+        params = {"RoleArn": role.arn, "RoleSessionName": role.session_name}
+
+        def refresh() -> dict[str, str]:
+            found = self.call("sts", "AssumeRole", params, None, self._region)["Credentials"]
+            return {
+                "access_key": found["AccessKeyId"],
+                "secret_key": found["SecretAccessKey"],
+                "token": found["SessionToken"],
+                "expiry_time": found["Expiration"].isoformat(),
+            }
+
+        return DeferredRefreshableCredentials(refresh, "assume-role")
+
+
+class _Assume:
+    """botocore's interface of a place that credentials come from."""
+
+    METHOD = CANONICAL_NAME = "sluicegate-role"
+
+    def __init__(self, control: Control, role: Role) -> None:
+        self._control = control
+        self._role = role
+
+    def load(self) -> Any:
+        return self._control.assumed(self._role)
+
+
+def _translate(error: Exception, service: str, operation: str, resource: str | None) -> AwsError:
+    """botocore's exception as ours. One from assuming the role of a profile is an error of that call."""
+    if isinstance(error, exceptions.ClientError):
+        if error.operation_name == "AssumeRole" and operation != "AssumeRole":
+            service, operation, resource = "sts", "AssumeRole", None
+        found = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = found.get("QueryErrorCode") or found.get("Code") or BAD_ANSWER
+        message = found.get("Message") or f"no more was said than status {status}"
+    else:
+        code, message, status = *_without_answer(error), None
+    return AwsError(service, operation, code, message, status=status, resource=resource)
+
+
+def _without_answer(error: Exception) -> tuple[str, str]:
+    """Code and message for what botocore raises itself."""
+    match error:
+        case ResponseParserError():
+            return BAD_ANSWER, "the answer is not what AWS says; check who answers at the endpoint"
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            return NO_CREDENTIALS, (
+                "no AWS credentials were found; give the gateway an instance or container role, AWS_PROFILE, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        case exceptions.ConnectTimeoutError() | exceptions.ReadTimeoutError():
+            return TIMED_OUT, f"{_host(error)} did not answer in time"
+        case exceptions.SSLError():
+            return NO_ANSWER, f"TLS with {_host(error)} failed; check AWS_CA_BUNDLE and who answers there"
+        case exceptions.EndpointConnectionError() | exceptions.ProxyConnectionError():
+            return (
+                NO_ANSWER,
+                f"no connection to {_host(error)}; check the region, the network and aws.endpoint_url",
+            )
+        case exceptions.ConnectionError() | exceptions.HTTPClientError():
+            return NO_ANSWER, f"the connection to {_host(error)} broke"
+        case exceptions.ProfileNotFound() | exceptions.ConfigParseError() | exceptions.ConfigNotFound():
+            return NO_CREDENTIALS, f"the AWS configuration of this machine cannot be used: {error}"
+        case exceptions.CredentialRetrievalError() | exceptions.MetadataRetrievalError():
+            return NO_CREDENTIALS, f"the source of AWS credentials gave none: {error}"
+    return NOT_SENT, f"the request could not be made: {error}"
+
+
+def _host(error: Exception) -> str:
+    kwargs = getattr(error, "kwargs", {})
+    return urlsplit(str(kwargs.get("endpoint_url") or kwargs.get("proxy_url") or "")).netloc or "AWS"

@@ -1,0 +1,109 @@
+"""How a call of AWS fails."""
+
+from __future__ import annotations
+
+NO_ANSWER, TIMED_OUT, BAD_ANSWER = "NoAnswer", "TimedOut", "BadAnswer"
+"""Codes of ours: no connection or a broken one; none in time; something that is not the service's protocol."""
+NO_CREDENTIALS, NOT_SENT = "NoCredentials", "NotSent"
+"""Codes of ours: nobody's name to call in; the request could not be made."""
+
+_THROTTLED = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "KmsThrottled",
+        "KMSThrottlingException",
+        "OverLimit",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "Throttled",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+        "TooManyRequestsException",
+    }
+)
+_DENIED = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "AuthorizationErrorException",
+        "KmsAccessDenied",
+        "KMSAccessDeniedException",
+        "NotAuthorized",
+        "UnauthorizedException",
+        "UnauthorizedOperation",
+    }
+)
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"})
+"""The credentials were good once: new ones may help."""
+_FORGED = frozenset({"SignatureDoesNotMatch", "InvalidSignatureException", "IncompleteSignature"})
+_TRANSIENT = frozenset(
+    {
+        NO_ANSWER,
+        TIMED_OUT,
+        BAD_ANSWER,
+        "InternalError",
+        "InternalFailure",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+    }
+)
+_MESSAGE_LIMIT = 1000
+
+
+class AwsError(Exception):
+    """A call that failed, with or without an answer; as text one sentence for a user.
+
+    `code` is the name that the service gives the error (the newer one where it has two: `QueueDoesNotExist`), or one of
+    the codes above. `status` is None when there was no answer.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        operation: str,
+        code: str,
+        message: str,
+        *,
+        status: int | None = None,
+        resource: str | None = None,
+    ) -> None:
+        if code in _FORGED:
+            # AWS quotes the whole request here, session token and all.
+            message = "the signature is wrong: check the secret access key, and this machine's clock"
+        if len(message) > _MESSAGE_LIMIT:
+            message = f"{message[:_MESSAGE_LIMIT]}…"
+        self.service, self.operation, self.code, self.status = service, operation, code, status
+        self.message, self.resource = message, resource
+        self.throttled = code in _THROTTLED or status == 429
+        self.denied = code in _DENIED
+        self.retryable = self.throttled or code in _TRANSIENT or (status is not None and status >= 500)
+        super().__init__(self._sentence())
+
+    @property
+    def action(self) -> str:
+        """What a policy has to allow, e.g. `sqs:DeleteMessage` for DeleteMessageBatch."""
+        name = self.operation
+        if self.service in ("sqs", "sns"):
+            name = name.removesuffix("Batch")
+        return f"{self.service}:{'InvokeFunction' if name == 'Invoke' else name}"
+
+    def _sentence(self) -> str:
+        what = f"{self.action} on {self.resource}" if self.resource else self.action
+        if self.denied:
+            return f"{what} was refused: {self.message} ({self.code})"
+        if self.throttled:
+            return f"{what} was throttled by AWS: {self.message} ({self.code})"
+        if self.code in (NO_ANSWER, TIMED_OUT):
+            return f"{what} had no answer: {self.message}"
+        if self.code in (BAD_ANSWER, NO_CREDENTIALS, NOT_SENT):
+            return f"{what} failed: {self.message}"
+        return f"{what} failed: {self.message} ({self.code})"

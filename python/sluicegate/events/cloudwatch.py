@@ -1,0 +1,254 @@
+"""Event lines in CloudWatch Logs: one sink for each log group of a Listener or Destination (contract sections 1.1, 6).
+
+Theory of operation. The event log's lines and the sampled events of arriving packets go into one bounded queue, which
+costs its newest lines when it is full; they are counted, and the group is told by an `EventsDropped` line. One task
+takes what is queued, at most once a second, and writes it in the order of time to the stream
+`LISTENER/NODE/YYYY-MM-DD`; group and stream are created when CloudWatch says that they are missing. Nothing else ever
+waits for CloudWatch: while it cannot be reached the task tries again, with growing, jittered pauses.
+
+What fails here is a `LogGroupFailed` event, which goes to every sink but the log groups: otherwise a group that refuses
+lines would get one more for each refusal.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import orjson
+import structlog
+
+from sluicegate.aws import Aws, AwsError, LogStream, Role
+from sluicegate.backoff import Backoff
+from sluicegate.events.filter import Filter
+from sluicegate.events.hub import Subscription
+from sluicegate.events.log import EventLog
+from sluicegate.events.types import TYPES
+from sluicegate.faults import log_fault
+
+log = structlog.get_logger("sluicegate.events")
+
+QUEUE_BYTES = 4 << 20
+LINGER_SECONDS = 1.0
+REPORT_SECONDS = 60.0
+"""While an outage lasts, it is told once in this time."""
+
+# PutLogEvents: events and bytes of one call; each event counts for so many bytes more than its text.
+CALL_EVENTS = 10_000
+CALL_BYTES = 1_048_576
+EVENT_OVERHEAD = 26
+LINE_BYTES = 262_144 - EVENT_OVERHEAD
+
+_MISSING = "ResourceNotFoundException"
+_EXISTS = "ResourceAlreadyExistsException"
+# CloudWatch will never take these events: not a matter of time or of a policy.
+_REFUSED = frozenset(["InvalidParameterException", "DataAlreadyAcceptedException"])
+_SESSION_NAME = 64  # characters of a role's session name
+
+
+@dataclass(frozen=True, slots=True)
+class LogTarget:
+    """Where to write, and for whom. Without `destination` everything of the Listener is meant, with it the failures of
+    this Destination. `role` is the ARN to assume, None for the gateway's own credentials."""
+
+    group: str
+    listener: str
+    destination: str | None = None
+    role: str | None = None
+
+    def wants(self, event: Mapping[str, object]) -> bool:
+        """True for what belongs into the group; events of single packets come another way."""
+        known = TYPES.get(str(event.get("Event")))
+        if known is None or known.name == "LogGroupFailed" or event.get("Listener") != self.listener:
+            return False
+        if self.destination is not None:
+            return known.kind == "failure" and event.get("Destination") == self.destination
+        return known.kind in ("failure", "life-cycle")
+
+
+class LogGroup:
+    """The sink for one target. Made, started and stopped in the event loop; `write` and `put` from any thread."""
+
+    def __init__(
+        self,
+        target: LogTarget,
+        aws: Aws,
+        events: EventLog,
+        *,
+        node: int,
+        region: str,
+        limit_bytes: int = QUEUE_BYTES,
+        linger_seconds: float = LINGER_SECONDS,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.name = "logs:" + "/".join(filter(None, (target.listener, target.destination)))
+        self.target = target
+        self._aws = aws
+        self._events = events
+        self._node = node
+        self._region = region
+        self._linger = linger_seconds
+        self._backoff = backoff or Backoff()
+        self._queue = Subscription(Filter(), limit_bytes=limit_bytes)
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._role: Role | None = None
+        self._streams: dict[str, LogStream] = {}
+        self._held = 0
+        self._given_up = 0
+        self._told_at = float("-inf")
+
+    @property
+    def dropped(self) -> int:
+        """Lines that did not reach the group, since the start."""
+        return self._queue.missing + self._given_up
+
+    def write(self, line: bytes) -> None:
+        if self.target.wants(orjson.loads(line)):
+            self.put(line)
+
+    def put(self, lines: bytes) -> None:
+        """Take lines without looking at them."""
+        self._queue.put(lines)
+
+    def close(self, seconds: float) -> None:
+        """Nothing: `stop` has written out what there was, while the event loop ran."""
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def stop(self, seconds: float) -> None:
+        """Write what is queued for at most `seconds`; what is left is counted and told. Safe to call twice."""
+        self._queue.end()
+        self._closing.set()
+        if self._task is None:
+            return
+        _, unfinished = await asyncio.wait([self._task], timeout=seconds)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        if unfinished:
+            left = self._held + (await self._queue.read(0) or b"").count(b"\n")
+            self._given_up += left
+            self._tell("Shutdown", f"it was closed before {left} lines were in {self.target.group}")
+
+    # The task
+
+    async def _run(self) -> None:
+        while (lines := await self._queue.read(3600)) is not None:
+            self._held = lines.count(b"\n")
+            for day, batch in batches(lines):
+                await self._write_batch(f"{self.target.listener}/{self._node}/{day}", batch)
+                self._held -= len(batch)
+            self._given_up += self._held  # lines longer than an event may be
+            self._held = 0
+            await self._wait(self._linger)
+
+    async def _write_batch(self, stream: str, batch: Sequence[tuple[int, str]]) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._put_events(stream, batch)
+            except AwsError as error:
+                if error.code in _REFUSED:
+                    self._given_up += len(batch)
+                    self._tell(
+                        error.code, f"{self.target.group} refuses {len(batch)} lines: {error}", now=True
+                    )
+                    return
+                self._tell(_reason(error), f"events for the log group {self.target.group} wait: {error}")
+            except Exception as error:  # the lines wait: the task must not end
+                log_fault(log, "events could not be written", error, log_group=self.target.group)
+                self._tell("InternalError", f"events for the log group {self.target.group} wait: see the log")
+            else:
+                self._told_at = float("-inf")
+                return
+            failures += 1
+            await self._wait(self._backoff.pause(failures))
+
+    async def _put_events(self, stream: str, batch: Sequence[tuple[int, str]]) -> None:
+        if self._role is None and self.target.role is not None:
+            account = await self._aws.account()
+            name = (
+                f"sluicegate-{self._region}@{account}-log-{self.target.destination or self.target.listener}"
+            )
+            self._role = Role(self.target.role, name[:_SESSION_NAME])
+        if stream not in self._streams:
+            self._streams = {stream: self._aws.log_stream(self.target.group, stream, role=self._role)}
+        try:
+            left_out = await self._streams[stream].put(batch)
+        except AwsError as error:
+            if error.code != _MISSING:
+                raise
+            await self._create(stream)
+            left_out = await self._streams[stream].put(batch)
+        self._given_up += left_out  # too old after a long outage, or a clock that is wrong
+
+    async def _create(self, stream: str) -> None:
+        names = {"logGroupName": self.target.group, "logStreamName": stream}
+        try:
+            await self._call("CreateLogStream", names)
+        except AwsError as error:
+            if error.code != _MISSING:
+                raise
+            await self._call("CreateLogGroup", {"logGroupName": self.target.group})
+            await self._call("CreateLogStream", names)
+
+    async def _call(self, operation: str, names: Mapping[str, object]) -> None:
+        try:
+            await self._aws.call("logs", operation, names, role=self._role)
+        except AwsError as error:
+            if error.code != _EXISTS:
+                raise
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait, but not for long while the gateway stops."""
+        if self._closing.is_set():
+            await asyncio.sleep(min(seconds, 0.1))
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+
+    def _tell(self, reason: str, detail: str, *, now: bool = False) -> None:
+        at = asyncio.get_running_loop().time()
+        if not now and reason != "Shutdown" and at - self._told_at < REPORT_SECONDS:
+            return
+        self._told_at = at
+        self._events.emit(
+            "LogGroupFailed",
+            Listener=self.target.listener,
+            Destination=self.target.destination,
+            Reason=reason,
+            Detail=detail,
+            Dropped=self.dropped,
+        )
+
+
+def _reason(error: AwsError) -> str:
+    return "AccessDenied" if error.denied else "Throttled" if error.throttled else "Unavailable"
+
+
+def batches(lines: bytes) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """`(YYYY-MM-DD, [(unix ms, line)])` of whole lines: in the order of time, each within one day and within what one
+    PutLogEvents takes. Lines of the same time keep their order; those that no call takes are left out."""
+    fitting = (line for line in lines.splitlines() if len(line) <= LINE_BYTES)
+    timed = sorted(((_milliseconds(line), line) for line in fitting), key=lambda one: one[0][1])
+    batch: list[tuple[int, str]] = []
+    current, size = "", 0
+    for (day, at), line in timed:
+        cost = len(line) + EVENT_OVERHEAD
+        if batch and (day != current or len(batch) == CALL_EVENTS or size + cost > CALL_BYTES):
+            yield current, batch
+            batch, size = [], 0
+        current = day
+        batch.append((at, line.decode()))
+        size += cost
+    if batch:
+        yield current, batch
+
+
+def _milliseconds(line: bytes) -> tuple[str, int]:
+    """The day and the time of an event line, both of its `Time`."""
+    text = str(orjson.loads(line)["Time"])
+    return text[:10], round(datetime.fromisoformat(text).timestamp() * 1000)

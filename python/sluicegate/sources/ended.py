@@ -1,0 +1,57 @@
+"""Which messages have ended: every entry sent, failed and kept, or a duplicate (contract section 4.3).
+
+A queue gives a message again when its delete did not arrive, when SNS delivered it twice, or after a crash between
+sending and deleting. By its MessageId it is then deleted and not sent again. Remembered are: those that the journal
+recalls of the time before this start, those whose delete has not been confirmed, and the most recent ones.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sluicegate.events import EventLog
+from sluicegate.journal import Journal
+
+RECENT_LIMIT = 50_000
+"""At least so many, at most twice as many, of those that were deleted are remembered."""
+
+_Key = tuple[str, str]
+
+
+class Ended:
+    """For all queues of a gateway; keys are `(PacketSource, MessageId)`."""
+
+    def __init__(self, journal: Journal, events: EventLog, *, limit: int = RECENT_LIMIT) -> None:
+        self._journal = journal
+        self._events = events
+        self._limit = limit
+        self._recalled: frozenset[_Key] = frozenset()
+        self._unconfirmed: set[_Key] = set()
+        self._recent: set[_Key] = set()
+        self._older: set[_Key] = set()
+
+    def recall(self) -> None:
+        """Read the journal before the first message, once for all sources. Raises `OSError`."""
+        if not self._recalled:
+            self._recalled = frozenset((source, id_) for source, id_, _ in self._journal.recall())
+
+    def has(self, source: str, message_id: str) -> bool:
+        """True if this message has ended."""
+        key = (source, message_id)
+        return key in self._recent or key in self._unconfirmed or key in self._older or key in self._recalled
+
+    def add(self, keys: Sequence[_Key]) -> None:
+        """These ended just now: one write, and then they may be deleted. A full disk is an event and stops nothing."""
+        self._unconfirmed.update(keys)
+        try:
+            self._journal.append(keys)
+        except OSError as error:
+            detail = f"{len(keys)} MessageIds could not be written to {self._journal.path} ({error.strerror})"
+            consequence = "after a crash now they would be sent again"
+            self._events.emit("JournalFailed", Reason="WriteFailed", Detail=f"{detail}: {consequence}")
+
+    def deleted(self, keys: Iterable[_Key]) -> None:
+        """The queue has confirmed that these are gone."""
+        for key in keys:
+            self._unconfirmed.discard(key)
+            self._recent.add(key)
+        if len(self._recent) >= self._limit:
+            self._older, self._recent = self._recent, set()

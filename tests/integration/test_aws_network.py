@@ -1,0 +1,103 @@
+"""TLS and proxies on the gateway's own way to AWS."""
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aws_server import EMPTY, Server, answer, failure
+
+from sluicegate.aws import Aws
+
+pytestmark = pytest.mark.usefixtures("aws_keys")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("a certificate needs the program openssl")
+    return made, key
+
+
+@pytest.fixture
+async def tls_server(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Server]:
+    """A server whose certificate AWS_CA_BUNDLE names."""
+    made = Server()
+    made.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.tls.load_cert_chain(*certificate)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_tls(tls_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls_server.answers = [answer(200, EMPTY)]
+    assert await tls_server.queue().receive() == []
+    monkeypatch.delenv("AWS_CA_BUNDLE")
+    assert "is not trusted" in str(await failure(tls_server.queue().receive()))
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/bundle.pem")
+    assert "check AWS_CA_BUNDLE" in str(await failure(tls_server.queue().receive()))
+
+
+async def test_through_a_proxy(aws_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://name:pass%40word@127.0.0.1:{aws_server.port}")
+    aws_server.answers = [answer(200, EMPTY)]
+    url = "http://sqs.elsewhere.invalid:8080"
+    await Aws("us-east-1", url).queue(f"{url}/1/q").receive()
+    line, headers, _ = aws_server.requests[0]
+    assert line == f"POST {url}/ HTTP/1.1"
+    assert headers["host"] == "sqs.elsewhere.invalid:8080"
+    assert headers["proxy-authorization"] == "Basic bmFtZTpwYXNzQHdvcmQ="
+
+
+async def test_tls_through_a_proxy(
+    aws_server: Server, tls_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{aws_server.port}")
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", tls_server.port)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        try:
+            await asyncio.gather(pump(reader, back), pump(there, writer))
+        finally:
+            back.close()
+
+    aws_server.answers = [tunnel]
+    tls_server.answers = [answer(200, EMPTY)]
+    queue = tls_server.queue()
+    await queue.receive()
+    await queue.receive()
+    assert [line for line, _, _ in aws_server.requests] == [f"CONNECT 127.0.0.1:{tls_server.port} HTTP/1.1"]
+    assert len(tls_server.requests) == 2
+    aws_server.answers = [answer(407, b"who are you?")]
+    assert "answers 407" in str(await failure(tls_server.queue().receive()))
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()

@@ -1,0 +1,336 @@
+"""Packets from a topic on AWS: real boto3 publishers, the real gateway, an independent SNS and SQS (contract 4.2)."""
+
+import base64
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_sources import (
+    Served,
+    Topic,
+    article,
+    entry,
+    received,
+    wait_until_empty,
+)
+from aws_sources import served as served
+from aws_sources import topic as topic
+from harness import Client, clients, until
+from ministack import ACCOUNT, REGION, Ministack
+
+OTHER = "eu-west-1"
+
+# ministack finishes a long poll whose client has gone, and hides what it takes for the 30 s of the visibility.
+pytestmark = pytest.mark.timeout(300)
+
+
+def settled(one: Any, topic: Topic) -> None:
+    """Once it is subscribed."""
+    one.event("SourceSubscribed", PacketSource="replies")
+    assert topic.subscriptions()
+
+
+def test_the_publish_of_the_article(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    with Client() as client:
+        topic.publish(article(client, base64.b64encode(b"\x01\x02\x03\x04").decode()))
+        assert client.receive() == (b"\x01\x02\x03\x04", one.address())
+    wait_until_empty(topic.queue())
+    assert received(one, "received") == received(one, "deleted") == 1
+
+
+def test_the_queue_and_its_subscription(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    (subscription,) = topic.subscription_attributes()
+    assert subscription["RawMessageDelivery"] == "false"
+    assert "FilterPolicy" not in subscription
+    assert "RedrivePolicy" not in subscription
+    queue = topic.queue().attributes()
+    assert queue["QueueArn"].startswith(f"arn:aws:sqs:{REGION}:{ACCOUNT}:sluicegate-replies-")
+    assert queue["ReceiveMessageWaitTimeSeconds"] == "20"
+    assert queue["VisibilityTimeout"] == "30"
+    (statement,) = json.loads(queue["Policy"])["Statement"]
+    assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": topic.arn}}
+
+
+def test_a_batch_and_a_thousand_remotes(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    with Client() as client:
+        topic.publish_batch([entry(client, f"batch-{n}") for n in range(10)])
+        assert Counter(client.receive_data(10)) == Counter(f"batch-{n}".encode() for n in range(10))
+    with clients(100) as devices:
+        messages = [entry(devices[n % 100], f"{n}") for n in range(1_000)]
+        topic.publish({"Messages": messages})
+        for number, device in enumerate(devices):
+            assert device.receive_data(10) == [str(n).encode() for n in range(number, 1_000, 100)]
+    assert one.metrics().value("source_sent_packets") == 1_010
+
+
+def test_regions(ministack: Ministack, served: Served, topic: Topic) -> None:
+    home = served(topic, ministack.url)
+    settled(home, topic)
+    away = served(topic, ministack.url, region=OTHER)
+    subscribed = away.event("SourceSubscribed", PacketSource="replies")
+    assert "15 minutes" in subscribed["Detail"]
+    assert "15 minutes" in home.event("SourceRegionAdded", EgressRegion=OTHER)["Detail"]
+    filters = [json.loads(one.get("FilterPolicy", "null")) for one in topic.subscription_attributes()]
+    assert filters == [None, {"EgressRegion": [OTHER]}]
+    with Client() as client:
+        topic.publish(entry(client, "none"))
+        topic.publish(entry(client, "here"), EgressRegion=REGION)
+        topic.publish(entry(client, "there"), EgressRegion=OTHER)
+        topic.publish(entry(client, "both"), EgressRegion=[REGION, OTHER])
+        lost = topic.publish(entry(client, "nowhere"), EgressRegion="eu-wset-1")
+        half = topic.publish(entry(client, "half"), EgressRegion=[OTHER, "eu-wset-1"])
+        came = Counter(client.receive() for _ in range(6))
+        failures = home.wait_for("SourceFailed", 2, Reason="WrongRegion")
+        assert {failure["MessageId"] for failure in failures} == {lost, half}
+        assert "eu-wset-1" in failures[0]["Detail"]
+        assert came == Counter(
+            [
+                (b"none", home.address()),
+                (b"here", home.address()),
+                (b"there", away.address()),
+                (b"both", home.address()),
+                (b"both", away.address()),
+                (b"half", away.address()),
+            ]
+        )
+        wait_until_empty(topic.queue(REGION))
+        wait_until_empty(topic.queue(OTHER))
+        assert client.waiting() == []
+    assert received(home, "skipped") == 1
+    assert home.metrics().value("source_failed_entries", reason="WrongRegion") == 2
+
+
+def test_another_home_region(ministack: Ministack, served: Served, topic: Topic) -> None:
+    home = served(topic, ministack.url, region=OTHER, source=f"    home_region: {OTHER}")
+    settled(home, topic)
+    (subscription,) = topic.subscription_attributes()
+    assert "FilterPolicy" not in subscription
+    with Client() as client:
+        topic.publish(entry(client, "no attribute"))
+        assert client.receive() == (b"no attribute", home.address())
+
+
+def test_a_subscription_that_was_removed_by_hand_comes_back(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    topic.unsubscribe()
+    one.wait_for("SourceSubscribed", 2)
+    with Client() as client:
+        topic.publish(entry(client, "again"))
+        assert client.receive_data(1) == [b"again"]
+
+
+def test_a_topic_that_was_deleted_and_made_again(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    topic.delete()
+    failed = one.event("SourceProvisionFailed")
+    assert topic.arn in failed["Detail"]
+    assert "create the topic" in failed["Detail"]
+    topic.create()
+    one.wait_for("SourceSubscribed", 2)
+    one.event("SourceRecovered")
+    with Client() as client:
+        topic.publish(entry(client, "reborn"))
+        assert client.receive_data(1) == [b"reborn"]
+
+
+def test_a_queue_that_was_deleted_is_made_again(ministack: Ministack, served: Served, topic: Topic) -> None:
+    # Found by the poll that fails, not by the next check.
+    one = served(topic, ministack.url, reconcile_seconds=3600)
+    settled(one, topic)
+    queue = topic.queue()
+    queue.sqs.delete_queue(QueueUrl=queue.url)
+    one.event("SourcePollFailed")
+
+    def works() -> bool:
+        with Client() as client:
+            topic.publish(entry(client, "new queue"))
+            client.socket.settimeout(1)
+            try:
+                return client.receive()[0] == b"new queue"
+            except TimeoutError:
+                return False
+
+    until(works, "messages come through a new queue")
+
+
+def test_disabled_means_unsubscribed_and_what_waits_stays(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    queue = topic.queue()
+    assert one.stop() == 0
+    with Client() as client:
+        topic.publish(entry(client, "waits"))
+        enabled = one.file.read_text()
+        one.file.write_text(
+            enabled.replace("    egress_networks:", "    enabled: false\n    egress_networks:")
+        )
+        one.start()
+        one.event("SourceUnsubscribed")
+        assert topic.subscriptions() == []
+        topic.publish(entry(client, "not collected"))
+        assert not queue.is_empty()
+        assert one.stop() == 0
+        one.file.write_text(enabled)
+        one.start()
+        assert client.receive_data(1) == [b"waits"]
+        settled(one, topic)
+        topic.publish(entry(client, "enabled"))
+        assert client.receive_data(1) == [b"enabled"]
+
+
+def test_a_stop_keeps_everything_and_what_waits_is_sent_by_the_next_start(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    before = topic.subscriptions()
+    assert one.stop() == 0
+    assert topic.subscriptions() == before
+    with Client() as client:
+        topic.publish(entry(client, "while it was down"))
+        one.start()
+        assert client.receive_data(1) == [b"while it was down"]
+    assert topic.subscriptions() == before
+
+
+def test_a_source_that_is_gone_from_the_configuration_is_cleaned_up(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    queue = topic.queue()
+    assert one.stop() == 0
+    text = one.file.read_text()
+    one.file.write_text(text[: text.index("packet_sources:")] + text[text.index("ports:") :])
+    one.start()
+    removed = one.event("SourceRemoved", PacketSource="replies")
+    assert removed["Queue"] == queue.arn
+    assert topic.subscriptions() == []
+    with pytest.raises(queue.sqs.exceptions.QueueDoesNotExist):
+        queue.is_empty()
+
+
+def test_a_change_of_what_it_subscribes_with_loses_nothing(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    """SNS cannot change a subscription with the three permissions: another queue takes over."""
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    first = topic.queue()
+    assert one.stop() == 0
+    with Client() as client:
+        topic.publish(entry(client, "in the old queue"))
+        dead = ministack.client("sqs").create_queue(QueueName=f"{topic.name}-dead")["QueueUrl"]
+        arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{topic.name}-dead"
+        text = one.file.read_text().replace(
+            "    egress_networks:", f"    dead_letter_queue_arn: {arn}\n    egress_networks:"
+        )
+        one.file.write_text(text)
+        one.start()
+        settled(one, topic)
+        (subscription,) = topic.subscription_attributes()
+        assert json.loads(subscription["RedrivePolicy"]) == {"deadLetterTargetArn": arn}
+        assert topic.queue().arn != first.arn
+        assert client.receive_data(1) == [b"in the old queue"]
+        topic.publish(entry(client, "in the new one"))
+        assert client.receive_data(1) == [b"in the new one"]
+
+    def gone() -> bool:
+        try:
+            return not first.attributes()
+        except first.sqs.exceptions.QueueDoesNotExist:
+            return True
+
+    until(gone, "the old queue is deleted once it is empty")
+    ministack.client("sqs").delete_queue(QueueUrl=dead)
+
+
+def test_one_malformed_message_in_ten(
+    ministack: Ministack, served: Served, topic: Topic, tmp_path: Path
+) -> None:
+    dead = tmp_path / "dead.ndjson"
+    one = served(topic, ministack.url, source=f"    dead_letter_queue_arn: file:{dead}")
+    settled(one, topic)
+    bad = ["not JSON", "[]", json.dumps([1, 2]), '"text"', "{", "null"]
+    with Client() as client:
+        published = []
+        for number in range(60):
+            if number % 10 == 9:
+                published.append(topic.publish(bad[number // 10]))
+            else:
+                topic.publish(entry(client, f"{number}"))
+        topic.queue().put("straight into the queue, without an envelope")
+        topic.queue().put(json.dumps(entry(client, "raw")))
+        good = {str(n).encode() for n in range(60) if n % 10 != 9} | {b"raw"}
+        assert set(client.receive_data(55)) == good
+    one.wait_for("SourceFailed", 7, Reason="MalformedMessage")
+    wait_until_empty(topic.queue())
+    letters = [json.loads(line) for line in dead.read_text().splitlines()]
+    assert {letter["MessageId"] for letter in letters} > set(published)
+    assert Counter(letter["Reason"] for letter in letters) == {"MalformedMessage": 7}
+    assert one.metrics().value("source_failed_entries", reason="MalformedMessage") == 7
+    assert received(one, "redelivered") == 0
+
+
+def test_a_message_of_another_topic_is_refused(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    with Client() as client:
+        envelope = {
+            "Type": "Notification",
+            "MessageId": "from-elsewhere",
+            "TopicArn": f"{topic.arn}-not",
+            "Message": json.dumps(entry(client, "forged")),
+        }
+        topic.queue().put(json.dumps(envelope))
+        failed = one.event("SourceFailed", MessageId="from-elsewhere")
+        assert failed["Reason"] == "MalformedMessage"
+        assert f"{topic.arn}-not" in failed["Detail"]
+        assert client.waiting() == []
+
+
+def test_the_same_message_twice_is_one_packet(ministack: Ministack, served: Served, topic: Topic) -> None:
+    one = served(topic, ministack.url)
+    settled(one, topic)
+    with Client() as client:
+        envelope = {
+            "Type": "Notification",
+            "MessageId": "twice",
+            "TopicArn": topic.arn,
+            "Message": json.dumps(entry(client, "once")),
+            "Timestamp": "2026-06-09T10:00:00.123Z",
+        }
+        queue = topic.queue()
+        queue.put(json.dumps(envelope))
+        assert client.receive_data(1) == [b"once"]
+        wait_until_empty(queue)
+        queue.put(json.dumps(envelope))
+        until(lambda: received(one, "deleted") == 2, "the repeat is deleted")
+        one.kill()
+        queue.put(json.dumps(envelope))
+        one.start()
+        until(lambda: received(one, "deleted") == 1, "the repeat is deleted after a crash too")
+        assert client.waiting() == []
+
+
+def test_aws_out_of_reach_at_the_start(served: Served, topic: Topic, ministack: Ministack) -> None:
+    one = served(topic, "http://127.0.0.1:9")  # nobody listens at the discard port
+    failed = one.event("SourceProvisionFailed", PacketSource="replies")
+    assert "127.0.0.1:9" in failed["Detail"]
+    assert one.address()[1]
+    assert one.stop() == 0

@@ -1,0 +1,248 @@
+"""The requests that are made by hand next to botocore's own for the same call at the same moment."""
+
+import calendar
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.auth  # type: ignore[import-untyped]
+import botocore.session  # type: ignore[import-untyped]
+import pytest
+from botocore import xform_name
+from botocore.awsrequest import AWSRequest, AWSResponse  # type: ignore[import-untyped]
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.credentials import Credentials  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluicegate.aws import Aws
+from sluicegate.aws.credentials import Keys
+from sluicegate.aws.http import Host
+from sluicegate.aws.signing import LOGS, SQS, Protocol, Signer
+
+KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
+SESSION = KEYS._replace(token="IQoJb3JpZ2luX2VjEXAMPLE//////////wEaCXVzLWVhc3QtMSJ" + "x+/=" * 40)
+QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/replies"
+
+
+@dataclass
+class Request:
+    """What goes out. Header names are lower case."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def signed(self) -> list[str]:
+        return self.headers["authorization"].split("SignedHeaders=")[1].split(",")[0].split(";")
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
+    """What goes out by hand, from now on; answers are what `CALLS` says."""
+    made: list[Request] = []
+
+    async def post(host: Host, headers: Mapping[str, str], body: bytes, seconds: float) -> tuple[int, bytes]:
+        fields = {name.lower(): value for name, value in headers.items()}
+        made.append(Request(host.url, {**fields, "host": urlsplit(host.url).netloc}, body))
+        return 200, next(call.answer for call in CALLS if fields["x-amz-target"].endswith(f".{call.name}"))
+
+    monkeypatch.setattr(Host, "post", post)
+    return made
+
+
+class Theirs:
+    """botocore's requests, signed at the moment that its clock is set to."""
+
+    def __init__(self, region: str, endpoint: str | None) -> None:
+        self.region, self.endpoint = region, endpoint
+        self.made: list[Request] = []
+        self._clients: dict[str, Any] = {}
+
+    def call(self, call: "Call") -> Request:
+        service = call.protocol.service
+        if service not in self._clients:
+            client = botocore.session.get_session().create_client(
+                service, region_name=self.region, endpoint_url=self.endpoint, config=Config(proxies={})
+            )
+            client.meta.events.register("before-send", self._take)
+            self._clients[service] = client
+        getattr(self._clients[service], xform_name(call.name))(**call.params)
+        return self.made[-1]
+
+    def _take(self, request: Any, **_: Any) -> AWSResponse:
+        assert request.method == "POST"
+        headers = {name.lower(): _text(value) for name, value in request.headers.items()}
+        headers["host"] = urlsplit(request.url).netloc
+        self.made.append(Request(request.url, headers, request.body))
+        return AWSResponse(request.url, 200, {}, _Raw())
+
+
+class _Raw:
+    def stream(self) -> list[bytes]:
+        return [b"{}"]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def set_botocores_clock(monkeypatch: pytest.MonkeyPatch, stamp: str) -> None:
+    moment = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ")
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: moment)
+
+
+@dataclass
+class Call:
+    """One operation: by hand, what answers it, and its parameters for botocore."""
+
+    name: str
+    protocol: Protocol
+    by_hand: Callable[[Aws], Awaitable[object]]
+    answer: bytes
+    params: dict[str, Any]
+
+
+DONE = b'{"Successful":[{"Id":"0"},{"Id":"1"}],"Failed":[]}'
+CALLS = [
+    Call(
+        "ReceiveMessage",
+        SQS,
+        lambda aws: aws.queue(QUEUE).receive(limit=7, wait_seconds=20, visibility_seconds=90),
+        b'{"Messages":[]}',
+        {
+            "QueueUrl": QUEUE,
+            "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
+            "MaxNumberOfMessages": 7,
+            "WaitTimeSeconds": 20,
+            "VisibilityTimeout": 90,
+        },
+    ),
+    Call(
+        "DeleteMessageBatch",
+        SQS,
+        lambda aws: aws.queue(QUEUE).delete(["AQEB+/=", "AQEBü"]),
+        DONE,
+        {
+            "QueueUrl": QUEUE,
+            "Entries": [{"Id": "0", "ReceiptHandle": "AQEB+/="}, {"Id": "1", "ReceiptHandle": "AQEBü"}],
+        },
+    ),
+    Call(
+        "ChangeMessageVisibilityBatch",
+        SQS,
+        lambda aws: aws.queue(QUEUE).extend(["one", "two"], 120),
+        DONE,
+        {
+            "QueueUrl": QUEUE,
+            "Entries": [
+                {"Id": "0", "ReceiptHandle": "one", "VisibilityTimeout": 120},
+                {"Id": "1", "ReceiptHandle": "two", "VisibilityTimeout": 120},
+            ],
+        },
+    ),
+    Call(
+        "SendMessageBatch",
+        SQS,
+        lambda aws: aws.queue(QUEUE).send(["plain", '{"Ä": "\U0001f600\\n"}']),
+        DONE,
+        {
+            "QueueUrl": QUEUE,
+            "Entries": [
+                {"Id": "0", "MessageBody": "plain"},
+                {"Id": "1", "MessageBody": '{"Ä": "\U0001f600\\n"}'},
+            ],
+        },
+    ),
+    Call(
+        "PutLogEvents",
+        LOGS,
+        lambda aws: aws.log_stream("/sluicegate/decoder", "2026/11/22").put([(1, "one"), (2, "zwei ü")]),
+        b"{}",
+        {
+            "logGroupName": "/sluicegate/decoder",
+            "logStreamName": "2026/11/22",
+            "logEvents": [{"timestamp": 1, "message": "one"}, {"timestamp": 2, "message": "zwei ü"}],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("region", "endpoint", "keys"),
+    [
+        ("us-east-1", None, KEYS),
+        ("us-east-1", None, SESSION),
+        ("cn-north-1", None, KEYS),
+        ("us-gov-west-1", None, SESSION),
+        ("us-east-1", "http://127.0.0.1:4566", KEYS),
+        ("eu-west-1", "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com", SESSION),
+        ("us-east-1", "http://[::1]:80/prefix/a b/", KEYS),
+    ],
+)
+async def test_requests_are_botocores(
+    region: str, endpoint: str | None, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", keys.token or "")
+    made, theirs = record(monkeypatch), Theirs(region, endpoint)
+    aws = Aws(region, endpoint)
+    for call in CALLS:
+        await call.by_hand(aws)
+        ours = made.pop()
+        set_botocores_clock(monkeypatch, ours.headers["x-amz-date"])
+        other = theirs.call(call)
+
+        assert ours.url.rstrip("/") == other.url.rstrip("/")
+        assert json.loads(ours.body) == json.loads(other.body)
+        assert ours.signed == other.signed
+        assert all(ours.headers[name] == other.headers[name] for name in ours.signed)
+        # The bodies are spelled differently, and so the signatures differ: sign botocore's.
+        moment = calendar.timegm(time.strptime(ours.headers["x-amz-date"], "%Y%m%dT%H%M%SZ"))
+        again = Signer(ours.url, region, call.protocol).headers(call.name, other.body, keys, moment)
+        assert again["Authorization"] == other.headers["authorization"]
+    await aws.close()
+
+
+@given(
+    bodies=st.lists(st.binary(max_size=300), min_size=1, max_size=4),
+    moments=st.lists(st.integers(0, 4_000_000_000), min_size=1, max_size=4),
+    keys=st.lists(
+        st.sampled_from([KEYS, SESSION, KEYS._replace(secret_key="other")]), min_size=1, max_size=4
+    ),
+)
+def test_one_signer_signs_as_botocore_from_day_to_day(
+    bodies: list[bytes], moments: list[int], keys: list[Keys]
+) -> None:
+    signer = Signer("https://sqs.eu-west-1.amazonaws.com", "eu-west-1", SQS)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for number in range(8):
+            body, moment = bodies[number % len(bodies)], moments[number % len(moments)]
+            one = keys[number % len(keys)]
+            headers = signer.headers("ReceiveMessage", body, one, moment + 0.7)
+            set_botocores_clock(monkeypatch, headers["X-Amz-Date"])
+            assert headers["X-Amz-Date"] == datetime.fromtimestamp(moment, UTC).strftime("%Y%m%dT%H%M%SZ")
+            request = AWSRequest(
+                "POST",
+                "https://sqs.eu-west-1.amazonaws.com/",
+                {
+                    name: value
+                    for name, value in headers.items()
+                    if name.startswith(("Content", "x-amzn", "X-Amz-T"))
+                },
+                body,
+            )
+            signing = botocore.auth.SigV4Auth(Credentials(*one), "sqs", "eu-west-1")
+            signing.add_auth(request)
+            assert headers["Authorization"] == request.headers["Authorization"]
+
+
+def test_keys_do_not_show() -> None:
+    shown = f"{SESSION} {SESSION!r}"
+    assert SESSION.secret_key not in shown
+    assert str(SESSION.token) not in shown
