@@ -180,9 +180,7 @@ class Egress:
         """Messages and answers taken by the ring of which some entry has not ended."""
         return sum(map(len, self._in_flight.values()))
 
-    def try_submit(
-        self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None
-    ) -> int:
+    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
         """Hand over messages without waiting; how many of them, from the first on, were taken. `ended` gets
         the outcome of each, except of those that a closed Listener left unfinished; without it they go to the
         events alone.
