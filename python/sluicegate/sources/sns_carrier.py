@@ -73,6 +73,7 @@ class Carrier:
         self._held: dict[str, _Held] = {}
         self._bytes = 0
         self._ready: list[Message] = []
+        self._unsettled: list[_Held] = []
         self._finished: list[_Held] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -165,18 +166,24 @@ class Carrier:
         held = self._held.get(outcome.message_id)
         if held is None:
             return
-        if outcome.failures:
-            self._spawn(self._settle(held))
-        else:
+        if not outcome.failures:
             self._finish(held)
+            return
+        self._unsettled.append(held)
+        if len(self._unsettled) == 1:
+            self._spawn(self._settle())
 
-    async def _settle(self, held: _Held) -> None:
+    async def _settle(self) -> None:
+        """Everything that has failed up to this task's first step."""
+        failed, self._unsettled = self._unsettled, []
         try:
             await self._sender.settle(self._index)
         except EgressClosed:
-            self._let_go(held)
+            for held in failed:
+                self._let_go(held)
         else:
-            self._finish(held)
+            for held in failed:
+                self._finish(held)
 
     def _skip(self, held: _Held) -> None:
         self.stats.skipped += 1
