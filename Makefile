@@ -14,6 +14,8 @@ CARGO ?= cargo
 # Further arguments, e.g. `make test PYTEST_ARGS="-k sns"`.
 CARGO_TEST_ARGS ?=
 PYTEST_ARGS ?=
+# Processes for the tests that wait; the others run in one of them. PYTEST_ARGS="-n 0" for a debugger.
+PYTEST_PROCESSES := -n 4 --dist loadgroup
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 
@@ -41,7 +43,7 @@ run: setup ## Run a local gateway (`sluicegate dev`) and print what to try
 test: $(VENV)/.dev $(VENV)/.native test-tools ## Run the tests of Rust and Python
 	$(CARGO) test --workspace --locked $(CARGO_TEST_ARGS)
 	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --locked
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 # Not Markdown: the README shows what `sluicegate dev` prints, to the letter.
 check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints

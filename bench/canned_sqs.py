@@ -1,9 +1,9 @@
-"""`python -m bench.canned_sqs SIZE COUNT RATE`: an SQS that costs little, so that its client is the limit.
+"""`python -m bench.canned_sqs SIZE COUNT RATE EVERY`: an SQS that costs little, so that its client is the limit.
 
 Prints its URL, then `polled` when somebody waits for messages. At SIGUSR1 it begins to give them out: COUNT messages,
 RATE a second (0: as fast as they are asked for), ten in an answer if there are so many, each an SNS envelope with one
-entry of SIZE bytes for a UDP socket of its own. When all of them were deleted and have arrived, or nothing has happened
-for a while, it prints how that went and ends.
+entry of SIZE bytes for a UDP socket of its own; each EVERYth (0: none) has no Data and cannot be sent. When all of them
+were deleted and have arrived, or nothing has happened for a while, it prints how that went and ends.
 
 Nothing is checked but the operation: signatures, receipts and queues are taken as they come.
 """
@@ -37,14 +37,16 @@ _SIGNATURE = base64.b64encode(bytes(range(256))).decode()
 class Queue:
     """Messages that are given out once, and what has become of them."""
 
-    def __init__(self, size: int, count: int, rate: float) -> None:
-        self.count, self.rate = count, rate
+    def __init__(self, size: int, count: int, rate: float, every: int) -> None:
+        self.count, self.rate, self.every = count, rate, every
+        self.good = count - (count // every if every else 0)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.setblocking(False)
         self._template = _template(size, self.socket.getsockname()[1])
+        self._malformed = self._template.replace(b"Data", b"Nothing")
         self._waiting: collections.deque[Client] = collections.deque()
         self._due: list[int] = []
         """When each message became due, in Unix nanoseconds."""
@@ -97,7 +99,8 @@ class Queue:
 
     def _message(self, number: int) -> bytes:
         payload = base64.b64encode(b"%0*d" % (NUMBER_BYTES, number))
-        return self._template % (number, number, number, payload)
+        malformed = self.every and number % self.every == self.every - 1
+        return (self._malformed if malformed else self._template) % (number, number, number, payload)
 
     # What comes back
 
@@ -119,7 +122,7 @@ class Queue:
 
     async def ended(self) -> None:
         """Waits until every message was deleted and has arrived, or until nothing happens any more."""
-        while self.deleted < self.count or sum(self._arrived) < self.count:
+        while self.deleted < self.count or sum(self._arrived) < self.good:
             await asyncio.sleep(0.05)
             if self.started and time.monotonic() - self.last > IDLE_SECONDS:
                 return
@@ -217,8 +220,8 @@ def _template(size: int, port: int) -> bytes:
     return text.encode()
 
 
-async def main(size: int, count: int, rate: float) -> None:
-    queue = Queue(size, count, rate)
+async def main(size: int, count: int, rate: float, every: int) -> None:
+    queue = Queue(size, count, rate, every)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, queue.start)
     loop.add_reader(queue.socket, queue.receive_datagrams)
@@ -229,4 +232,4 @@ async def main(size: int, count: int, rate: float) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))

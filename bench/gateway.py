@@ -27,6 +27,7 @@ packet_sources:
     listener_name: bench
     sns_topic_source: {{ topic_arn: "{TOPIC}" }}
     egress_networks: [127.0.0.0/8]
+    dead_letter_queue_arn: file:dead.ndjson
 """
 
 

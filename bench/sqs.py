@@ -6,6 +6,7 @@ what one would write instead (`sqs_baselines.py`). "own client alone" is the las
 of SQS: what is left is the gateway's own work.
 """
 
+import collections
 import contextlib
 import os
 import signal
@@ -23,15 +24,18 @@ PART = 10
 """Of `Plan.packets`: a message costs a hundred times as much as a packet."""
 RATE = 1_000
 BOTO3_GOAL, AIOBOTOCORE_GOAL = 4, 2
+EVERY = 10
+MALFORMED_GOAL = 0.95
 SETTLE_SECONDS = 0.5
 
 
 def run(plan: Plan) -> Iterator[Row]:
     count = plan.packets // PART
     with _credentials():
-        samples: dict[str, list[Sample]] = {"gateway": [], "own": [], "boto3": [], "aiobotocore": []}
+        samples: dict[str, list[Sample]] = collections.defaultdict(list)
         for _ in range(plan.rounds):
             samples["gateway"].append(_by_gateway(count))
+            samples["malformed"].append(_by_gateway(count, EVERY))
             for how in ("own", "boto3", "aiobotocore"):
                 samples[how].append(_by_baseline(how, count))
         yield compare("SQS to wire", samples["gateway"], "boto3 in threads", samples["boto3"], BOTO3_GOAL)
@@ -39,12 +43,18 @@ def run(plan: Plan) -> Iterator[Row]:
             "SQS to wire", samples["gateway"], "aiobotocore", samples["aiobotocore"], AIOBOTOCORE_GOAL
         )
         yield compare("SQS to wire", samples["gateway"], "own client alone", samples["own"])
+        name = f"SQS to wire, 1 in {EVERY} malformed"
+        yield compare(name, samples["malformed"], "none malformed", samples["gateway"], MALFORMED_GOAL)
         yield from _latency(plan)
 
 
-def _by_gateway(count: int) -> Sample:
-    with _queue(count, 0) as queue, scratch() as directory, Gateway(directory, aws=queue.line()) as gateway:
-        return _sample(queue, gateway, count)
+def _by_gateway(count: int, every: int = 0) -> Sample:
+    with (
+        _queue(count, 0, every) as queue,
+        scratch() as directory,
+        Gateway(directory, aws=queue.line()) as gateway,
+    ):
+        return _sample(queue, gateway, count, every)
 
 
 def _by_baseline(how: str, count: int) -> Sample:
@@ -63,21 +73,22 @@ def _latency(plan: Plan) -> Iterator[Row]:
         scratch() as directory,
         Gateway(directory, aws=queue.line()) as gateway,
     ):
-        seen = _run(queue, gateway, count)
+        seen = _run(queue, gateway, count, count)
     yield Row(f"SQS to wire at {RATE:,}/s, p50", seen["p50"], " ms")
     yield Row(f"SQS to wire at {RATE:,}/s, p99", seen["p99"], " ms")
 
 
-def _queue(count: int, rate: int) -> Process:
-    return Process(module("canned_sqs", SIZE, count, rate), LOAD_CORE)
+def _queue(count: int, rate: int, every: int = 0) -> Process:
+    return Process(module("canned_sqs", SIZE, count, rate, every), LOAD_CORE)
 
 
-def _sample(queue: Process, client: Process, count: int) -> Sample:
-    seen = _run(queue, client, count)
-    return Sample(count / seen["seconds"], 1 - seen["arrived"] / count, seen["client_seconds"] / count * 1e6)
+def _sample(queue: Process, client: Process, count: int, every: int = 0) -> Sample:
+    good = count - (count // every if every else 0)
+    seen = _run(queue, client, count, good)
+    return Sample(count / seen["seconds"], 1 - seen["arrived"] / good, seen["client_seconds"] / count * 1e6)
 
 
-def _run(queue: Process, client: Process, count: int) -> dict[str, float]:
+def _run(queue: Process, client: Process, count: int, good: int) -> dict[str, float]:
     """Lets `client` empty the queue; what the queue saw, and the processor time of `client`."""
     if queue.line() != "polled":
         raise BenchError(f"the canned queue failed: {queue.errors()}; its client: {client.errors()}")
@@ -86,7 +97,7 @@ def _run(queue: Process, client: Process, count: int) -> dict[str, float]:
     os.kill(queue.pid, signal.SIGUSR1)
     seen = queue.result()
     seen["client_seconds"] = client.cpu_seconds() - before
-    if seen["deleted"] != count or seen["arrived"] != count or seen["twice"]:
+    if seen["deleted"] != count or seen["arrived"] != good or seen["twice"]:
         raise BenchError(f"{count} messages, of which the queue saw {seen}; its client: {client.errors()}")
     return seen
 

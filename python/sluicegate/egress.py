@@ -162,6 +162,7 @@ class Egress:
         # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
+        self._letters: dict[tuple[str, bool], list[DeadLetter]] = {}
         self._backlog: deque[_Waiter] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -290,6 +291,7 @@ class Egress:
                 lost = Failure(None, "SendFailed", "the Listener was closed before this ended")
                 self._report(message_id, source, destination, record, [lost])
                 _fail(record.done)
+        self._keep_letters()
         self._in_flight.clear()
         for waiter in self._backlog:
             if waiter.owed is not None:
@@ -398,10 +400,13 @@ class Egress:
             ]
             if sent:
                 self._record.sent(sent)
-        for one in ended:
-            self._end(one)
+        records = [self._pop(one) for one in ended]
+        self._keep_letters()
+        for one, record in zip(ended, records, strict=True):
+            _tell(one, record)
 
-    def _end(self, ended: Ended) -> None:
+    def _pop(self, ended: Ended) -> _InFlight | None:
+        """What was kept of a document that has ended; its failures are reported."""
         key = (ended.message_id, ended.source, ended.destination)
         records = self._in_flight.get(key)
         record = None
@@ -409,17 +414,11 @@ class Egress:
             record = records.popleft()
             if not records:
                 del self._in_flight[key]
-        failures = [Failure(*failure) for failure in ended.failures]
-        if failures:
+        if ended.failures:
+            failures = [Failure(*failure) for failure in ended.failures]
             known = record or _InFlight(b"")
             self._report(ended.message_id, ended.source, ended.destination, known, failures)
-        if record is None or (record.done is None and record.ended is None):
-            return
-        outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
-        if record.ended is not None:
-            record.ended(outcome)
-        elif record.done is not None and not record.done.done():
-            record.done.set_result(outcome)
+        return record
 
     def _wake_idle(self) -> None:
         if self._in_flight or self._backlog:
@@ -443,21 +442,18 @@ class Egress:
         name = _name(self._sources, source)
         if self._record is not None and name is not None and self._record.wants(name):
             at = iso_milliseconds(time.time())
-            self._record.failed(
-                [
-                    DeadLetter(
-                        name,
-                        self.listener,
-                        message_id,
-                        failure.index,
-                        failure.reason,
-                        failure.detail,
-                        at,
-                        entries.entry(failure.index),
-                    )
-                    for failure in failures
-                ],
-                settles=record.settles,
+            self._letters.setdefault((name, record.settles), []).extend(
+                DeadLetter(
+                    name,
+                    self.listener,
+                    message_id,
+                    failure.index,
+                    failure.reason,
+                    failure.detail,
+                    at,
+                    entries.entry(failure.index),
+                )
+                for failure in failures
             )
         event = "ReplyFailed" if source is None else "SourceFailed"
         for failure in failures:
@@ -473,9 +469,28 @@ class Egress:
                 **entries.fields(failure.index),
             )
 
+    def _keep_letters(self) -> None:
+        """Hand on the dead letters of all that was reported since the last time, as one for each PacketSource."""
+        letters, self._letters = self._letters, {}
+        if self._record is not None:
+            for (_, settles), some in letters.items():
+                self._record.failed(some, settles=settles)
+
     def _report_lost(self, message: Message) -> None:
         lost = Failure(None, "SendFailed", "the Listener was closed before this could be sent")
         self._report(message.message_id, message.source, None, _InFlight(message.body), [lost])
+        self._keep_letters()
+
+
+def _tell(ended: Ended, record: _InFlight | None) -> None:
+    if record is None or (record.done is None and record.ended is None):
+        return
+    failures = [Failure(*failure) for failure in ended.failures]
+    outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+    if record.ended is not None:
+        record.ended(outcome)
+    elif record.done is not None and not record.done.done():
+        record.done.set_result(outcome)
 
 
 def _submission(message: Message) -> tuple[str, float | None, int, bytes, tuple[str, str] | None]:

@@ -5,9 +5,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import StartGateway
 from harness import ECHO, TOPIC, Client, Gateway, free_port, until
 from ministack import ACCOUNT, ENVIRONMENT, Ministack, unique
+
+from conftest import StartGateway
+
+pytestmark = pytest.mark.waits
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from conftest import StartGateway
 from harness import Client, Gateway, Metrics, until
 
+from conftest import StartGateway
 from sluicegate import _native
 from sluicegate.native_spec import DESTINATION_QUEUE_BYTES, RING_BYTES
 

@@ -12,8 +12,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from conftest import StartGateway
 from harness import ECHO, LOOPBACK, Client, Gateway, Netns, Wire, clients, records, until, wait_for_records
+
+from conftest import StartGateway
 
 LOOPBACKS = ["127.0.0.1", "::1"]
 ALTERED = "the Tag is not one that this gateway made"

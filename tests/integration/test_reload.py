@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import StartGateway
 from harness import PROGRAM, Client, Process
 
+from conftest import StartGateway
 from sluicegate.destinations import DeliveryError, DestinationContext
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink

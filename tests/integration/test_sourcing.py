@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conftest import StartGateway
 from harness import PROGRAM, TOPIC, Client, Gateway, until
+
+from conftest import StartGateway
 
 LISTENER = """
 listeners:

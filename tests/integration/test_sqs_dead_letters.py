@@ -11,9 +11,12 @@ import pytest
 from aws_sources import Served, Topic, wait_until_empty
 from aws_sources import served as served
 from aws_sources import topic as topic
-from conftest import StartGateway
 from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, until
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
+
+from conftest import StartGateway
+
+pytestmark = pytest.mark.waits
 
 FIELDS = {"PacketSource", "Listener", "MessageId", "Index", "Reason", "Detail", "At", "Entry"}
 NOTHING = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import StartGateway
 from harness import HANG_SECONDS, LOOPBACK, PROGRAM, Client, Process, free_port, until
 
+from conftest import StartGateway
 from sluicegate.events.types import TYPES
 
 CONFIG = f"""

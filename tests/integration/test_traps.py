@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartGateway
 from harness import (
     ECHO,
     HOST,
@@ -27,6 +26,8 @@ from harness import (
     until,
     wait_for_records,
 )
+
+from conftest import StartGateway
 
 NOT_STARTED = 4
 TOPIC = '{ topic_arn: "arn:aws:sns:us-east-1:000000000000:replies" }'

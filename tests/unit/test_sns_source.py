@@ -1,8 +1,9 @@
 """A PacketSource on AWS: how it subscribes, what it takes, and what it says when it may not (contract section 4.2)."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,22 @@ class FakeSender:
         self.settled.set()
         self.full = False
         self.closed = False
+        self.ending: list[asyncio.Task[None]] = []
 
-    def try_submit(self, messages: Any) -> int:
-        raise AssertionError("a queue's message is sent, not submitted")
+    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
+        taken = 0 if self.full or self.closed else len(messages)
+        for message in messages[:taken]:
+            self.ending.append(asyncio.create_task(self._end(message, ended)))
+        return taken
 
-    submit_later = try_submit
+    async def _end(self, message: Message, ended: Callable[[Outcome], None] | None) -> None:
+        with contextlib.suppress(EgressClosed):
+            outcome = await self.send(message)
+            if ended is not None:
+                ended(outcome)
+
+    def submit_later(self, message: Message) -> None:
+        raise AssertionError("a queue's message is nobody else's")
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         self.sent.append(message)

@@ -3,6 +3,9 @@
 A message is held until each of its entries has ended: its visibility is extended for as long. Then its MessageId goes
 into the journal, and then it is deleted. What comes again in between joins the one that is held; what comes again
 later is known by its MessageId.
+
+What comes in one turn of the loop is handed to the egress as one, and ends by callback: a task for each message would
+cost more than the message. Only what has to wait, for room, for a list of regions or for its dead letters, gets one.
 """
 
 import asyncio
@@ -11,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sluicegate.aws import AwsError, QueueMessage
-from sluicegate.egress import EgressClosed, Message
+from sluicegate.egress import EgressClosed, Message, Outcome
 from sluicegate.sources.base import Sender
 from sluicegate.sources.ended import Ended
 from sluicegate.sources.sns_consumer import Consumer, Receipt, SourceStats
@@ -69,6 +72,8 @@ class Carrier:
         self._idle.set()
         self._held: dict[str, _Held] = {}
         self._bytes = 0
+        self._ready: list[Message] = []
+        self._unsettled: list[_Held] = []
         self._finished: list[_Held] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -105,28 +110,20 @@ class Carrier:
         held = _Held(found.message_id, len(message.body), extend_at, [(consumer, message.receipt)])
         self._held[found.message_id] = held
         self._bytes += held.size
-        self._spawn(self._carry(held, found))
+        verdict = self._judge(found)
+        if verdict is None:
+            self._spawn(self._carry_judged(held, found))
+        elif verdict is Verdict.SKIP:
+            self._skip(held)
+        else:
+            self._ready.append(self._message(found, verdict))
+            if len(self._ready) == 1:
+                asyncio.get_running_loop().call_soon(self._submit)
 
     # Through
 
-    async def _carry(self, held: _Held, found: Notification) -> None:
-        try:
-            verdict = await self._judge(found)
-            if verdict is Verdict.SKIP:
-                self.stats.skipped += 1
-            else:
-                refusal = None if verdict is Verdict.SEND else verdict
-                message = Message(found.message_id, self._index, found.body, found.published_at, refusal)
-                outcome = await self._sender.send(message)
-                if outcome.failures:
-                    await self._sender.settle(self._index)
-        except (EgressClosed, AwsError):
-            # It stays in the queue: for the next start, or for when the regions can be listed.
-            self._let_go(held)
-        else:
-            self._finish(held)
-
-    async def _judge(self, found: Notification) -> Verdict | tuple[str, str]:
+    def _judge(self, found: Notification) -> Verdict | tuple[str, str] | None:
+        """None if the regions have to be listed first."""
         if found.topic_arn is None:
             return Verdict.SEND  # its attributes were stripped; what SNS's filter let through is ours
         if found.topic_arn != self._topic_arn:
@@ -134,10 +131,63 @@ class Carrier:
                 "MalformedMessage",
                 f"it was published to {found.topic_arn[:300]}, not to {self._topic_arn}",
             )
-        verdict = self._regions.judge_at_once(found.egress_region)
-        if verdict is None:
-            return await self._regions.judge(found.egress_region or b"")
-        return verdict
+        return self._regions.judge_at_once(found.egress_region)
+
+    def _message(self, found: Notification, verdict: Verdict | tuple[str, str]) -> Message:
+        refusal = None if isinstance(verdict, Verdict) else verdict
+        return Message(found.message_id, self._index, found.body, found.published_at, refusal)
+
+    def _submit(self) -> None:
+        ready, self._ready = self._ready, []
+        taken = self._sender.try_submit(ready, self._ended_one)
+        for message in ready[taken:]:
+            self._spawn(self._send(message))
+
+    async def _carry_judged(self, held: _Held, found: Notification) -> None:
+        try:
+            verdict = await self._regions.judge(found.egress_region or b"")
+        except AwsError:
+            self._let_go(held)  # until the regions can be listed
+        else:
+            if verdict is Verdict.SKIP:
+                self._skip(held)
+            else:
+                await self._send(self._message(found, verdict))
+
+    async def _send(self, message: Message) -> None:
+        try:
+            self._ended_one(await self._sender.send(message))
+        except EgressClosed:
+            held = self._held.get(message.message_id)
+            if held is not None:
+                self._let_go(held)  # for the next start
+
+    def _ended_one(self, outcome: Outcome) -> None:
+        held = self._held.get(outcome.message_id)
+        if held is None:
+            return
+        if not outcome.failures:
+            self._finish(held)
+            return
+        self._unsettled.append(held)
+        if len(self._unsettled) == 1:
+            self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        """Everything that has failed up to this task's first step."""
+        failed, self._unsettled = self._unsettled, []
+        try:
+            await self._sender.settle(self._index)
+        except EgressClosed:
+            for held in failed:
+                self._let_go(held)
+        else:
+            for held in failed:
+                self._finish(held)
+
+    def _skip(self, held: _Held) -> None:
+        self.stats.skipped += 1
+        self._finish(held)
 
     # Out
 
