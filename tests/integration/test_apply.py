@@ -12,6 +12,8 @@ import pytest
 from conftest import StartGateway
 from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port
 
+from sluicegate.control.keys import KeyFile
+
 EXAMPLE = Path(__file__).parents[2] / "examples/sam"
 Apply = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -210,6 +212,38 @@ def test_what_cannot_be_applied(apply: Apply, tmp_path: Path, text: str, sentenc
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_gateway_that_asks_for_keys_and_for_approval(
+    gateway: StartGateway, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = gateway("listeners: []\nrequire_approval: true", start=False)
+    address = public.api_url.removeprefix("http://")
+    text = public.file.read_text()
+    public.file.write_text(
+        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
+    )
+    key = KeyFile(public.directory / "sluicegate.db.keys").create_api_key("ci", frozenset({"admin"}))[1]
+    public.spawn()
+    public.event("GatewayStarted")
+
+    def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        command = [PROGRAM, *arguments, "--api", public.api_url]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+
+    refused = run("apply", template)
+    assert refused.returncode == 1
+    assert "SLUICEGATE_API_KEY" in refused.stderr
+    monkeypatch.setenv("SLUICEGATE_API_KEY", "kéy\u2028")
+    broken = run("apply", template)
+    assert broken.returncode == 1
+    assert "is not a key" in broken.stderr
+    assert "kéy" not in broken.stderr
+    monkeypatch.setenv("SLUICEGATE_API_KEY", key)
+    made = applied(run("apply", template, "--output", "json"))
+    assert "sluicegate sources approve template-CommandSource" in str(made["Notes"])
+    assert f"watching {public.api_url}" in run("tail", "--timeout", "1").stderr
+    assert key not in public.process.stdout.text + public.process.stderr.text
 
 
 def test_without_a_gateway(apply: Apply, template: Path) -> None:

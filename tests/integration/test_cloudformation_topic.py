@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import free_port
+from stack_answers import Bucket
+from stack_answers import bucket as bucket
 
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import load
@@ -20,36 +20,6 @@ from sluicegate.events import EventLog
 from sluicegate.gateway import Gateway
 
 STACK = "arn:aws:cloudformation:us-east-1:000000000000:stack/demo/6b0f0c5e"
-
-
-class Bucket:
-    """Where CloudFormation waits for answers. `down` makes it fail."""
-
-    def __init__(self) -> None:
-        self.answers: list[dict[str, Any]] = []
-        self.down = False
-        bucket = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_PUT(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if not bucket.down:
-                    assert self.headers["Content-Type"] == ""
-                    bucket.answers.append({"path": self.path, **json.loads(body)})
-                self.send_response(503 if bucket.down else 200)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @dataclass
@@ -113,13 +83,6 @@ class Kept:
         self.more.set()
 
     def close(self, seconds: float) -> None: ...
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    made = Bucket()
-    yield made
-    made.close()
 
 
 @dataclass

@@ -1,12 +1,15 @@
 """What the resources of a template become here, and what is said of those that become nothing."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import LATER, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
+from sluicegate.yamlfile import Problem, YamlError
 
 LISTENER = """
   Entry:
@@ -243,3 +246,52 @@ Resources:
     other = text.replace("customer-config.json", "other.json")
     with pytest.raises(TemplateError, match=r"other\.json is not on this machine, put a copy of it at "):
         documents(stack(tmp_path, other))
+
+
+ODD = (
+    "null",
+    "[]",
+    "{}",
+    "12",
+    "!Ref X",
+    "!GetAtt Telemetry.Port",
+    "!Sub '${A.B}'",
+    "[[a]]",
+    "{ a: { b: c } }",
+)
+ODD += (
+    "!If [Live, a, b]",
+    "!Select [0, []]",
+    "!Join [a, b]",
+    "!Ref [a]",
+    "!Sub { a: b }",
+    "!Transform { Name: x }",
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) -> None:
+    """Lines of the example changed, removed and doubled: resolved, or refused in a sentence, never anything else."""
+    example = Path(__file__).parents[2] / "examples/sam/template.yaml"
+    chance = random.Random(seed)
+    refused: list[Problem] = []
+    for _ in range(15):
+        lines = example.read_text().split("\n")
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(lines))
+            key, colon, _ = lines[at].partition(":")
+            changed = [f"{key}: {chance.choice(ODD)}"] if colon else [lines[chance.randrange(len(lines))]]
+            lines[at : at + 1] = chance.choice([changed, changed, changed, [], [lines[at], lines[at]]])
+        try:
+            made = Stack(
+                Template(example, parse("t.yaml", "\n".join(lines))),
+                {},
+                Settings("demo", "us-east-1", Path("made")),
+                {},
+            )
+            documents(made)
+            made.outputs()
+        except (TemplateError, YamlError) as error:
+            refused += error.problems
+    assert refused
+    assert all(problem.line > 0 and problem.cause and problem.fix for problem in refused)

@@ -199,6 +199,9 @@ class Applying:
             attributes(item.kind, answer),
         )
         self._record.put(item.logical_id, made)
+        if answer.get("State") == "PendingApproval":
+            text = f"it sends nothing until an operator approves it: sluicegate sources approve {made.id}"
+            self._stack.warn(item.logical_id, text)
         for warning in answer.get("Warnings") or []:
             self._stack.warn(item.logical_id, warning)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .functions import LocalFunction, NotLocal, local_function, placeholders
+from .functions import LocalFunction, NotLocal, environment_of, local_function, placeholders
 from .reader import Map
 from .resolve import Resolver
 from .template import Declared, Template
@@ -61,9 +61,9 @@ class Lambdas:
         """What a Destination delivers to in its place."""
         if logical_id not in self._found:
             declared = self._template.resources[logical_id]
-            properties = self._properties(declared)
             directory = self._template.path.absolute().parent
             try:
+                properties = self._properties(declared)
                 function = local_function(
                     logical_id, properties, directory, self._made_dir, self._environment
                 )
@@ -85,7 +85,7 @@ class Lambdas:
         if declared.type != "AWS::Serverless::Function" or not isinstance(raw, Map):
             return own
         shared = self._resolver.properties(raw)
-        variables = {**_variables(shared), **_variables(own)}
+        variables = {**environment_of(shared), **environment_of(own)}
         return {**shared, **own, "Environment": {"Variables": variables}}
 
     def _note_placeholders(self, declared: Declared, properties: Mapping[str, Any]) -> None:
@@ -94,7 +94,3 @@ class Lambdas:
             if unmade:
                 text = f"{variable} in its environment is a placeholder: {', '.join(unmade)} is not made here"
                 self._note(declared, text)
-
-
-def _variables(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return (properties.get("Environment") or {}).get("Variables") or {}

@@ -192,7 +192,10 @@ class Stack:
         self._drop_log_group(declared, made)
         raws = self._raw_destinations(declared)
         destinations = []
-        for at, destination in enumerate(made.get("Destinations") or []):
+        given = made.get("Destinations") or []
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            return made  # the gateway says what is wrong with it
+        for at, destination in enumerate(given):
             raw = raws[at] if at < len(raws) else None
             inner = {"Name": self._destination_name(declared, raw, at), **destination}
             self._bind(declared, inner)
