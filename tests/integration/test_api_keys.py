@@ -8,8 +8,9 @@ import httpx
 import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
-from conftest import StartGateway
 from harness import HANG_SECONDS, LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Process
+
+from conftest import StartGateway
 
 CONFIG = f"""
 listeners: [{{ name: decoder, bind: 127.0.0.1 }}]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartGateway
 from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port
 
+from conftest import StartGateway
 from sluicegate.control.keys import KeyFile
 
 EXAMPLE = Path(__file__).parents[2] / "examples/sam"

@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import StartGateway
 from harness import LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Process
+
+from conftest import StartGateway
 
 CONFIG = f"""
 require_approval: true

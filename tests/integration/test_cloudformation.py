@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
-from conftest import StartGateway
 from harness import Client, Gateway, free_port, until
 from ministack import Ministack, unique
 
+from conftest import StartGateway
 from sluicegate.cfn.packaged import lambda_template
 from sluicegate.control.keys import KeyFile
 

@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 
-from conftest import StartGateway
 from harness import ECHO, LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Metrics, Process, until, wait_for_records
+
+from conftest import StartGateway
 
 SECONDS = 2.0
 PACED = """

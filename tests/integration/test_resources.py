@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import StartGateway
 from harness import HANG_SECONDS, LOOPBACK, TOPIC, Client, Gateway, free_port, until, wait_for_records
+
+from conftest import StartGateway
 
 PLAIN = """
 listeners:
