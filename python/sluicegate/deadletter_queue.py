@@ -133,11 +133,12 @@ class DeadLetterQueue:
             await asyncio.wait_for(self._empty.wait(), max(0.0, seconds))
         task, self._task = self._task, None
         if task is None:
-            return  # somebody else has waited for less long
+            return  # somebody else gave it less time
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         self._report_left()
         self._report_dropped()
+        self._empty.set()  # whoever would have waited for longer need not
 
     # The task
 
