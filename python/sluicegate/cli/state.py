@@ -30,7 +30,7 @@ def command() -> None:
 def export_state(file: Path, secrets: bool, target: Path | None) -> None:
     """Print the state as JSON; the gateway may be running.
 
-    Without --secrets it has resources, decisions, assigned ports and topics, and nothing secret.
+    Without --secrets it has resources, decisions, assigned ports, topics and queues on AWS, and nothing secret.
     """
     try:
         document = export(_state_of(file), secrets=secrets)

@@ -20,6 +20,12 @@ _T = TypeVar("_T")
 _KEY_BYTES = 32
 
 
+SOURCE_QUEUES = (
+    "SELECT arn, source, topic_arn, role, generation, url, attributes FROM source_queues ORDER BY rowid"
+)
+"""The fields of each `SourceQueue`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceQueue:
     """A queue on AWS that this gateway has made, or is about to make, for a PacketSource.
@@ -163,8 +169,7 @@ class State:
 
     def source_queues(self) -> list[SourceQueue]:
         """Every queue that was kept, in order of creation."""
-        query = "SELECT arn, source, topic_arn, role, generation, url, attributes FROM source_queues ORDER BY rowid"
-        return [SourceQueue(*row) for row in self.read(query)]
+        return [SourceQueue(*row) for row in self.read(SOURCE_QUEUES)]
 
     def keep_source_queue(self, queue: SourceQueue) -> None:
         """Keep a queue, or what has changed of it."""

@@ -1,18 +1,19 @@
 """The state as a JSON document: for a backup that can be read, and for moving to another machine.
 
-Without secrets an export has what can be shown: resources, decisions, assigned ports, topics. With them it also has the
-resources' secrets and the Tag keys, in the clear.
+Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, queues on AWS. With them
+it also has the resources' secrets and the Tag keys, in the clear.
 """
 
 import json
 import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .lock import StateError
 from .migrations import LATEST, version
 from .resources import Commit, Decision, ResourceTable, Stored
-from .store import State, failed
+from .store import SOURCE_QUEUES, SourceQueue, State, failed
 from .vault import Vault
 
 FORMAT = 1
@@ -55,6 +56,7 @@ def restore(state: State, document: Any) -> list[str]:
         }
         ports = [(str(one["Name"]), int(one["Port"])) for one in document["Ports"]]
         topics = [str(arn) for arn in document["Topics"]]
+        queues = [SourceQueue(**one) for one in document.get("SourceQueues", ())]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
@@ -69,6 +71,8 @@ def restore(state: State, document: Any) -> list[str]:
         state.assign_port(name, port)
     for arn in topics:
         state.add_topic(arn)
+    for queue in queues:
+        state.keep_source_queue(queue)
     if keys:
         state.replace_tag_keys(keys)
     ResourceTable(state).commit(Commit(put=stored, decide=decisions))
@@ -76,6 +80,7 @@ def restore(state: State, document: Any) -> list[str]:
         *(f"{one.kind} {one.name}" for one in stored),
         *(f"port {port} of Listener {name}" for name, port in ports),
         *(f"topic {arn}" for arn in topics),
+        *(f"queue {queue.arn}" for queue in queues),
         *(f"decision about PacketSource {name}" for name in decisions),
         *(["Tag keys"] if keys else []),
     ]
@@ -106,6 +111,7 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
         ],
         "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
     }
+    document["SourceQueues"] = [asdict(SourceQueue(*row)) for row in db.execute(SOURCE_QUEUES)]
     if secrets:
         rows = db.execute("SELECT id, key FROM tag_keys ORDER BY created_at, id")
         document["TagKeys"] = [{"Id": number, "Key": key.hex()} for number, key in rows]
