@@ -31,8 +31,9 @@ RETIRE_SECONDS = 10.0
 EMPTY_SECONDS = 0.2
 """How often it is looked whether all messages of a removed PacketSource have ended."""
 
-# What of a resource the native side alone looks at: a change of it touches neither deliveries nor sources.
-_NATIVE_OF_DESTINATION = {"batching", "description"}
+# What of a resource the native side and the log groups alone look at: a change of it touches neither deliveries nor
+# sources.
+_NATIVE_OF_DESTINATION = {"batching", "description", "enable_logging", "log_group_name"}
 _NATIVE_OF_SOURCE = {"default_ttl_seconds", "description", "egress_networks", "require_session"}
 _NATIVE_OF_LOCAL_SOURCE = _NATIVE_OF_SOURCE | {"dead_letter_queue_arn", "hold_seconds", "rate_limit"}
 """A source on AWS fetches as fast as it may send, and its subscription names the dead-letter queue."""
