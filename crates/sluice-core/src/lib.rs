@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod egress;
 pub mod event;
 pub mod format;
+pub mod inner;
 mod judge;
 pub mod listener;
 pub mod message;
@@ -22,6 +23,7 @@ pub mod session;
 pub mod spec;
 pub mod tag;
 pub mod time;
+pub mod wire;
 
 pub use batch::Batch;
 pub use counters::Counters;
