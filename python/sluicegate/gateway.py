@@ -32,7 +32,7 @@ from .running import RunningListener
 from .sources.base import Sender
 from .sources.sns_endpoint import create_app as create_sns
 from .sources.topics import Topics
-from .state import ResourceTable, State, StateError
+from .state import ResourceTable, State, StateError, WireGuardTable
 
 DRAIN_SECONDS = 10.0
 
@@ -98,6 +98,7 @@ class Gateway:
             closing.callback(state.close)
             self._table = table = ResourceTable(state)
             table.all()  # a key that does not fit is found here
+            keys = WireGuardTable(state, table.vault)
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
         self._topics = Topics(
@@ -111,7 +112,9 @@ class Gateway:
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
         closing.callback(self._live.close)
-        self._node = Node(self._config, self._events, self._live, state, dataplane, journal, self._topics)
+        self._node = Node(
+            self._config, self._events, self._live, state, dataplane, journal, self._topics, keys
+        )
         self._registry = Registry(self._config, table, self._node, self._events)
         self._bind_servers()
         try:

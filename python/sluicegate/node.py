@@ -17,7 +17,7 @@ from .model import PacketSource
 from .resources import Complaint, Refused
 from .sources.base import Source
 from .sources.topics import Binding, LocalTopicSource, Topics
-from .state import State
+from .state import State, WireGuardTable
 
 
 class Node:
@@ -32,6 +32,7 @@ class Node:
         dataplane: _native.Dataplane,
         journal: Journal,
         topics: Topics,
+        wireguard: WireGuardTable,
     ) -> None:
         self.config = config
         self.events = events
@@ -40,6 +41,7 @@ class Node:
         self.dataplane = dataplane
         self.journal = journal
         self.topics = topics
+        self.wireguard = wireguard
         self.dead_letters: dict[str, DeadLetterFile] = {}
         """By PacketSource."""
         self.ledger = Ledger(journal, self.dead_letters, events)

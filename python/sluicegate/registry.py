@@ -17,9 +17,10 @@ from uuid import uuid4
 
 from .config import Config, ConfigError, load
 from .events import EventLog
-from .model import GatewayConfig, secrets_of
+from .model import GatewayConfig, Listener, Peer, secrets_of
 from .node import Node
-from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, restored
+from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, parse_peer, restored
+from .running import RunningListener
 from .runtime import Runtime
 from .state import Commit, Decision, ResourceTable, StateError, Stored, changed
 
@@ -103,6 +104,13 @@ class Registry:
                 return one
         raise NotFound(f"there is no {kind} {name!r}")
 
+    def running(self, name: str) -> RunningListener:
+        """A Listener as it runs; `NotFound`."""
+        found = self.runtime.listeners.get(name)
+        if found is None:
+            raise NotFound(f"there is no Listener {name!r}")
+        return found
+
     # Changes by the API
 
     async def create(
@@ -157,6 +165,44 @@ class Registry:
                 self._check_version(kind, name, versions)
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
+
+    async def add_peer(self, name: str, data: Any, who: str) -> Peer:
+        """One more peer of the WireGuard Listener `name`. Raises `NotFound` and `Refused`."""
+        async with self._changing:
+            with self._audit(who, "AddPeer", "Listener", name):
+                listener = self._with_peers(name)
+                peer = parse_peer(data)
+                if any(one.public_key == peer.public_key for one in listener.peers):
+                    cause = f'the Listener "{name}" has a peer with the key {peer.public_key}'
+                    fix = "remove it first, or choose another key"
+                    raise Refused(
+                        Complaint("Peer", peer.name or "", ("public_key",), cause, fix, conflict=True)
+                    )
+                await self._set_peers(listener, [*listener.peers, peer])
+        return peer
+
+    async def remove_peer(self, name: str, public_key: str, who: str) -> None:
+        """Its session is cut at once. Raises `NotFound` and `Refused`."""
+        async with self._changing:
+            with self._audit(who, "RemovePeer", "Listener", name):
+                listener = self._with_peers(name)
+                left = [one for one in listener.peers if one.public_key != public_key]
+                if len(left) == len(listener.peers):
+                    raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
+                await self._set_peers(listener, left)
+
+    def _with_peers(self, name: str) -> Listener:
+        """A Listener whose peers may be changed."""
+        listener: Listener = self.find("Listener", name).resource
+        if listener.protocol != "wg":
+            cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
+            fix = "name one with `protocol: wg`"
+            raise Refused(Complaint("Listener", name, ("protocol",), cause, fix, conflict=True))
+        self._refuse_file("Listener", name)
+        return listener
+
+    async def _set_peers(self, listener: Listener, peers: list[Peer]) -> None:
+        await self._change(Commit(put=[_stored("Listener", listener.model_copy(update={"peers": peers}))]))
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
         """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""

@@ -25,6 +25,7 @@ from .model import Destination as DestinationResource
 from .model import Listener, PacketSource
 from .native_spec import listener_spec
 from .node import Node
+from .peers import PeerKeeper, own_key, wireguard_spec
 from .resources import Complaint, Refused
 from .sources.base import Source
 from .state import StateError
@@ -81,6 +82,10 @@ class RunningListener:
         self.destinations: list[DestinationPlace] = []
         self.sources: list[SourcePlace] = []
         self.ended = False
+        self.public_key = ""
+        """Of a `wg` Listener."""
+        self.peers: PeerKeeper | None = None
+        """Likewise."""
         self._port: _native.Port | None = None
         self._egress: Egress | None = None
 
@@ -122,6 +127,9 @@ class RunningListener:
         """Bind. Raises `Refused`. Blocks."""
         node = self.node
         try:
+            if self.resource.protocol == "wg":
+                self.public_key = _native.public_key(own_key(self.resource, node.wireguard))
+                spec["WireGuard"] = wireguard_spec(self.resource, node.wireguard)
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
         except BindRefused as error:
             complaint = Complaint("Listener", self.name, ("bind",), error.cause, error.fix, conflict=True)
@@ -135,6 +143,9 @@ class RunningListener:
         names = [place.resource.name for place in self.sources], [p.resource.name for p in self.destinations]
         self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
         self._egress.start(loop)
+        if self.public_key:
+            self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
+            self.peers.start()
         self.node.live.watch(self.name, self.port)
         host, number = self.port.local_address
         self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
@@ -164,6 +175,8 @@ class RunningListener:
     async def close(self, seconds: float) -> None:
         """Send what is queued, close the socket and the Destinations, report."""
         self.ended = True
+        if self.peers is not None:
+            await self.peers.close()
         await asyncio.to_thread(self.port.close, seconds)
         self.egress.close()
         self.node.events.emit(
@@ -281,6 +294,8 @@ class Change:
         if running.destinations is not self._destination_places:
             before, sources_before = running.destinations, running.sources
             running.port.update(json.dumps(self.spec()))
+            if running.peers is not None:
+                running.peers.change(running.resource, self._listener)
             running.egress.rename(
                 [place.resource.name for place in self._source_places],
                 [place.resource.name for place in self._destination_places],

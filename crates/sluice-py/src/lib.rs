@@ -2,6 +2,7 @@
 //!
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
+mod keys;
 mod seal;
 
 use pyo3::{
@@ -334,6 +335,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Batch>()?;
     module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
+    module.add_function(wrap_pyfunction!(keys::generate_private_key, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::public_key, module)?)?;
     module.add_function(wrap_pyfunction!(seal::seal, module)?)?;
     module.add_function(wrap_pyfunction!(seal::unseal, module)?)?;
     module.add_function(wrap_pyfunction!(format_tag_key, module)?)

@@ -1,9 +1,11 @@
-"""Resources over REST: create, read, replace, delete, approve (contract sections 1 and 8).
+"""Resources over REST: create, read, replace, delete, approve (contract sections 1 and 8), and the peers of Listeners.
 
 Every resource has a version, its `ETag`. `If-Match` makes a PUT or DELETE fail with 412 when somebody else was faster.
 A POST with an `Idempotency-Key` may be repeated: the first answer comes again for a day, and a resource that is already
 there just as it was asked for counts as made by it. `Prefer: handling=lenient` (RFC 7240) turns unknown properties into
 `Warnings`, as CloudFormation templates need it.
+
+A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sluicegate.peers import peer_views
 from sluicegate.registry import Declared, Registry
 from sluicegate.resources import KINDS, PATHS, Refused, parse
 from sluicegate.sources.http_input import BodyTooLarge, Disconnected, read_body, refused_origin
@@ -50,9 +53,13 @@ def resource_routes(gateway: ResourcesView) -> list[Route]:
             Route(one, resources.bound(resources.replace, kind), methods=["PUT"]),
             Route(one, resources.bound(resources.delete, kind), methods=["DELETE"]),
         ]
+    peers = f"/v1/{PATHS['Listener']}/{{name}}/peers"
     sources = f"/v1/{PATHS['PacketSource']}/{{name}}"
     return [
         *routes,
+        Route(peers, resources.peers, methods=["GET"]),
+        Route(peers, resources.add_peer, methods=["POST"]),
+        Route(f"{peers}/{{key:path}}", resources.remove_peer, methods=["DELETE"]),
         Route(f"{sources}/approve", resources.approve, methods=["POST"]),
         Route(f"{sources}/reject", resources.reject, methods=["POST"]),
         Route("/v1/reload", resources.reload, methods=["POST"]),
@@ -113,6 +120,23 @@ class Resources:
         _refuse_pages(request)
         name = request.path_params["name"]
         await self._registry.delete(kind, name, _who(request), versions=_versions(request))
+        return Response(status_code=204)
+
+    async def peers(self, request: Request) -> Response:
+        running = self._registry.running(request.path_params["name"])
+        statuses = orjson.loads(await asyncio.to_thread(running.port.peers))
+        views = await asyncio.to_thread(peer_views, running.resource, statuses)
+        return _json({"Items": views, "NextToken": None})
+
+    async def add_peer(self, request: Request) -> Response:
+        data = await _body(request)
+        peer = await self._registry.add_peer(request.path_params["name"], data, _who(request))
+        return _json(peer.dump(), 201)
+
+    async def remove_peer(self, request: Request) -> Response:
+        _refuse_pages(request)
+        name, key = request.path_params["name"], request.path_params["key"]
+        await self._registry.remove_peer(name, key, _who(request))
         return Response(status_code=204)
 
     async def approve(self, request: Request) -> Response:
@@ -177,6 +201,16 @@ class Resources:
 
 async def _document(kind: str, request: Request) -> Any:
     """The body as JSON, without what only the gateway sets: a resource that was read may be sent back."""
+    data = await _body(request)
+    if not isinstance(data, dict):
+        return data
+    known = KINDS[kind].spellings()
+    ours = {*READ_ONLY[kind], *COMMON} - set(known)
+    return {key: value for key, value in data.items() if key not in ours}
+
+
+async def _body(request: Request) -> Any:
+    """The body as JSON."""
     _refuse_pages(request)
     try:
         body = await read_body(request.scope, request.receive, BODY_LIMIT)
@@ -185,14 +219,9 @@ async def _document(kind: str, request: Request) -> Any:
     except Disconnected:
         raise HTTPException(400, "the body did not arrive") from None
     try:
-        data = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise HTTPException(400, f"the body is not JSON ({error}): send one resource as an object") from None
-    if not isinstance(data, dict):
-        return data
-    known = KINDS[kind].spellings()
-    ours = {*READ_ONLY[kind], *COMMON} - set(known)
-    return {key: value for key, value in data.items() if key not in ours}
 
 
 def _refuse_pages(request: Request) -> None:

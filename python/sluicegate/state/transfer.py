@@ -1,7 +1,7 @@
 """The state as a JSON document: for a backup that can be read, and for moving to another machine.
 
-Without secrets an export has what can be shown: resources, decisions, assigned ports, topics. With them it also has the
-resources' secrets and the Tag keys, in the clear.
+Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, where WireGuard peers
+are. With them it also has the resources' secrets, the keys that were made for Listeners, and the Tag keys, in the clear.
 """
 
 import json
@@ -14,6 +14,7 @@ from .migrations import LATEST, version
 from .resources import Commit, Decision, ResourceTable, Stored
 from .store import State, failed
 from .vault import Vault
+from .wireguard import WireGuardTable, key_label
 
 FORMAT = 1
 
@@ -56,11 +57,14 @@ def restore(state: State, document: Any) -> list[str]:
         ports = [(str(one["Name"]), int(one["Port"])) for one in document["Ports"]]
         topics = [str(arn) for arn in document["Topics"]]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
+        own = [(str(one["Listener"]), one.get("PrivateKey")) for one in document.get("WireGuardKeys", ())]
+        peers = [(str(one["Listener"]), list(one["Peers"])) for one in document.get("WireGuardPeers", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
             f"the export is damaged ({error}), make it anew with `sluicegate state export`"
         ) from None
     missing = [f"{one['Kind']} {one['Name']}" for one in document["Resources"] if one.get("SecretsLeftOut")]
+    missing += [f"Listener {name}" for name, key in own if key is None and f"Listener {name}" not in missing]
     if missing:
         raise StateError(
             f"the export leaves out the secrets of {', '.join(missing)}, make it anew with --secrets"
@@ -71,12 +75,19 @@ def restore(state: State, document: Any) -> list[str]:
         state.add_topic(arn)
     if keys:
         state.replace_tag_keys(keys)
-    ResourceTable(state).commit(Commit(put=stored, decide=decisions))
+    table = ResourceTable(state)
+    table.commit(Commit(put=stored, decide=decisions))
+    wireguard = WireGuardTable(state, table.vault)
+    for name, key in own:
+        wireguard.keep_private_key(name, str(key))
+    for name, memories in peers:
+        wireguard.remember(name, memories)
     return [
         *(f"{one.kind} {one.name}" for one in stored),
         *(f"port {port} of Listener {name}" for name, port in ports),
         *(f"topic {arn}" for arn in topics),
         *(f"decision about PacketSource {name}" for name in decisions),
+        *(f"key pair of Listener {name}" for name, _ in own),
         *(["Tag keys"] if keys else []),
     ]
 
@@ -105,6 +116,8 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
             )
         ],
         "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
+        "WireGuardKeys": _listener_keys(db, path, secrets),
+        "WireGuardPeers": _peers(db),
     }
     if secrets:
         rows = db.execute("SELECT id, key FROM tag_keys ORDER BY created_at, id")
@@ -125,3 +138,23 @@ def _resources(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[s
             one["SecretsLeftOut"] = True
         resources.append(one)
     return resources
+
+
+def _listener_keys(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
+    vault = Vault(path.with_name(path.name + ".key"))
+    rows = db.execute(
+        "SELECT name, sealed FROM listener_keys JOIN listeners ON listeners.id = listener ORDER BY id"
+    )
+    return [
+        {"Listener": name, "PrivateKey": vault.unseal(sealed, key_label(name)).decode() if secrets else None}
+        for name, sealed in rows
+    ]
+
+
+def _peers(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    by_listener: dict[str, list[Any]] = {}
+    for name, memory in db.execute(
+        "SELECT name, memory FROM peer_memories JOIN listeners ON listeners.id = listener ORDER BY id, public_key"
+    ):
+        by_listener.setdefault(name, []).append(json.loads(memory))
+    return [{"Listener": name, "Peers": memories} for name, memories in by_listener.items()]
