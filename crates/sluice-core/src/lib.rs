@@ -14,6 +14,7 @@ pub mod format;
 pub mod inner;
 mod judge;
 pub mod listener;
+mod lobby;
 pub mod message;
 pub mod pacing;
 pub mod packet;
@@ -23,6 +24,7 @@ pub mod session;
 pub mod spec;
 pub mod tag;
 pub mod time;
+mod tunnel;
 pub mod wire;
 
 pub use batch::Batch;

@@ -52,6 +52,23 @@ pub enum RemoteField<'a> {
     Other,
 }
 
+/// `Inner` of an entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum InnerField<'a> {
+    /// Absent or `null`.
+    #[default]
+    None,
+    /// An object. Its `Version` and `Protocol` follow from these.
+    Object {
+        /// `SourceAddress`, `SourcePort`: the client's side.
+        source: [Scalar<'a>; 2],
+        /// `DestinationAddress`, `DestinationPort`: the gateway's side.
+        destination: [Scalar<'a>; 2],
+    },
+    /// Anything else.
+    Other,
+}
+
 /// One element of `Messages` or `Replies`, not yet judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // the fields are the contract's
@@ -60,6 +77,7 @@ pub struct Entry<'a> {
     pub formatter: Scalar<'a>,
     pub tag: Scalar<'a>,
     pub remote: RemoteField<'a>,
+    pub inner: InnerField<'a>,
     pub ttl_seconds: Scalar<'a>,
     pub expires_at: Scalar<'a>,
     pub id: Scalar<'a>,
@@ -243,6 +261,35 @@ impl<'de: 'a, 'a> Deserialize<'de> for RemoteField<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InnerVisitor;
+        fn other<'a>(scalar: Scalar<'a>) -> InnerField<'a> {
+            if scalar == Scalar::Null { InnerField::None } else { InnerField::Other }
+        }
+        impl<'de> Visitor<'de> for InnerVisitor {
+            visit_scalars!(InnerField<'de>, other);
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<InnerField<'de>, A::Error> {
+                skip_seq(seq).map(|()| InnerField::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InnerField<'de>, A::Error> {
+                let (mut source, mut destination) = (<[Scalar; 2]>::default(), <[Scalar; 2]>::default());
+                while let Some(Text(key)) = map.next_key()? {
+                    match &*key {
+                        "SourceAddress" => source[0] = map.next_value()?,
+                        "SourcePort" => source[1] = map.next_value()?,
+                        "DestinationAddress" => destination[0] = map.next_value()?,
+                        "DestinationPort" => destination[1] = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(InnerField::Object { source, destination })
+            }
+        }
+        deserializer.deserialize_any(InnerVisitor)
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Takes the value of `key` if it is one of an entry's fields.
     fn take<'de: 'a, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
@@ -251,6 +298,7 @@ impl<'a> Entry<'a> {
             "Formatter" => self.formatter = map.next_value()?,
             "Tag" => self.tag = map.next_value()?,
             "Remote" => self.remote = map.next_value()?,
+            "Inner" => self.inner = map.next_value()?,
             "TtlSeconds" => self.ttl_seconds = map.next_value()?,
             "ExpiresAt" => self.expires_at = map.next_value()?,
             "Id" => self.id = map.next_value()?,

@@ -447,7 +447,7 @@ impl Thread {
             document.refusal = Some(unsent());
             open.listener.submit(now, &self.own, document);
         }
-        open.listener.release_all();
+        open.listener.release_all(now);
         while open.listener.next_outgoing(now).is_some() {
             let (reason, detail) = unsent();
             open.listener.not_sent(now, reason, detail);

@@ -1,7 +1,7 @@
 """The state as a JSON document: for a backup that can be read, and for moving to another machine.
 
 Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, where WireGuard peers
-are. With them it also has the resources' secrets, the keys that were made for Listeners, and the Tag keys, in the clear.
+are. With them it also has the secrets of resources, the keys made for Listeners, and the Tag keys, in the clear.
 """
 
 import json

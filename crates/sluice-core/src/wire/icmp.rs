@@ -36,9 +36,9 @@ pub fn emit_echo_reply(source: IpAddr, destination: IpAddr, message: &mut [u8]) 
 fn sum(source: IpAddr, destination: IpAddr, message: &[u8]) -> Checksum {
     let sum = match source {
         IpAddr::V4(_) => Checksum::default(),
-        IpAddr::V6(_) => Checksum::default().add_pseudo_header(source, destination, protocol::ICMPV6, message.len()),
+        IpAddr::V6(_) => Checksum::default().cover_pseudo_header(source, destination, protocol::ICMPV6, message.len()),
     };
-    sum.add(message)
+    sum.cover(message)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ impl<'a> Packet<'a> {
         let header = header_length(bytes);
         let length = usize::from(u16_at(bytes, field::LENGTH.start));
         let fits = header >= HEADER && length >= header && length <= bytes.len();
-        (fits && Checksum::default().add(&bytes[..header]).is_right()).then(|| Packet(&bytes[..length]))
+        (fits && Checksum::default().cover(&bytes[..header]).is_right()).then(|| Packet(&bytes[..length]))
     }
 
     /// All of it.
@@ -100,7 +100,7 @@ impl Repr {
         out[field::PROTOCOL] = self.protocol;
         out[field::SOURCE].copy_from_slice(&self.source.octets());
         out[field::DESTINATION].copy_from_slice(&self.destination.octets());
-        let checksum = Checksum::default().add(&out[..]).finish();
+        let checksum = Checksum::default().cover(&out[..]).finish();
         out[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
     }
 }
@@ -123,7 +123,7 @@ mod tests {
         change(&mut bytes);
         bytes[field::CHECKSUM].fill(0);
         let header = (header_length(&bytes)).min(bytes.len());
-        let checksum = Checksum::default().add(&bytes[..header]).finish();
+        let checksum = Checksum::default().cover(&bytes[..header]).finish();
         bytes[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }
@@ -132,7 +132,7 @@ mod tests {
     fn a_header_of_another_implementation() {
         let mut header = PING;
         header[field::CHECKSUM].fill(0);
-        let checksum = Checksum::default().add(&header).finish();
+        let checksum = Checksum::default().cover(&header).finish();
         header[field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
         let packet = Packet::new(&header).unwrap();
         assert_eq!((packet.source(), packet.destination()), ([172, 16, 10, 99].into(), [172, 16, 10, 12].into()));

@@ -28,7 +28,7 @@ pub struct Checksum(u64);
 
 impl Checksum {
     /// Adds bytes. Every part but the last must have an even length.
-    pub fn add(self, bytes: &[u8]) -> Checksum {
+    pub fn cover(self, bytes: &[u8]) -> Checksum {
         // Wider words give the same sum once it is folded (RFC 1071, section 2).
         let (words, rest) = bytes.as_chunks::<4>();
         let sum = words.iter().fold(self.0, |sum, word| sum + u64::from(u32::from_be_bytes(*word)));
@@ -38,13 +38,13 @@ impl Checksum {
     }
 
     /// Adds what UDP and ICMPv6 cover beside themselves (RFC 768; RFC 8200, section 8.1).
-    pub fn add_pseudo_header(self, source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Checksum {
+    pub fn cover_pseudo_header(self, source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Checksum {
         let addresses = match (source, destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.add(&source.octets()).add(&destination.octets()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => self.add(&source.octets()).add(&destination.octets()),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => self.cover(&source.octets()).cover(&destination.octets()),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => self.cover(&source.octets()).cover(&destination.octets()),
             _ => unreachable!("both addresses are of one family"),
         };
-        addresses.add(&(length as u32).to_be_bytes()).add(&[0, protocol])
+        addresses.cover(&(length as u32).to_be_bytes()).cover(&[0, protocol])
     }
 
     /// The field's value.
@@ -74,9 +74,9 @@ mod tests {
     /// The example of RFC 1071, section 3.
     #[test]
     fn the_example_of_the_rfc() {
-        let sum = Checksum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Checksum::default().cover(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
-        assert!(sum.add(&sum.finish().to_be_bytes()).is_right());
-        assert_eq!(Checksum::default().add(&[0xff; 64]).add(&[1]).finish(), !0x0100);
+        assert!(sum.cover(&sum.finish().to_be_bytes()).is_right());
+        assert_eq!(Checksum::default().cover(&[0xff; 64]).cover(&[1]).finish(), !0x0100);
     }
 }

@@ -27,7 +27,7 @@ impl<'a> Packet<'a> {
         let length = usize::from(u16_at(bytes, field::LENGTH.start));
         let datagram = bytes.get(..length).filter(|_| length >= HEADER)?;
         let unchecked = source.is_ipv4() && u16_at(datagram, field::CHECKSUM.start) == 0;
-        let sum = Checksum::default().add_pseudo_header(source, destination, protocol::UDP, length).add(datagram);
+        let sum = Checksum::default().cover_pseudo_header(source, destination, protocol::UDP, length).cover(datagram);
         let given = u16_at(datagram, field::CHECKSUM.start) != 0;
         (unchecked || given && sum.is_right()).then_some(Packet(datagram))
     }
@@ -64,8 +64,8 @@ impl Repr {
         datagram[field::DESTINATION].copy_from_slice(&self.destination_port.to_be_bytes());
         datagram[field::LENGTH].copy_from_slice(&length.to_be_bytes());
         datagram[field::CHECKSUM].fill(0);
-        let sum = Checksum::default().add_pseudo_header(source, destination, protocol::UDP, datagram.len());
-        let checksum = match sum.add(datagram).finish() {
+        let sum = Checksum::default().cover_pseudo_header(source, destination, protocol::UDP, datagram.len());
+        let checksum = match sum.cover(datagram).finish() {
             0 => 0xffff, // zero would say that there is none
             checksum => checksum,
         };

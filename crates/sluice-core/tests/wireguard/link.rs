@@ -88,7 +88,7 @@ impl World {
         for (i, spec) in specs.into_iter().enumerate() {
             let at = SocketAddr::from(([192, 0, 2, i as u8 + 1], 51_820));
             world.nodes.push(Node {
-                wg: WireGuard::new(world.now(), &spec, 100),
+                wg: WireGuard::new(&spec, 100),
                 spec,
                 at,
                 got: Vec::new(),
@@ -112,10 +112,9 @@ impl World {
 
     /// The node ends and begins anew with what it has been told to keep.
     pub fn restart(&mut self, node: usize, memories: Vec<PeerMemory>) {
-        let now = self.now();
         let node = &mut self.nodes[node];
         node.spec.known = memories;
-        node.wg = WireGuard::new(now, &node.spec, 100);
+        node.wg = WireGuard::new(&node.spec, 100);
         node.waiting.clear();
     }
 

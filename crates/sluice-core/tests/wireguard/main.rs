@@ -361,7 +361,7 @@ fn candidates_drive_out_candidates_only() {
         key[..4].copy_from_slice(&i.to_le_bytes());
         let mut other = spec(0, vec![peer(B)]);
         other.private_key = sluice_core::session::wireguard::Secret(key);
-        let mut stranger = sluice_core::session::WireGuard::new(world.now(), &knowing(other, B, 1), 1);
+        let mut stranger = sluice_core::session::WireGuard::new(&knowing(other, B, 1), 1);
         stranger.seal(world.now(), &public(B).id(), b"x", false);
         let initiation = stranger.poll_transmit().unwrap().datagram;
         world.inject(1, SocketAddr::from(([198, 51, 100, 1], 1)), &initiation);
@@ -387,7 +387,7 @@ fn guests_are_bounded_and_the_least_recent_leaves() {
     }
     let now = world.now();
     assert!(world.nodes[0].wg.has_session(now, &public(100).id()));
-    assert!(!world.nodes[0].wg.has(&public(101).id()), "the least recent has left");
+    assert!(!world.nodes[0].wg.key_of(&public(101).id()).is_some(), "the least recent has left");
     assert_eq!(world.nodes[0].wg.status(now).count(), 100);
     let forgotten: Vec<_> = world.nodes[0].wg.take_changes().into_iter().filter(|m| m.remote.is_none()).collect();
     assert_eq!(forgotten.iter().map(|m| m.public_key).collect::<Vec<_>>(), [public(101), public(102)]);

@@ -35,6 +35,11 @@ impl PublicKey {
         base64_simd::STANDARD.encode_to_string(self.0)
     }
 
+    /// The same into `out`, without allocating.
+    pub fn write_base64(&self, out: &mut Vec<u8>) {
+        base64_simd::STANDARD.encode_append(self.0, out);
+    }
+
     /// The peer's name where a whole key is too long.
     pub fn id(&self) -> PeerId {
         let digest = hash(&[b"sluicegate peer", &self.0]);

@@ -147,8 +147,9 @@ pub struct WireGuard {
 }
 
 impl WireGuard {
-    /// From the resource. At most `guests` unknown peers are remembered.
-    pub fn new(now: Now, spec: &WireGuardSpec, guests: usize) -> WireGuard {
+    /// From the resource. At most `guests` unknown peers are remembered. Persistent keepalives are due at once.
+    pub fn new(spec: &WireGuardSpec, guests: usize) -> WireGuard {
+        let now = Now { mono: 0, unix_ms: 0 };
         let mut made = WireGuard {
             us: Identity::new(&spec.private_key),
             random: SystemRandom::new(),
@@ -201,6 +202,11 @@ impl WireGuard {
         }
     }
 
+    /// True if unknown peers are let in.
+    pub fn admits_unknown(&self) -> bool {
+        self.unknown.is_some()
+    }
+
     /// What was known of a peer before this start.
     pub fn recall(&mut self, now: Now, memory: &PeerMemory) {
         let place = match self.peers.find(&memory.public_key.id()) {
@@ -222,11 +228,6 @@ impl WireGuard {
     pub fn find(&self, key: &PublicKey) -> Option<PeerId> {
         let id = key.id();
         self.peers.find(&id).map(|_| id)
-    }
-
-    /// True if there is such a peer.
-    pub fn has(&self, id: &PeerId) -> bool {
-        self.peers.find(id).is_some()
     }
 
     /// Makes place for an unknown peer that is to be spoken to first, where unknown peers are let in.
@@ -292,6 +293,11 @@ impl WireGuard {
     /// The next datagram that the protocol wants to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.transmits.pop_front()
+    }
+
+    /// Queues a datagram that [`seal`](Self::seal) has made, behind the protocol's own.
+    pub fn transmit(&mut self, transmit: Transmit) {
+        self.transmits.push_back(transmit);
     }
 
     /// What packets may have waited for.

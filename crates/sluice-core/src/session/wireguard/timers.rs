@@ -9,17 +9,19 @@ pub const KEEPALIVE_TIMEOUT: u64 = 10 * SECOND;
 /// keepalive.
 pub const SILENCE: u64 = KEEPALIVE_TIMEOUT + REKEY_TIMEOUT;
 
+/// Peers that are worked for in one call: a handshake takes its time.
+const AT_ONCE: usize = 64;
+
 impl WireGuard {
     /// When [`handle_timeout`](Self::handle_timeout) may have something to do, on the clock of [`Now::mono`].
     pub fn poll_timeout(&self) -> Option<u64> {
         self.timers.first().map(|&(at, _)| at)
     }
 
-    /// Does what is due.
+    /// Does what is due, for a bounded number of peers: what is left stays due.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some(&(at, place)) = self.timers.first()
-            && at <= now.mono
-        {
+        for _ in 0..AT_ONCE {
+            let Some(&(_, place)) = self.timers.first().filter(|&&(at, _)| at <= now.mono) else { return };
             self.timers.pop_first();
             self.live(place).scheduled = NEVER;
             self.work(now, place);
@@ -44,7 +46,8 @@ impl WireGuard {
         if keepalive && another {
             self.live(place).keepalive_at = now.mono.saturating_add(KEEPALIVE_TIMEOUT);
         }
-        if (keepalive || persistent) && !self.send_keepalive(now, place) && persistent {
+        let sent = (keepalive || persistent) && self.send_keepalive(now, place);
+        if persistent && !sent {
             self.initiate(now, place);
             self.arm_persistent(now, place);
         }
