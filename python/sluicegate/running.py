@@ -175,9 +175,9 @@ class RunningListener:
     async def close(self, seconds: float) -> None:
         """Send what is queued, close the socket and the Destinations, report."""
         self.ended = True
+        await asyncio.to_thread(self.port.close, seconds)
         if self.peers is not None:
             await self.peers.close()
-        await asyncio.to_thread(self.port.close, seconds)
         self.egress.close()
         self.node.events.emit(
             "ListenerStopped",

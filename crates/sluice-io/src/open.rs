@@ -2,6 +2,7 @@
 
 use crate::{
     Port,
+    dataplane::{PeerChange, UnknownPeers},
     socket::{Buffers, Sent, UdpSocket},
     sys,
     watch::Place,
@@ -31,6 +32,19 @@ pub struct Open {
 }
 
 impl Open {
+    /// Removed first: a peer may come back with other keys beside its own.
+    pub fn change_peers(&mut self, now: Now, PeerChange { set, remove, unknown }: &PeerChange) {
+        for key in remove {
+            self.listener.remove_peer(now, key);
+        }
+        for peer in set {
+            self.listener.set_peer(now, peer);
+        }
+        if let Some(UnknownPeers { allow_unknown_peers, unknown_peer_pre_shared_key }) = unknown {
+            self.listener.set_unknown_peers(now, *allow_unknown_peers, unknown_peer_pre_shared_key.as_ref());
+        }
+    }
+
     /// One batch of datagrams off the socket; how many.
     pub fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;
