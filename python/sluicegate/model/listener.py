@@ -83,6 +83,12 @@ class ClientRestrictions(Resource):
     """Exact DNS names of clients, resolved forward."""
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 255:
+        raise invalid("this cannot be shown as a name", "use up to 255 printable characters")
+    return text
+
+
 class Peer(Resource):
     """A WireGuard peer of a Listener (contract section 5)."""
 
@@ -94,7 +100,7 @@ class Peer(Resource):
     """Pre-shared key, 32 bytes in base64. Never printed."""
     persistent_keepalive_seconds: Annotated[int, Field(ge=0, le=65_535)] = 0
     """Send something so often when nothing else is sent, so that a NAT on the way stays open; 0 for never."""
-    name: str | None = None
+    name: Annotated[str, AfterValidator(_printable)] | None = None
     """For people."""
 
 
