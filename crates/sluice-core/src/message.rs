@@ -87,8 +87,9 @@ pub struct Entry<'a> {
     pub id: Scalar<'a>,
 }
 
-/// An element of `Messages` or `Replies`.
+/// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum Element<'a> {
     /// An object.
     Entry(Entry<'a>),
