@@ -93,7 +93,7 @@ pub struct Outgoing {
     /// None: WireGuard itself sends it.
     entry: Option<Entry>,
     /// The peer that the payload is still to be sealed for. None in what waits for the socket.
-    peer: Option<ToPeer>,
+    peer: Option<Box<ToPeer>>,
     /// Unix milliseconds after which it is not sent.
     expires_ms: u64,
     /// The address to send from, where one is known.
@@ -130,6 +130,7 @@ pub struct RunLimit {
 
 struct Document {
     completion: Completion,
+    /// Entries that have not ended; and one more while the document is read.
     outstanding: u32,
 }
 
@@ -221,7 +222,7 @@ impl Egress {
             sent_ids: Vec::new(),
             bytes: body.len(),
         };
-        let document = self.documents.insert(Document { completion, outstanding: 0 });
+        let document = self.documents.insert(Document { completion, outstanding: 1 });
         let parsed = match origin {
             Origin::Source(_) => message::parse_message(&body),
             Origin::Destination(_) => message::parse_replies(&body),
@@ -248,6 +249,7 @@ impl Egress {
                 }
             }
         }
+        self.documents[document].outstanding -= 1;
         self.complete_if_ended(document);
     }
 
@@ -268,7 +270,7 @@ impl Egress {
             let entry = Entry { document, index, id, bytes, hold_until };
             let (remote, peer) = match to {
                 To::Remote { remote, .. } => (remote, None),
-                To::Peer(peer) => (NOWHERE, Some(peer)),
+                To::Peer(peer) => (NOWHERE, Some(Box::new(peer))),
             };
             Outgoing { entry: Some(entry), peer, expires_ms, local, remote, payload }
         };
@@ -340,7 +342,7 @@ impl Egress {
 
     /// Into the queue for the socket; for a peer, through its session.
     fn leave(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, mut outgoing: Outgoing) {
-        let (Some(to), Some(tunnels)) = (outgoing.peer, tunnels) else {
+        let (Some(to), Some(tunnels)) = (outgoing.peer.as_deref().copied(), tunnels) else {
             self.outgoing.push_back(outgoing);
             return;
         };
@@ -350,12 +352,11 @@ impl Egress {
                 self.outgoing.push_back(outgoing);
                 return;
             }
-            Sealed::Wait => {
+            Sealed::Wait if self.lobby.has_room(&to.peer) => {
                 let until = outgoing.entry.as_ref().map_or(now.mono, |entry| entry.hold_until);
-                match self.lobby.enter(to.peer, until, outgoing) {
-                    Ok(()) => return,
-                    Err(back) => outgoing = back,
-                }
+                return self.lobby.enter(to.peer, until, outgoing);
+            }
+            Sealed::Wait => {
                 let detail = format!("{} packets wait already for the peer's handshake", lobby::PER_PEER);
                 (Reason::NoSession, detail)
             }

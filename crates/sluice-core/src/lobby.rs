@@ -22,17 +22,17 @@ pub struct Lobby {
 }
 
 impl Lobby {
-    /// Lets a packet wait until `deadline`, on the clock of [`Now::mono`]; gives it back where there is no room.
-    pub fn enter(&mut self, peer: PeerId, deadline: u64, packet: Outgoing) -> Result<(), Outgoing> {
-        let queue = self.peers.entry(peer).or_default();
-        if queue.len() >= PER_PEER || self.packets.len() >= IN_ALL {
-            return Err(packet);
-        }
+    /// True if one more may wait for `peer`.
+    pub fn has_room(&self, peer: &PeerId) -> bool {
+        self.packets.len() < IN_ALL && self.peers.get(peer).is_none_or(|queue| queue.len() < PER_PEER)
+    }
+
+    /// Lets a packet wait until `deadline`, on the clock of [`Now::mono`].
+    pub fn enter(&mut self, peer: PeerId, deadline: u64, packet: Outgoing) {
         let place = (deadline, self.count);
         self.count += 1;
-        queue.push_back(place);
+        self.peers.entry(peer).or_default().push_back(place);
         self.packets.insert(place, (peer, packet));
-        Ok(())
     }
 
     /// Takes out all that wait for `peer`, in order.

@@ -58,15 +58,19 @@ pub enum InnerField<'a> {
     /// Absent or `null`.
     #[default]
     None,
-    /// An object. Its `Version` and `Protocol` follow from these.
-    Object {
-        /// `SourceAddress`, `SourcePort`: the client's side.
-        source: [Scalar<'a>; 2],
-        /// `DestinationAddress`, `DestinationPort`: the gateway's side.
-        destination: [Scalar<'a>; 2],
-    },
+    /// An object. Boxed, because few entries have one.
+    Object(Box<InnerObject<'a>>),
     /// Anything else.
     Other,
+}
+
+/// Addresses inside a tunnel; `Version` and `Protocol` follow from them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InnerObject<'a> {
+    /// `SourceAddress`, `SourcePort`: the client's side.
+    pub source: [Scalar<'a>; 2],
+    /// `DestinationAddress`, `DestinationPort`: the gateway's side.
+    pub destination: [Scalar<'a>; 2],
 }
 
 /// One element of `Messages` or `Replies`, not yet judged.
@@ -83,8 +87,9 @@ pub struct Entry<'a> {
     pub id: Scalar<'a>,
 }
 
-/// An element of `Messages` or `Replies`.
+/// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum Element<'a> {
     /// An object.
     Entry(Entry<'a>),
@@ -273,17 +278,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
                 skip_seq(seq).map(|()| InnerField::Other)
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InnerField<'de>, A::Error> {
-                let (mut source, mut destination) = (<[Scalar; 2]>::default(), <[Scalar; 2]>::default());
+                let mut inner = Box::<InnerObject>::default();
                 while let Some(Text(key)) = map.next_key()? {
                     match &*key {
-                        "SourceAddress" => source[0] = map.next_value()?,
-                        "SourcePort" => source[1] = map.next_value()?,
-                        "DestinationAddress" => destination[0] = map.next_value()?,
-                        "DestinationPort" => destination[1] = map.next_value()?,
+                        "SourceAddress" => inner.source[0] = map.next_value()?,
+                        "SourcePort" => inner.source[1] = map.next_value()?,
+                        "DestinationAddress" => inner.destination[0] = map.next_value()?,
+                        "DestinationPort" => inner.destination[1] = map.next_value()?,
                         _ => drop(map.next_value::<IgnoredAny>()?),
                     }
                 }
-                Ok(InnerField::Object { source, destination })
+                Ok(InnerField::Object(inner))
             }
         }
         deserializer.deserialize_any(InnerVisitor)

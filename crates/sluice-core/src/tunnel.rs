@@ -5,7 +5,7 @@ use crate::{
     Now, PAYLOAD_LIMIT_V4,
     inner::{Inner, Ip, Recent, Unwrapped},
     judge::{self, Refused, Surroundings},
-    message::{Entry, InnerField, RemoteField, Scalar},
+    message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
     reason::{Reason, Rejected},
     session::{
         WireGuard,
@@ -143,9 +143,9 @@ impl Tunnels {
             _ => Some(judge::address_of(address, port)?),
         };
         let peer = key.id();
-        let known = self.wg.key_of(&peer) == Some(key);
         // An unknown peer can be reached only where somebody says it is.
-        if !known && !(self.wg.admits_unknown() && given.is_some()) {
+        let reachable = self.wg.key_of(&peer) == Some(key) || self.wg.admits_unknown() && given.is_some();
+        if !reachable {
             return Err((Reason::UnknownPeer, format!("the Listener has no peer {key}")));
         }
         let inner = match inner_of(&entry.inner)? {
@@ -222,10 +222,10 @@ impl Tunnels {
 }
 
 fn inner_of(field: &InnerField) -> Result<Option<Inner>, Refused> {
-    let (source, destination) = match field {
+    let InnerObject { source, destination } = match field {
         InnerField::None => return Ok(None),
         InnerField::Other => return Err(judge::malformed_remote("Inner is not an object")),
-        InnerField::Object { source, destination } => (source, destination),
+        InnerField::Object(inner) => &**inner,
     };
     // A client may send from port 0, but nothing can be sent there.
     let source = inner_side(source, 1, "Source")?;

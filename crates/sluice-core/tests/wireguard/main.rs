@@ -1,6 +1,7 @@
 //! WireGuard endpoints against each other over a simulated link: no sockets, no sleeps.
 
 mod link;
+mod listener;
 
 use link::{MS, SECOND, Weather, World, knowing, peer, public, secret, spec};
 use sluice_core::{
@@ -387,7 +388,7 @@ fn guests_are_bounded_and_the_least_recent_leaves() {
     }
     let now = world.now();
     assert!(world.nodes[0].wg.has_session(now, &public(100).id()));
-    assert!(!world.nodes[0].wg.key_of(&public(101).id()).is_some(), "the least recent has left");
+    assert!(world.nodes[0].wg.key_of(&public(101).id()).is_none(), "the least recent has left");
     assert_eq!(world.nodes[0].wg.status(now).count(), 100);
     let forgotten: Vec<_> = world.nodes[0].wg.take_changes().into_iter().filter(|m| m.remote.is_none()).collect();
     assert_eq!(forgotten.iter().map(|m| m.public_key).collect::<Vec<_>>(), [public(101), public(102)]);
