@@ -134,7 +134,7 @@ def parse_peer(data: Any) -> Peer:
 def restored(stored: Stored) -> Any:
     """The resource that was stored."""
     model = KINDS[stored.kind]
-    document = with_secrets({**stored.document}, stored.secrets)
+    document = with_secrets(stored.document, stored.secrets)
     return model.model_validate(document)
 
 

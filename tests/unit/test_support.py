@@ -39,7 +39,6 @@ def test_a_plain_gateway_is_available() -> None:
     [
         ({"sns": {"bind": "0.0.0.0:4566"}}, ("sns", "bind")),
         ({"api": {"bind": "[::]:8080"}}, ("api", "bind")),
-        ({"listeners": [{"protocol": "wg"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"log_group_name": "g"}]}, ("listeners", 0, "log_group_name")),
         (
