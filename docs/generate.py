@@ -1,6 +1,6 @@
-"""Writes docs/configuration.md from the configuration model: `python docs/generate.py`.
+"""Writes docs/configuration.md and docs/resources.md from the models: `python docs/generate.py`.
 
-`tests/unit/test_docs.py` fails while the file is not what this would write.
+`tests/unit/test_docs.py` fails while a file is not what this would write.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from sluicegate.cfn.provider import ATTRIBUTES, IDENTITY
 from sluicegate.config import json_schema
 from sluicegate.model import (
     Api,
@@ -18,6 +19,7 @@ from sluicegate.model import (
     Batching,
     ClientRestrictions,
     Destination,
+    DestinationArn,
     Events,
     GatewayConfig,
     Listener,
@@ -29,8 +31,10 @@ from sluicegate.model import (
     SnsTopicSource,
     support,
 )
+from sluicegate.model.base import pascal_case
 
 TARGET = Path(__file__).with_name("configuration.md")
+RESOURCES = Path(__file__).with_name("resources.md")
 
 _SECTIONS: list[tuple[str, str, type[Resource]]] = [
     ("The gateway", "Keys at the top of the file.", GatewayConfig),
@@ -179,7 +183,6 @@ def _sentence(text: str) -> str:
 
 def _unavailable() -> Iterator[str]:
     tables = [
-        ("The gateway", support._GATEWAY),
         ("listeners[]", support._LISTENER),
         ("listeners[].destinations[]", support._DESTINATION),
         ("packet_sources[]", support._PACKET_SOURCE),
@@ -189,12 +192,121 @@ def _unavailable() -> Iterator[str]:
             yield f"| {section} | `{key}` | {what} | {instead} |"
     for _, what in support._TARGETS:
         yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
-    yield "| The gateway | `api.bind`, `sns.bind` | any address but loopback | bind 127.0.0.1 |"
     yield (
         "| packet_sources[] | `sns_topic_source` | subscribing to topics on AWS "
         "| add `sns: { bind: 127.0.0.1:4566 }` |"
     )
 
 
+# The resources, for CloudFormation and the API.
+
+_KINDS: dict[str, tuple[type[Resource], list[tuple[str, type[Resource]]]]] = {
+    "Listener": (
+        Listener,
+        [
+            ("ClientRestrictions", ClientRestrictions),
+            ("Destinations[]", Destination),
+            ("Destinations[].Batching", Batching),
+            ("Peers[]", Peer),
+        ],
+    ),
+    "DestinationArn": (DestinationArn, []),
+    "PacketSource": (PacketSource, [("SnsTopicSource", SnsTopicSource), ("RateLimit", RateLimit)]),
+}
+_ATTRIBUTE_MEANINGS = {
+    "Id": "The name; `Ref` gives it too.",
+    "Name": "The name.",
+    "Domain": "The bare label of the endpoint.",
+    "Port": "The UDP port.",
+    "DestinationNames": "The names of the Destinations, in their order: a list, for `Fn::Select` and `Fn::Join`.",
+    "WireGuardPublicKey": "The public key of a `wg` Listener, else empty.",
+    "DtlsServerCertificate": "The certificate of a `dtls` Listener, else empty.",
+    "State": "`Active`, `PendingApproval`, `Rejected` or `Disabled`.",
+}
+
+_RESOURCES_HEAD = """\
+<!-- Written by docs/generate.py from the models. Edit the models, not this file. -->
+# Resources
+
+The same resources in CloudFormation, in the [API](api.md) and, in snake_case, in the [configuration](configuration.md).
+[Deploy with CloudFormation](cloudformation.md) and [Run an existing template locally](templates.md) use them.
+
+- The CloudFormation types are `Custom::SluicegateListener`, `Custom::SluicegateDestinationArn` and
+  `Custom::SluicegatePacketSource`; `Custom::ProxylityUdpGatewayListener` and its two siblings mean the same.
+- In CloudFormation each has two properties more: `ServiceToken` (the provider) and `ApiKey` (a key of the gateway, for
+  one that asks for keys).
+- Numbers and booleans may be text (`"10"`, `"true"`), as CloudFormation sends them. Properties that do not exist are
+  ignored with a warning; the API refuses them unless asked otherwise (`Prefer: handling=lenient`).
+- "Replaced" means that CloudFormation makes a new resource and deletes the old one. Everything else changes in place:
+  sockets, sessions and ports stay, except that another `Bind` binds the Listener anew.
+"""
+
+
+def render_resources() -> str:
+    """The text of docs/resources.md."""
+    parts = [_RESOURCES_HEAD]
+    for kind, (model, inner) in _KINDS.items():
+        schema = model.model_json_schema(by_alias=False)
+        parts.append("\n".join(_resource(kind, kind, model, schema, schema.get("$defs", {}), level=2)))
+        for title, part in inner:
+            described = schema["$defs"][part.__name__]
+            parts.append("\n".join(_resource(kind, title, part, described, schema["$defs"], level=3)))
+        parts.append("\n".join(_return_values(kind)))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _resource(
+    kind: str,
+    title: str,
+    model: type[Resource],
+    schema: dict[str, Any],
+    definitions: dict[str, Any],
+    *,
+    level: int,
+) -> Iterator[str]:
+    yield f"{'#' * level} {title}"
+    yield ""
+    about = _sentence(schema.get("description", ""))
+    if about:
+        yield from (about, "")
+    replaced = IDENTITY[kind] if level == 2 else ()
+    yield "| property | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, described in schema["properties"].items():
+        alias = model.model_fields[name].alias or name
+        default = "**required**" if name in schema.get("required", ()) else _default(model.model_fields[name])
+        if kind == "DestinationArn" and name == "ingress_region_key":
+            default = "the stack's region"
+        meaning = _in_pascal_case(_meaning(name, described, definitions))
+        if alias in replaced:
+            meaning += " Replaced when changed."
+        yield f"| `{alias}` | {_value(described)} | {default} | {meaning} |"
+    yield ""
+
+
+def _return_values(kind: str) -> Iterator[str]:
+    yield f"### Return values of a {kind}"
+    yield ""
+    yield "| attribute | meaning |"
+    yield "|---|---|"
+    for name in ATTRIBUTES[kind]:
+        own = "`DESTINATION@REGION`; `Ref` gives it too." if kind == "DestinationArn" else None
+        yield f"| `{name}` | {own or _ATTRIBUTE_MEANINGS[name]} |"
+    yield ""
+
+
+def _in_pascal_case(text: str) -> str:
+    """The model speaks of its fields; these pages of properties."""
+    models = [model for kind, inner in _KINDS.values() for model in (kind, *(part for _, part in inner))]
+    fields = {name for model in models for name in model.model_fields}
+
+    def spelled(match: re.Match[str]) -> str:
+        parts = match[1].split(".")
+        return f"`{'.'.join(map(pascal_case, parts))}`" if fields.issuperset(parts) else match[0]
+
+    return re.sub(r"`([a-z_]+(?:\.[a-z_]+)*)`", spelled, text)
+
+
 if __name__ == "__main__":
     TARGET.write_text(render())
+    RESOURCES.write_text(render_resources())

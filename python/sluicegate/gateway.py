@@ -86,7 +86,11 @@ class Gateway:
             await self._start()
         except Refused as error:
             await self._abandon()
-            raise StartError("\n".join(error.lines(self._config))) from None
+            lines = error.lines(self._config)
+            for one in error.of_api(self._config):
+                remove = f"sluicegate state remove {self._config.path} {one.kind} {one.name}"
+                lines.append(f"or start without it, for good: {remove}")
+            raise StartError("\n".join(lines)) from None
         except BaseException:
             await self._abandon()
             raise

@@ -72,8 +72,11 @@ class Node:
             listener=listener, region=self.region, base_dir=self.base_dir, events=self.events
         )
 
-    def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source:
-        """What takes the messages of a PacketSource that is in this state."""
+    def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
+        """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
+
+        A local topic is bound in every state: what is published to a source that is not Active fails, and is told.
+        """
         binding = Binding(source.name, index, egress, source.home_region, state)
         return LocalTopicSource(self.topics, source.sns_topic_source.topic_arn, binding)
 

@@ -69,7 +69,7 @@ class Registry:
     async def start(self) -> None:
         """Run what the file and the state name. Raises `Refused` and `StateError`."""
         self._stored, self._decisions = await asyncio.to_thread(self._read)
-        async with self._changing:
+        async with self._turn():
             await self._change(Commit(), starting=True)
         for name in await asyncio.to_thread(self._node.state.listener_names):
             if name not in self.runtime.listeners:
@@ -78,9 +78,21 @@ class Registry:
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
         """Nothing changes meanwhile, nor after: the gateway stops."""
+        self._stopping = True
         async with self._changing:
-            self._stopping = True
             yield
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One change at a time. Raises `Refused` once the gateway stops."""
+        if not self._stopping:
+            async with self._changing:
+                if not self._stopping:
+                    yield
+                    return
+        raise Refused(
+            Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
+        )
 
     # What there is
 
@@ -118,7 +130,7 @@ class Registry:
     ) -> tuple[Declared, list[str]]:
         """A new resource, and warnings. Raises `Refused`, with a conflict if there is one of this name."""
         generated = f"{kind.lower()}-{uuid4().hex[:10]}"
-        async with self._changing:
+        async with self._turn():
             with self._audit(who, "Create", kind, "") as audit:
                 resource, warnings = parse(kind, data, self.config, name=generated, lenient=lenient)
                 audit.name = name = resource.name
@@ -142,7 +154,7 @@ class Registry:
     ) -> tuple[Declared, list[str]]:
         """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has one of these `versions`,
         `WrongVersion`."""
-        async with self._changing:
+        async with self._turn():
             with self._audit(who, "Replace", kind, name):
                 self._refuse_file(kind, name)
                 self._check_version(kind, name, versions)
@@ -159,7 +171,7 @@ class Registry:
 
     async def delete(self, kind: str, name: str, who: str, *, versions: Collection[str] | None) -> None:
         """Raises as `replace` does; a conflict while something else needs it."""
-        async with self._changing:
+        async with self._turn():
             with self._audit(who, "Delete", kind, name):
                 self._refuse_file(kind, name)
                 self._check_version(kind, name, versions)
@@ -206,7 +218,7 @@ class Registry:
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
         """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
-        async with self._changing:
+        async with self._turn():
             with self._audit(who, "Approve" if decision == "Approved" else "Reject", "PacketSource", name):
                 source = self.find("PacketSource", name).resource
                 await self._change(Commit(decide={name: Decision(source.listener_name, decision, who)}))
@@ -216,7 +228,7 @@ class Registry:
 
     async def reload(self, who: str) -> list[str]:
         """Take the file as it is now; what changes, in words. Raises `ReloadRefused`; then nothing has changed."""
-        async with self._changing:
+        async with self._turn():
             try:
                 config = await asyncio.to_thread(load, self.config.path)
                 _refuse_restart(self.config.gateway, config)

@@ -4,6 +4,7 @@ The file owns what it names. What it does not name may be declared by the API, a
 together here and nowhere else, at a start, at a reload and at each call of the API, so that all three refuse the same.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,6 +70,11 @@ class Refused(Exception):
         super().__init__("; ".join(f"{one.cause}, {one.fix}" for one in complaints))
         self.complaints = list(complaints)
 
+    def of_api(self, config: Config) -> list[Complaint]:
+        """Those about resources that the file does not name."""
+        owned = file_owned(config)
+        return [one for one in self.complaints if one.kind and (one.kind, one.name) not in owned]
+
     def lines(self, config: Config) -> list[str]:
         """One line each: `file:line:col: cause, fix`, or the resource of the API with the place in it."""
         return [_line(one, config) for one in self.complaints]
@@ -132,10 +138,18 @@ def parse_peer(data: Any) -> Peer:
 
 
 def restored(stored: Stored) -> Any:
-    """The resource that was stored."""
+    """The resource that was stored. Raises `Refused` if this version cannot read it."""
     model = KINDS[stored.kind]
-    document = with_secrets(stored.document, stored.secrets)
-    return model.model_validate(document)
+    document = with_secrets(copy.deepcopy(stored.document), stored.secrets)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise Refused(
+            *(
+                Complaint(stored.kind, stored.name, one.path, one.cause, one.fix)
+                for one in findings(error, model)
+            )
+        ) from None
 
 
 def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Decision]) -> Desired:

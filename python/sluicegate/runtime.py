@@ -15,11 +15,12 @@ from typing import TypeVar
 import structlog
 
 from . import _native
+from .change import Change
 from .model import BindAddress, Destination, Listener, PacketSource
 from .node import Node
 from .peers import own_key
 from .resources import Desired, Refused
-from .running import Change, RunningListener
+from .running import RunningListener
 
 log = structlog.get_logger("sluicegate.runtime")
 

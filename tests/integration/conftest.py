@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
+from ministack import ministack as ministack
 
 # A shell starts background jobs with SIGINT ignored, and everything that they start inherits that: then no test could
 # stop a program as a user does.

@@ -23,10 +23,11 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_configuration_page_is_up_to_date() -> None:
-    render = runpy.run_path(str(ROOT / "docs/generate.py"))["render"]
-    written = (ROOT / "docs/configuration.md").read_text()
-    assert written == render(), "run: python docs/generate.py"
+@pytest.mark.parametrize(("page", "render"), [("configuration", "render"), ("resources", "render_resources")])
+def test_a_generated_page_is_up_to_date(page: str, render: str) -> None:
+    written = (ROOT / f"docs/{page}.md").read_text()
+    made = runpy.run_path(str(ROOT / "docs/generate.py"))[render]()
+    assert written == made, "run: python docs/generate.py"
 
 
 def test_the_readme_shows_the_snippet_that_dev_prints() -> None:

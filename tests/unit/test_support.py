@@ -37,8 +37,6 @@ def test_a_plain_gateway_is_available() -> None:
 @pytest.mark.parametrize(
     ("document", "path"),
     [
-        ({"sns": {"bind": "0.0.0.0:4566"}}, ("sns", "bind")),
-        ({"api": {"bind": "[::]:8080"}}, ("api", "bind")),
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"log_group_name": "g"}]}, ("listeners", 0, "log_group_name")),
         (

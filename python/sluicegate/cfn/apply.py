@@ -82,9 +82,6 @@ class Applying:
             step = self._step(item)
             self._do(step, item)
             yield step
-        for made in list(self._record.leaving):
-            delete(self._gateway, made, self._record.name)
-            self._record.left(made)
         yield from self.remove(named)
 
     def planned_removal(self) -> Iterator[Step]:
@@ -93,6 +90,9 @@ class Applying:
 
     def remove(self, named: Collection[str] = ()) -> Iterator[Step]:
         """Delete what is in the record and not among `named`, newest first."""
+        for made in list(self._record.leaving):
+            delete(self._gateway, made, self._record.name)
+            self._record.left(made)
         for step in self._deletions(named):
             delete(self._gateway, self._record.made[step.logical_id], self._record.name)
             self._record.forget(step.logical_id)
@@ -141,6 +141,7 @@ class Applying:
             arn = self._gateway.create_topic(item.document["Name"])
             self._record.put(item.logical_id, Made("Topic", arn, _identity(item), digest(item.document)))
             return
+        self._refuse_taken(item)
         pending = self._record.made.get(item.logical_id)
         same = pending is not None and pending.id is None and pending.digest == digest(item.document)
         key = pending.key if pending is not None and same and pending.key else secrets.token_hex(16)
@@ -155,6 +156,19 @@ class Applying:
             self._record.forget(item.logical_id)
             raise ApplyError(f"{item.logical_id} cannot be made: {_reason(answer, status)}")
         self._keep(item, answer)
+
+    def _refuse_taken(self, item: Item) -> None:
+        """What goes at the end may not be taken for what is made now."""
+        for other, made in self._record.made.items():
+            if (
+                other != item.logical_id
+                and made.kind == item.kind
+                and made.id == item.document.get("Name", "")
+            ):
+                raise ApplyError(
+                    f"{item.logical_id} cannot be made: {other} of this stack has the name {made.id}; choose another "
+                    f"name, or apply without {item.logical_id} first"
+                )
 
     def _update(self, item: Item) -> None:
         before = self._record.made[item.logical_id]
@@ -185,6 +199,9 @@ class Applying:
             attributes(item.kind, answer),
         )
         self._record.put(item.logical_id, made)
+        if answer.get("State") == "PendingApproval":
+            text = f"it sends nothing until an operator approves it: sluicegate sources approve {made.id}"
+            self._stack.warn(item.logical_id, text)
         for warning in answer.get("Warnings") or []:
             self._stack.warn(item.logical_id, warning)
 

@@ -15,7 +15,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from ..events import EventLog
-from .provider import API_SECONDS, Unreachable, refusal, respond, within
+from .provider import API_SECONDS, Unreachable, refusal, refused_url, respond, within
 
 WAIT_SECONDS = 20
 HIDDEN_SECONDS = 60  # more than one request takes with its answer
@@ -92,12 +92,17 @@ class StackRequests:
                 "StackUnanswered", Reason="NotARequest", Detail="a message that is no request was dropped"
             )
             return True
+        url = str(event.get("ResponseURL", ""))
+        wrong = refused_url(url, self._hosts, self._partition)
+        if wrong is not None:
+            # Not done either: whoever sent it is not CloudFormation.
+            self._events.emit("StackUnanswered", Reason="NotCloudFormation", Detail=wrong)
+            return True
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + API_SECONDS
         answer = await asyncio.to_thread(
             within, API_SECONDS + 1, event, lambda: InProcess(self._app, loop, deadline)
         )
-        url = str(event.get("ResponseURL", ""))
         problem = await asyncio.to_thread(respond, url, answer, ANSWER_SECONDS, self._hosts, self._partition)
         if problem is None:
             self._events.emit(
@@ -109,10 +114,9 @@ class StackRequests:
                 Result=answer["Status"],
             )
             return True
-        # Its time in the queue is bounded there (retention, a dead-letter queue): a URL that nobody may be answered
-        # at stays refused, one that did not answer may do so later.
+        # The message stays and comes again, until it is answered or too old for the queue.
         self._events.emit("StackUnanswered", Reason="AnswerNotTaken", Detail=problem)
-        return problem.startswith("its ResponseURL")
+        return False
 
 
 class InProcess:

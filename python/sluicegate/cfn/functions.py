@@ -55,8 +55,7 @@ def local_function(
     else:
         raise NotLocal(f"the runtime {runtime or '(none)'} does not run here: Python and provided.* do")
     notes = _notes(properties)
-    given = (properties.get("Environment") or {}).get("Variables") or {}
-    variables |= {name: str(value) for name, value in given.items()}
+    variables |= environment_of(properties)
     if variables:
         arguments["Environment"] = variables
     arguments["TimeoutInSeconds"] = _number(properties.get("Timeout"), LAMBDA_TIMEOUT_SECONDS)
@@ -69,8 +68,19 @@ def local_function(
 
 def placeholders(properties: Mapping[str, Any]) -> dict[str, frozenset[str]]:
     """Environment variables with values that resources of the template gave: variable → logical ids."""
-    given = (properties.get("Environment") or {}).get("Variables") or {}
-    return {name: of for name, value in given.items() if (of := origins(value))}
+    return {name: of for name, value in environment_of(properties).items() if (of := origins(value))}
+
+
+def environment_of(properties: Mapping[str, Any]) -> dict[str, str]:
+    """`Environment.Variables`. Raises `NotLocal` where they are not text."""
+    environment = properties.get("Environment") or {}
+    variables = environment.get("Variables") or {} if isinstance(environment, Mapping) else None
+    if not isinstance(variables, Mapping):
+        raise NotLocal("its Environment is not `{ Variables: { NAME: VALUE } }`")
+    wrong = [name for name, value in variables.items() if not isinstance(value, str)]
+    if wrong:
+        raise NotLocal(f"{', '.join(wrong)} in its Environment is not text")
+    return dict(variables)
 
 
 def _code(

@@ -15,6 +15,7 @@ retries and roll-backs from doing harm:
 """
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -96,6 +97,13 @@ class Caller(Protocol):
         """One request: the answer as JSON (None without a body). Raises `Refused` or `Unreachable`."""
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST would become a GET, and the key would go wherever it is sent."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class Api:
     """A gateway's REST API over HTTP. `deadline` as `time.monotonic()`."""
 
@@ -103,7 +111,7 @@ class Api:
         self._url = url.rstrip("/")
         self._deadline = deadline
         # A gateway is not on the internet: proxies of the environment are for that.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         left = self._deadline - time.monotonic()
@@ -120,7 +128,7 @@ class Api:
                 text = response.read()
         except urllib.error.HTTPError as error:
             raise refusal(error.code, error.read()) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             raise Unreachable(
                 f"the gateway at {self._url} cannot be reached ({cause}): check its address (SLUICEGATE_API), "
@@ -138,6 +146,8 @@ def refusal(status: int, text: bytes) -> Refused | Unreachable:
         detail = json.loads(text)["detail"]
     except (ValueError, KeyError, TypeError):
         detail = f"HTTP {status}"
+    if status < 400:
+        detail = "SLUICEGATE_API redirects to another address: set it to that one"
     if status == 401:
         detail = f"{detail}; the property ApiKey must be a key of this gateway (sluicegate keys create --scope admin)"
     if status == 429 or status >= 500:
@@ -170,9 +180,9 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
     except (Refused, Unreachable) as error:
         return failed(answer, str(error))
     except Exception as error:  # a stack must not hang, whatever this is
-        return failed(
-            answer, f"the provider failed ({type(error).__name__}: {error}); this is a fault of Sluicegate"
-        )
+        reason = f"the provider failed ({type(error).__name__}: {error}); this is a fault of Sluicegate"
+        made = UNCONFIRMED + str(event.get("RequestId")) if event.get("RequestType") == "Create" else None
+        return failed(answer, reason, made)
     if len(json.dumps(answer)) > ANSWER_LIMIT:
         text = f"its attributes are longer than the {ANSWER_LIMIT} bytes that CloudFormation takes"
         return failed(answer, text)
@@ -410,7 +420,7 @@ def respond(
             left = max(0.1, min(TRY_SECONDS, deadline - time.monotonic()))
             with urllib.request.urlopen(request, timeout=left):  # noqa: S310  (see refused_url)
                 return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             code = getattr(error, "code", None)
             if (code is not None and code < 500) or time.monotonic() + pause >= deadline:
                 return "the answer was not taken (%s)" % (code or getattr(error, "reason", error))
@@ -456,8 +466,13 @@ def lambda_handler(event: Mapping[str, Any], context: Any) -> None:
     partition = getattr(context, "invoked_function_arn", "arn:aws").split(":")[1]
     seconds = max(1.0, min(ANSWER_SECONDS, left - seconds - 2))
     problem = respond(event.get("ResponseURL"), answer, seconds, hosts, partition)
-    if problem:
+    if not problem:
+        return
+    if refused_url(event.get("ResponseURL"), hosts, partition):
         print(f"CloudFormation was not answered: {problem}", file=sys.stderr)
+        return
+    # Lambda tries an asynchronous invocation again when it fails, and the same request twice is harmless.
+    raise RuntimeError(f"CloudFormation was not answered: {problem}; this function needs a way to S3")
 
 
 def within(seconds: float, event: Mapping[str, Any], make_api: Callable[[], Caller]) -> dict[str, Any]:

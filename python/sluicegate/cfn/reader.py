@@ -31,16 +31,18 @@ class Place(NamedTuple):
 
 
 class Map(dict[str, Any]):
-    """A mapping; `places` has the place of each value."""
+    """A mapping; `places` has the place of each value, `keys_at` of each key."""
 
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
         self.places: dict[str, Place] = {}
+        self.keys_at: dict[str, Place] = {}
 
-    def put(self, key: str, value: Any, place: Place) -> None:
+    def put(self, key: str, value: Any, place: Place, key_at: Place | None = None) -> None:
         self[key] = value
         self.places[key] = place
+        self.keys_at[key] = key_at or place
 
 
 class Items(list[Any]):
@@ -137,7 +139,7 @@ class _Builder:
                 raise self._problem(key, "CloudFormation has no merge keys", "write the keys out")
             if key.value in made:
                 raise self._problem(key, f"the key `{key.value}` stands here twice", "keep one of the two")
-            made.put(_joined(key.value), self.build(value), _place(value))
+            made.put(_joined(key.value), self.build(value), _place(value), _place(key))
         return made
 
     def _items(self, node: Node) -> Items:

@@ -26,7 +26,7 @@ class Made:
     id: str | None
     identity: Mapping[str, Any]
     digest: str
-    version: int | None = None
+    version: str | None = None
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key: str | None = None
 
@@ -83,8 +83,8 @@ class Record:
     def _write(self) -> None:
         document = {
             "Stack": self.name,
-            "Resources": {name: dataclasses.asdict(one) for name, one in self.made.items()},
-            "Leaving": [dataclasses.asdict(one) for one in self.leaving],
+            "Resources": {name: vars(one) for name, one in self.made.items()},
+            "Leaving": [vars(one) for one in self.leaving],
         }
         new = self.path.with_name(FILE + ".new")
         try:

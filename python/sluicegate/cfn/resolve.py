@@ -18,13 +18,13 @@ _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
 _DYNAMIC = re.compile(r"\{\{resolve:([a-z-]+):([^}]*)\}\}")
 
 
-class Made(str):
-    """Text that a resource of the template gave; `of` has the logical ids. It stays so through Join, Sub and Select."""
+class Given(str):
+    """Text that resources of the template gave; `of` has the logical ids. It stays so through Join, Sub and Select."""
 
     __slots__ = ("of",)
     of: frozenset[str]
 
-    def __new__(cls, text: str, of: Iterable[str]) -> "Made":
+    def __new__(cls, text: str, of: Iterable[str]) -> "Given":
         new = super().__new__(cls, text)
         new.of = frozenset(of)
         return new
@@ -32,7 +32,7 @@ class Made(str):
 
 def origins(value: Any) -> frozenset[str]:
     """The resources of the template that a value comes from, anywhere inside of it."""
-    if isinstance(value, Made):
+    if isinstance(value, Given):
         return value.of
     if isinstance(value, Mapping):
         return frozenset().union(*map(origins, value.values()))
@@ -101,6 +101,14 @@ class Resolver:
             cause = f"{dynamic[0]} is read from AWS ({dynamic[1]})"
             raise self._refused(place, cause, "use a parameter, and give its value with --parameter")
         return raw
+
+    def chosen(self, raw: Any) -> Any:
+        """`raw`, or what a Fn::If in its place chooses, not resolved yet; `NO_VALUE` for what is to be left out."""
+        while isinstance(raw, Map) and len(raw) == 1 and "Fn::If" in raw:
+            branches = raw["Fn::If"]
+            raw = branches[self._branch(branches, raw.places["Fn::If"])]
+        is_none = isinstance(raw, Map) and raw.get("Ref") == "AWS::NoValue"
+        return NO_VALUE if is_none else raw
 
     def properties(self, raw: Map) -> dict[str, Any]:
         """Those of a resource."""
@@ -201,8 +209,8 @@ class Resolver:
         except LookupError as error:
             raise self._refused(place, *error.args) from None
         if isinstance(found, list):
-            return [Made(item, [logical_id]) for item in found]
-        return found if isinstance(found, Made) else Made(found, [logical_id])
+            return [Given(item, [logical_id]) for item in found]
+        return found if isinstance(found, Given) else Given(found, [logical_id])
 
     def _sub(self, raw: Any, place: Place) -> Any:
         text, given = raw, {}
@@ -257,12 +265,15 @@ class Resolver:
         return parts[int(index)]
 
     def _if(self, raw: Any, place: Place) -> Any:
-        if not isinstance(raw, Items) or len(raw) != 3:
-            raise self._refused(
-                place, "Fn::If takes a condition and two values", "write `!If [Name, then, else]`"
-            )
-        chosen = 1 if self.holds(self._text(raw[0], place, "Fn::If"), place) else 2
+        chosen = self._branch(raw, place)
         return self.value(raw[chosen], raw.places[chosen])
+
+    def _branch(self, raw: Any, place: Place) -> int:
+        """Which of the three items of a Fn::If counts."""
+        if not isinstance(raw, Items) or len(raw) != 3:
+            cause = "Fn::If takes a condition and two values"
+            raise self._refused(place, cause, "write `!If [Name, then, else]`")
+        return 1 if self.holds(self._text(raw[0], place, "Fn::If"), place) else 2
 
     def _base64(self, raw: Any, place: Place) -> Any:
         text = self._text(self.value(raw, place), place, "Fn::Base64")
@@ -342,7 +353,7 @@ class Resolver:
 
 def _made(text: str, used: Iterable[Any]) -> str:
     of = origins(list(used))
-    return Made(text, of) if of else text
+    return Given(text, of) if of else text
 
 
 def _elsewhere(name: str) -> tuple[str, str]:

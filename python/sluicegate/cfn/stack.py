@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .functions import LocalFunction, NotLocal, local_function, placeholders
+from .functions import LocalFunction
+from .lambdas import FUNCTIONS, Lambdas
 from .parameters import Parameters
 from .placeholders import ACCOUNT_ID, Placeholder, name_property
 from .provider import NOT_OURS, document, kind_of
-from .reader import Map, parse, read
-from .resolve import Made, Resolver, origins
+from .reader import Items, Map, parse, read
+from .resolve import NO_VALUE, Resolver, origins
 from .template import Declared, Template, TemplateError, references
 
 LATER = "(known after it is made)"
-FUNCTIONS = ("AWS::Lambda::Function", "AWS::Serverless::Function")
 TOPIC = "AWS::SNS::Topic"
 _ALIASES = ("AWS::Lambda::Alias", "AWS::Lambda::Version")
 _PERMISSIONS = (
@@ -78,10 +78,6 @@ class Stack:
         self._settings = settings
         self.known = known
         self.notes: list[Note] = []
-        self.code: dict[Path, str] = {}
-        """Inline code to be written: file → text."""
-        self._functions: dict[str, LocalFunction | NotLocal] = {}
-        self._invoked: set[str] = set()
         pseudo = {
             "AWS::AccountId": ACCOUNT_ID,
             "AWS::Partition": "aws",
@@ -91,6 +87,20 @@ class Stack:
             "AWS::URLSuffix": "amazonaws.com",
         }
         self._resolver = Resolver(template, Parameters(template, parameters), pseudo, self, self._include)
+        self._lambdas = Lambdas(
+            template,
+            self._resolver,
+            settings.made_dir,
+            settings.environment,
+            name=lambda declared: self._placeholder(declared).name,
+            is_made=self._is_here,
+            note=self._note,
+        )
+
+    @property
+    def code(self) -> Mapping[Path, str]:
+        """Inline code to be written: file → text."""
+        return self._lambdas.code
 
     def items(self) -> Iterator[Item]:
         """What is to be made, one after the other: what comes later may need what `known` has by then."""
@@ -141,7 +151,7 @@ class Stack:
         if kind_of(declared.type):
             return self._known(declared).physical_id
         if declared.type in _ALIASES:
-            return self._aliased(declared)
+            return Placeholder(FUNCTIONS[0], self._lambdas.aliased(declared), self._settings.region).arn
         placeholder = self._placeholder(declared)
         return placeholder.arn if part else placeholder.ref
 
@@ -170,9 +180,8 @@ class Stack:
         if kind == "DestinationArn":
             return Known(LATER, {"Id": LATER})
         later = dict.fromkeys(("Domain", "Port", "WireGuardPublicKey", "DtlsServerCertificate"), LATER)
-        raw = declared.properties.get("Destinations")
-        count = len(raw) if isinstance(raw, list) else 0
-        names = [self._destination_name(declared, raw[at], at) for at in range(count)] if raw else []
+        raws = self._raw_destinations(declared)
+        names = [self._destination_name(declared, raw, at) for at, raw in enumerate(raws)]
         return Known(name, {"Id": name, "Name": name, **later, "DestinationNames": names})
 
     # Resources of the gateway
@@ -181,11 +190,14 @@ class Stack:
         properties = self._resolver.properties(declared.properties)
         made = document("Listener", properties, self._name(declared))
         self._drop_log_group(declared, made)
-        raw = declared.properties.get("Destinations")
+        raws = self._raw_destinations(declared)
         destinations = []
-        for at, destination in enumerate(made.get("Destinations") or []):
-            item = raw[at] if isinstance(raw, list) and at < len(raw) else None
-            inner = {"Name": self._destination_name(declared, item, at), **destination}
+        given = made.get("Destinations") or []
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            return made  # the gateway says what is wrong with it
+        for at, destination in enumerate(given):
+            raw = raws[at] if at < len(raws) else None
+            inner = {"Name": self._destination_name(declared, raw, at), **destination}
             self._bind(declared, inner)
             self._drop_log_group(declared, inner)
             destinations.append(inner)
@@ -210,6 +222,14 @@ class Stack:
         made.setdefault("IngressRegionKey", self._settings.region)
         target = self._target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
         return None if target is None else {**made, "Arn": target}
+
+    def _raw_destinations(self, declared: Declared) -> list[Any]:
+        """The Destinations of a Listener that there will be, not resolved; empty where that cannot be told."""
+        raw = declared.properties.get("Destinations")
+        if not isinstance(raw, Items):
+            return []
+        chosen = map(self._resolver.chosen, raw)
+        return [item for item in chosen if item is not NO_VALUE]
 
     def _name(self, declared: Declared) -> str:
         key = (
@@ -262,10 +282,9 @@ class Stack:
 
     def _target(self, declared: Declared, arn: str, name: str) -> str | None:
         """What stands for `arn` here; None, with a note, when there is nothing."""
-        logical_id = self._function_id(arn)
+        logical_id = self._lambdas.named(arn)
         if logical_id is not None:
-            self._invoked.add(logical_id)
-            function = self._function(logical_id)
+            function = self._lambdas.used(logical_id)
             if isinstance(function, LocalFunction):
                 return function.target
             self._note(declared, f"packets for {name} are dropped and counted: {logical_id}: {function}")
@@ -292,6 +311,15 @@ class Stack:
                 if function is not None and destination["Name"] == properties.get("Destination"):
                     self._give(declared, destination, function)
 
+    def _function_of(self, arn: Any) -> LocalFunction | None:
+        """The function that is used here for an ARN, or for the map of regions that it is."""
+        if isinstance(arn, Mapping):
+            found = arn.get(self._settings.region) or arn.get("*") or next(iter(arn.values()), None)
+            return self._function_of(found)
+        logical_id = self._lambdas.named(arn) if isinstance(arn, str) else None
+        function = self._lambdas.used(logical_id) if logical_id is not None else None
+        return function if isinstance(function, LocalFunction) else None
+
     def _give(self, declared: Declared, destination: dict[str, Any], function: LocalFunction) -> None:
         """`Arguments` for Lambda say how it is invoked there: a local function has its own instead."""
         dropped = [key for key in destination.get("Arguments") or {} if key not in function.arguments]
@@ -299,71 +327,6 @@ class Stack:
             text = f"{destination['Name']}: {', '.join(dropped)} of its Arguments has no effect on a local function"
             self._note(declared, text)
         destination["Arguments"] = function.arguments
-
-    # Functions
-
-    def _function_of(self, arn: Any) -> LocalFunction | None:
-        """The function that is used here for an ARN, or for the map of regions that it is."""
-        if isinstance(arn, Mapping):
-            found = arn.get(self._settings.region) or arn.get("*") or next(iter(arn.values()), None)
-            return self._function_of(found)
-        logical_id = self._function_id(arn) if isinstance(arn, str) else None
-        function = self._function(logical_id) if logical_id is not None else None
-        return function if isinstance(function, LocalFunction) else None
-
-    def _function_id(self, arn: str) -> str | None:
-        """The function of the template that an ARN names, with or without a qualifier."""
-        if ":lambda:" not in arn or ":function:" not in arn:
-            return None
-        name = arn.partition(":function:")[2].partition(":")[0]
-        for declared in self._template.resources.values():
-            if declared.type in FUNCTIONS and self._placeholder(declared).name == name:
-                return declared.logical_id
-        return None
-
-    def _function(self, logical_id: str) -> LocalFunction | NotLocal:
-        if logical_id not in self._functions:
-            declared = self._template.resources[logical_id]
-            properties = self._function_properties(declared)
-            try:
-                function = local_function(
-                    logical_id,
-                    properties,
-                    self._template.path.absolute().parent,
-                    self._settings.made_dir,
-                    self._settings.environment,
-                )
-            except NotLocal as reason:
-                self._functions[logical_id] = reason
-                return reason
-            self._functions[logical_id] = function
-            if function.inline is not None:
-                self.code[function.inline[0]] = function.inline[1]
-            for note in function.notes:
-                self._note(declared, note)
-            self._note_placeholders(declared, properties)
-        return self._functions[logical_id]
-
-    def _function_properties(self, declared: Declared) -> dict[str, Any]:
-        own = self._resolver.properties(declared.properties)
-        raw = self._template.globals.get("Function")
-        if declared.type != "AWS::Serverless::Function" or not isinstance(raw, Map):
-            return own
-        shared = self._resolver.properties(raw)
-        variables = {**_variables(shared), **_variables(own)}
-        return {**shared, **own, "Environment": {"Variables": variables}}
-
-    def _note_placeholders(self, declared: Declared, properties: dict[str, Any]) -> None:
-        for variable, of in placeholders(properties).items():
-            unmade = [name for name in sorted(of) if not self._is_here(self._template.resources[name])]
-            if unmade:
-                text = f"{variable} in its environment is a placeholder: {', '.join(unmade)} is not made here"
-                self._note(declared, text)
-
-    def _aliased(self, declared: Declared) -> str:
-        function = self._resolver.properties(declared.properties).get("FunctionName", "")
-        name = function.partition(":function:")[2] or function
-        return Made(Placeholder(FUNCTIONS[0], name, self._settings.region).arn, origins(function))
 
     def _placeholder(self, declared: Declared) -> Placeholder:
         key = name_property(declared.type)
@@ -402,7 +365,11 @@ class Stack:
     def _note_the_rest(self) -> None:
         """Every resource that nothing above has spoken of, with the consequence."""
         for declared in self._template.resources.values():
-            if self._is_here(declared) or not self._resolver.holds(declared.condition, declared.place):
+            if (
+                declared.implied
+                or self._is_here(declared)
+                or not self._resolver.holds(declared.condition, declared.place)
+            ):
                 continue
             text = self._consequence(declared)
             if text:
@@ -410,7 +377,7 @@ class Stack:
 
     def _consequence(self, declared: Declared) -> str:
         if declared.type in FUNCTIONS:
-            if declared.logical_id in self._invoked:
+            if declared.logical_id in self._lambdas.invoked:
                 return ""
             return "it is not run: no Destination delivers to it, and nothing else invokes functions here"
         if declared.type == "AWS::IAM::Role":
@@ -431,7 +398,3 @@ class Stack:
         note = Note(declared.logical_id, declared.type, declared.place.line, text)
         if note not in self.notes:
             self.notes.append(note)
-
-
-def _variables(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return (properties.get("Environment") or {}).get("Variables") or {}

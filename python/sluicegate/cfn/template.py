@@ -47,6 +47,8 @@ class Declared:
     place: Place
     condition: str | None
     depends_on: tuple[str, ...]
+    implied: bool = False
+    """Nobody wrote it: SAM makes it."""
 
 
 class Template:
@@ -118,7 +120,7 @@ class Template:
 
     def _resources(self, section: Map) -> Iterator[tuple[str, Declared]]:
         for name, raw in section.items():
-            place = section.places[name]
+            place = section.keys_at[name]
             if name.startswith("Fn::"):
                 fix = "write the resources out"
                 raise TemplateError(self.problem(place, f"`{name}` cannot be used for resources here", fix))
@@ -133,7 +135,9 @@ class Template:
     def _implied_roles(self) -> list[Declared]:
         """SAM makes a role for each function that names none, and templates refer to it."""
         return [
-            Declared(f"{name}Role", "AWS::IAM::Role", Map(one.place), one.place, one.condition, ())
+            Declared(
+                f"{name}Role", "AWS::IAM::Role", Map(one.place), one.place, one.condition, (), implied=True
+            )
             for name, one in self.resources.items()
             if one.type == "AWS::Serverless::Function" and "Role" not in one.properties
         ]

@@ -12,7 +12,7 @@ from ..cfn.apply import ApplyError, Applying, Step
 from ..cfn.record import Record, RecordError
 from ..cfn.stack import TOPIC, Known, Settings, Stack
 from ..cfn.template import Template, TemplateError
-from .client import api_option, request
+from .client import api_option, reason, request
 from .errors import CliError, Exit
 from .options import endpoint_text, output_option
 
@@ -163,9 +163,13 @@ class _Gateway:
     def __init__(self, api: str) -> None:
         self._api = api
         status, answer = request(api, "GET", "/v1/gateway")
+        if status in (401, 403):
+            raise CliError(
+                f"the gateway refused this: {reason(answer, status)} (the key is read from SLUICEGATE_API_KEY)"
+            )
         if status >= 400 or not isinstance(answer, dict):
             raise CliError(
-                f"the gateway at {api} cannot be asked what it is (HTTP {status}), look at its version and key"
+                f"the gateway at {api} does not say what it is (HTTP {status}), it may be of an older version"
             )
         self.region = str(answer.get("Region", _DEFAULT_REGION))
         sns = answer.get("Sns")

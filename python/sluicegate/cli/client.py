@@ -51,8 +51,7 @@ def request(
     import httpx  # Here, because it takes longer to import than the rest of the command line together.
 
     url = api.rstrip("/") + path
-    key = os.environ.get("SLUICEGATE_API_KEY")
-    sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+    sent = {**(headers or {}), **credentials()}
     try:
         # Environment proxies are for the internet, not for a gateway on this machine or network.
         with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as client:
@@ -75,6 +74,16 @@ def request(
             Exit.UNREACHABLE,
         ) from None
     return response.status_code, answer
+
+
+def credentials() -> dict[str, str]:
+    """The headers that show who asks; none without a key."""
+    key = os.environ.get("SLUICEGATE_API_KEY", "").strip()
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise CliError("SLUICEGATE_API_KEY is not a key, `sluicegate keys create` makes one")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def reason(answer: Any, status: int) -> str:

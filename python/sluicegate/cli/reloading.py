@@ -7,6 +7,7 @@ import sys
 from ..config import stamp
 from ..gateway import Gateway
 from ..registry import ReloadRefused
+from .errors import error
 
 POLL_SECONDS = 0.5
 
@@ -47,6 +48,8 @@ class Reloading:
             _say(f"{file} was not taken over, what ran before runs on:\n" + "\n".join(refused.problems))
         else:
             _say(f"{file} was taken over: {'; '.join(changes) or 'nothing changes'}")
+            for warning in self._gateway.registry.config.warnings:
+                error(f"warning: {warning}")
 
     async def _watch(self) -> None:
         """Reload once the file is another one and two looks agree: not while an editor is writing it."""

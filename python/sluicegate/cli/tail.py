@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..events.types import TYPES
-from .client import api_option
+from .client import api_option, credentials
 from .errors import CliError, Exit
 from .event_text import event_line
 from .options import output_option
@@ -126,7 +126,7 @@ class _Tail:
     async def _lines(self, client: "httpx.AsyncClient") -> AsyncGenerator[str, None]:
         """The lines of one connection, without the empty ones that only show that it lives."""
         url = self._api.rstrip("/") + "/v1/events"
-        headers = {"Accept": "application/x-ndjson"}
+        headers = {"Accept": "application/x-ndjson", **credentials()}
         async with client.stream("GET", url, params=self._query, headers=headers) as response:
             if response.is_error:
                 raise CliError(

@@ -1,9 +1,9 @@
 """Resources over REST: create, read, replace, delete, approve (contract sections 1 and 8), and the peers of Listeners.
 
 Every resource has a version, its `ETag`. `If-Match` makes a PUT or DELETE fail with 412 when somebody else was faster.
-A POST with an `Idempotency-Key` may be repeated: the first answer comes again for a day, and a resource that is already
-there just as it was asked for counts as made by it. `Prefer: handling=lenient` (RFC 7240) turns unknown properties into
-`Warnings`, as CloudFormation templates need it.
+A POST with an `Idempotency-Key` may be repeated: the first answer comes again for a day, also where the gateway ended
+between making the resource and keeping the answer. A resource that another request made is never taken for its own.
+`Prefer: handling=lenient` (RFC 7240) turns unknown properties into `Warnings`, as CloudFormation templates need it.
 
 A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """
@@ -29,6 +29,8 @@ from sluicegate.views import COMMON, READ_ONLY, shown
 
 BODY_LIMIT = 262_144
 _KEY_LIMIT = 256
+_BEGUN = 0
+"""In place of a status: a request with this key was begun and has no answer yet."""
 
 
 class ResourcesView(Protocol):
@@ -165,13 +167,17 @@ class Resources:
         if first is not None:
             if first.request != fingerprint:
                 raise HTTPException(422, "this Idempotency-Key was used for another request: take a new one")
-            return Response(first.body, first.status, first.headers, media_type="application/json")
+            if first.status != _BEGUN:
+                return Response(first.body, first.status, first.headers, media_type="application/json")
+        else:
+            await asyncio.to_thread(table.keep_answer, who, key, Answer(fingerprint, _BEGUN, {}, b""))
         try:
             response = await self._create(kind, request, data)
         except Refused:
-            # The gateway may have ended between making it and keeping the answer.
-            before = self._made_before(kind, request, data)
+            # A request that was begun before, and not answered, may have made it.
+            before = self._made_before(kind, request, data) if first is not None else None
             if before is None:
+                await asyncio.to_thread(table.forget_answer, who, key)
                 raise
             response = before
         headers = {name: response.headers[name] for name in ("location", "etag")}

@@ -1,7 +1,6 @@
 """Secrets of a resource, apart from what may be shown: `dump` leaves them out, the state keeps them sealed."""
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from typing import Any
 
 from pydantic import SecretStr
@@ -15,8 +14,7 @@ def secrets_of(resource: Resource) -> dict[str, str]:
 
 
 def with_secrets(document: dict[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of `document` with each secret at its place."""
-    document = deepcopy(document)  # all of it: what is inside would be changed for its owner too, and be written down
+    """`document` with each secret at its place; it is changed."""
     for place, secret in secrets.items():
         *way, last = place.lstrip("/").split("/")
         inner: Any = document

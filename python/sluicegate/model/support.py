@@ -7,7 +7,6 @@ feature is one line in a list below; the change that brings the feature deletes 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from .address import is_loopback
 from .base import Finding, Path, Resource
 from .destination import Destination, Target, parse_target
 from .gateway import GatewayConfig
@@ -81,7 +80,7 @@ _TARGET_FIX = "use function:PATH, file:PATH.ndjson or console:"
 def unavailable(config: GatewayConfig) -> list[Finding]:
     """Everything in `config` that this version cannot run, each with its place and the next step; empty if it
     can."""
-    found = [*_gateway(config)]
+    found: list[Finding] = []
     for index, listener in enumerate(config.listeners):
         path: Path = ("listeners", index)
         found += _apply(_LISTENER, listener, path)
@@ -101,14 +100,6 @@ def unavailable(config: GatewayConfig) -> list[Finding]:
                 )
             )
     return found
-
-
-def _gateway(config: GatewayConfig) -> Iterator[Finding]:
-    for name, server in (("api", config.api), ("sns", config.sns)):
-        if server and not is_loopback(server.address()[0]):
-            port = server.address()[1]
-            cause = "asking for credentials, which any address but loopback requires"
-            yield _finding((name, "bind"), cause, f"bind 127.0.0.1:{port}")
 
 
 def _targets(destination: Destination, path: Path) -> Iterator[Finding]:

@@ -116,6 +116,12 @@ class ResourceTable:
 
         self._state.write(write)
 
+    def forget_answer(self, owner: str, key: str) -> None:
+        """It was refused: the next request with this key is judged anew."""
+        self._state.write(
+            lambda db: db.execute("DELETE FROM answers WHERE owner = ? AND key = ?", (owner, key))
+        )
+
     def _sealed(self, one: Stored) -> bytes | None:
         if not one.secrets:
             return None

@@ -1,0 +1,278 @@
+"""`sluicegate apply`: an existing template's UDP part on this machine, with a real gateway, boto3 and UDP clients."""
+
+import base64
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import StartGateway
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port
+
+from sluicegate.control.keys import KeyFile
+
+EXAMPLE = Path(__file__).parents[2] / "examples/sam"
+Apply = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def running(gateway: StartGateway) -> Gateway:
+    return gateway("listeners: []")
+
+
+@pytest.fixture
+def apply(running: Gateway) -> Apply:
+    """`sluicegate apply` against the running gateway."""
+
+    def run(template: Path, *options: str, api: str = running.api_url) -> "subprocess.CompletedProcess[str]":
+        command = [PROGRAM, "apply", template, "--api", api, *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+
+    return run
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """The example, where it may be written to."""
+    return Path(shutil.copytree(EXAMPLE, tmp_path / "sam")) / "template.yaml"
+
+
+def applied(result: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    assert result.returncode == 0, result.stderr
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def actions(document: dict[str, Any]) -> dict[str, str]:
+    return {step["LogicalId"]: step["Action"] for step in document["Steps"]}
+
+
+def written(directory: Path, text: str, name: str = "t.yaml") -> Path:
+    file = directory / name
+    file.write_text(text)
+    return file
+
+
+def test_a_sam_template_end_to_end(running: Gateway, apply: Apply, template: Path) -> None:
+    options = ("--stack", "demo", "--egress-network", "127.0.0.0/8", "--output", "json")
+    made = applied(apply(template, *options))
+    assert set(actions(made).values()) == {"create"}
+    assert {"Telemetry", "EchoListener", "CommandSource", "Commands"} == set(actions(made))
+    outputs = made["Outputs"]
+    assert outputs["Destinations"] == "demo-collector"
+    assert outputs["Endpoint"] == f"ingress-1:{outputs['TelemetryPort']}"
+    with Client() as device:
+        telemetry = ("127.0.0.1", int(outputs["TelemetryPort"]))
+        device.send(b"21.5", telemetry)
+        assert device.receive() == (b"thanks from test", telemetry)
+        echo = ("127.0.0.1", int(outputs["EchoPort"]))
+        device.send(b"hello", echo)
+        assert device.receive() == (b"hello", echo)
+        host, port = device.address
+        message = {"Data": base64.b64encode(b"on").decode(), "Remote": {"IP": host, "Port": port}}
+        running.publish(message, outputs["Topic"])
+        assert device.receive() == (b"on", telemetry)
+
+        assert set(actions(applied(apply(template, *options))).values()) == {"keep"}
+
+        live = applied(apply(template, *options, "--parameter", "Stage=live"))
+        assert actions(live) == {
+            "Commands": "keep",
+            "Telemetry": "update",
+            "EchoListener": "update",
+            "CommandSource": "keep",
+        }
+        assert live["Outputs"]["TelemetryPort"] == outputs["TelemetryPort"]
+        assert any("demo-archive are dropped" in note["Text"] for note in live["Notes"])
+        device.send(b"21.5", telemetry)
+        assert device.receive() == (b"thanks from live", telemetry)
+
+    gone = applied(apply(template, *options, "--delete"))
+    assert set(actions(gone).values()) == {"delete"}
+    assert running.api("GET", "/v1/listeners").json()["Items"] == []
+    assert outputs["Topic"] not in [topic["TopicArn"] for topic in running.sns.list_topics()["Topics"]]
+    assert actions(applied(apply(template, *options, "--delete"))) == {}
+
+
+def test_a_dry_run_does_nothing(running: Gateway, apply: Apply, template: Path) -> None:
+    planned = applied(apply(template, "--dry-run", "--output", "json"))
+    assert set(actions(planned).values()) == {"create"}
+    assert running.api("GET", "/v1/listeners").json()["Items"] == []
+    assert sorted(entry.name for entry in template.parent.iterdir()) == ["src", "template.yaml"]
+
+
+LISTENER = """
+Resources:
+  Entry:
+    Type: Custom::ProxylityUdpGatewayListener
+    Properties:
+      ServiceToken: arn:aws:lambda:us-east-1:000000000000:function:x
+      ApiKey: k-123
+      Name: {name}
+      Protocols: [udp]
+      Destinations: [{{ Name: {destination}, DestinationArn: "console:" }}]
+"""
+
+
+def test_what_a_template_no_longer_names_goes_and_another_name_is_another_listener(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    def names() -> list[str]:
+        return sorted(item["Name"] for item in running.api("GET", "/v1/listeners").json()["Items"])
+
+    file = written(tmp_path, LISTENER.format(name="one", destination="a"))
+    applied(apply(file, "--output", "json"))
+    written(tmp_path, LISTENER.format(name="two", destination="b"))
+    assert actions(applied(apply(file, "--output", "json"))) == {"Entry": "replace"}
+    assert names() == ["two"]
+    written(tmp_path, LISTENER.format(name="two", destination="b").replace("Entry:", "Other:"))
+    refused = apply(file)
+    assert refused.returncode == 1
+    assert "Other cannot be made" in refused.stderr
+    assert names() == ["two"]
+    written(tmp_path, LISTENER.format(name="three", destination="c").replace("Entry:", "Other:"))
+    assert actions(applied(apply(file, "--output", "json"))) == {"Other": "create", "Entry": "delete"}
+    assert names() == ["three"]
+
+
+def test_a_change_by_somebody_else_is_not_overwritten_unasked(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    file = written(tmp_path, LISTENER.format(name="one", destination="a"))
+    applied(apply(file, "--output", "json"))
+    item = running.api("GET", "/v1/listeners/one").json()
+    assert running.api("PUT", "/v1/listeners/one", {**item, "Description": "by hand"}).status_code == 200
+    written(tmp_path, LISTENER.format(name="one", destination="b"))
+    refused = apply(file)
+    assert refused.returncode == 1
+    assert "somebody changed one since the last apply" in refused.stderr
+    assert actions(applied(apply(file, "--overwrite", "--output", "json"))) == {"Entry": "update"}
+
+
+ANSWERING = """import os
+
+def handler(event, context):
+    return {"Replies": [{"Tag": m["Tag"], "Data": os.environ["ANSWER"]} for m in event["Messages"]]}
+"""
+
+
+def test_a_destination_arn_resource_binds_a_function_with_its_environment(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    """As in multi-region templates: the Listener in one place, what it delivers to in another."""
+    document = {
+        "Resources": {
+            "Entry": {
+                "Type": "Custom::SluicegateListener",
+                "Properties": {"Protocols": ["udp"], "Destinations": [{"Batching": {"Count": "1"}}]},
+            },
+            "Handler": {
+                "Type": "AWS::Lambda::Function",
+                "Properties": {
+                    "Runtime": "python3.13",
+                    "Handler": "index.handler",
+                    "Environment": {"Variables": {"ANSWER": "c2V0"}},
+                    "Code": {
+                        "ZipFile": ANSWERING,
+                    },
+                },
+            },
+            "Binding": {
+                "Type": "Custom::SluicegateDestinationArn",
+                "Properties": {
+                    "Destination": {"Fn::Select": ["0", {"Fn::GetAtt": ["Entry", "DestinationNames"]}]},
+                    "IngressRegionKey": {"Ref": "AWS::Region"},
+                    "Arn": {"Fn::GetAtt": ["Handler", "Arn"]},
+                },
+            },
+        },
+        "Outputs": {"Port": {"Value": {"Fn::GetAtt": ["Entry", "Port"]}}},
+    }
+    file = written(tmp_path, json.dumps(document, indent="\t"), "regional.template.json")
+    made = applied(apply(file, "--output", "json"))
+    assert actions(made) == {"Entry": "create", "Binding": "create"}
+    with Client() as device:
+        device.send(b"?", ("127.0.0.1", int(made["Outputs"]["Port"])))
+        assert device.receive()[0] == b"set"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Resources: { A: { Type: Custom::SluicegateListener, Properties: { Name: !Ref B } } }", "t.yaml:1:"),
+        ("Resources: {", "t.yaml:1:"),
+        (LISTENER.format(name="'bad name'", destination="a"), '"bad name" cannot be a name'),
+    ],
+)
+def test_what_cannot_be_applied(apply: Apply, tmp_path: Path, text: str, sentence: str) -> None:
+    refused = apply(written(tmp_path, text))
+    assert refused.returncode == 1
+    assert sentence in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_gateway_that_asks_for_keys_and_for_approval(
+    gateway: StartGateway, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = gateway("listeners: []\nrequire_approval: true", start=False)
+    address = public.api_url.removeprefix("http://")
+    text = public.file.read_text()
+    public.file.write_text(
+        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
+    )
+    key = KeyFile(public.directory / "sluicegate.db.keys").create_api_key("ci", frozenset({"admin"}))[1]
+    public.spawn()
+    public.event("GatewayStarted")
+
+    def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        command = [PROGRAM, *arguments, "--api", public.api_url]
+        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+
+    refused = run("apply", template)
+    assert refused.returncode == 1
+    assert "SLUICEGATE_API_KEY" in refused.stderr
+    monkeypatch.setenv("SLUICEGATE_API_KEY", "kéy\u2028")
+    broken = run("apply", template)
+    assert broken.returncode == 1
+    assert "is not a key" in broken.stderr
+    assert "kéy" not in broken.stderr
+    monkeypatch.setenv("SLUICEGATE_API_KEY", key)
+    made = applied(run("apply", template, "--output", "json"))
+    assert "sluicegate sources approve template-CommandSource" in str(made["Notes"])
+    assert f"watching {public.api_url}" in run("tail", "--timeout", "1").stderr
+    assert key not in public.process.stdout.text + public.process.stderr.text
+
+
+def test_without_a_gateway(apply: Apply, template: Path) -> None:
+    refused = apply(template, api=f"http://127.0.0.1:{free_port()}")
+    assert refused.returncode == 3
+    assert "start one with `sluicegate dev`" in refused.stderr
+
+
+def test_what_does_not_run_here_is_listed_with_the_consequence(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    text = """
+Resources:
+  Table: { Type: AWS::DynamoDB::Table }
+  Js: { Type: AWS::Serverless::Function, Properties: { Runtime: nodejs22.x, Handler: index.h, InlineCode: "x" } }
+  Nightly:
+    Type: AWS::Serverless::Function
+    Properties: { Runtime: python3.12, Handler: index.h, Environment: { Variables: { T: !Ref Table } } }
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties:
+      Destinations:
+        - { Name: js, DestinationArn: !GetAtt Js.Arn }
+        - { Name: other, DestinationArn: !Sub "arn:aws:sqs:${AWS::Region}:${AWS::AccountId}:queue" }
+"""
+    made = applied(apply(written(tmp_path, text), "--output", "json"))
+    notes = {(note["LogicalId"], note["Line"]): note["Text"] for note in made["Notes"]}
+    said = "\n".join(f"{key} {text}" for key, text in notes.items())
+    assert "js are dropped and counted: Js: the runtime nodejs22.x does not run here" in str(made["Notes"])
+    assert "packets for other are dropped and counted" in str(made["Notes"])
+    assert "no Destination delivers to it" in notes["Nightly", 5], said
+    assert "Nightly get a placeholder for it" in notes["Table", 3], said

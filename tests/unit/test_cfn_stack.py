@@ -1,0 +1,297 @@
+"""What the resources of a template become here, and what is said of those that become nothing."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.cfn.reader import parse
+from sluicegate.cfn.stack import LATER, Known, Settings, Stack
+from sluicegate.cfn.template import Template, TemplateError
+from sluicegate.yamlfile import Problem, YamlError
+
+LISTENER = """
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties:
+      Destinations: [{ Name: d, DestinationArn: !GetAtt F.Arn }]
+"""
+
+
+def stack(
+    directory: Path, resources: str, *, known: dict[str, Known] | None = None, **settings: Any
+) -> Stack:
+    file = directory / "t.yaml"
+    file.write_text(resources if "Resources:" in resources else f"Resources:{resources}")
+    chosen = Settings("demo", "us-east-1", directory / "made", **settings)
+    return Stack(Template.load(file), {}, chosen, known or {})
+
+
+def documents(made: Stack) -> dict[str, Any]:
+    return {item.logical_id: item.document for item in made.items()}
+
+
+def bound(directory: Path, function: str, **settings: Any) -> tuple[dict[str, Any], Stack]:
+    """The Destination that delivers to a function with these properties, and the stack."""
+    made = stack(
+        directory,
+        f"{LISTENER}  F:\n    Type: AWS::Serverless::Function\n    Properties: {function}\n",
+        **settings,
+    )
+    (destination,) = documents(made)["Entry"]["Destinations"]
+    return destination, made
+
+
+def texts(made: Stack) -> str:
+    return "\n".join(f"{note.logical_id}: {note.text}" for note in made.notes)
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    for file in ("app.py", "deep/er/app.py"):
+        path = tmp_path / "src" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("def handler(event, context): ...\n")
+    return tmp_path
+
+
+def test_code_in_a_directory(code: Path) -> None:
+    properties = "{ Runtime: python3.12, CodeUri: src/, Handler: app.handler, Timeout: 7, MemorySize: 1024 }"
+    destination, made = bound(code, properties)
+    assert destination["DestinationArn"] == f"function:{code}/src/app.py:handler"
+    assert destination["Arguments"] == {"TimeoutInSeconds": 7.0, "MemoryInMb": 1024}
+    assert made.code == {}
+
+
+@pytest.mark.parametrize("handler", ["deep/er/app.handler", "deep.er.app.handler"])
+def test_a_handler_below_the_root_imports_from_the_root(code: Path, handler: str) -> None:
+    destination, _ = bound(code, f"{{ Runtime: python3.12, CodeUri: src, Handler: {handler} }}")
+    assert destination["DestinationArn"] == f"function:{code}/src/deep/er/app.py:handler"
+    assert destination["Arguments"]["Environment"] == {"PYTHONPATH": f"{code}/src"}
+    assert destination["Arguments"]["TimeoutInSeconds"] == 3.0, "Lambda's default"
+
+
+def test_inline_code_is_written_where_it_is_said(tmp_path: Path) -> None:
+    destination, made = bound(
+        tmp_path, '{ Runtime: python3.12, InlineCode: "x = 1", Handler: index.handler }'
+    )
+    assert made.code == {tmp_path / "made/F/index.py": "x = 1"}
+    assert destination["DestinationArn"] == f"function:{tmp_path}/made/F/index.py:handler"
+
+
+def test_a_program(tmp_path: Path) -> None:
+    (tmp_path / "bootstrap").touch()
+    destination, _ = bound(tmp_path, "{ Runtime: provided.al2023, CodeUri: ., Handler: any }")
+    assert destination["DestinationArn"] == f"function:{tmp_path}/bootstrap"
+
+
+@pytest.mark.parametrize(
+    ("properties", "sentence"),
+    [
+        (
+            "{ Runtime: nodejs22.x, InlineCode: x, Handler: index.h }",
+            "the runtime nodejs22.x does not run here",
+        ),
+        ("{ PackageType: Image, ImageUri: x }", "it is a container image"),
+        ("{ Runtime: python3.12, CodeUri: s3://b/k, Handler: a.h }", "its code is in S3 (s3://b/k)"),
+        ("{ Runtime: python3.12, CodeUri: { Bucket: b, Key: k }, Handler: a.h }", "its code is in S3"),
+        ("{ Runtime: python3.12, CodeUri: t.yaml, Handler: a.h }", "unpack it and name the directory"),
+        ("{ Runtime: python3.12, CodeUri: gone, Handler: a.h }", "there is no directory"),
+        ("{ Runtime: python3.12, CodeUri: ., Handler: gone.h }", "correct Handler or CodeUri, or build it"),
+        ("{ Runtime: python3.12, InlineCode: x, Handler: app.h }", "write index.h"),
+        ("{ Runtime: python3.12, CodeUri: ., Handler: h }", 'its Handler "h" is not FILE.FUNCTION'),
+        ("{ Runtime: provided.al2023, CodeUri: ., Handler: h }", "build it there"),
+        ("{ Runtime: python3.12, Handler: h }", "it has no code"),
+    ],
+)
+def test_a_function_that_does_not_run_here(tmp_path: Path, properties: str, sentence: str) -> None:
+    destination, made = bound(tmp_path, properties)
+    assert "DestinationArn" not in destination
+    said = texts(made)
+    assert "packets for d are dropped and counted: F: " in said
+    assert sentence in said
+
+
+def test_what_a_function_is_told(code: Path) -> None:
+    environment = "{ Variables: { T: !Ref Table, S: !Ref Topic, L: plain } }"
+    properties = f"{{ Runtime: python3.12, CodeUri: src, Handler: app.handler, Environment: {environment} }}"
+    others = "  Table: { Type: AWS::DynamoDB::Table }\n  Topic: { Type: AWS::SNS::Topic }\n"
+    destination, made = bound(
+        code, f"{properties}\n{others}", environment={"AWS_ENDPOINT_URL_SNS": "http://x", "L": "-"}
+    )
+    assert destination["Arguments"]["Environment"] == {
+        "AWS_ENDPOINT_URL_SNS": "http://x",
+        "T": "demo-Table",
+        "S": "arn:aws:sns:us-east-1:000000000000:demo-Topic",
+        "L": "plain",
+    }
+    assert "F: T in its environment is a placeholder: Table is not made here" in texts(made)
+    assert "S in its environment" not in texts(made)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "!GetAtt F.Arn",
+        "!Ref F.Alias",
+        "!Ref A",
+        '!Sub "arn:aws:lambda:us-east-1:${AWS::AccountId}:function:${F}:live"',
+    ],
+)
+def test_every_way_to_name_a_function(code: Path, reference: str) -> None:
+    made = stack(
+        code,
+        f"""
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties: {{ Destinations: [{{ Name: d, DestinationArn: {{ "*": {reference} }} }}] }}
+  F:
+    Type: AWS::Serverless::Function
+    Properties: {{ Runtime: python3.12, CodeUri: src, Handler: app.handler, FunctionName: named }}
+  A: {{ Type: AWS::Lambda::Alias, Properties: {{ FunctionName: !Ref F, Name: live }} }}
+""",
+    )
+    (destination,) = documents(made)["Entry"]["Destinations"]
+    assert destination["DestinationArn"] == {"*": f"function:{code}/src/app.py:handler"}
+
+
+def test_what_needs_aws_is_left_out_and_said(tmp_path: Path) -> None:
+    made = stack(
+        tmp_path,
+        """
+  Group: { Type: AWS::Logs::LogGroup }
+  Role: { Type: AWS::IAM::Role }
+  Entry:
+    Type: Custom::ProxylityUdpGatewayListener
+    Properties:
+      LogGroupName: !Ref Group
+      Destinations:
+        - { Name: a, DestinationArn: "console:", Role: { Arn: !GetAtt Role.Arn }, MetricsEnabled: true }
+        - { Name: b, DestinationArn: "arn:aws:sqs:us-east-1:111122223333:theirs", LogGroupName: !Ref Group }
+""",
+    )
+    document = documents(made)["Entry"]
+    assert "LogGroupName" not in document
+    first, second = document["Destinations"]
+    assert first == {
+        "Name": "a",
+        "DestinationArn": "console:",
+        "Role": {"Arn": "arn:aws:iam::000000000000:role/demo-Role"},
+    }
+    assert second == {"Name": "b", "DestinationArn": "arn:aws:sqs:us-east-1:111122223333:theirs"}
+    said = texts(made)
+    assert "a publishes no metrics" in said
+    assert "b writes no log group" in said
+    assert "Role: its ARN is a placeholder" in said
+
+
+def test_a_packet_source(tmp_path: Path) -> None:
+    text = """
+  Topic: { Type: AWS::SNS::Topic, Properties: { TopicName: mine } }
+  Queue: { Type: AWS::SQS::Queue }
+  Entry: { Type: Custom::SluicegateListener, Properties: { Name: entry } }
+  Source:
+    Type: Custom::SluicegatePacketSource
+    Properties:
+      ListenerName: !Ref Entry
+      SnsTopicSource: { TopicArn: !Ref Topic, Role: arn:aws:iam::000000000000:role/r }
+      DeadLetterQueueArn: !GetAtt Queue.Arn
+"""
+    made = stack(tmp_path, text, egress_networks=("127.0.0.0/8",))
+    found = documents(made)
+    assert list(found) == ["Topic", "Entry", "Source"]
+    source = found["Source"]
+    assert source["Name"] == "demo-Source"
+    assert source["ListenerName"] == "entry"
+    assert source["SnsTopicSource"]["TopicArn"] == "arn:aws:sns:us-east-1:000000000000:mine"
+    assert source["EgressNetworks"] == ["127.0.0.0/8"]
+    assert source["DeadLetterQueueArn"] == f"file:{tmp_path}/made/Source-dead-letters.ndjson"
+    assert "its dead letters go to" in texts(made)
+
+
+def test_outputs_before_and_after_a_listener_is_made(tmp_path: Path) -> None:
+    text = """
+Resources:
+  Entry: { Type: Custom::SluicegateListener, Properties: { Destinations: [{}, { Name: b }] } }
+Outputs:
+  Port: { Value: !GetAtt Entry.Port }
+  Names: { Value: !Join [",", !GetAtt Entry.DestinationNames] }
+  Other: { Value: !ImportValue theirs }
+"""
+    assert stack(tmp_path, text).outputs() == {
+        "Port": LATER,
+        "Names": "demo-Entry-1,b",
+        "Other": "(not here: Fn::ImportValue reads the exports of another stack, which this machine does not have)",
+    }
+    known = {"Entry": Known("demo-Entry", {"Port": 20001, "DestinationNames": ["x", "y"]})}
+    outputs = stack(tmp_path, text, known=known).outputs()
+    assert (outputs["Port"], outputs["Names"]) == ("20001", "x,y")
+
+
+def test_the_included_configuration(tmp_path: Path) -> None:
+    text = """
+Mappings:
+  C: { Fn::Transform: { Name: AWS::Include, Parameters: { Location: "s3://bucket/customer-config.json" } } }
+Resources:
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties: { Description: !FindInMap [C, !Ref AWS::Region, ServiceRole] }
+"""
+    assert documents(stack(tmp_path, text))["Entry"]["Description"].startswith(
+        "arn:aws:iam::000000000000:role/"
+    )
+    (tmp_path / "customer-config.json").write_text('{"us-east-1": {"ServiceRole": "theirs"}}')
+    assert documents(stack(tmp_path, text))["Entry"]["Description"] == "theirs"
+    other = text.replace("customer-config.json", "other.json")
+    with pytest.raises(TemplateError, match=r"other\.json is not on this machine, put a copy of it at "):
+        documents(stack(tmp_path, other))
+
+
+ODD = (
+    "null",
+    "[]",
+    "{}",
+    "12",
+    "!Ref X",
+    "!GetAtt Telemetry.Port",
+    "!Sub '${A.B}'",
+    "[[a]]",
+    "{ a: { b: c } }",
+)
+ODD += (
+    "!If [Live, a, b]",
+    "!Select [0, []]",
+    "!Join [a, b]",
+    "!Ref [a]",
+    "!Sub { a: b }",
+    "!Transform { Name: x }",
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) -> None:
+    """Lines of the example changed, removed and doubled: resolved, or refused in a sentence, never anything else."""
+    example = Path(__file__).parents[2] / "examples/sam/template.yaml"
+    chance = random.Random(seed)
+    refused: list[Problem] = []
+    for _ in range(15):
+        lines = example.read_text().split("\n")
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(lines))
+            key, colon, _ = lines[at].partition(":")
+            changed = [f"{key}: {chance.choice(ODD)}"] if colon else [lines[chance.randrange(len(lines))]]
+            lines[at : at + 1] = chance.choice([changed, changed, changed, [], [lines[at], lines[at]]])
+        try:
+            made = Stack(
+                Template(example, parse("t.yaml", "\n".join(lines))),
+                {},
+                Settings("demo", "us-east-1", Path("made")),
+                {},
+            )
+            documents(made)
+            made.outputs()
+        except (TemplateError, YamlError) as error:
+            refused += error.problems
+    assert refused
+    assert all(problem.line > 0 and problem.cause and problem.fix for problem in refused)
