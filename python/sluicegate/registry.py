@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from .config import Config, ConfigError, load
 from .events import EventLog
-from .model import GatewayConfig, Listener, Peer, secrets_of
+from .model import GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from .node import Node
 from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, parse_peer, restored
 from .running import RunningListener
@@ -166,6 +166,9 @@ class Registry:
                             kind, name, ("name",), cause, "a name cannot be changed: create another one"
                         )
                     )
+                if isinstance(resource, Listener) and not lenient:
+                    # A template says everything each time; others send back what they have read.
+                    resource = keep_secrets(resource, self.find(kind, name).resource)
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
@@ -180,10 +183,11 @@ class Registry:
 
     async def add_peer(self, name: str, data: Any, who: str) -> Peer:
         """One more peer of the WireGuard Listener `name`. Raises `NotFound` and `Refused`."""
-        async with self._changing:
-            with self._audit(who, "AddPeer", "Listener", name):
+        async with self._turn():
+            with self._audit(who, "AddPeer", "Listener", name) as audit:
                 listener = self._with_peers(name)
                 peer = parse_peer(data)
+                audit.detail = f"{peer.public_key} {peer.name or ''}".rstrip()
                 if any(one.public_key == peer.public_key for one in listener.peers):
                     cause = f'the Listener "{name}" has a peer with the key {peer.public_key}'
                     fix = "remove it first, or choose another key"
@@ -195,8 +199,9 @@ class Registry:
 
     async def remove_peer(self, name: str, public_key: str, who: str) -> None:
         """Its session is cut at once. Raises `NotFound` and `Refused`."""
-        async with self._changing:
-            with self._audit(who, "RemovePeer", "Listener", name):
+        async with self._turn():
+            with self._audit(who, "RemovePeer", "Listener", name) as audit:
+                audit.detail = public_key
                 listener = self._with_peers(name)
                 left = [one for one in listener.peers if one.public_key != public_key]
                 if len(left) == len(listener.peers):
@@ -364,6 +369,7 @@ class _Audit:
 
     def __init__(self, events: EventLog, who: str, action: str, kind: str, name: str) -> None:
         self.name = name
+        self.detail: str | None = None
         self._events = events
         self._who, self._action, self._kind = who, action, kind
 
@@ -378,7 +384,9 @@ class _Audit:
             Kind=self._kind,
             Name=self.name or None,
             Result="Done" if error is None else "Refused",
-            Detail=str(error) if isinstance(error, Refused | NotFound | WrongVersion | StateError) else None,
+            Detail=str(error)
+            if isinstance(error, Refused | NotFound | WrongVersion | StateError)
+            else self.detail,
         )
 
 

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from harness import ECHO, LOOPBACK, TOPIC, Client, Gateway, until, wait_for_records
 from wireguard import COOKIE, RESPONSE, Tunnel, key_pair, new_secret
 
+NOT_STARTED = 4
 PACKETS = '{ name: packets, destination_arn: "file:packets.ndjson" }'
 ECHOING = '{ name: echo, destination_arn: "function:echo.py:handler", batching: { count: 1 } }'
 
@@ -217,6 +218,61 @@ def test_a_flood_of_handshakes_gets_cookies_and_the_others_go_on(
     assert metrics.value("wireguard_responses_sent") + cookies <= len(messages) + 1
     answers = [answer for flood in floods for answer in flood.socket.waiting()]
     assert sum(answer[0] == COOKIE for answer in answers) == cookies
+
+
+def test_key_pairs_are_made_kept_and_imported(gateway: StartGateway, client: Clients) -> None:
+    running = gateway(config("description: made"), {"echo": ECHO})
+
+    def shown(name: str = "tunnel") -> dict[str, Any]:
+        document: dict[str, Any] = running.api("GET", f"/v1/listeners/{name}").json()
+        return document
+
+    made = shown()["WireGuardPublicKey"]
+    running.stop()
+    running.start()
+    assert shown()["WireGuardPublicKey"] == made
+
+    private, public = key_pair()
+    device, device_key = key_pair()
+    psk = new_secret()
+    document = {
+        "Name": "imported",
+        "Protocols": ["wg"],
+        "Bind": "127.0.0.1",
+        "PrivateKey": private,
+        "Peers": [{"PublicKey": device_key, "SharedSecret": psk}],
+        "Destinations": [
+            {"Name": "import", "DestinationArn": "function:echo.py:handler", "Batching": {"Count": 1}}
+        ],
+    }
+    assert running.api("POST", "/v1/listeners", document).json()["WireGuardPublicKey"] == public
+    address = running.address("imported")
+    with Client() as plug:
+        tunnel = Tunnel(plug, address, public, device, psk).connect()
+        # What was read has no secrets and may be sent back; the session goes on meanwhile.
+        again = running.api("PUT", "/v1/listeners/imported", shown("imported") | {"Description": "changed"})
+        assert again.json()["WireGuardPublicKey"] == public, again.text
+        tunnel.send(b"as before")
+        assert tunnel.receive() == b"as before"
+        running.kill()
+        running.start()
+        assert shown("imported")["WireGuardPublicKey"] == public
+        tunnel.connect().send(b"with the same secret")
+        assert tunnel.receive() == b"with the same secret"
+    replaced = running.api("PUT", "/v1/listeners/imported", shown("imported") | {"PrivateKey": None})
+    assert replaced.json()["WireGuardPublicKey"] not in (public, made), replaced.text
+
+
+def test_a_start_that_fails_keeps_the_key(gateway: StartGateway) -> None:
+    running = gateway(config("description: made"), {"echo": ECHO})
+    made = running.api("GET", "/v1/listeners/tunnel").json()["WireGuardPublicKey"]
+    address = running.address()
+    running.stop()
+    with Client(*address):
+        assert running.spawn().wait() == NOT_STARTED
+    running.start()
+    assert running.api("GET", "/v1/listeners/tunnel").json()["WireGuardPublicKey"] == made
+    assert running.address() == address
 
 
 def test_keys_show_nowhere(gateway: StartGateway, client: Clients, tmp_path: Path) -> None:
