@@ -3,6 +3,7 @@
 import base64
 import io
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -97,7 +98,7 @@ class Invitation:
         allowed = ", ".join(f'"{ipaddress.ip_network(address)}"' for address in self.addresses)
         lines = [
             "    peers:",
-            f'      - name: "{self.name}"',
+            f"      - name: {json.dumps(self.name, ensure_ascii=False)}",
             f'        public_key: "{self.public_key}"',
             f"        allowed_ips: [{allowed}]",
             *([f'        shared_secret: "{self.preshared_key}"'] if self.preshared_key else []),
