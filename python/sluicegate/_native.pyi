@@ -86,8 +86,9 @@ class Port:
         then nothing has changed.
         """
 
-    def peers(self) -> bytes:
-        """The peers of a `wg` Listener that are listed or there: a JSON list of `{"PublicKey", "Configured": bool,
+    def peers(self, after: str | None, limit: int) -> bytes:
+        """The peers of a `wg` Listener that are listed or there, in the order of their keys, at most `limit` from the
+        one that follows `after` on (`ValueError` if that is no key): a JSON list of `{"PublicKey", "Configured": bool,
         "Endpoint": "ip:port" | null, "LastHandshakeMs": Unix milliseconds or 0, "ReceivedBytes", "SentBytes",
         "Session": bool}`."""
 

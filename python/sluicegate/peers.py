@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+import orjson
 
 from . import _native
 from .events import EventLog
@@ -25,15 +27,27 @@ def own_key(listener: Listener, table: WireGuardTable) -> str:
     return table.private_key(listener.name)
 
 
-def wireguard_spec(listener: Listener, table: WireGuardTable) -> dict[str, object]:
-    """The native side's view of a `wg` Listener. `StateError`; blocks."""
-    return {
+def wireguard_spec(listener: Listener, table: WireGuardTable) -> orjson.Fragment:
+    """The native side's view of a `wg` Listener, as JSON: there may be too many peers to hold them all as objects.
+
+    `StateError`; blocks.
+    """
+    head = {
         "PrivateKey": own_key(listener, table),
-        "Peers": [peer_spec(peer) for peer in listener.peers],
         **_unknown(listener),
         "DecapsulatedDelivery": listener.decapsulated_delivery,
-        "Known": known_peers(listener, table),
     }
+    peers = [_items(peer_spec(peer) for peer in listener.peers)]
+    peers += [
+        _items(_spec_of(document, secret) for document, secret in some) for some in table.peers(listener.name)
+    ]
+    known = (memory for some in table.memories(listener.name) for memory in some)
+    whole = b'%b,"Peers":[%b],"Known":[%b]}' % (
+        orjson.dumps(head)[:-1],
+        b",".join(filter(None, peers)),
+        ",".join(known).encode(),
+    )
+    return orjson.Fragment(whole)
 
 
 def peer_spec(peer: Peer) -> dict[str, object]:
@@ -41,19 +55,20 @@ def peer_spec(peer: Peer) -> dict[str, object]:
     return {
         "PublicKey": peer.public_key,
         "AllowedIPs": peer.allowed_ips,
-        "SharedSecret": peer.shared_secret.get_secret_value() if peer.shared_secret else None,
+        "SharedSecret": secret_of(peer),
         "PersistentKeepaliveSeconds": peer.persistent_keepalive_seconds,
     }
 
 
-def known_peers(listener: Listener, table: WireGuardTable) -> list[Memory]:
-    """What was remembered of peers that may still speak to the Listener. `StateError`; blocks."""
-    memories = table.memories(listener.name)
-    if listener.allow_unknown_peers:
-        return memories
-    keys = {peer.public_key for peer in listener.peers}
-    table.forget(listener.name, [one["PublicKey"] for one in memories if one["PublicKey"] not in keys])
-    return [one for one in memories if one["PublicKey"] in keys]
+def _spec_of(document: Mapping[str, Any], secret: str | None) -> dict[str, object]:
+    """The same of one that was kept as a document."""
+    names = ("PublicKey", "AllowedIPs", "PersistentKeepaliveSeconds")
+    return {name: document[name] for name in names} | {"SharedSecret": secret}
+
+
+def secret_of(peer: Peer) -> str | None:
+    """Its pre-shared key."""
+    return peer.shared_secret.get_secret_value() if peer.shared_secret else None
 
 
 class PeerKeeper:
@@ -132,23 +147,32 @@ def _unknown(listener: Listener) -> dict[str, object]:
     }
 
 
-def peer_views(listener: Listener, statuses: Collection[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every peer that is listed or there, as the API shows it: without secrets."""
-    listed = {peer.public_key: peer.dump() for peer in listener.peers}
-    by_key = {one["PublicKey"]: one for one in statuses}
-    keys = [*listed, *(key for key in by_key if key not in listed)]
-    return [listed.get(key, {"PublicKey": key}) | _status(by_key.get(key, {}), key in listed) for key in keys]
+def peer_views(
+    listener: Listener, table: WireGuardTable, statuses: Collection[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Peers as the API shows them: without secrets. `StateError`; blocks."""
+    listed = {peer.public_key: peer for peer in listener.peers}
+    keys = [one["PublicKey"] for one in statuses]
+    added = table.peers_among(listener.name, [key for key in keys if key not in listed])
+    documents = {key: listed[key].dump() for key in keys if key in listed} | added
+    return [
+        documents.get(one["PublicKey"], {"PublicKey": one["PublicKey"]}) | _status(one) for one in statuses
+    ]
 
 
-def _status(status: Mapping[str, Any], listed: bool) -> dict[str, Any]:
-    handshake = status.get("LastHandshakeMs") or None
+def _items(values: Iterable[object]) -> bytes:
+    return orjson.dumps(list(values))[1:-1]
+
+
+def _status(status: Mapping[str, Any]) -> dict[str, Any]:
+    handshake = status["LastHandshakeMs"]
     return {
-        "Configured": listed,
-        "Endpoint": _endpoint(status.get("Endpoint")),
+        "Configured": status["Configured"],
+        "Endpoint": _endpoint(status["Endpoint"]),
         "LastHandshakeAt": iso_milliseconds(handshake / 1000) if handshake else None,
-        "ReceivedBytes": status.get("ReceivedBytes", 0),
-        "SentBytes": status.get("SentBytes", 0),
-        "Session": status.get("Session", False),
+        "ReceivedBytes": status["ReceivedBytes"],
+        "SentBytes": status["SentBytes"],
+        "Session": status["Session"],
     }
 
 

@@ -19,6 +19,7 @@ from .config import Config, ConfigError, load
 from .events import EventLog
 from .model import GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from .node import Node
+from .peers import peer_spec, secret_of
 from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, parse_peer, restored
 from .running import RunningListener
 from .runtime import Runtime
@@ -169,6 +170,8 @@ class Registry:
                 if isinstance(resource, Listener) and not lenient:
                     # A template says everything each time; others send back what they have read.
                     resource = keep_secrets(resource, self.find(kind, name).resource)
+                if isinstance(resource, Listener):
+                    await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
@@ -181,21 +184,20 @@ class Registry:
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
 
-    async def add_peer(self, name: str, data: Any, who: str) -> Peer:
-        """One more peer of the WireGuard Listener `name`. Raises `NotFound` and `Refused`."""
+    async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
+        """More peers of the WireGuard Listener `name`, all of them or none. Raises `NotFound` and `Refused`."""
         async with self._turn():
-            with self._audit(who, "AddPeer", "Listener", name) as audit:
+            with self._audit(who, "AddPeers", "Listener", name) as audit:
                 listener = self._with_peers(name)
-                peer = parse_peer(data)
-                audit.detail = f"{peer.public_key} {peer.name or ''}".rstrip()
-                if any(one.public_key == peer.public_key for one in listener.peers):
-                    cause = f'the Listener "{name}" has a peer with the key {peer.public_key}'
-                    fix = "remove it first, or choose another key"
-                    raise Refused(
-                        Complaint("Peer", peer.name or "", ("public_key",), cause, fix, conflict=True)
-                    )
-                await self._set_peers(listener, [*listener.peers, peer])
-        return peer
+                peers = [parse_peer(one) for one in data]
+                audit.detail = ", ".join(peer.public_key for peer in peers[:10]) + ", …" * (len(peers) > 10)
+                keys = [peer.public_key for peer in peers]
+                await self._refuse_known_peers(listener, keys, [one.public_key for one in listener.peers])
+                added = [(peer.dump(), secret_of(peer)) for peer in peers]
+                await asyncio.to_thread(self._node.wireguard.add_peers, name, added)
+                change = {"Set": [peer_spec(peer) for peer in peers]}
+                self.running(name).port.change_peers(json.dumps(change))
+        return peers
 
     async def remove_peer(self, name: str, public_key: str, who: str) -> None:
         """Its session is cut at once. Raises `NotFound` and `Refused`."""
@@ -204,9 +206,13 @@ class Registry:
                 audit.detail = public_key
                 listener = self._with_peers(name)
                 left = [one for one in listener.peers if one.public_key != public_key]
-                if len(left) == len(listener.peers):
+                if len(left) < len(listener.peers):
+                    changed = listener.model_copy(update={"peers": left})
+                    await self._change(Commit(put=[_stored("Listener", changed)]))
+                elif await asyncio.to_thread(self._node.wireguard.remove_peer, name, public_key):
+                    self.running(name).port.change_peers(json.dumps({"Remove": [public_key]}))
+                else:
                     raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
-                await self._set_peers(listener, left)
 
     def _with_peers(self, name: str) -> Listener:
         """A Listener whose peers may be changed."""
@@ -218,8 +224,16 @@ class Registry:
         self._refuse_file("Listener", name)
         return listener
 
-    async def _set_peers(self, listener: Listener, peers: list[Peer]) -> None:
-        await self._change(Commit(put=[_stored("Listener", listener.model_copy(update={"peers": peers}))]))
+    async def _refuse_known_peers(
+        self, listener: Listener, keys: Sequence[str], others: Collection[str] = ()
+    ) -> None:
+        """A key belongs to one peer: of the document, or added by itself."""
+        known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
+        twice = [key for at, key in enumerate(keys) if key in known or key in keys[:at]]
+        if twice:
+            cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'
+            fix = "remove it first, or choose another key"
+            raise Refused(Complaint("Peer", "", ("public_key",), cause, fix, conflict=True))
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
         """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""

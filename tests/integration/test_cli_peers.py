@@ -1,5 +1,6 @@
 """`sluicegate peers` at a real gateway."""
 
+import base64
 import json
 import subprocess
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_peer_is_added_shown_and_removed(gateway: StartGateway) -> None:
         tunnel = Tunnel(plug, running.address("tunnel"), key, made["PrivateKey"], made["SharedSecret"])
         tunnel.connect().send(b"hello")
         assert tunnel.receive() == b"hello"
-        head, phone, laptop = peers(running, "list").stdout.splitlines()
+        head, laptop, phone = peers(running, "list").stdout.splitlines()
         assert head.split()[:3] == ["NAME", "PUBLIC", "KEY"]
         host, port = plug.address
         assert phone.split()[:3] == ["phone", made["PublicKey"], f"{host}:{port}"]
@@ -66,13 +67,16 @@ def test_a_peer_is_added_shown_and_removed(gateway: StartGateway) -> None:
             assert made["SharedSecret"] not in text
 
         assert peers(running, "remove", "phone").returncode == 0
+        changed = running.wait_for("ResourceChanged", 4)
+        assert [one["Action"] for one in changed] == ["Create", "AddPeers", "AddPeers", "RemovePeer"]
+        assert changed[3]["Detail"] == made["PublicKey"]
         listed = json.loads(peers(running, "list", "--output", "json").stdout)["Items"]
         assert [peer["Name"] for peer in listed] == ["laptop"]
+        running.stop()
+        running.start()
+        assert json.loads(peers(running, "list", "--output", "json").stdout)["Items"] == listed
         missing = peers(running, "remove", "phone")
         assert (missing.returncode, "no peer phone" in missing.stderr) == (1, True)
-        changed = running.wait_for("ResourceChanged", 4)
-        assert [one["Action"] for one in changed] == ["Create", "AddPeer", "AddPeer", "RemovePeer"]
-        assert changed[3]["Detail"] == made["PublicKey"]
 
 
 def test_a_file_that_is_there_is_not_overwritten(gateway: StartGateway, tmp_path: Path) -> None:
@@ -107,3 +111,35 @@ def test_a_listener_of_the_file_takes_its_peers_from_there(gateway: StartGateway
         Tunnel(plug, running.address("filed"), key, private).connect().send(b"hello")
     refused = peers(running, "remove", "phone", "--listener", "filed")
     assert (refused.returncode, "remove the peer with the public_key" in refused.stderr) == (1, True)
+
+
+def test_many_peers_come_at_once_and_are_shown_in_parts(gateway: StartGateway) -> None:
+    running = with_tunnel(gateway)
+    keys = [base64.b64encode(number.to_bytes(32, "big")).decode() for number in range(1, 2_502)]
+    path = "/v1/listeners/tunnel/peers"
+    for start in range(0, len(keys), 1_000):
+        some = [{"PublicKey": key, "Name": f"n{start}"} for key in keys[start : start + 1_000]]
+        assert running.api("POST", path, {"Peers": some}).status_code == 201
+    first = running.api("GET", path).json()
+    assert (len(first["Items"]), first["NextToken"] is not None) == (1_000, True)
+    shown = json.loads(peers(running, "list", "--output", "json").stdout)["Items"]
+    assert [peer["PublicKey"] for peer in shown] == keys
+    # All of them or none.
+    new = key_pair()[1]
+    refused = running.api("POST", path, {"Peers": [{"PublicKey": new}, {"PublicKey": keys[7]}]})
+    assert (refused.status_code, "has a peer with the key" in refused.text) == (409, True)
+    assert running.api("GET", f"{path}?after=nonsense").status_code == 400
+    document = running.api("GET", "/v1/listeners/tunnel").json()
+    twice = running.api("PUT", "/v1/listeners/tunnel", document | {"Peers": [{"PublicKey": keys[7]}]})
+    assert twice.status_code == 409, twice.text
+    # What goes with the Listener does not come back with another one of its name.
+    assert running.api("DELETE", "/v1/listeners/tunnel").status_code == 204
+    again = with_tunnel_again(running)
+    assert again["WireGuardPublicKey"] != document["WireGuardPublicKey"]
+    assert running.api("GET", path).json()["Items"] == []
+
+
+def with_tunnel_again(running: Gateway) -> dict[str, Any]:
+    made = running.api("POST", "/v1/listeners", {"Name": "tunnel", "Protocols": ["wg"], "Bind": "127.0.0.1"})
+    document: dict[str, Any] = made.json()
+    return document

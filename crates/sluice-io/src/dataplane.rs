@@ -59,7 +59,7 @@ enum Command {
     Counters(usize, mpsc::SyncSender<Snapshot>),
     Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
     Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
-    Peers(usize, mpsc::SyncSender<Vec<PeerStatus>>),
+    Peers(usize, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
     ChangePeers(usize, PeerChange, mpsc::SyncSender<()>),
     End,
 }
@@ -192,9 +192,10 @@ impl Dataplane {
         self.ask(|reply| Command::Update(port.0.key, Box::new(spec), reply))
     }
 
-    /// The peers of a `wg` Listener that are listed or there.
-    pub fn peers(&self, port: &Port) -> Result<Vec<PeerStatus>, Gone> {
-        self.ask(|reply| Command::Peers(port.0.key, reply))
+    /// The peers of a `wg` Listener that are listed or there, in the order of their keys: at most `limit` that follow
+    /// `after`.
+    pub fn peers(&self, port: &Port, after: Option<PublicKey>, limit: usize) -> Result<Vec<PeerStatus>, Gone> {
+        self.ask(|reply| Command::Peers(port.0.key, after, limit, reply))
     }
 
     /// Changes the peers of a `wg` Listener; sessions of those that stay go on, those of removed ones end at once.
@@ -392,10 +393,10 @@ impl Thread {
             }
             Command::Counters(key, reply) => drop(reply.send(self.snapshot(key))),
             Command::Update(key, spec, reply) => drop(reply.send(self.update(key, *spec))),
-            Command::Peers(key, reply) => {
+            Command::Peers(key, after, limit, reply) => {
                 let now = self.now();
                 let State::Open(open) = &self.slots[key].state else { return drop(reply.send(Vec::new())) };
-                let _ = reply.send(open.listener.peers(now).collect());
+                let _ = reply.send(open.peers(now, after, limit));
             }
             Command::ChangePeers(key, change, reply) => {
                 let now = self.now();

@@ -7,8 +7,12 @@ use crate::{
     sys,
     watch::Place,
 };
-use sluice_core::{About, Dropped, Event, Kinds, Listener, Now, Rejected, listener};
+use sluice_core::{
+    About, Dropped, Event, Kinds, Listener, Now, Rejected, listener,
+    session::wireguard::{PeerStatus, PublicKey},
+};
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::mpsc,
     time::{Duration, Instant},
@@ -32,6 +36,18 @@ pub struct Open {
 }
 
 impl Open {
+    /// The first `limit` peers behind `after`, in the order of their keys.
+    pub fn peers(&self, now: Now, after: Option<PublicKey>, limit: usize) -> Vec<PeerStatus> {
+        let mut first = BTreeMap::new();
+        for peer in self.listener.peers(now).filter(|peer| after.is_none_or(|after| peer.public_key > after)) {
+            first.insert(peer.public_key, peer);
+            if first.len() > limit {
+                first.pop_last();
+            }
+        }
+        first.into_values().collect()
+    }
+
     /// Removed first: a peer may come back with other keys beside its own.
     pub fn change_peers(&mut self, now: Now, PeerChange { set, remove, unknown }: &PeerChange) {
         for key in remove {

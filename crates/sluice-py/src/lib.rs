@@ -13,7 +13,7 @@ use pyo3::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
-use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared};
+use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
 use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
@@ -148,9 +148,12 @@ impl Port {
         py.detach(|| self.dataplane.update(&self.port, spec)).map_err(gone)?.map_err(PyValueError::new_err)
     }
 
-    fn peers<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+    #[pyo3(signature = (after, limit))]
+    fn peers<'py>(&self, py: Python<'py>, after: Option<&str>, limit: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let key = |text| PublicKey::from_base64(text).ok_or_else(|| invalid("no public key", text));
+        let after = after.map(key).transpose()?;
         let json = py.detach(|| {
-            let peers = self.dataplane.peers(&self.port)?;
+            let peers = self.dataplane.peers(&self.port, after, limit)?;
             Ok(serde_json::to_vec(&peers).expect("the status of peers is JSON"))
         });
         json.map(|json| PyBytes::new(py, &json)).map_err(gone)

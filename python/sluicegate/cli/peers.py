@@ -37,12 +37,13 @@ _listener_option = click.option(
 @output_option
 def list_peers(listener: str | None, api: str, output: str) -> None:
     """Every peer: where it is, its last handshake, bytes from and to it."""
-    answer = call(api, "GET", _path(_listener(api, listener)))
+    peers = _peers(api, _listener(api, listener))
     if output == "json":
-        click.echo(json.dumps(answer, ensure_ascii=False))
+        click.echo(json.dumps({"Items": peers, "NextToken": None}, ensure_ascii=False))
         return
     try:
-        rows = [_row(peer) for peer in answer["Items"]]
+        peers.sort(key=lambda peer: (not peer["Configured"], peer.get("Name") or "", peer["PublicKey"]))
+        rows = [_row(peer) for peer in peers]
     except (KeyError, TypeError, ValueError):
         raise _no_gateway(api) from None
     if not rows:
@@ -110,7 +111,7 @@ def add(
     sluicegate peers add laptop --to wg0.conf       then: wg-quick up ./wg0.conf
     """
     found = _listener(api, listener)
-    peers = call(api, "GET", _path(found))["Items"]
+    peers = _peers(api, found)
     own = addresses(inner) if inner else [next_address(peer.get("AllowedIPs", ()) for peer in peers)]
     invitation = Invitation.make(
         name=name,
@@ -154,7 +155,7 @@ def add(
 def remove(peer: str, listener: str | None, api: str) -> None:
     """Cut a peer off: its session ends at once."""
     found = _listener(api, listener)
-    peers = [one for one in call(api, "GET", _path(found))["Items"] if one["Configured"]]
+    peers = [one for one in _peers(api, found) if one["Configured"]]
     keys = [one["PublicKey"] for one in peers if peer in (one["PublicKey"], one.get("Name"))]
     if not keys:
         raise CliError(f"the Listener {found['Name']} has no peer {peer}, `sluicegate peers list` shows them")
@@ -188,6 +189,21 @@ def _listener(api: str, name: str | None) -> dict[str, Any]:
         raise CliError("this gateway has no WireGuard Listener, add one with `protocol: wg`")
     found: dict[str, Any] = tunnels[name] if name is not None else next(iter(tunnels.values()))
     return found
+
+
+def _peers(api: str, listener: dict[str, Any]) -> list[dict[str, Any]]:
+    """All of them: an answer has a part."""
+    path = _path(listener)
+    peers: list[dict[str, Any]] = []
+    try:
+        answer = call(api, "GET", path)
+        peers += answer["Items"]
+        while answer["NextToken"] is not None:
+            answer = call(api, "GET", f"{path}?after={quote(answer['NextToken'], safe='')}")
+            peers += answer["Items"]
+    except (KeyError, TypeError):
+        raise _no_gateway(api) from None
+    return peers
 
 
 def _path(listener: dict[str, Any]) -> str:

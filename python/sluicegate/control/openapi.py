@@ -208,12 +208,15 @@ def _resource_paths(kind: str, path: str) -> dict[str, Any]:
 def _peer_paths() -> dict[str, Any]:
     key = {**_NAME, "name": "key", "description": "The public key, percent-encoded."}
     problems = ("400", "404", "409", "413", "422", "503")
-    body = {"required": True, "content": {"application/json": {"schema": _ref("Peer")}}}
+    many = {"type": "object", "properties": {"Peers": {"type": "array", "items": _ref("Peer")}}}
+    one_or_many = {"anyOf": [_ref("Peer"), many]}
+    body = {"required": True, "content": {"application/json": {"schema": one_or_many}}}
+    after = {"name": "after", "in": "query", "schema": _TEXT, "description": "NextToken of the part before."}
     gone = {"description": "Its session is cut."}
     return {
         "/v1/listeners/{name}/peers": {
             "parameters": [_NAME],
-            "get": _operation("listPeers", {"200": _answer("PeerList")}, ("404",)),
+            "get": _operation("listPeers", {"200": _answer("PeerList")}, ("400", "404"), [after]),
             "post": _operation("addPeer", {"201": _answer("Peer")}, problems, [], body),
         },
         "/v1/listeners/{name}/peers/{key}": {

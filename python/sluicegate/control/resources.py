@@ -29,6 +29,8 @@ from sluicegate.views import COMMON, READ_ONLY, shown
 
 BODY_LIMIT = 262_144
 _KEY_LIMIT = 256
+_PEERS = 1000
+"""Peers in one answer; `?after=NextToken` has those that follow."""
 _BEGUN = 0
 """In place of a status: a request with this key was begun and has no answer yet."""
 
@@ -126,14 +128,27 @@ class Resources:
 
     async def peers(self, request: Request) -> Response:
         running = self._registry.running(request.path_params["name"])
-        statuses = orjson.loads(await asyncio.to_thread(running.port.peers))
-        views = await asyncio.to_thread(peer_views, running.resource, statuses)
-        return _json({"Items": views, "NextToken": None})
+        after = request.query_params.get("after")
+        try:
+            page = await asyncio.to_thread(running.port.peers, after, _PEERS + 1)
+        except ValueError:
+            raise HTTPException(
+                400, "`after` is not a public key: use the NextToken of the page before"
+            ) from None
+        statuses = orjson.loads(page)
+        more = statuses[_PEERS - 1]["PublicKey"] if len(statuses) > _PEERS else None
+        views = await asyncio.to_thread(
+            peer_views, running.resource, running.node.wireguard, statuses[:_PEERS]
+        )
+        return _json({"Items": views, "NextToken": more})
 
     async def add_peer(self, request: Request) -> Response:
         data = await _body(request)
-        peer = await self._registry.add_peer(request.path_params["name"], data, _who(request))
-        return _json(peer.dump(), 201)
+        many = data.get("Peers") if isinstance(data, dict) else None
+        wanted = many if isinstance(many, list) else [data]
+        peers = await self._registry.add_peers(request.path_params["name"], wanted, _who(request))
+        shown = [peer.dump() for peer in peers]
+        return _json(shown[0] if many is None else {"Peers": shown}, 201)
 
     async def remove_peer(self, request: Request) -> Response:
         _refuse_pages(request)

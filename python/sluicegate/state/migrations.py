@@ -72,6 +72,14 @@ _STEPS: list[list[str]] = [
             listener INTEGER PRIMARY KEY REFERENCES listeners (id),
             sealed BLOB NOT NULL
         )""",
+        # Peers that the API added; `secret` is sealed.
+        """CREATE TABLE peers (
+            listener INTEGER NOT NULL REFERENCES listeners (id),
+            public_key TEXT NOT NULL,
+            document TEXT NOT NULL,
+            secret BLOB,
+            PRIMARY KEY (listener, public_key)
+        ) WITHOUT ROWID""",
         # Where a peer was last, and its inner addresses: for a gateway that is to speak first after a restart.
         """CREATE TABLE peer_memories (
             listener INTEGER NOT NULL REFERENCES listeners (id),

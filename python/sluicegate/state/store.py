@@ -101,8 +101,8 @@ class State:
 
         def release(db: sqlite3.Connection) -> None:
             live = "SELECT id FROM listeners WHERE name = ? AND released_at IS NULL"
-            db.execute(f"DELETE FROM listener_keys WHERE listener = ({live})", (name,))  # noqa: S608
-            db.execute(f"DELETE FROM peer_memories WHERE listener = ({live})", (name,))  # noqa: S608
+            for table in ("listener_keys", "peers", "peer_memories"):
+                db.execute(f"DELETE FROM {table} WHERE listener = ({live})", (name,))  # noqa: S608
             db.execute(
                 "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL",
                 (name,),

@@ -14,7 +14,7 @@ from .migrations import LATEST, version
 from .resources import Commit, Decision, ResourceTable, Stored
 from .store import State, failed
 from .vault import Vault
-from .wireguard import WireGuardTable, key_label
+from .wireguard import WireGuardTable, key_label, peer_label
 
 FORMAT = 1
 
@@ -58,13 +58,22 @@ def restore(state: State, document: Any) -> list[str]:
         topics = [str(arn) for arn in document["Topics"]]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
         own = [(str(one["Listener"]), one.get("PrivateKey")) for one in document.get("WireGuardKeys", ())]
-        peers = [(str(one["Listener"]), list(one["Peers"])) for one in document.get("WireGuardPeers", ())]
+        peers = [
+            (str(one["Listener"]), dict(one["Peer"]), one.get("SharedSecret"))
+            for one in document.get("WireGuardPeers", ())
+        ]
+        endpoints = [(str(one["Listener"]), list(one["Peers"])) for one in document.get("PeerEndpoints", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
             f"the export is damaged ({error}), make it anew with `sluicegate state export`"
         ) from None
     missing = [f"{one['Kind']} {one['Name']}" for one in document["Resources"] if one.get("SecretsLeftOut")]
     missing += [f"Listener {name}" for name, key in own if key is None and f"Listener {name}" not in missing]
+    missing += [
+        f"peer {one['Peer'].get('PublicKey')}"
+        for one in document.get("WireGuardPeers", ())
+        if one.get("SecretsLeftOut")
+    ]
     if missing:
         raise StateError(
             f"the export leaves out the secrets of {', '.join(missing)}, make it anew with --secrets"
@@ -80,7 +89,10 @@ def restore(state: State, document: Any) -> list[str]:
     wireguard = WireGuardTable(state, table.vault)
     for name, key in own:
         wireguard.keep_private_key(name, str(key))
-    for name, memories in peers:
+    for name, peer, secret in peers:
+        wireguard.remove_peer(name, peer["PublicKey"])
+        wireguard.add_peers(name, [(peer, secret)])
+    for name, memories in endpoints:
         wireguard.remember(name, memories)
     return [
         *(f"{one.kind} {one.name}" for one in stored),
@@ -88,6 +100,7 @@ def restore(state: State, document: Any) -> list[str]:
         *(f"topic {arn}" for arn in topics),
         *(f"decision about PacketSource {name}" for name in decisions),
         *(f"key pair of Listener {name}" for name, _ in own),
+        *(f"peer {peer['PublicKey']} of Listener {name}" for name, peer, _ in peers),
         *(["Tag keys"] if keys else []),
     ]
 
@@ -117,7 +130,8 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
         ],
         "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
         "WireGuardKeys": _listener_keys(db, path, secrets),
-        "WireGuardPeers": _peers(db),
+        "WireGuardPeers": _peers(db, path, secrets),
+        "PeerEndpoints": _endpoints(db),
     }
     if secrets:
         rows = db.execute("SELECT id, key FROM tag_keys ORDER BY created_at, id")
@@ -151,7 +165,23 @@ def _listener_keys(db: sqlite3.Connection, path: Path, secrets: bool) -> list[di
     ]
 
 
-def _peers(db: sqlite3.Connection) -> list[dict[str, Any]]:
+def _peers(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
+    vault = Vault(path.with_name(path.name + ".key"))
+    found = []
+    for name, key, text, sealed in db.execute(
+        "SELECT name, public_key, document, secret FROM peers JOIN listeners ON listeners.id = listener "
+        "ORDER BY id, public_key"
+    ):
+        one: dict[str, Any] = {"Listener": name, "Peer": json.loads(text)}
+        if sealed and secrets:
+            one["SharedSecret"] = vault.unseal(sealed, peer_label(name, key)).decode()
+        elif sealed:
+            one["SecretsLeftOut"] = True
+        found.append(one)
+    return found
+
+
+def _endpoints(db: sqlite3.Connection) -> list[dict[str, Any]]:
     by_listener: dict[str, list[Any]] = {}
     for name, memory in db.execute(
         "SELECT name, memory FROM peer_memories JOIN listeners ON listeners.id = listener ORDER BY id, public_key"
