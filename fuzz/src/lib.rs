@@ -2,9 +2,12 @@
 //! hold. `targets/` feeds them from libFuzzer, `tests/seeds.rs` from the files in `seeds/`.
 
 pub mod datagram;
+pub mod handshake;
+pub mod inner;
 pub mod message;
 mod oracle;
 pub mod replies;
 pub mod tag;
 pub mod time;
+pub mod tunnel;
 mod world;

@@ -38,3 +38,18 @@ fn datagram() {
 fn time() {
     replay("time", sluicegate_fuzz::time::check);
 }
+
+#[test]
+fn handshake() {
+    replay("handshake", sluicegate_fuzz::handshake::check);
+}
+
+#[test]
+fn tunnel() {
+    replay("tunnel", sluicegate_fuzz::tunnel::check);
+}
+
+#[test]
+fn inner() {
+    replay("inner", sluicegate_fuzz::inner::check);
+}

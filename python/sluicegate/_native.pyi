@@ -12,6 +12,8 @@ __all__ = [
     "Port",
     "Reader",
     "format_tag_key",
+    "generate_private_key",
+    "public_key",
     "seal",
     "unseal",
 ]
@@ -44,7 +46,11 @@ class Port:
     "Removed": bool}],
     "Sources": [{"Name", "EgressNetworks": [cidr], "DefaultTtlSeconds": float | null, "HoldSeconds": float,
     "RateLimit": {"PacketsPerSecond", "Burst", "PerRemotePacketsPerSecond"} | null, "RequireSession": bool,
-    "DedupSeconds": float, "DedupLimit": int, "Removed": bool}]}`; `Removed` may be left out.
+    "DedupSeconds": float, "DedupLimit": int, "Removed": bool}],
+    "WireGuard": {"PrivateKey": base64, "Peers": [{"PublicKey", "AllowedIPs": [cidr], "SharedSecret": base64 | null,
+    "PersistentKeepaliveSeconds": int}], "AllowUnknownPeers": bool, "UnknownPeerPreSharedKey": base64 | null,
+    "DecapsulatedDelivery": bool, "Known": [what `peer_changes` gave]} | null}`; `Removed` and `WireGuard` may be left
+    out.
     """
 
     @property
@@ -70,7 +76,8 @@ class Port:
         """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
 
     def update(self, spec_json: str) -> None:
-        """Put this spec in the place of the one before; the socket stays (`Bind` and `DualStack` are not looked at),
+        """Put this spec in the place of the one before; the socket stays (`Bind`, `DualStack` and `WireGuard` are not
+        looked at: `change_peers` changes peers),
         and so do sessions, counters, queues and remembered Ids of everything that stays.
 
         Everybody calls Destinations and PacketSources by their places in the spec, so each keeps its own: new ones come
@@ -78,6 +85,26 @@ class Port:
         more packets, and its Reader reports `closed` once it has been read empty. `ValueError` if that is not kept;
         then nothing has changed.
         """
+
+    def peers(self, after: str | None, limit: int) -> bytes:
+        """The peers of a `wg` Listener that are listed or there, in the order of their keys, at most `limit` from the
+        one that follows `after` on (`ValueError` if that is no key): a JSON list of `{"PublicKey", "Configured": bool,
+        "Endpoint": "ip:port" | null, "LastHandshakeMs": Unix milliseconds or 0, "ReceivedBytes", "SentBytes",
+        "Session": bool}`."""
+
+    def change_peers(self, change_json: str) -> None:
+        """Change the peers of a `wg` Listener; sessions of those that stay go on, those of removed ones end at once.
+
+        `{"Set": [peer], "Remove": [public key], "Unknown": {"AllowUnknownPeers": bool, "UnknownPeerPreSharedKey": str |
+        null} | null}`, peers as in the spec.
+        """
+
+    def peer_changes_fileno(self) -> int:
+        """Readable when `peer_changes` has something."""
+
+    def peer_changes(self) -> bytes:
+        """What is to be kept of peers over a restart and has changed since the last call, as a JSON list for `Known`.
+        One without `Remote` is to be forgotten. Also after the Port's end."""
 
     def events(self, filter_json: str) -> Events:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
@@ -181,6 +208,12 @@ def seal(key: bytes, plain: bytes, about: str) -> bytes:
 
 def unseal(key: bytes, sealed: bytes, about: str) -> bytes:
     """What `seal` sealed. `ValueError` under another key, for another `about`, or when it was altered."""
+
+def generate_private_key() -> str:
+    """A new WireGuard private key in base64."""
+
+def public_key(private_key: str) -> str:
+    """The public key that belongs to it. `ValueError` if it is no key."""
 
 def format_tag_key() -> str:
     """A new random Tag key: 64 hex digits."""

@@ -1,9 +1,10 @@
 """Binding a Listener: at its own port, at the one that was assigned to it, or at a new one of the range."""
 
 import errno
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import orjson
 
 from . import _native
 from .model import Listener
@@ -59,11 +60,11 @@ def _open_at(
     address = host or "::"
     where = {"Bind": f"[{address}]:{number}" if ":" in address else f"{address}:{number}"}
     try:
-        return open_(json.dumps(spec | where | {"DualStack": dual_stack}))
+        return open_(orjson.dumps(spec | where | {"DualStack": dual_stack}).decode())
     except _native.NativeError as error:
         # A kernel without IPv6 still serves every address that it has.
         if host is None and error.args[1] in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            return open_(json.dumps(spec | {"Bind": f"0.0.0.0:{number}", "DualStack": False}))
+            return open_(orjson.dumps(spec | {"Bind": f"0.0.0.0:{number}", "DualStack": False}).decode())
         raise
 
 

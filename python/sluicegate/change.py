@@ -125,6 +125,8 @@ class Change:
         if running.destinations is not self._destination_places:
             before, sources_before = running.destinations, running.sources
             running.port.update(json.dumps(self.spec()))
+            if running.peers is not None:
+                running.peers.change(running.resource, self._listener)
             running.egress.rename(
                 [place.resource.name for place in self._source_places],
                 [place.resource.name for place in self._destination_places],

@@ -35,7 +35,7 @@ from .sources.base import Sender
 from .sources.sns import SnsSource
 from .sources.sns_endpoint import create_app as create_sns
 from .sources.topics import Topics
-from .state import ResourceTable, State, StateError
+from .state import ResourceTable, State, StateError, WireGuardTable
 
 DRAIN_SECONDS = 10.0
 DEAD_LETTER_SECONDS = 2.0
@@ -108,6 +108,7 @@ class Gateway:
             closing.callback(state.close)
             self._table = table = ResourceTable(state)
             table.all()  # a key that does not fit is found here
+            keys = WireGuardTable(state, table.vault)
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
         self._topics = Topics(
@@ -122,7 +123,15 @@ class Gateway:
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
         self._node = Node(
-            self._config, self._events, self._live, state, dataplane, journal, self._topics, self._aws
+            self._config,
+            self._events,
+            self._live,
+            state,
+            dataplane,
+            journal,
+            self._topics,
+            self._aws,
+            keys,
         )
         closing.push_async_callback(self._node.close)
         closing.callback(self._live.close)

@@ -21,7 +21,7 @@ from .resources import Complaint, Desired, Refused
 from .sources.base import Source
 from .sources.sns import SnsSetting, SnsSource
 from .sources.topics import Binding, LocalTopicSource, Topics
-from .state import State
+from .state import State, WireGuardTable
 
 
 class Node:
@@ -37,6 +37,7 @@ class Node:
         journal: Journal,
         topics: Topics,
         aws: Aws,
+        wireguard: WireGuardTable,
     ) -> None:
         self.config = config
         self.events = events
@@ -50,6 +51,7 @@ class Node:
         self.log_groups = LogGroups(config.gateway, aws, events, live)
         self._sns = SnsSetting(config.gateway, aws, state, events)
         self._desired = Desired([], [], {})
+        self.wireguard = wireguard
         self._background: set[asyncio.Task[None]] = set()
 
     @property

@@ -17,9 +17,11 @@ from uuid import uuid4
 
 from .config import Config, ConfigError, load
 from .events import EventLog
-from .model import GatewayConfig, secrets_of
+from .model import GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from .node import Node
-from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, restored
+from .peers import peer_spec, secret_of
+from .resources import PATHS, Complaint, Desired, Refused, desire, file_owned, parse, parse_peer, restored
+from .running import RunningListener
 from .runtime import Runtime
 from .state import Commit, Decision, ResourceTable, StateError, Stored, changed
 
@@ -115,6 +117,13 @@ class Registry:
                 return one
         raise NotFound(f"there is no {kind} {name!r}")
 
+    def running(self, name: str) -> RunningListener:
+        """A Listener as it runs; `NotFound`."""
+        found = self.runtime.listeners.get(name)
+        if found is None:
+            raise NotFound(f"there is no Listener {name!r}")
+        return found
+
     # Changes by the API
 
     async def create(
@@ -158,6 +167,11 @@ class Registry:
                             kind, name, ("name",), cause, "a name cannot be changed: create another one"
                         )
                     )
+                if isinstance(resource, Listener) and not lenient:
+                    # A template says everything each time; others send back what they have read.
+                    resource = keep_secrets(resource, self.find(kind, name).resource)
+                if isinstance(resource, Listener):
+                    await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
@@ -169,6 +183,57 @@ class Registry:
                 self._check_version(kind, name, versions)
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
+
+    async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
+        """More peers of the WireGuard Listener `name`, all of them or none. Raises `NotFound` and `Refused`."""
+        async with self._turn():
+            with self._audit(who, "AddPeers", "Listener", name) as audit:
+                listener = self._with_peers(name)
+                peers = [parse_peer(one) for one in data]
+                audit.detail = ", ".join(peer.public_key for peer in peers[:10]) + ", …" * (len(peers) > 10)
+                keys = [peer.public_key for peer in peers]
+                await self._refuse_known_peers(listener, keys, [one.public_key for one in listener.peers])
+                added = [(peer.dump(), secret_of(peer)) for peer in peers]
+                await asyncio.to_thread(self._node.wireguard.add_peers, name, added)
+                change = {"Set": [peer_spec(peer) for peer in peers]}
+                self.running(name).port.change_peers(json.dumps(change))
+        return peers
+
+    async def remove_peer(self, name: str, public_key: str, who: str) -> None:
+        """Its session is cut at once. Raises `NotFound` and `Refused`."""
+        async with self._turn():
+            with self._audit(who, "RemovePeer", "Listener", name) as audit:
+                audit.detail = public_key
+                listener = self._with_peers(name)
+                left = [one for one in listener.peers if one.public_key != public_key]
+                if len(left) < len(listener.peers):
+                    changed = listener.model_copy(update={"peers": left})
+                    await self._change(Commit(put=[_stored("Listener", changed)]))
+                elif await asyncio.to_thread(self._node.wireguard.remove_peer, name, public_key):
+                    self.running(name).port.change_peers(json.dumps({"Remove": [public_key]}))
+                else:
+                    raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
+
+    def _with_peers(self, name: str) -> Listener:
+        """A Listener whose peers may be changed."""
+        listener: Listener = self.find("Listener", name).resource
+        if listener.protocol != "wg":
+            cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
+            fix = "name one with `protocol: wg`"
+            raise Refused(Complaint("Listener", name, ("protocol",), cause, fix, conflict=True))
+        self._refuse_file("Listener", name)
+        return listener
+
+    async def _refuse_known_peers(
+        self, listener: Listener, keys: Sequence[str], others: Collection[str] = ()
+    ) -> None:
+        """A key belongs to one peer: of the document, or added by itself."""
+        known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
+        twice = [key for at, key in enumerate(keys) if key in known or key in keys[:at]]
+        if twice:
+            cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'
+            fix = "remove it first, or choose another key"
+            raise Refused(Complaint("Peer", "", ("public_key",), cause, fix, conflict=True))
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
         """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
@@ -318,6 +383,7 @@ class _Audit:
 
     def __init__(self, events: EventLog, who: str, action: str, kind: str, name: str) -> None:
         self.name = name
+        self.detail: str | None = None
         self._events = events
         self._who, self._action, self._kind = who, action, kind
 
@@ -332,7 +398,9 @@ class _Audit:
             Kind=self._kind,
             Name=self.name or None,
             Result="Done" if error is None else "Refused",
-            Detail=str(error) if isinstance(error, Refused | NotFound | WrongVersion | StateError) else None,
+            Detail=str(error)
+            if isinstance(error, Refused | NotFound | WrongVersion | StateError)
+            else self.detail,
         )
 
 

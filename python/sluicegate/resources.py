@@ -20,6 +20,7 @@ from .model import (
     Listener,
     PacketSource,
     Path,
+    Peer,
     Resource,
     findings,
     pointer,
@@ -36,6 +37,8 @@ KINDS: dict[str, type[Resource]] = {
 }
 PATHS = {"Listener": "listeners", "DestinationArn": "destination-arns", "PacketSource": "packet-sources"}
 """Where each kind is found under `/v1`."""
+
+_MODELS: dict[str, type[Resource]] = {**KINDS, "Peer": Peer}
 
 _SECTIONS = {"listeners": "Listener", "packet_sources": "PacketSource"}
 
@@ -57,7 +60,7 @@ class Complaint:
     @property
     def pointer(self) -> str:
         """The place in the PascalCase document."""
-        return pointer(KINDS.get(self.kind, GatewayConfig), self.path)
+        return pointer(_MODELS.get(self.kind, GatewayConfig), self.path)
 
 
 class Refused(Exception):
@@ -118,6 +121,20 @@ def parse(
     if isinstance(resource, Listener):
         resource = with_names({"listeners": [resource]})["listeners"][0]
     return resource, context.get("warnings", [])
+
+
+def parse_peer(data: Any) -> Peer:
+    """A peer of a document of the API. Raises `Refused`."""
+    if not isinstance(data, Mapping):
+        cause = "the body is not a JSON object"
+        raise Refused(Complaint("Peer", "", (), cause, 'send one peer: {"PublicKey": "…"}'))
+    try:
+        return Peer.model_validate(data)
+    except ValidationError as error:
+        name = str(Peer.peek(data, "name") or "")
+        raise Refused(
+            *(Complaint("Peer", name, one.path, one.cause, one.fix) for one in findings(error, Peer))
+        ) from None
 
 
 def restored(stored: Stored) -> Any:

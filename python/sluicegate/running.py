@@ -16,6 +16,7 @@ from .egress import Egress
 from .model import Destination as DestinationResource
 from .model import Listener, PacketSource
 from .node import Node
+from .peers import PeerKeeper, own_key, wireguard_spec
 from .resources import Complaint, Refused
 from .sources.base import Source
 from .state import StateError
@@ -55,6 +56,10 @@ class RunningListener:
         self.destinations: list[DestinationPlace] = []
         self.sources: list[SourcePlace] = []
         self.ended = False
+        self.public_key = ""
+        """Of a `wg` Listener."""
+        self.peers: PeerKeeper | None = None
+        """Likewise."""
         self._port: _native.Port | None = None
         self._egress: Egress | None = None
 
@@ -96,6 +101,9 @@ class RunningListener:
         """Bind. Raises `Refused`. Blocks."""
         node = self.node
         try:
+            if self.resource.protocol == "wg":
+                self.public_key = _native.public_key(own_key(self.resource, node.wireguard))
+                spec["WireGuard"] = wireguard_spec(self.resource, node.wireguard)
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
         except BindRefused as error:
             complaint = Complaint("Listener", self.name, ("bind",), error.cause, error.fix, conflict=True)
@@ -110,6 +118,9 @@ class RunningListener:
         self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
         self._egress.start(loop)
         self.node.log_groups.hold(self, self.resource)
+        if self.public_key:
+            self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
+            self.peers.start()
         self.node.live.watch(self.name, self.port)
         host, number = self.port.local_address
         self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
@@ -147,6 +158,8 @@ class RunningListener:
         """Send what is queued, close the socket and the Destinations, report."""
         self.ended = True
         await asyncio.to_thread(self.port.close, seconds)
+        if self.peers is not None:
+            await self.peers.close()
         self.egress.close()
         self.node.events.emit(
             "ListenerStopped",

@@ -14,9 +14,11 @@ from typing import TypeVar
 
 import structlog
 
+from . import _native
 from .change import Change
 from .model import BindAddress, Destination, Listener, PacketSource
 from .node import Node
+from .peers import own_key
 from .resources import Desired, Refused
 from .running import RunningListener
 
@@ -49,7 +51,10 @@ class Plan:
         return [
             *(f"create Listener {name}" for name in self.create),
             *changed,
-            *(f"replace Listener {name}: its port or protocol changes" for name in self.replace),
+            *(
+                f"replace Listener {name}: its port, protocol, key or kind of delivery changes"
+                for name in self.replace
+            ),
             *(f"delete Listener {name}" for name in self.delete),
         ]
 
@@ -68,11 +73,24 @@ class Runtime:
             running = self.listeners.get(listener.name)
             if running is None:
                 plan.create.append(listener.name)
-            elif (listener.protocol, listener.bind) != (running.resource.protocol, running.resource.bind):
+            elif self._needs_another(running, listener):
                 plan.replace.append(listener.name)
             elif what := _differences(running, listener, _sources(desired, listener.name)):
                 plan.change[listener.name] = what
         return plan
+
+    def _needs_another(self, running: RunningListener, listener: Listener) -> bool:
+        before = running.resource
+        if (listener.protocol, listener.bind) != (before.protocol, before.bind):
+            return True
+        if listener.protocol != "wg":
+            return False
+        if listener.decapsulated_delivery != before.decapsulated_delivery:
+            return True
+        # A given key may be the one that it has.
+        return listener.private_key != before.private_key and (
+            _native.public_key(own_key(listener, self._node.wireguard)) != running.public_key
+        )
 
     async def apply(
         self, desired: Desired, commit: Callable[[], _T]
@@ -99,8 +117,10 @@ class Runtime:
         async with AsyncExitStack() as undo:
             for change in changes.values():
                 change.make()
+            # Whoever ran before this start keeps its port and its key, also if it cannot be opened now.
+            known = set(await asyncio.to_thread(self._node.state.listener_names))
             for name in fresh:
-                await self._open(changes[name], fixed, leaving, undo)
+                await self._open(changes[name], fixed, leaving, name not in known, undo)
             recalled = await self._node.recall({s for change in changes.values() for s in change.new_sources})
             for change in changes.values():
                 await change.provision(undo)
@@ -143,6 +163,7 @@ class Runtime:
         change: Change,
         fixed: set[int],
         leaving: Mapping[str, RunningListener],
+        is_new: bool,
         undo: AsyncExitStack,
     ) -> None:
         name = change.running.name
@@ -154,10 +175,10 @@ class Runtime:
         try:
             await change.open(fixed)
         except Refused:
-            if name not in leaving:
+            if is_new:
                 await asyncio.to_thread(self._node.state.release_listener, name)
             raise
-        undo.push_async_callback(self._take_back, change.running, name not in leaving)
+        undo.push_async_callback(self._take_back, change.running, is_new)
 
     def _in_the_way(self, holder: RunningListener, listener: Listener) -> bool:
         host, number, dual_stack = listener.bind_address()

@@ -42,6 +42,6 @@ def _listener(running: RunningListener) -> dict[str, Any]:
         "Address": host,
         "Port": port,
         "DestinationNames": [destination.name for destination in running.resource.destinations],
-        "WireGuardPublicKey": "",
+        "WireGuardPublicKey": running.public_key,
         "DtlsServerCertificate": "",
     }

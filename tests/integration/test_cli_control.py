@@ -17,7 +17,7 @@ packet_sources:
     sns_topic_source: {{ topic_arn: "{TOPIC}" }}
     egress_networks: {LOOPBACK}
 """
-SECRET = "bWFya2VkLXNlY3JldC1tYXJrZWQtc2VjcmV0LW1hcmtlZC0="
+SECRET = "bWFya2VkLXNlY3JldC1tYXJrZWQtc2VjcmV0LW1hcms="
 
 
 def run(directory: Path, *arguments: str | Path) -> tuple[int, str, str]:

@@ -41,10 +41,10 @@ def test_a_missing_file_is_a_problem_like_any_other(file: Path) -> None:
 
 
 def test_what_this_version_cannot_run_is_refused(file: Path) -> None:
-    file.write_text(VALID + "    protocol: wg\n")
+    file.write_text(VALID + "    protocol: dtls\n")
     result = CliRunner().invoke(main, ["validate", str(file)])
     assert result.exit_code == 1
-    assert result.stdout.startswith(f"{file}:4:15: the protocol wg: this version cannot")
+    assert result.stdout.startswith(f"{file}:4:15: the protocol dtls: this version cannot")
 
 
 def test_warnings_do_not_fail(file: Path) -> None:

@@ -246,7 +246,7 @@ def test_an_executable_must_be_one(base: Path) -> None:
 
 
 def test_what_cannot_run_yet_is_located(base: Path) -> None:
-    text = "listeners:\n  - destinations:\n      - formatter: coap\n    Protocols: [wg]\n"
+    text = "listeners:\n  - destinations:\n      - formatter: coap\n    Protocols: [dtls]\n"
     found = load(write(base, text)).unavailable()
     assert [(problem.line, problem.col) for problem in found] == [(3, 20), (4, 16)]
 

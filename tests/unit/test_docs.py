@@ -53,6 +53,19 @@ def test_the_readme_configuration_can_be_run(tmp_path: Path) -> None:
     assert [len(listener.destinations) for listener in config.gateway.listeners] == [2, 1]
 
 
+def test_the_configurations_of_the_wireguard_guide_can_be_run(tmp_path: Path) -> None:
+    handler = blocks("docs/wireguard.md", "python")[0].removeprefix("# echo.py\n")
+    (tmp_path / "echo.py").write_text(handler)
+    found = blocks("docs/wireguard.md", "yaml")
+    assert len(found) == 2
+    for text in found:
+        (tmp_path / "sluicegate.yaml").write_text(text)
+        config = load(tmp_path / "sluicegate.yaml")
+        assert config.unavailable() == []
+        assert config.warnings == []
+        assert config.gateway.listeners[0].protocol == "wg"
+
+
 @pytest.mark.parametrize("file", sorted(ROOT.glob("examples/*/sluicegate.yaml")), ids=lambda f: f.parent.name)
 def test_examples_can_be_run(file: Path) -> None:
     config = load(file)

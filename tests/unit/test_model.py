@@ -1,5 +1,6 @@
 """The resource models: spellings, string scalars, defaults, and what the gateway as a whole refuses."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from sluicegate.model import (
     Resource,
     findings,
     parse_target,
+    secrets_of,
+    with_secrets,
 )
 from sluicegate.model.base import pascal_case
 
@@ -76,7 +79,9 @@ def test_dump_is_the_pascal_case_document_and_can_be_read_back() -> None:
     listener = Listener.model_validate(SNAKE_LISTENER)
     dumped = listener.dump()
     assert dumped["Protocols"] == ["wg"]
-    assert dumped["Peers"] == [{"PublicKey": KEY, "AllowedIPs": ["10.1.0.0/16"], "Name": "a"}]
+    assert dumped["Peers"] == [
+        {"PublicKey": KEY, "AllowedIPs": ["10.1.0.0/16"], "PersistentKeepaliveSeconds": 0, "Name": "a"}
+    ]
     assert dumped["Destinations"][0]["Batching"] == {"Count": 10, "TimeoutInSeconds": 0.5, "SizeInMb": 2.0}
     assert Listener.model_validate(dumped) == listener
 
@@ -258,17 +263,44 @@ def test_listener_name_is_another_word_for_name() -> None:
 
 
 def test_secrets_are_never_printed() -> None:
+    hush = base64.b64encode(b"hush" * 8).decode()
     listener = Listener.model_validate(
-        {"unknown_peer_pre_shared_key": "hush", "peers": [{"public_key": KEY, "shared_secret": "hush"}]}
+        {
+            "private_key": hush,
+            "unknown_peer_pre_shared_key": hush,
+            "peers": [{"public_key": KEY, "shared_secret": hush}],
+        }
     )
     assert listener.unknown_peer_pre_shared_key is not None
-    assert listener.unknown_peer_pre_shared_key.get_secret_value() == "hush"
-    assert "hush" not in repr(listener) + str(listener.dump()) + listener.model_dump_json()
+    assert listener.unknown_peer_pre_shared_key.get_secret_value() == hush
+    assert hush not in repr(listener) + str(listener.dump()) + listener.model_dump_json()
     for found in problems(
-        {"unknown_peer_pre_shared_key": {"hush": 1}, "peers": [{"public_key": "hush"}]}, Listener
+        {
+            "private_key": "hush",
+            "unknown_peer_pre_shared_key": {"hush": 1},
+            "peers": [{"public_key": "hush", "shared_secret": "hush"}],
+        },
+        Listener,
     ):
         assert "hush" not in found.cause + found.fix
     assert "wg pubkey" in only({"public_key": "short"}, Peer).fix
+    spare_bits = KEY[:42] + "B="
+    assert "wg pubkey" in only({"public_key": spare_bits}, Peer).fix, "one key has one spelling"
+
+
+def test_secrets_come_back_to_their_places() -> None:
+    hush = base64.b64encode(b"hush" * 8).decode()
+    peers = [{"public_key": KEY, "shared_secret": hush}]
+    listener = Listener.model_validate({"name": "a", "private_key": hush, "peers": peers})
+    assert secrets_of(listener) == {"/PrivateKey": hush, "/Peers/0/SharedSecret": hush}
+    assert Listener.model_validate(with_secrets(listener.dump(), secrets_of(listener))) == listener
+
+
+def test_a_key_belongs_to_one_peer() -> None:
+    document = {"listeners": [{"name": "a", "peers": [{"public_key": KEY}, {"public_key": KEY}]}]}
+    found = only(document, GatewayConfig)
+    assert found.path == ("listeners", 0, "peers", 1, "public_key")
+    assert "two peers have this key" in found.cause
 
 
 @pytest.mark.parametrize("role", ["arn:aws:iam::1:role/r", {"Arn": "arn:aws:iam::1:role/r"}])

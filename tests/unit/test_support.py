@@ -37,7 +37,6 @@ def test_a_plain_gateway_is_available() -> None:
 @pytest.mark.parametrize(
     ("document", "path"),
     [
-        ({"listeners": [{"protocol": "wg"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
         (
             {"listeners": [{"client_restrictions": {"domains": ["a.example"]}}]},

@@ -1,8 +1,11 @@
-//! What a Listener counts. Every datagram in is `packets` of each Destination or one `rejected`; every packet of a
+//! What a Listener counts. Every datagram in is `packets` of each Destination or one `rejected` (or WireGuard's own); every packet of a
 //! Destination is in a batch or one `dropped`; every entry out is sent, duplicate or failed under one reason
 //! (contract section 4.3). `docs/architecture.md`, "Counters", shows the JSON.
 
-use crate::reason::{Dropped, Reason, Rejected};
+use crate::{
+    reason::{Dropped, Reason, Rejected},
+    session::wireguard::WireGuardCounters,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -18,6 +21,9 @@ pub struct Counters {
     pub sent_bytes: u64,
     pub destinations: Vec<DestinationCounters>,
     pub sources: Vec<SourceCounters>,
+    /// Of a `wg` Listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire_guard: Option<WireGuardCounters>,
 }
 
 /// Counters of one Destination.

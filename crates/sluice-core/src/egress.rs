@@ -3,28 +3,38 @@
 //! Theory. Both kinds of document share one path: parse, judge each entry by itself, queue what may go, and remember the
 //! document until each of its entries has ended as sent, duplicate or failed; only then its [`Completion`] comes out.
 //! Sending is asynchronous because pacing and a full socket take time, so the queue is the Listener's and the I/O layer
-//! works it off in order: packets for one remote leave in the order in which they came.
+//! works it off in order: packets for one remote leave in the order in which they came. A packet for a WireGuard peer is
+//! sealed when it enters that queue; until the peer has a session it waits in the [`Lobby`].
 
 use crate::{
     Counters, Now,
     dedup::{self, Window},
     event::{About, Event, Kinds},
-    judge::{self, Read, Refused, Surroundings},
+    judge::{self, Read, Refused, Surroundings, To},
+    lobby::{self, Lobby},
     message,
-    pacing::Pacer,
+    pacing::{Pacer, Recipient},
     reason::Reason,
+    session::wireguard::{Endpoint, Outcome, Sealed, Transmit},
     spec::{ListenerSpec, SourceSpec},
-    time,
+    time::{self, SECOND},
+    tunnel::{ToPeer, Tunnels},
 };
 use slab::Slab;
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
 /// Paced entries of one Listener that may wait; more fail at once as `RateLimited`. Bounds memory, and keeps one slow
 /// source from holding up the others.
 const HELD_LIMIT: usize = 131_072;
+/// How long a handler's answer waits for its peer's session.
+const REPLY_HOLD: u64 = 60 * SECOND;
+/// What WireGuard itself sends is not queued beyond this: it comes again if it matters.
+const PROTOCOL_LIMIT: usize = 4_096;
+/// Stands where a peer's endpoint will be.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Where a document came from: an index into the Listener's spec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,18 +90,31 @@ pub struct Completion {
 /// A datagram that waits for the socket.
 #[derive(Debug)]
 pub struct Outgoing {
-    document: usize,
-    index: u32,
+    /// None: WireGuard itself sends it.
+    entry: Option<Entry>,
+    /// The peer that the payload is still to be sealed for. None in what waits for the socket.
+    peer: Option<Box<ToPeer>>,
     /// Unix milliseconds after which it is not sent.
     expires_ms: u64,
-    /// The entry's `Id`, with its key in the source's window.
-    id: Option<(String, dedup::Key)>,
     /// The address to send from, where one is known.
     pub local: Option<IpAddr>,
     /// Where to.
     pub remote: SocketAddr,
     /// What.
     pub payload: Vec<u8>,
+}
+
+/// Whose packet it is.
+#[derive(Debug)]
+struct Entry {
+    document: usize,
+    index: u32,
+    /// Its `Id`, with its key in the source's window.
+    id: Option<(String, dedup::Key)>,
+    /// Size of the application's data.
+    bytes: usize,
+    /// How long it may wait, on the clock of [`Now::mono`].
+    hold_until: u64,
 }
 
 /// What a segmentation offload can take at once.
@@ -107,6 +130,7 @@ pub struct RunLimit {
 
 struct Document {
     completion: Completion,
+    /// Entries that have not ended; and one more while the document is read.
     outstanding: u32,
 }
 
@@ -143,6 +167,7 @@ pub struct Egress {
     /// Paced entries by the moment at which they leave; the number keeps those of one moment in order.
     held: BTreeMap<(u64, u64), Outgoing>,
     held_so_far: u64,
+    lobby: Lobby,
     outgoing: VecDeque<Outgoing>,
     completions: VecDeque<Completion>,
     /// Kinds of events that somebody watches.
@@ -158,6 +183,7 @@ impl Egress {
             senders: spec.sources.iter().map(Sender::new).collect(),
             held: BTreeMap::new(),
             held_so_far: 0,
+            lobby: Lobby::default(),
             outgoing: VecDeque::new(),
             completions: VecDeque::new(),
             watched: Kinds::default(),
@@ -175,7 +201,13 @@ impl Egress {
     }
 
     /// Takes a document: its entries are queued or fail, each by itself.
-    pub fn submit(&mut self, around: &Surroundings, counters: &mut Counters, submission: Submission) {
+    pub fn submit(
+        &mut self,
+        around: &Surroundings,
+        tunnels: &mut Option<Tunnels>,
+        counters: &mut Counters,
+        submission: Submission,
+    ) {
         let Submission { id, origin, published_ms, body, refusal } = submission;
         if let Origin::Source(source) = origin {
             counters.sources[source].messages += 1;
@@ -190,7 +222,7 @@ impl Egress {
             sent_ids: Vec::new(),
             bytes: body.len(),
         };
-        let document = self.documents.insert(Document { completion, outstanding: 0 });
+        let document = self.documents.insert(Document { completion, outstanding: 1 });
         let parsed = match origin {
             Origin::Source(_) => message::parse_message(&body),
             Origin::Destination(_) => message::parse_replies(&body),
@@ -208,8 +240,8 @@ impl Egress {
                     self.begin(counters, document);
                     let outcome = match &refusal {
                         Some(refused) => Err(refused.clone()),
-                        None => judge::read(around, origin, published_ms, &element)
-                            .and_then(|read| self.admit(around, counters, document, index, read)),
+                        None => judge::read(around, tunnels.as_ref(), origin, published_ms, &element)
+                            .and_then(|read| self.admit(around, tunnels, counters, document, index, read)),
                     };
                     if let Err(refused) = outcome {
                         self.fail(counters, document, Some(index), refused);
@@ -217,6 +249,7 @@ impl Egress {
                 }
             }
         }
+        self.documents[document].outstanding -= 1;
         self.complete_if_ended(document);
     }
 
@@ -224,22 +257,37 @@ impl Egress {
     fn admit(
         &mut self,
         around: &Surroundings,
+        tunnels: &mut Option<Tunnels>,
         counters: &mut Counters,
         document: usize,
         index: u32,
         read: Read,
     ) -> Result<(), Refused> {
-        let Read { id, tagged, local, remote, payload, expires_ms } = read;
+        let Read { id, tagged, to, payload, bytes, expires_ms } = read;
+        let now = around.now;
+        let outgoing = |id, hold: u64, local, to| {
+            let hold_until = now.mono.saturating_add(hold);
+            let entry = Entry { document, index, id, bytes, hold_until };
+            let (remote, peer) = match to {
+                To::Remote { remote, .. } => (remote, None),
+                To::Peer(peer) => (NOWHERE, Some(Box::new(peer))),
+            };
+            Outgoing { entry: Some(entry), peer, expires_ms, local, remote, payload }
+        };
         let Origin::Source(source) = self.documents[document].completion.origin else {
-            judge::permit_answer(around, remote)?;
+            let local = match (&to, tunnels.as_ref()) {
+                (To::Remote { local, remote }, _) => judge::permit_answer(around, *remote).map(|()| *local)?,
+                (To::Peer(peer), Some(tunnels)) => tunnels.permit_answer(around, peer).map(|()| None)?,
+                (To::Peer(_), None) => unreachable!("a peer was found in the tunnels"),
+            };
             self.documents[document].outstanding += 1;
-            self.outgoing.push_back(Outgoing { document, index, expires_ms, id: None, local, remote, payload });
+            self.leave(now, tunnels, counters, outgoing(None, REPLY_HOLD, local, to));
             return Ok(());
         };
         let sender = &mut self.senders[source];
         let id = match id {
             None => None,
-            Some(id) => match sender.window.begin(around.now, &id) {
+            Some(id) => match sender.window.begin(now, &id) {
                 Some(key) => Some((id, key)),
                 None => {
                     self.documents[document].completion.duplicates += 1;
@@ -248,37 +296,43 @@ impl Egress {
                 }
             },
         };
-        let placed = judge::permit(around, source, tagged, remote, expires_ms).and_then(|session| {
+        let permitted = match (&to, tunnels.as_mut()) {
+            (To::Remote { local, remote }, _) => judge::permit(around, source, tagged, *remote, expires_ms)
+                .map(|session| (local.or(session), Recipient::Remote(*remote))),
+            (To::Peer(peer), Some(tunnels)) => {
+                tunnels.permit(around, source, peer, expires_ms).map(|()| (None, Recipient::Peer(peer.peer)))
+            }
+            (To::Peer(_), None) => unreachable!("a peer was found in the tunnels"),
+        };
+        // Before the millisecond in which it expires.
+        let ttl = expires_ms.saturating_sub(now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
+        let hold = sender.hold.min(ttl);
+        let placed = permitted.and_then(|(local, recipient)| {
             let leaves = match &mut sender.pacer {
-                None => around.now.mono,
+                None => now.mono,
                 Some(_) if self.held.len() >= HELD_LIMIT => {
                     return Err((Reason::RateLimited, format!("{HELD_LIMIT} entries wait already")));
                 }
-                Some(pacer) => {
-                    // Before the millisecond in which it expires.
-                    let ttl = (expires_ms - around.now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
-                    let latest = around.now.mono.saturating_add(sender.hold.min(ttl));
-                    pacer.reserve(around.now, remote, latest).ok_or_else(|| {
-                        let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
-                        (Reason::RateLimited, detail.to_owned())
-                    })?
-                }
+                Some(pacer) => pacer.reserve(now, recipient, now.mono.saturating_add(hold)).ok_or_else(|| {
+                    let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
+                    (Reason::RateLimited, detail.to_owned())
+                })?,
             };
-            Ok((leaves, local.or(session)))
+            Ok((leaves, local))
         });
         let (leaves, local) = match placed {
             Ok(placed) => placed,
             Err(refused) => {
                 if let Some((_, key)) = id {
-                    sender.window.end(around.now, key, false);
+                    sender.window.end(now, key, false);
                 }
                 return Err(refused);
             }
         };
         self.documents[document].outstanding += 1;
-        let outgoing = Outgoing { document, index, expires_ms, id, local, remote, payload };
-        if leaves <= around.now.mono {
-            self.outgoing.push_back(outgoing);
+        let outgoing = outgoing(id, hold, local, to);
+        if leaves <= now.mono {
+            self.leave(now, tunnels, counters, outgoing);
         } else {
             self.held.insert((leaves, self.held_so_far), outgoing);
             self.held_so_far += 1;
@@ -286,23 +340,83 @@ impl Egress {
         Ok(())
     }
 
-    /// Lets those leave whose time has come.
-    pub fn release(&mut self, now: Now) {
+    /// Into the queue for the socket; for a peer, through its session.
+    fn leave(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, mut outgoing: Outgoing) {
+        let (Some(to), Some(tunnels)) = (outgoing.peer.as_deref().copied(), tunnels) else {
+            self.outgoing.push_back(outgoing);
+            return;
+        };
+        let refused = match tunnels.wg.seal(now, &to.peer, &outgoing.payload, to.pad) {
+            Sealed::Datagram(Transmit { endpoint: Endpoint { remote, local }, datagram }) => {
+                outgoing = Outgoing { peer: None, local, remote, payload: datagram, ..outgoing };
+                self.outgoing.push_back(outgoing);
+                return;
+            }
+            Sealed::Wait if self.lobby.has_room(&to.peer) => {
+                let until = outgoing.entry.as_ref().map_or(now.mono, |entry| entry.hold_until);
+                return self.lobby.enter(to.peer, until, outgoing);
+            }
+            Sealed::Wait => {
+                let detail = format!("{} packets wait already for the peer's handshake", lobby::PER_PEER);
+                (Reason::NoSession, detail)
+            }
+            Sealed::NoEndpoint => (Reason::NoSession, format!("nobody knows where the peer {} is", to.key)),
+            Sealed::UnknownPeer => (Reason::UnknownPeer, format!("the Listener has no peer {}", to.key)),
+        };
+        self.conclude(now, counters, outgoing, Err(refused));
+    }
+
+    /// What the packets of a peer have waited for.
+    pub fn settle(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, outcome: Outcome) {
+        let (peer, refused) = match outcome {
+            Outcome::Ready(peer) => (peer, None),
+            Outcome::GaveUp(peer) => (peer, Some((Reason::NoSession, "the peer does not answer".to_owned()))),
+            Outcome::Gone(peer) => (peer, Some((Reason::UnknownPeer, "the peer was removed".to_owned()))),
+        };
+        for outgoing in self.lobby.take(&peer) {
+            match &refused {
+                None => self.leave(now, tunnels, counters, outgoing),
+                Some(refused) => self.conclude(now, counters, outgoing, Err(refused.clone())),
+            }
+        }
+    }
+
+    /// WireGuard itself sends something.
+    pub fn transmit(&mut self, Transmit { endpoint: Endpoint { remote, local }, datagram: payload }: Transmit) {
+        if self.outgoing.len() < PROTOCOL_LIMIT {
+            self.outgoing.push_back(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
+        }
+    }
+
+    /// Lets those leave whose time has come, and ends those whose time is over.
+    pub fn release(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters) {
         while let Some(entry) = self.held.first_entry()
             && entry.key().0 <= now.mono
         {
-            self.outgoing.push_back(entry.remove());
+            let outgoing = entry.remove();
+            self.leave(now, tunnels, counters, outgoing);
+        }
+        while let Some(outgoing) = self.lobby.expire(now) {
+            let detail = "the peer has not answered within HoldSeconds or the entry's TTL".to_owned();
+            self.conclude(now, counters, outgoing, Err((Reason::NoSession, detail)));
         }
     }
 
     /// When [`release`](Self::release) has something to do.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.held.first_key_value().map(|(&(leaves, _), _)| leaves)
+        let held = self.held.first_key_value().map(|(&(leaves, _), _)| leaves);
+        held.into_iter().chain(self.lobby.deadline()).min()
     }
 
-    /// Everything that is held leaves now: the Listener is about to end.
-    pub fn release_all(&mut self) {
-        self.outgoing.extend(std::mem::take(&mut self.held).into_values());
+    /// Everything that is held leaves now: the Listener is about to end. What waits for a peer fails.
+    pub fn release_all(&mut self, now: Now, counters: &mut Counters) {
+        let held = std::mem::take(&mut self.held).into_values();
+        let (peers, others): (Vec<_>, Vec<_>) = held.partition(|outgoing| outgoing.peer.is_some());
+        self.outgoing.extend(others);
+        for outgoing in peers.into_iter().chain(self.lobby.clear()) {
+            let detail = "the gateway closed the Listener before it could be sent".to_owned();
+            self.conclude(now, counters, outgoing, Err((Reason::SendFailed, detail)));
+        }
     }
 
     /// The next datagram to send; those that have become too old by now fail here.
@@ -357,7 +471,14 @@ impl Egress {
 
     /// What became of the datagram in front.
     pub fn ended(&mut self, now: Now, counters: &mut Counters, outcome: Result<(), Refused>) {
-        let Some(Outgoing { document, index, id, remote, payload, .. }) = self.outgoing.pop_front() else { return };
+        if let Some(outgoing) = self.outgoing.pop_front() {
+            self.conclude(now, counters, outgoing, outcome);
+        }
+    }
+
+    /// Tells everybody what became of a packet.
+    fn conclude(&mut self, now: Now, counters: &mut Counters, outgoing: Outgoing, outcome: Result<(), Refused>) {
+        let Outgoing { entry: Some(Entry { document, index, id, bytes, .. }), remote, .. } = outgoing else { return };
         let Document { completion, outstanding } = &mut self.documents[document];
         *outstanding -= 1;
         if let (Origin::Source(source), Some((_, key))) = (completion.origin, &id) {
@@ -366,13 +487,12 @@ impl Egress {
         match outcome {
             Ok(()) => {
                 completion.sent += 1;
-                let bytes = payload.len() as u64;
                 counters.sent_packets += 1;
-                counters.sent_bytes += bytes;
+                counters.sent_bytes += bytes as u64;
                 let kind = match completion.origin {
                     Origin::Source(source) => {
                         counters.sources[source].sent += 1;
-                        counters.sources[source].sent_bytes += bytes;
+                        counters.sources[source].sent_bytes += bytes as u64;
                         Kinds::PACKET_SOURCED
                     }
                     Origin::Destination(destination) => {
@@ -387,7 +507,7 @@ impl Egress {
                         kind,
                         at_ms: now.unix_ms,
                         remote: Some(remote),
-                        bytes: Some(payload.len()),
+                        bytes: Some(bytes),
                         about: About::Sent { origin, document, index, id: id.clone() },
                     });
                 }
@@ -420,9 +540,9 @@ impl Egress {
         self.outgoing.len()
     }
 
-    /// Datagrams that wait for their time.
+    /// Datagrams that wait for their time, or for a session.
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() + self.lobby.len()
     }
 
     fn begin(&mut self, counters: &mut Counters, document: usize) {

@@ -2,7 +2,7 @@
 //!
 //! Three steps, in the contract's order: [`read`] turns JSON into a datagram or names what is malformed; then, after
 //! de-duplication, [`permit`] checks expiry and policy. Answers of handlers need no permission beyond the last rule: never
-//! to one of the gateway's own Listeners.
+//! to one of the gateway's own Listeners. What is for the peers of a tunnel is judged in `tunnel.rs`.
 
 use crate::{
     Now, OwnEndpoints, canonical,
@@ -15,6 +15,7 @@ use crate::{
     spec::ListenerSpec,
     tag::TagError,
     time,
+    tunnel::{ToPeer, Tunnels},
 };
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -51,14 +52,23 @@ pub struct Read {
     pub id: Option<String>,
     /// The address came from a Tag.
     pub tagged: bool,
-    /// The address to send from, where the Tag says.
-    pub local: Option<IpAddr>,
     /// Where to.
-    pub remote: SocketAddr,
-    /// What.
+    pub to: To,
+    /// What: for a peer, its plaintext.
     pub payload: Vec<u8>,
+    /// Size of the application's data.
+    pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
+}
+
+/// Where an entry goes.
+pub enum To {
+    /// An address; `local` is the one to send from, where the Tag says.
+    #[allow(missing_docs)]
+    Remote { local: Option<IpAddr>, remote: SocketAddr },
+    /// A WireGuard peer.
+    Peer(ToPeer),
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -73,6 +83,7 @@ pub fn tolerates(origin: Origin, element: &Element) -> bool {
 /// Parse and validate.
 pub fn read(
     around: &Surroundings,
+    tunnels: Option<&Tunnels>,
     origin: Origin,
     published_ms: Option<u64>,
     element: &Element,
@@ -90,18 +101,41 @@ pub fn read(
         Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
     };
     let tagged = !entry.tag.is_none();
-    let (local, remote) = match &entry.tag {
-        Scalar::Absent | Scalar::Null => (None, remote_of(&entry.remote)?),
-        Scalar::Text(tag) => by_tag(around, tag)?,
-        _ => return Err((Reason::InvalidTag, "Tag is not a string".to_owned())),
+    let done = |to, payload, bytes| Ok(Read { id, tagged, to, payload, bytes, expires_ms });
+    if let Some(tunnels) = tunnels {
+        let (to, inner) = match tag_of(entry)? {
+            Some(tag) => tunnels.by_tag(around, tag)?,
+            None => tunnels.by_key(entry)?,
+        };
+        let data = formatter.read(data).map_err(malformed_data)?;
+        let bytes = data.len();
+        let (to, payload) = tunnels.wrap(to, inner, data)?;
+        return done(To::Peer(to), payload, bytes);
+    }
+    let (local, remote) = match tag_of(entry)? {
+        Some(tag) => by_tag(around, tag)?,
+        None => (None, remote_of(&entry.remote)?),
     };
-    let payload = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
+    let payload = formatter.read(data).map_err(malformed_data)?;
     let limit = if remote.is_ipv4() { PAYLOAD_LIMIT_V4 } else { PAYLOAD_LIMIT_V6 };
     if payload.len() > limit {
         let detail = format!("{} bytes; a datagram to {} carries at most {limit}", payload.len(), remote.ip());
         return Err((Reason::PayloadTooLarge, detail));
     }
-    Ok(Read { id, tagged, local, remote, payload, expires_ms })
+    let bytes = payload.len();
+    done(To::Remote { local, remote }, payload, bytes)
+}
+
+fn malformed_data(detail: String) -> Refused {
+    (Reason::MalformedData, detail)
+}
+
+fn tag_of<'a>(entry: &'a Entry) -> Result<Option<&'a str>, Refused> {
+    match &entry.tag {
+        Scalar::Absent | Scalar::Null => Ok(None),
+        Scalar::Text(tag) => Ok(Some(tag)),
+        _ => Err((Reason::InvalidTag, "Tag is not a string".to_owned())),
+    }
 }
 
 /// Expiry and egress policy of a sourced entry. Yields the address that its remote last spoke to, if it has a session.
@@ -112,9 +146,7 @@ pub fn permit(
     remote: SocketAddr,
     expires_ms: u64,
 ) -> Result<Option<IpAddr>, Refused> {
-    if expires_ms <= around.now.unix_ms {
-        return Err((Reason::Expired, "it is older than its TTL".to_owned()));
-    }
+    in_time(around, expires_ms)?;
     let source = &around.spec.sources[source];
     let session = around.sessions.local_of(around.now, remote);
     if session.is_none()
@@ -128,6 +160,14 @@ pub fn permit(
         return Err((Reason::NoSession, format!("{remote} has not spoken to the Listener lately")));
     }
     Ok(session)
+}
+
+/// It is not stale.
+pub fn in_time(around: &Surroundings, expires_ms: u64) -> Result<(), Refused> {
+    match expires_ms <= around.now.unix_ms {
+        true => Err((Reason::Expired, "it is older than its TTL".to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// What holds for Tags too: never to an own Listener, and only where the socket reaches.
@@ -186,13 +226,8 @@ fn expiry(around: &Surroundings, source: usize, published_ms: Option<u64>, entry
 
 fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
     let refused = |detail: &str| (Reason::InvalidTag, detail.to_owned());
-    let address = around.shared.tag_keys.open(around.now, tag).map_err(|error| match error {
-        TagError::Invalid => refused("the Tag is not one that this gateway made"),
-        TagError::Expired => refused("the Tag has expired"),
-    })?;
-    if address.listener != around.spec.id || address.node != around.shared.node {
-        return Err(refused("the Tag was made by another Listener"));
-    }
+    let address = around.shared.tag_keys.open(around.now, tag).map_err(invalid_tag)?;
+    made_here(around, address.listener, address.node)?;
     if address.local.port() != around.bound.port() {
         return Err(refused("the Listener's port has changed since the Tag was made"));
     }
@@ -202,19 +237,28 @@ fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAdd
     Ok((Some(address.local.ip()), address.remote))
 }
 
+/// Why a Tag was not opened.
+pub fn invalid_tag(error: TagError) -> Refused {
+    let detail = match error {
+        TagError::Invalid => "the Tag is not one that this gateway made",
+        TagError::Expired => "the Tag has expired",
+    };
+    (Reason::InvalidTag, detail.to_owned())
+}
+
+/// A Tag answers only through the Listener and node that made it.
+pub fn made_here(around: &Surroundings, listener: u32, node: u16) -> Result<(), Refused> {
+    match listener == around.spec.id && node == around.shared.node {
+        true => Ok(()),
+        false => Err((Reason::InvalidTag, "the Tag was made by another Listener".to_owned())),
+    }
+}
+
 fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
-    let malformed = |detail: &str| (Reason::MalformedRemote, detail.to_owned());
     let RemoteField::Object { address, port, peer_key } = field else {
-        return Err(malformed("Remote (or Tag) is missing or not an object"));
+        return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
     };
-    let Scalar::Text(address) = address else {
-        return Err(malformed("Remote.Address is missing or not a string"));
-    };
-    let (ip, zone) = parse_address(address).ok_or_else(|| malformed("Remote.Address is not an IP address"))?;
-    let port = match port {
-        Scalar::Number(port) if port.fract() == 0.0 && (1.0..=65_535.0).contains(port) => *port as u16,
-        _ => return Err(malformed("Remote.Port is not a whole number from 1 to 65535")),
-    };
+    let remote = address_of(address, port)?;
     match peer_key {
         Scalar::Absent | Scalar::Null => {}
         Scalar::Text(key) if key.is_empty() => {}
@@ -222,12 +266,37 @@ fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
         Scalar::Text(_) => {
             return Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()));
         }
-        _ => return Err(malformed("Remote.PeerKey is not a string")),
+        _ => return Err(malformed_remote("Remote.PeerKey is not a string")),
     }
+    Ok(remote)
+}
+
+/// `Remote.Address` and `Remote.Port`.
+pub fn address_of(address: &Scalar, port: &Scalar) -> Result<SocketAddr, Refused> {
+    let Scalar::Text(address) = address else {
+        return Err(malformed_remote("Remote.Address is missing or not a string"));
+    };
+    let (ip, zone) = parse_address(address).ok_or_else(|| malformed_remote("Remote.Address is not an IP address"))?;
+    let port = port_of(port, 1).ok_or_else(|| malformed_remote("Remote.Port is not a whole number from 1 to 65535"))?;
     Ok(match ip {
         IpAddr::V4(_) => SocketAddr::new(ip, port),
         IpAddr::V6(v6) => canonical(SocketAddr::V6(SocketAddrV6::new(v6, port, 0, zone))),
     })
+}
+
+/// A whole number from `least` to 65535.
+pub fn port_of(port: &Scalar, least: u16) -> Option<u16> {
+    match port {
+        Scalar::Number(port) if port.fract() == 0.0 && (f64::from(least)..=65_535.0).contains(port) => {
+            Some(*port as u16)
+        }
+        _ => None,
+    }
+}
+
+/// A refusal of `Remote` or `Inner`.
+pub fn malformed_remote(detail: &str) -> Refused {
+    (Reason::MalformedRemote, detail.to_owned())
 }
 
 /// An address as RequestPacket writes it: strict dotted decimals (no `127.1`), IPv6, a numeric zone if it is link-local.

@@ -52,6 +52,27 @@ pub enum RemoteField<'a> {
     Other,
 }
 
+/// `Inner` of an entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum InnerField<'a> {
+    /// Absent or `null`.
+    #[default]
+    None,
+    /// An object. Boxed, because few entries have one.
+    Object(Box<InnerObject<'a>>),
+    /// Anything else.
+    Other,
+}
+
+/// Addresses inside a tunnel; `Version` and `Protocol` follow from them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InnerObject<'a> {
+    /// `SourceAddress`, `SourcePort`: the client's side.
+    pub source: [Scalar<'a>; 2],
+    /// `DestinationAddress`, `DestinationPort`: the gateway's side.
+    pub destination: [Scalar<'a>; 2],
+}
+
 /// One element of `Messages` or `Replies`, not yet judged.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[allow(missing_docs)] // the fields are the contract's
@@ -60,13 +81,15 @@ pub struct Entry<'a> {
     pub formatter: Scalar<'a>,
     pub tag: Scalar<'a>,
     pub remote: RemoteField<'a>,
+    pub inner: InnerField<'a>,
     pub ttl_seconds: Scalar<'a>,
     pub expires_at: Scalar<'a>,
     pub id: Scalar<'a>,
 }
 
-/// An element of `Messages` or `Replies`.
+/// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
 pub enum Element<'a> {
     /// An object.
     Entry(Entry<'a>),
@@ -241,6 +264,35 @@ impl<'de: 'a, 'a> Deserialize<'de> for RemoteField<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InnerVisitor;
+        fn other<'a>(scalar: Scalar<'a>) -> InnerField<'a> {
+            if scalar == Scalar::Null { InnerField::None } else { InnerField::Other }
+        }
+        impl<'de> Visitor<'de> for InnerVisitor {
+            visit_scalars!(InnerField<'de>, other);
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<InnerField<'de>, A::Error> {
+                skip_seq(seq).map(|()| InnerField::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InnerField<'de>, A::Error> {
+                let mut inner = Box::<InnerObject>::default();
+                while let Some(Text(key)) = map.next_key()? {
+                    match &*key {
+                        "SourceAddress" => inner.source[0] = map.next_value()?,
+                        "SourcePort" => inner.source[1] = map.next_value()?,
+                        "DestinationAddress" => inner.destination[0] = map.next_value()?,
+                        "DestinationPort" => inner.destination[1] = map.next_value()?,
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(InnerField::Object(inner))
+            }
+        }
+        deserializer.deserialize_any(InnerVisitor)
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Takes the value of `key` if it is one of an entry's fields.
     fn take<'de: 'a, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
@@ -249,6 +301,7 @@ impl<'a> Entry<'a> {
             "Formatter" => self.formatter = map.next_value()?,
             "Tag" => self.tag = map.next_value()?,
             "Remote" => self.remote = map.next_value()?,
+            "Inner" => self.inner = map.next_value()?,
             "TtlSeconds" => self.ttl_seconds = map.next_value()?,
             "ExpiresAt" => self.expires_at = map.next_value()?,
             "Id" => self.id = map.next_value()?,

@@ -4,7 +4,7 @@
 //! once and is told when to leave, so nothing is polled and a packet that would leave too late fails at once, without
 //! taking a place from one behind it. Places only ever get later, so packets for one remote keep their order.
 
-use crate::{Now, spec::RateLimitSpec, time::SECOND};
+use crate::{Now, session::wireguard::PeerId, spec::RateLimitSpec, time::SECOND};
 use hashlink::LinkedHashMap;
 use std::net::SocketAddr;
 
@@ -12,13 +12,22 @@ use std::net::SocketAddr;
 /// sent to a little too early.
 const REMOTES: usize = 100_000;
 
+/// Who is sent to. A peer is the same wherever it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Recipient {
+    /// An address.
+    Remote(SocketAddr),
+    /// A WireGuard peer.
+    Peer(PeerId),
+}
+
 /// The timetable of one PacketSource.
 pub struct Pacer {
     source: Option<Line>,
     /// Nanoseconds between two packets for one remote.
     remote_interval: Option<u64>,
     /// Next free place of each remote that has one in the future, or had lately.
-    remotes: LinkedHashMap<SocketAddr, u64, ahash::RandomState>,
+    remotes: LinkedHashMap<Recipient, u64, ahash::RandomState>,
 }
 
 struct Line {
@@ -47,7 +56,7 @@ impl Pacer {
 
     /// Reserves a place for a packet to `remote`: when it leaves, or None if that would be after `latest` (both on the
     /// clock of [`Now::mono`]).
-    pub fn reserve(&mut self, now: Now, remote: SocketAddr, latest: u64) -> Option<u64> {
+    pub fn reserve(&mut self, now: Now, remote: Recipient, latest: u64) -> Option<u64> {
         let now = now.mono;
         let by_source = self.source.as_ref().map_or(now, |line| line.due.saturating_sub(line.tolerance).max(now));
         let by_remote = match self.remote_interval {
@@ -89,8 +98,8 @@ mod tests {
         Now { mono, unix_ms: 0 }
     }
 
-    fn remote(port: u16) -> SocketAddr {
-        SocketAddr::from(([198, 51, 100, 7], port))
+    fn remote(port: u16) -> Recipient {
+        Recipient::Remote(SocketAddr::from(([198, 51, 100, 7], port)))
     }
 
     #[test]

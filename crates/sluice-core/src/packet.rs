@@ -3,7 +3,7 @@
 //! The parts that a Listener never changes are rendered once; what all Destinations share of one packet (Tag, addresses,
 //! time) is rendered once per packet; only `Formatter` and `Data` differ between them.
 
-use crate::{Now, format::Formatter, time};
+use crate::{Now, format::Formatter, inner::Inner, session::wireguard::PublicKey, time};
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
@@ -11,9 +11,9 @@ use std::{
 
 /// Renders the packets of one Listener.
 pub struct PacketWriter {
-    /// `"},"Local":{"Domain":"…","IpAddress":"`
+    /// `},"Local":{"Domain":"…","IpAddress":"`
     local_head: Vec<u8>,
-    /// `","Port":…,"Protocol":"udp"},"ReceivedAt":"`
+    /// `","Port":…,"Protocol":"…"}`
     local_tail: Vec<u8>,
     /// `","IngressRegion":"…","Formatter":"`
     region: Vec<u8>,
@@ -23,12 +23,12 @@ pub struct PacketWriter {
 }
 
 impl PacketWriter {
-    /// `port` is the Listener's, as bound.
-    pub fn new(domain: &str, port: u16, region: &str) -> PacketWriter {
+    /// `port` is the Listener's, as bound; `protocol` is `udp` or `wg`.
+    pub fn new(domain: &str, port: u16, protocol: &str, region: &str) -> PacketWriter {
         let quote = |text: &str| serde_json::to_string(text).expect("a string is JSON");
         PacketWriter {
             local_head: format!("}},\"Local\":{{\"Domain\":{},\"IpAddress\":\"", quote(domain)).into_bytes(),
-            local_tail: format!("\",\"Port\":{port},\"Protocol\":\"udp\"}},\"ReceivedAt\":\"").into_bytes(),
+            local_tail: format!("\",\"Port\":{port},\"Protocol\":\"{protocol}\"}}").into_bytes(),
             region: format!("\",\"IngressRegion\":{},\"Formatter\":\"", quote(region)).into_bytes(),
             received_at: (0, time::write_iso8601(0)),
             head: Vec::with_capacity(512),
@@ -36,7 +36,15 @@ impl PacketWriter {
     }
 
     /// Starts a packet: everything up to the formatter's name. `write` then renders it for each Destination.
-    pub fn begin(&mut self, now: Now, tag: &[u8], remote: SocketAddr, local: IpAddr) {
+    /// `tunnel`: the peer that it came from, and its inner addresses if it was taken out of a packet.
+    pub fn begin(
+        &mut self,
+        now: Now,
+        tag: &[u8],
+        remote: SocketAddr,
+        local: IpAddr,
+        tunnel: Option<(&PublicKey, Option<&Inner>)>,
+    ) {
         if self.received_at.0 != now.unix_ms {
             self.received_at = (now.unix_ms, time::write_iso8601(now.unix_ms));
         }
@@ -53,9 +61,18 @@ impl PacketWriter {
         }
         head.extend_from_slice(b"\",\"Port\":");
         write_decimal(remote.port(), head);
+        if let Some((key, _)) = tunnel {
+            head.extend_from_slice(b",\"PeerKey\":\"");
+            key.write_base64(head);
+            head.push(b'"');
+        }
         head.extend_from_slice(&self.local_head);
         write_ip(local, head);
         head.extend_from_slice(&self.local_tail);
+        if let Some((_, Some(inner))) = tunnel {
+            write_inner(inner, head);
+        }
+        head.extend_from_slice(b",\"ReceivedAt\":\"");
         head.extend_from_slice(&self.received_at.1);
         head.extend_from_slice(&self.region);
     }
@@ -68,6 +85,20 @@ impl PacketWriter {
         formatter.write(payload, out);
         out.push(b'}');
     }
+}
+
+fn write_inner(Inner { source, destination }: &Inner, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"Inner\":{\"SourceAddress\":\"");
+    write_ip(source.ip(), out);
+    out.extend_from_slice(b"\",\"SourcePort\":");
+    write_decimal(source.port(), out);
+    out.extend_from_slice(b",\"DestinationAddress\":\"");
+    write_ip(destination.ip(), out);
+    out.extend_from_slice(b"\",\"DestinationPort\":");
+    write_decimal(destination.port(), out);
+    out.extend_from_slice(b",\"Version\":");
+    out.push(if source.is_ipv4() { b'4' } else { b'6' });
+    out.extend_from_slice(b",\"Protocol\":17}");
 }
 
 fn write_ip(ip: IpAddr, out: &mut Vec<u8>) {
@@ -106,9 +137,9 @@ mod tests {
     use serde_json::{Value, json};
 
     fn packet(remote: &str, local: &str, formatter: Formatter, payload: &[u8]) -> Value {
-        let mut writer = PacketWriter::new("ingress-1", 2101, "us-west-2");
+        let mut writer = PacketWriter::new("ingress-1", 2101, "udp", "us-west-2");
         let now = Now { mono: 0, unix_ms: 1_780_999_200_123 };
-        writer.begin(now, b"TAG", remote.parse().unwrap(), local.parse().unwrap());
+        writer.begin(now, b"TAG", remote.parse().unwrap(), local.parse().unwrap(), None);
         let mut out = Vec::new();
         writer.write(formatter, payload, &mut out);
         serde_json::from_slice(&out).unwrap()
@@ -126,6 +157,31 @@ mod tests {
                 "Formatter": "base64", "Data": "aGk=",
             })
         );
+    }
+
+    #[test]
+    fn a_packet_of_a_tunnel() {
+        let mut writer = PacketWriter::new("ingress-1", 2101, "wg", "us-west-2");
+        let inner = |a: &str, b: &str| Inner { source: a.parse().unwrap(), destination: b.parse().unwrap() };
+        let key = PublicKey([0xab; 32]);
+        let mut packet = |inner: Option<&Inner>| {
+            let (remote, local) = ("198.51.100.7:40001".parse().unwrap(), "192.0.2.10".parse().unwrap());
+            writer.begin(Now { mono: 0, unix_ms: 0 }, b"TAG", remote, local, Some((&key, inner)));
+            let mut out = Vec::new();
+            writer.write(Formatter::Base64, b"hi", &mut out);
+            serde_json::from_slice::<Value>(&out).unwrap()
+        };
+        let plain = packet(None);
+        assert_eq!(plain["Remote"]["PeerKey"], "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=");
+        assert_eq!((&plain["Local"]["Protocol"], plain.get("Inner")), (&json!("wg"), None));
+        assert_eq!(
+            packet(Some(&inner("10.1.0.2:5000", "10.1.0.1:5683")))["Inner"],
+            json!({"SourceAddress": "10.1.0.2", "SourcePort": 5000, "DestinationAddress": "10.1.0.1",
+                   "DestinationPort": 5683, "Version": 4, "Protocol": 17})
+        );
+        let v6 = packet(Some(&inner("[fd00::2]:5000", "[fd00::1]:5683")));
+        assert_eq!((&v6["Inner"]["SourceAddress"], &v6["Inner"]["Version"]), (&json!("fd00::2"), &json!(6)));
+        assert_eq!(v6["ReceivedAt"], "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub enum Reason {
     InvalidTag,
     UnknownPeer,
     NoSession,
+    InnerAddressUnknown,
     RemoteDenied,
     WrongRegion,
     Expired,
@@ -24,13 +25,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in declaration order.
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::MalformedMessage,
         Reason::MalformedRemote,
         Reason::MalformedData,
         Reason::InvalidTag,
         Reason::UnknownPeer,
         Reason::NoSession,
+        Reason::InnerAddressUnknown,
         Reason::RemoteDenied,
         Reason::WrongRegion,
         Reason::Expired,
@@ -50,6 +52,7 @@ impl Reason {
             Reason::InvalidTag => "InvalidTag",
             Reason::UnknownPeer => "UnknownPeer",
             Reason::NoSession => "NoSession",
+            Reason::InnerAddressUnknown => "InnerAddressUnknown",
             Reason::RemoteDenied => "RemoteDenied",
             Reason::WrongRegion => "WrongRegion",
             Reason::Expired => "Expired",
@@ -76,6 +79,32 @@ pub enum Rejected {
     NoDestination,
     /// It arrived after the Listener had stopped.
     Shutdown,
+    /// It is no message of WireGuard.
+    NotWireGuard,
+    /// A handshake by somebody who does not know the Listener's public key.
+    InvalidMac,
+    /// A handshake under load: a cookie was asked for, or its sender has had its share.
+    HandshakeLimit,
+    /// A handshake that is not genuine.
+    InvalidHandshake,
+    /// A handshake that is not newer than the peer's last one.
+    ReplayedHandshake,
+    /// A handshake of somebody who is not among the peers.
+    UnknownPeer,
+    /// It belongs to no session, or to one that has ended.
+    NoSession,
+    /// It is not sealed with its session's key.
+    InvalidPacket,
+    /// It has come before, or far too late.
+    Replayed,
+    /// Its inner source is not among the peer's `AllowedIPs`.
+    RefusedInnerSource,
+    /// An inner UDP packet whose length or checksum is wrong.
+    InnerMalformed,
+    /// A part of a larger inner packet.
+    InnerFragment,
+    /// An inner packet that is neither UDP nor an ICMP echo request.
+    InnerProtocol,
 }
 
 /// Why a packet that was admitted did not reach one Destination.

@@ -1,9 +1,15 @@
 //! What the Python side hands over: the few facts of a resource that concern packets. Validation for users happens
 //! there, with file, line and column; an error here is a bug of ours or of an embedding program.
 
-use crate::{format::Formatter, policy::Networks};
-use serde::Deserialize;
-use std::net::SocketAddr;
+use crate::{
+    format::Formatter,
+    inner::Recent,
+    policy::Networks,
+    session::wireguard::{PublicKey, Secret},
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
 
 /// One gateway's data plane.
 #[derive(Clone, Debug, Deserialize)]
@@ -65,6 +71,73 @@ pub struct ListenerSpec {
     /// Where sourced messages come from; places as those of `destinations`.
     #[serde(default)]
     pub sources: Vec<SourceSpec>,
+    /// Present: the protocol is `wg`, else `udp`.
+    #[serde(default)]
+    pub wire_guard: Option<WireGuardSpec>,
+}
+
+/// What a `wg` Listener has beside the others (contract section 5).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct WireGuardSpec {
+    /// The Listener's own.
+    pub private_key: Secret,
+    /// Who may speak to it.
+    #[serde(default)]
+    pub peers: Vec<PeerSpec>,
+    /// Whether others may, too.
+    #[serde(default)]
+    pub allow_unknown_peers: bool,
+    /// What those others have to know.
+    #[serde(default)]
+    pub unknown_peer_pre_shared_key: Option<Secret>,
+    /// Deliver inner UDP payloads with `Inner`, and wrap what is sent.
+    #[serde(default)]
+    pub decapsulated_delivery: bool,
+    /// What was known of peers before this start.
+    #[serde(default)]
+    pub known: Vec<PeerMemory>,
+}
+
+/// A peer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct PeerSpec {
+    /// Its name in messages.
+    pub public_key: PublicKey,
+    /// Inner sources that it may use; none: any.
+    #[serde(default, rename = "AllowedIPs")]
+    pub allowed_ips: Vec<IpNet>,
+    /// The pre-shared key, if any.
+    #[serde(default)]
+    pub shared_secret: Option<Secret>,
+    /// How often to send something unasked, so that the way stays open; 0: never.
+    #[serde(default)]
+    pub persistent_keepalive_seconds: u16,
+}
+
+/// What is kept of a peer over a restart, so that the gateway can speak to it first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct PeerMemory {
+    /// Whose.
+    pub public_key: PublicKey,
+    /// Where it receives. None: there is nothing to remember.
+    #[serde(default)]
+    pub remote: Option<SocketAddr>,
+    /// The address that it speaks to.
+    #[serde(default)]
+    pub local: Option<IpAddr>,
+    /// The inner addresses that it used last.
+    #[serde(default)]
+    pub recent: Recent,
+}
+
+impl PeerMemory {
+    /// The peer is to be forgotten.
+    pub fn nothing(public_key: PublicKey) -> PeerMemory {
+        PeerMemory { public_key, remote: None, local: None, recent: Recent::None }
+    }
 }
 
 /// One Destination of a Listener.

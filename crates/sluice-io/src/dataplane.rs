@@ -14,7 +14,12 @@ use crate::{
     watch::Place,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Reason, listener};
+use serde::Deserialize;
+use sluice_core::{
+    Listener, ListenerSpec, Now, OwnEndpoints, Reason, listener,
+    session::wireguard::{PeerStatus, PublicKey, Secret},
+    spec::PeerSpec,
+};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -54,6 +59,8 @@ enum Command {
     Counters(usize, mpsc::SyncSender<Snapshot>),
     Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
     Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
+    Peers(usize, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
+    ChangePeers(usize, PeerChange, mpsc::SyncSender<()>),
     End,
 }
 
@@ -66,6 +73,28 @@ pub struct Remembered {
     pub id: String,
     /// How long ago.
     pub ago: Duration,
+}
+
+/// What changes about a `wg` Listener's peers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+pub struct PeerChange {
+    /// Peers that are new or changed.
+    pub set: Vec<PeerSpec>,
+    /// Peers that are listed no longer.
+    pub remove: Vec<PublicKey>,
+    /// How unknown peers are met from now on, if otherwise than before.
+    pub unknown: Option<UnknownPeers>,
+}
+
+/// How unknown peers are met.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct UnknownPeers {
+    /// They may speak to the Listener,
+    pub allow_unknown_peers: bool,
+    /// if they know this.
+    pub unknown_peer_pre_shared_key: Option<Secret>,
 }
 
 /// One Listener's counters at a moment, with what only the I/O layer knows.
@@ -161,6 +190,17 @@ impl Dataplane {
     /// are empty. An error says what does not fit; nothing has changed then.
     pub fn update(&self, port: &Port, spec: ListenerSpec) -> Result<Result<(), String>, Gone> {
         self.ask(|reply| Command::Update(port.0.key, Box::new(spec), reply))
+    }
+
+    /// The peers of a `wg` Listener that are listed or there, in the order of their keys: at most `limit` that follow
+    /// `after`.
+    pub fn peers(&self, port: &Port, after: Option<PublicKey>, limit: usize) -> Result<Vec<PeerStatus>, Gone> {
+        self.ask(|reply| Command::Peers(port.0.key, after, limit, reply))
+    }
+
+    /// Changes the peers of a `wg` Listener; sessions of those that stay go on, those of removed ones end at once.
+    pub fn change_peers(&self, port: &Port, change: PeerChange) -> Result<(), Gone> {
+        self.ask(|reply| Command::ChangePeers(port.0.key, change, reply))
     }
 
     /// Ends the thread; sockets close at once.
@@ -325,6 +365,7 @@ impl Thread {
         }
         let ended = std::iter::from_fn(|| open.listener.poll_completion()).collect::<Vec<_>>();
         port.complete(ended);
+        port.peers_changed(open.listener.take_peer_changes());
         open.show_events(port, &self.shared, now);
         if let Some((deadline, _)) = &open.closing {
             let drained = open.listener.queued() == 0 && port.ring_load().1 == 0;
@@ -352,6 +393,18 @@ impl Thread {
             }
             Command::Counters(key, reply) => drop(reply.send(self.snapshot(key))),
             Command::Update(key, spec, reply) => drop(reply.send(self.update(key, *spec))),
+            Command::Peers(key, after, limit, reply) => {
+                let now = self.now();
+                let State::Open(open) = &self.slots[key].state else { return drop(reply.send(Vec::new())) };
+                let _ = reply.send(open.peers(now, after, limit));
+            }
+            Command::ChangePeers(key, change, reply) => {
+                let now = self.now();
+                if let State::Open(open) = &mut self.slots[key].state {
+                    open.change_peers(now, &change);
+                }
+                let _ = reply.send(());
+            }
             Command::Remember(key, ids, reply) => {
                 let now = self.now();
                 if let State::Open(open) = &mut self.slots[key].state {
@@ -447,13 +500,14 @@ impl Thread {
             document.refusal = Some(unsent());
             open.listener.submit(now, &self.own, document);
         }
-        open.listener.release_all();
+        open.listener.release_all(now);
         while open.listener.next_outgoing(now).is_some() {
             let (reason, detail) = unsent();
             open.listener.not_sent(now, reason, detail);
         }
         let ended = std::iter::from_fn(|| open.listener.poll_completion()).collect::<Vec<_>>();
         port.complete(ended);
+        port.peers_changed(open.listener.take_peer_changes());
         open.discard_arrived(now, &mut self.buffers);
         open.show_events(port, &self.shared, now);
         let place = Place { node: self.shared.node, region: &self.shared.region, spec: open.listener.spec() };

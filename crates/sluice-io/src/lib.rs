@@ -13,7 +13,7 @@ mod socket;
 mod sys;
 mod watch;
 
-pub use dataplane::{Dataplane, Gone, Remembered, Snapshot};
+pub use dataplane::{Dataplane, Gone, PeerChange, Remembered, Snapshot, UnknownPeers};
 pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::Signal;

@@ -2,12 +2,17 @@
 
 use crate::{
     Port,
+    dataplane::{PeerChange, UnknownPeers},
     socket::{Buffers, Sent, UdpSocket},
     sys,
     watch::Place,
 };
-use sluice_core::{About, Dropped, Event, Kinds, Listener, Now, Rejected, listener};
+use sluice_core::{
+    About, Dropped, Event, Kinds, Listener, Now, Rejected, listener,
+    session::wireguard::{PeerStatus, PublicKey},
+};
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::mpsc,
     time::{Duration, Instant},
@@ -31,6 +36,31 @@ pub struct Open {
 }
 
 impl Open {
+    /// The first `limit` peers behind `after`, in the order of their keys.
+    pub fn peers(&self, now: Now, after: Option<PublicKey>, limit: usize) -> Vec<PeerStatus> {
+        let mut first = BTreeMap::new();
+        for peer in self.listener.peers(now).filter(|peer| after.is_none_or(|after| peer.public_key > after)) {
+            first.insert(peer.public_key, peer);
+            if first.len() > limit {
+                first.pop_last();
+            }
+        }
+        first.into_values().collect()
+    }
+
+    /// Removed first: a peer may come back with other keys beside its own.
+    pub fn change_peers(&mut self, now: Now, PeerChange { set, remove, unknown }: &PeerChange) {
+        for key in remove {
+            self.listener.remove_peer(now, key);
+        }
+        for peer in set {
+            self.listener.set_peer(now, peer);
+        }
+        if let Some(UnknownPeers { allow_unknown_peers, unknown_peer_pre_shared_key }) = unknown {
+            self.listener.set_unknown_peers(now, *allow_unknown_peers, unknown_peer_pre_shared_key.as_ref());
+        }
+    }
+
     /// One batch of datagrams off the socket; how many.
     pub fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;

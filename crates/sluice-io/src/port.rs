@@ -1,9 +1,9 @@
 //! What a Listener's I/O thread and its users share.
 
 use crate::{BatchQueue, FilterSpec, Signal, Watch, dataplane::Waker};
-use sluice_core::{Completion, Kinds, Submission};
+use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{
@@ -29,6 +29,9 @@ pub(crate) struct Shared {
     /// Who watches; the kinds of all of them together stand in `watched`, for the I/O thread to read without the lock.
     watches: Mutex<Vec<Arc<Watch>>>,
     watched: AtomicU8,
+    /// What is to be kept of peers, until somebody takes it.
+    peer_changes: Mutex<BTreeMap<PublicKey, PeerMemory>>,
+    peers_changed: Signal,
 }
 
 /// Documents between submission and completion: those that wait here plus those that the I/O thread works on.
@@ -61,6 +64,7 @@ impl Port {
             closed: false,
         };
         let completed = Signal::new()?;
+        let peers_changed = Signal::new()?;
         Ok(Port(Arc::new(Shared {
             key,
             bound,
@@ -71,6 +75,8 @@ impl Port {
             completed,
             watches: Mutex::default(),
             watched: AtomicU8::new(0),
+            peer_changes: Mutex::default(),
+            peers_changed,
         })))
     }
 
@@ -136,6 +142,30 @@ impl Port {
     pub fn ring_load(&self) -> (usize, usize) {
         let ring = self.ring();
         (ring.bytes, ring.documents)
+    }
+
+    /// What is to be kept of peers over a restart and has changed since the last call.
+    pub fn peer_changes(&self) -> Vec<PeerMemory> {
+        let mut changes = self.0.peer_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.peers_changed.clear();
+        std::mem::take(&mut *changes).into_values().collect()
+    }
+
+    /// Readable when [`peer_changes`](Self::peer_changes) has something.
+    pub fn peers_changed_signal(&self) -> &Signal {
+        &self.0.peers_changed
+    }
+
+    /// The I/O thread has learned something about peers.
+    pub(crate) fn peers_changed(&self, memories: Vec<PeerMemory>) {
+        if memories.is_empty() {
+            return;
+        }
+        let mut changes = self.0.peer_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.is_empty() {
+            self.0.peers_changed.set();
+        }
+        changes.extend(memories.into_iter().map(|memory| (memory.public_key, memory)));
     }
 
     /// Begins to watch; until [`unwatch`](Self::unwatch).

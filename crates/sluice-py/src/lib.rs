@@ -2,6 +2,7 @@
 //!
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
+mod keys;
 mod seal;
 
 use pyo3::{
@@ -12,8 +13,8 @@ use pyo3::{
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
-use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared};
-use sluice_io::{FilterSpec, Remembered};
+use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
+use sluice_io::{FilterSpec, PeerChange, Remembered};
 use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 create_exception!(
@@ -145,6 +146,31 @@ impl Port {
     fn update(&self, py: Python<'_>, spec_json: &str) -> PyResult<()> {
         let spec: ListenerSpec = serde_json::from_str(spec_json).map_err(|e| invalid("Listener spec", e))?;
         py.detach(|| self.dataplane.update(&self.port, spec)).map_err(gone)?.map_err(PyValueError::new_err)
+    }
+
+    #[pyo3(signature = (after, limit))]
+    fn peers<'py>(&self, py: Python<'py>, after: Option<&str>, limit: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let key = |text| PublicKey::from_base64(text).ok_or_else(|| invalid("no public key", text));
+        let after = after.map(key).transpose()?;
+        let json = py.detach(|| {
+            let peers = self.dataplane.peers(&self.port, after, limit)?;
+            Ok(serde_json::to_vec(&peers).expect("the status of peers is JSON"))
+        });
+        json.map(|json| PyBytes::new(py, &json)).map_err(gone)
+    }
+
+    fn change_peers(&self, py: Python<'_>, change_json: &str) -> PyResult<()> {
+        let change: PeerChange = serde_json::from_str(change_json).map_err(|e| invalid("change of peers", e))?;
+        py.detach(|| self.dataplane.change_peers(&self.port, change)).map_err(gone)
+    }
+
+    fn peer_changes_fileno(&self) -> i32 {
+        self.port.peers_changed_signal().as_raw_fd()
+    }
+
+    fn peer_changes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let json = py.detach(|| serde_json::to_vec(&self.port.peer_changes()).expect("what is kept of peers is JSON"));
+        PyBytes::new(py, &json)
     }
 
     fn events(&self, filter_json: &str) -> PyResult<Events> {
@@ -341,6 +367,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Batch>()?;
     module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
+    module.add_function(wrap_pyfunction!(keys::generate_private_key, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::public_key, module)?)?;
     module.add_function(wrap_pyfunction!(seal::seal, module)?)?;
     module.add_function(wrap_pyfunction!(seal::unseal, module)?)?;
     module.add_function(wrap_pyfunction!(format_tag_key, module)?)

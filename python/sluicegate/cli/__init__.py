@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "Make, list and revoke API keys and access keys.",
     "cfn": "Prepare an AWS account for templates with a gateway's resources.",
     "sources": "Show PacketSources and their states; approve or reject them.",
+    "peers": "Show, add and remove the peers of a WireGuard Listener.",
     "state": "Export, import and mend what a gateway keeps.",
     "listen": "Receive datagrams: a UDP client for trying things out.",
 }

@@ -19,6 +19,7 @@ from .options import Endpoint, HexBytes, output_option
 @click.option("--source", metavar="NAME", help="The PacketSource; may be left out if there is only one.")
 @click.option("--to", type=Endpoint(), help="The remote to send to.")
 @click.option("--tag", metavar="TAG", help="Answer the packet with this Tag, instead of --to.")
+@click.option("--peer", metavar="KEY", help="The WireGuard peer to send to, by its public key.")
 @click.option("--data", metavar="TEXT", help="The payload as text (UTF-8).")
 @click.option("--hex", "hexadecimal", type=HexBytes(), help="The payload in hex.")
 @click.option("--base64", "encoded", metavar="B64", help="The payload in base64.")
@@ -32,6 +33,7 @@ def command(
     source: str | None,
     to: tuple[str, int] | None,
     tag: str | None,
+    peer: str | None,
     data: str | None,
     hexadecimal: bytes | None,
     encoded: str | None,
@@ -46,15 +48,16 @@ def command(
     sluicegate send --to 127.0.0.1:50123 --hex 01020304
     echo -n hello | sluicegate send --tag TAG -
     """
-    if (to is None) == (tag is None):
-        raise click.UsageError("say where to send: either --to HOST:PORT or --tag TAG")
+    if (to is None and peer is None) == (tag is None):
+        raise click.UsageError("say where to send: --to HOST:PORT, --peer KEY or --tag TAG")
     payload = _payload(data, hexadecimal, encoded, file, stdin)
     name = source or _only_source(api)
     entry: dict[str, Any] = {"Data": base64.b64encode(payload).decode()}
-    if to is not None:
-        entry["Remote"] = {"Address": to[0], "Port": to[1]}
-    else:
+    if tag is not None:
         entry["Tag"] = tag
+    else:
+        place = {"Address": to[0], "Port": to[1]} if to else {}
+        entry["Remote"] = place | ({"PeerKey": peer} if peer else {})
     path = f"/v1/packet-sources/{quote(name, safe='')}/messages"
     answer = call(api, "POST", path, {"Messages": [entry]})
     try:

@@ -91,6 +91,20 @@ _LISTENER = (
     _Spec("egress_ring_bytes", "RingBytes", "Bytes that wait to be sent.", gauge=True),
     _Spec("egress_ring_messages", "RingMessages", "Messages and answers that wait to be sent.", gauge=True),
 )
+_WIREGUARD = (
+    _Spec(
+        "wireguard_handshake_messages", "HandshakeMessages", "Handshake messages that were read and accepted."
+    ),
+    _Spec("wireguard_sessions", "Sessions", "Sessions that both sides have used."),
+    _Spec("wireguard_initiations_sent", "InitiationsSent", "Handshakes that the gateway began."),
+    _Spec("wireguard_responses_sent", "ResponsesSent", "Handshakes of peers that were answered."),
+    _Spec("wireguard_cookies_sent", "CookiesSent", "Cookies asked for under load."),
+    _Spec("wireguard_keepalives_received", "KeepalivesReceived", "Keepalives of peers."),
+    _Spec("wireguard_keepalives_sent", "KeepalivesSent", "Keepalives to peers."),
+    _Spec("wireguard_unanswered_handshakes", "Unanswered", "Handshakes that the gateway gave up."),
+    _Spec("wireguard_echoes_answered", "EchoesAnswered", "ICMP echo requests inside that were answered."),
+    _Spec("wireguard_live_peers", "LivePeers", "Peers with a session or a handshake.", gauge=True),
+)
 _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),
     _Spec("destination_batches", "Batches", "Batches made for the Destination."),
@@ -168,6 +182,8 @@ class _GatewayCollector(Collector):
             stats = json.loads(port.stats())
             listener = {"listener": stats["Listener"]}
             families.feed(_LISTENER, stats, listener)
+            if "WireGuard" in stats:
+                families.feed(_WIREGUARD, stats["WireGuard"], listener)
             for destination in _live(stats.get("Destinations", ())):
                 families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
             for source in _live(stats.get("Sources", ())):

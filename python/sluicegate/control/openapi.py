@@ -82,6 +82,15 @@ def document() -> dict[str, Any]:
             "required": ["Items", "NextToken"],
         }
         paths |= _resource_paths(kind, path)
+    schemas["PeerView"] = _PEER
+    schemas["PeerList"] = {
+        "type": "object",
+        "properties": {
+            "Items": {"type": "array", "items": _ref("PeerView")},
+            "NextToken": {"type": ["string", "null"]},
+        },
+        "required": ["Items", "NextToken"],
+    }
     schemas["Problem"] = _PROBLEM
     schemas["Outcome"] = _OUTCOME
     return {
@@ -133,6 +142,33 @@ _OUTCOME = {
     },
     "required": ["MessageId", "Entries", "Sent", "Duplicates", "Failures"],
 }
+_PEER = {
+    "type": "object",
+    "properties": {
+        "PublicKey": _TEXT,
+        "Name": _TEXT,
+        "AllowedIPs": {"type": "array", "items": _TEXT},
+        "PersistentKeepaliveSeconds": {"type": "integer"},
+        "Configured": {"type": "boolean", "description": "It is one of the Listener's Peers."},
+        "Endpoint": {
+            "type": ["object", "null"],
+            "properties": {"IpAddress": _TEXT, "Port": {"type": "integer"}},
+        },
+        "LastHandshakeAt": {"type": ["string", "null"], "format": "date-time"},
+        "ReceivedBytes": {"type": "integer"},
+        "SentBytes": {"type": "integer"},
+        "Session": {"type": "boolean", "description": "There is a session to send with."},
+    },
+    "required": [
+        "PublicKey",
+        "Configured",
+        "Endpoint",
+        "LastHandshakeAt",
+        "ReceivedBytes",
+        "SentBytes",
+        "Session",
+    ],
+}
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
@@ -169,6 +205,27 @@ def _resource_paths(kind: str, path: str) -> dict[str, Any]:
     }
 
 
+def _peer_paths() -> dict[str, Any]:
+    key = {**_NAME, "name": "key", "description": "The public key, percent-encoded."}
+    problems = ("400", "404", "409", "413", "422", "503")
+    many = {"type": "object", "properties": {"Peers": {"type": "array", "items": _ref("Peer")}}}
+    one_or_many = {"anyOf": [_ref("Peer"), many]}
+    body = {"required": True, "content": {"application/json": {"schema": one_or_many}}}
+    after = {"name": "after", "in": "query", "schema": _TEXT, "description": "NextToken of the part before."}
+    gone = {"description": "Its session is cut."}
+    return {
+        "/v1/listeners/{name}/peers": {
+            "parameters": [_NAME],
+            "get": _operation("listPeers", {"200": _answer("PeerList")}, ("400", "404"), [after]),
+            "post": _operation("addPeer", {"201": _answer("Peer")}, problems, [], body),
+        },
+        "/v1/listeners/{name}/peers/{key}": {
+            "parameters": [_NAME, key],
+            "delete": _operation("removePeer", {"204": gone}, ("404", "409", "422", "503")),
+        },
+    }
+
+
 def _other_paths() -> dict[str, Any]:
     source = _answer("PacketSourceView")
     message = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -192,6 +249,7 @@ def _other_paths() -> dict[str, Any]:
     this_node = {"description": "This node.", "content": {"application/json": {"schema": about}}}
     return {
         "/v1/gateway": {"get": _operation("about", {"200": this_node}, ())},
+        **_peer_paths(),
         "/v1/packet-sources/{name}/approve": {
             "parameters": [_NAME],
             "post": _operation("approve", {"200": source}, ("404", "409", "422", "503")),

@@ -1,9 +1,11 @@
-"""Resources over REST: create, read, replace, delete, approve (contract sections 1 and 8).
+"""Resources over REST: create, read, replace, delete, approve (contract sections 1 and 8), and the peers of Listeners.
 
 Every resource has a version, its `ETag`. `If-Match` makes a PUT or DELETE fail with 412 when somebody else was faster.
 A POST with an `Idempotency-Key` may be repeated: the first answer comes again for a day, also where the gateway ended
 between making the resource and keeping the answer. A resource that another request made is never taken for its own.
 `Prefer: handling=lenient` (RFC 7240) turns unknown properties into `Warnings`, as CloudFormation templates need it.
+
+A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sluicegate.peers import peer_views
 from sluicegate.registry import Declared, Registry
 from sluicegate.resources import KINDS, PATHS, Refused, parse
 from sluicegate.sources.http_input import BodyTooLarge, Disconnected, read_body, refused_origin
@@ -26,6 +29,8 @@ from sluicegate.views import COMMON, READ_ONLY, shown
 
 BODY_LIMIT = 262_144
 _KEY_LIMIT = 256
+_PEERS = 1000
+"""Peers in one answer; `?after=NextToken` has those that follow."""
 _BEGUN = 0
 """In place of a status: a request with this key was begun and has no answer yet."""
 
@@ -52,9 +57,13 @@ def resource_routes(gateway: ResourcesView) -> list[Route]:
             Route(one, resources.bound(resources.replace, kind), methods=["PUT"]),
             Route(one, resources.bound(resources.delete, kind), methods=["DELETE"]),
         ]
+    peers = f"/v1/{PATHS['Listener']}/{{name}}/peers"
     sources = f"/v1/{PATHS['PacketSource']}/{{name}}"
     return [
         *routes,
+        Route(peers, resources.peers, methods=["GET"]),
+        Route(peers, resources.add_peer, methods=["POST"]),
+        Route(f"{peers}/{{key:path}}", resources.remove_peer, methods=["DELETE"]),
         Route(f"{sources}/approve", resources.approve, methods=["POST"]),
         Route(f"{sources}/reject", resources.reject, methods=["POST"]),
         Route("/v1/reload", resources.reload, methods=["POST"]),
@@ -115,6 +124,36 @@ class Resources:
         _refuse_pages(request)
         name = request.path_params["name"]
         await self._registry.delete(kind, name, _who(request), versions=_versions(request))
+        return Response(status_code=204)
+
+    async def peers(self, request: Request) -> Response:
+        running = self._registry.running(request.path_params["name"])
+        after = request.query_params.get("after")
+        try:
+            page = await asyncio.to_thread(running.port.peers, after, _PEERS + 1)
+        except ValueError:
+            raise HTTPException(
+                400, "`after` is not a public key: use the NextToken of the page before"
+            ) from None
+        statuses = orjson.loads(page)
+        more = statuses[_PEERS - 1]["PublicKey"] if len(statuses) > _PEERS else None
+        views = await asyncio.to_thread(
+            peer_views, running.resource, running.node.wireguard, statuses[:_PEERS]
+        )
+        return _json({"Items": views, "NextToken": more})
+
+    async def add_peer(self, request: Request) -> Response:
+        data = await _body(request)
+        many = data.get("Peers") if isinstance(data, dict) else None
+        wanted = many if isinstance(many, list) else [data]
+        peers = await self._registry.add_peers(request.path_params["name"], wanted, _who(request))
+        shown = [peer.dump() for peer in peers]
+        return _json(shown[0] if many is None else {"Peers": shown}, 201)
+
+    async def remove_peer(self, request: Request) -> Response:
+        _refuse_pages(request)
+        name, key = request.path_params["name"], request.path_params["key"]
+        await self._registry.remove_peer(name, key, _who(request))
         return Response(status_code=204)
 
     async def approve(self, request: Request) -> Response:
@@ -183,6 +222,16 @@ class Resources:
 
 async def _document(kind: str, request: Request) -> Any:
     """The body as JSON, without what only the gateway sets: a resource that was read may be sent back."""
+    data = await _body(request)
+    if not isinstance(data, dict):
+        return data
+    known = KINDS[kind].spellings()
+    ours = {*READ_ONLY[kind], *COMMON} - set(known)
+    return {key: value for key, value in data.items() if key not in ours}
+
+
+async def _body(request: Request) -> Any:
+    """The body as JSON."""
     _refuse_pages(request)
     try:
         body = await read_body(request.scope, request.receive, BODY_LIMIT)
@@ -191,14 +240,9 @@ async def _document(kind: str, request: Request) -> Any:
     except Disconnected:
         raise HTTPException(400, "the body did not arrive") from None
     try:
-        data = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise HTTPException(400, f"the body is not JSON ({error}): send one resource as an object") from None
-    if not isinstance(data, dict):
-        return data
-    known = KINDS[kind].spellings()
-    ours = {*READ_ONLY[kind], *COMMON} - set(known)
-    return {key: value for key, value in data.items() if key not in ours}
 
 
 def _refuse_pages(request: Request) -> None:

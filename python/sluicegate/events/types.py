@@ -163,6 +163,13 @@ _TYPES = (
         "What was sent could not be written down: a restart may forget it.",
     ),
     EventType(
+        "PeersNotKept",
+        "failure",
+        None,
+        ("Listener", "Reason", "Detail"),
+        "Where WireGuard peers are could not be written down: after a restart they would have to speak first.",
+    ),
+    EventType(
         "FunctionInitFailed",
         "failure",
         None,

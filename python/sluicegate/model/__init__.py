@@ -12,7 +12,7 @@ from .errors import findings
 from .gateway import Api, Aws, Events, GatewayConfig, Sns
 from .listener import ClientRestrictions, Listener, Peer
 from .packet_source import PacketSource, RateLimit, SnsTopicSource
-from .secrets import pointer, secrets_of, with_secrets
+from .secrets import keep_secrets, pointer, secrets_of, with_secrets
 from .support import unavailable
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "SnsTopicSource",
     "Target",
     "findings",
+    "keep_secrets",
     "parse_bind",
     "parse_server",
     "parse_target",

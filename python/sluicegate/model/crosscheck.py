@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from .address import BindAddress, parse_bind
 from .base import Finding, Path, Resource
 from .destination import Destination
-from .listener import Listener
+from .listener import Listener, Peer
 from .packet_source import PacketSource
 
 
@@ -46,6 +46,7 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
         *_duplicates("Listener", Listener, listeners),
         *_duplicates("Destination", Destination, destinations),
         *_duplicates("PacketSource", PacketSource, sources),
+        *_repeated_peers(listeners),
         *_unknown_listeners(listeners, sources),
         *_shared_ports(listeners),
     ]
@@ -98,6 +99,18 @@ def _duplicates(kind: str, model: type[Resource], items: list[tuple[Path, Any]])
         if name in seen:
             yield Finding((*path, "name"), f'two {kind}s are named "{name}"', "give each its own name")
         seen.add(name)
+
+
+def _repeated_peers(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    for path, listener in listeners:
+        seen: set[str] = set()
+        for place, peer in _items(Listener.peek(listener, "peers"), Peer, (*path, "peers")):
+            key = Peer.peek(peer, "public_key")
+            if not isinstance(key, str):
+                continue
+            if key in seen:
+                yield Finding((*place, "public_key"), "two peers have this key", "remove one of them")
+            seen.add(key)
 
 
 def _unknown_listeners(

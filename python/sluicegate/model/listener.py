@@ -41,14 +41,32 @@ def _domain(name: str) -> str:
     return name.rstrip(".").lower()
 
 
-def _key(text: str) -> str:
+def is_key(text: str) -> bool:
+    """True for 32 bytes in base64, as WireGuard's programs write keys."""
     try:
-        right = len(base64.b64decode(text, validate=True)) == 32
+        raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        right = False
-    if not right:
+        return False
+    # A second spelling of the same bytes would be a second name of one peer.
+    return len(raw) == 32 and base64.b64encode(raw).decode() == text
+
+
+def _public_key(text: str) -> str:
+    if not is_key(text):
         raise invalid("this is not a WireGuard public key", "use the 44 characters that `wg pubkey` prints")
     return text
+
+
+def _secret_key(secret: SecretStr) -> SecretStr:
+    if not is_key(secret.get_secret_value()):
+        raise invalid(
+            "this is not a WireGuard key", "use the 44 characters that `wg genkey` or `wg genpsk` prints"
+        )
+    return secret
+
+
+SecretKey = Annotated[SecretStr, AfterValidator(_secret_key)]
+"""32 bytes in base64 that nobody is shown."""
 
 
 def _bind(text: str) -> str:
@@ -65,16 +83,25 @@ class ClientRestrictions(Resource):
     """Exact DNS names of clients, resolved forward."""
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 255:
+        raise invalid("this cannot be shown as a name", "use up to 255 printable characters")
+    return text
+
+
 class Peer(Resource):
     """A WireGuard peer of a Listener (contract section 5)."""
 
-    public_key: Annotated[str, AfterValidator(_key)]
+    public_key: Annotated[str, AfterValidator(_public_key)]
     """32 bytes in base64."""
     allowed_ips: list[Network] = Field(default_factory=lambda: list(OPEN_NETWORKS), alias="AllowedIPs")
     """Inner source addresses that this peer may use."""
-    shared_secret: SecretStr | None = Field(default=None, exclude=True)
+    shared_secret: SecretKey | None = Field(default=None, exclude=True)
     """Pre-shared key, 32 bytes in base64. Never printed."""
-    name: str | None = None
+    persistent_keepalive_seconds: Annotated[int, Field(ge=0, le=65_535)] = 0
+    """Send something so often when nothing else is sent, so that a NAT on the way stays open; 0 for never."""
+    name: Annotated[str, AfterValidator(_printable)] | None = None
+    """For people."""
 
 
 class Listener(Resource):
@@ -102,9 +129,12 @@ class Listener(Resource):
     """Each gets every packet."""
     peers: list[Peer] = Field(default_factory=list)
     """WireGuard peers."""
+    private_key: SecretKey | None = Field(default=None, exclude=True)
+    """The Listener's own WireGuard key, for one that is brought along: without it the gateway makes a key pair, and
+    keeps it for the Listener's life. Never printed."""
     allow_unknown_peers: bool = False
     """Complete handshakes with keys that are not in `peers`."""
-    unknown_peer_pre_shared_key: SecretStr | None = Field(default=None, exclude=True)
+    unknown_peer_pre_shared_key: SecretKey | None = Field(default=None, exclude=True)
     """The pre-shared key that unknown peers must use. Never printed."""
     decapsulated_delivery: bool = False
     """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""

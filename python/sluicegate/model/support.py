@@ -17,8 +17,12 @@ _R = TypeVar("_R", bound=Resource)
 _LATER = "this version cannot do it yet"
 
 _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
-    ("protocol", lambda r: r.protocol == "wg", "the protocol wg", "use `protocol: udp`"),
-    ("protocol", lambda r: r.protocol == "dtls", "the protocol dtls", "use `protocol: udp`"),
+    (
+        "protocol",
+        lambda r: r.protocol == "dtls",
+        "the protocol dtls",
+        "use `protocol: udp` or `protocol: wg`",
+    ),
     (
         "client_restrictions.domains",
         lambda r: bool(r.client_restrictions.domains),

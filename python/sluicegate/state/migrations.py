@@ -78,6 +78,28 @@ _STEPS: list[list[str]] = [
             PRIMARY KEY (owner, key)
         )""",
     ],
+    [
+        # The private key that was made for a WireGuard Listener, sealed (vault.py).
+        """CREATE TABLE listener_keys (
+            listener INTEGER PRIMARY KEY REFERENCES listeners (id),
+            sealed BLOB NOT NULL
+        )""",
+        # Peers that the API added; `secret` is sealed.
+        """CREATE TABLE peers (
+            listener INTEGER NOT NULL REFERENCES listeners (id),
+            public_key TEXT NOT NULL,
+            document TEXT NOT NULL,
+            secret BLOB,
+            PRIMARY KEY (listener, public_key)
+        ) WITHOUT ROWID""",
+        # Where a peer was last, and its inner addresses: for a gateway that is to speak first after a restart.
+        """CREATE TABLE peer_memories (
+            listener INTEGER NOT NULL REFERENCES listeners (id),
+            public_key TEXT NOT NULL,
+            memory TEXT NOT NULL,
+            PRIMARY KEY (listener, public_key)
+        ) WITHOUT ROWID""",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -120,11 +120,19 @@ class State:
         raise StateError("every port of the range is in use, widen `ports:` or set `bind:` with a port")
 
     def release_listener(self, name: str) -> None:
-        """Forget a Listener: its port is free again, its id is not. Nothing happens if there is none."""
-        release = (
-            "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL"
-        )
-        self.write(lambda db: db.execute(release, (name,)))
+        """Forget a Listener: its port is free again and its keys are gone, its id is not given again. Nothing happens
+        if there is none."""
+
+        def release(db: sqlite3.Connection) -> None:
+            live = "SELECT id FROM listeners WHERE name = ? AND released_at IS NULL"
+            for table in ("listener_keys", "peers", "peer_memories"):
+                db.execute(f"DELETE FROM {table} WHERE listener = ({live})", (name,))  # noqa: S608
+            db.execute(
+                "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL",
+                (name,),
+            )
+
+        self.write(release)
 
     def listener_names(self) -> list[str]:
         """Listeners that were not released."""

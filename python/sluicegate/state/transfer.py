@@ -1,7 +1,8 @@
 """The state as a JSON document: for a backup that can be read, and for moving to another machine.
 
-Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, queues on AWS. With them
-it also has the resources' secrets and the Tag keys, in the clear.
+Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, queues on AWS, where
+WireGuard peers are. With them it also has the secrets of resources, the keys made for Listeners, and the Tag keys, in
+the clear.
 """
 
 import json
@@ -15,6 +16,7 @@ from .migrations import LATEST, version
 from .resources import Commit, Decision, ResourceTable, Stored
 from .store import SOURCE_QUEUES, SourceQueue, State, failed
 from .vault import Vault
+from .wireguard import WireGuardTable, key_label, peer_label
 
 FORMAT = 1
 
@@ -58,11 +60,23 @@ def restore(state: State, document: Any) -> list[str]:
         topics = [str(arn) for arn in document["Topics"]]
         queues = [SourceQueue(**one) for one in document.get("SourceQueues", ())]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
+        own = [(str(one["Listener"]), one.get("PrivateKey")) for one in document.get("WireGuardKeys", ())]
+        peers = [
+            (str(one["Listener"]), dict(one["Peer"]), one.get("SharedSecret"))
+            for one in document.get("WireGuardPeers", ())
+        ]
+        endpoints = [(str(one["Listener"]), list(one["Peers"])) for one in document.get("PeerEndpoints", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
             f"the export is damaged ({error}), make it anew with `sluicegate state export`"
         ) from None
     missing = [f"{one['Kind']} {one['Name']}" for one in document["Resources"] if one.get("SecretsLeftOut")]
+    missing += [f"Listener {name}" for name, key in own if key is None and f"Listener {name}" not in missing]
+    missing += [
+        f"peer {one['Peer'].get('PublicKey')}"
+        for one in document.get("WireGuardPeers", ())
+        if one.get("SecretsLeftOut")
+    ]
     if missing:
         raise StateError(
             f"the export leaves out the secrets of {', '.join(missing)}, make it anew with --secrets"
@@ -75,13 +89,24 @@ def restore(state: State, document: Any) -> list[str]:
         state.keep_source_queue(queue)
     if keys:
         state.replace_tag_keys(keys)
-    ResourceTable(state).commit(Commit(put=stored, decide=decisions))
+    table = ResourceTable(state)
+    table.commit(Commit(put=stored, decide=decisions))
+    wireguard = WireGuardTable(state, table.vault)
+    for name, key in own:
+        wireguard.keep_private_key(name, str(key))
+    for name, peer, secret in peers:
+        wireguard.remove_peer(name, peer["PublicKey"])
+        wireguard.add_peers(name, [(peer, secret)])
+    for name, memories in endpoints:
+        wireguard.remember(name, memories)
     return [
         *(f"{one.kind} {one.name}" for one in stored),
         *(f"port {port} of Listener {name}" for name, port in ports),
         *(f"topic {arn}" for arn in topics),
         *(f"queue {queue.arn}" for queue in queues),
         *(f"decision about PacketSource {name}" for name in decisions),
+        *(f"key pair of Listener {name}" for name, _ in own),
+        *(f"peer {peer['PublicKey']} of Listener {name}" for name, peer, _ in peers),
         *(["Tag keys"] if keys else []),
     ]
 
@@ -110,6 +135,9 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
             )
         ],
         "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
+        "WireGuardKeys": _listener_keys(db, path, secrets),
+        "WireGuardPeers": _peers(db, path, secrets),
+        "PeerEndpoints": _endpoints(db),
     }
     document["SourceQueues"] = [asdict(SourceQueue(*row)) for row in db.execute(SOURCE_QUEUES)]
     if secrets:
@@ -131,3 +159,39 @@ def _resources(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[s
             one["SecretsLeftOut"] = True
         resources.append(one)
     return resources
+
+
+def _listener_keys(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
+    vault = Vault(path.with_name(path.name + ".key"))
+    rows = db.execute(
+        "SELECT name, sealed FROM listener_keys JOIN listeners ON listeners.id = listener ORDER BY id"
+    )
+    return [
+        {"Listener": name, "PrivateKey": vault.unseal(sealed, key_label(name)).decode() if secrets else None}
+        for name, sealed in rows
+    ]
+
+
+def _peers(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
+    vault = Vault(path.with_name(path.name + ".key"))
+    found = []
+    for name, key, text, sealed in db.execute(
+        "SELECT name, public_key, document, secret FROM peers JOIN listeners ON listeners.id = listener "
+        "ORDER BY id, public_key"
+    ):
+        one: dict[str, Any] = {"Listener": name, "Peer": json.loads(text)}
+        if sealed and secrets:
+            one["SharedSecret"] = vault.unseal(sealed, peer_label(name, key)).decode()
+        elif sealed:
+            one["SecretsLeftOut"] = True
+        found.append(one)
+    return found
+
+
+def _endpoints(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    by_listener: dict[str, list[Any]] = {}
+    for name, memory in db.execute(
+        "SELECT name, memory FROM peer_memories JOIN listeners ON listeners.id = listener ORDER BY id, public_key"
+    ):
+        by_listener.setdefault(name, []).append(json.loads(memory))
+    return [{"Listener": name, "Peers": memories} for name, memories in by_listener.items()]

@@ -1,6 +1,7 @@
-//! Sessions: what makes a remote one that has spoken first. Plain UDP only remembers; encrypted protocols will open and
-//! seal here.
+//! Sessions: what makes a remote one that has spoken first. Plain UDP only remembers; WireGuard opens and seals.
 
 pub mod plain;
+pub mod wireguard;
 
 pub use plain::PlainSessions;
+pub use wireguard::WireGuard;

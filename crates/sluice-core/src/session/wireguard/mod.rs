@@ -1,0 +1,394 @@
+//! WireGuard: many peers behind one socket (contract section 5; the protocol: WireGuard whitepaper, and its kernel
+//! implementation where that is silent).
+//!
+//! Theory. [`WireGuard`] is a state machine without socket and clock. What it wants to send itself (handshakes, cookies,
+//! keepalives) waits in [`poll_transmit`](WireGuard::poll_transmit); applications' packets are sealed by
+//! [`seal`](WireGuard::seal) at the moment they leave, never before, so that no sealed packet outlives its session. It
+//! holds no packets: without a session `seal` begins a handshake and says [`Sealed::Wait`], and the caller tries again
+//! on [`Outcome::Ready`].
+//!
+//! All peers share one ordered queue of timers, with at most one entry for each that has anything under way. An entry may
+//! be early, never late: traffic only moves moments backwards, and does not touch the queue for it.
+
+mod cookie;
+mod data;
+mod handshake;
+pub mod keys;
+pub mod message;
+pub mod noise;
+mod peers;
+mod replay;
+mod timers;
+mod transport;
+
+pub use keys::{PeerId, PublicKey, Secret};
+pub use message::OVERHEAD;
+pub use peers::{Endpoint, Kind};
+pub use transport::Refused;
+
+use crate::{
+    Now,
+    inner::Recent,
+    reason::Rejected,
+    spec::{PeerMemory, PeerSpec, WireGuardSpec},
+};
+use cookie::Guard;
+use keys::Identity;
+use peers::{Live, PeerTable};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde::Serialize;
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+};
+
+/// A datagram that the protocol itself sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to, and from which address.
+    pub endpoint: Endpoint,
+    /// What.
+    pub datagram: Vec<u8>,
+}
+
+/// What became of a datagram that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A packet of this peer; its plaintext is in the caller's buffer.
+    Packet(PeerId),
+    /// It was the protocol's own.
+    Protocol,
+    /// It was nothing, or not allowed.
+    Refused(Rejected),
+}
+
+/// What became of a packet that is to go out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sealed {
+    /// It may leave.
+    Datagram(Transmit),
+    /// A handshake is under way. Try again on [`Outcome::Ready`].
+    Wait,
+    /// There is no session, and nobody knows where the peer is.
+    NoEndpoint,
+    /// There is no such peer.
+    UnknownPeer,
+}
+
+/// Something that packets wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// There is a session to send with.
+    Ready(PeerId),
+    /// The peer has not answered for 90 s.
+    GaveUp(PeerId),
+    /// The peer has been removed.
+    Gone(PeerId),
+}
+
+/// What the protocol counts for a Listener.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct WireGuardCounters {
+    /// Handshake and cookie messages that were read and accepted.
+    pub handshake_messages: u64,
+    pub keepalives_received: u64,
+    /// Sessions that both sides have used.
+    pub sessions: u64,
+    pub initiations_sent: u64,
+    pub responses_sent: u64,
+    pub cookies_sent: u64,
+    pub keepalives_sent: u64,
+    /// Handshakes that were given up.
+    pub unanswered: u64,
+    /// Inner ICMP echo requests; filled in by the Listener.
+    pub echoes_answered: u64,
+    /// Peers with keys or a handshake, now.
+    pub live_peers: u64,
+}
+
+/// One peer, for people.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+#[allow(missing_docs)]
+pub struct PeerStatus {
+    pub public_key: PublicKey,
+    /// Not unknown.
+    pub configured: bool,
+    pub endpoint: Option<SocketAddr>,
+    /// Unix milliseconds; 0: none since the start.
+    pub last_handshake_ms: u64,
+    /// Datagrams of sessions, as they came.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// There is a session to send with.
+    pub session: bool,
+}
+
+/// One Listener's end of all its tunnels.
+pub struct WireGuard {
+    us: Identity,
+    random: SystemRandom,
+    peers: PeerTable,
+    /// Places of peers by our indices.
+    indices: HashMap<u32, u32, ahash::RandomState>,
+    timers: BTreeSet<(u64, u32)>,
+    guard: Guard,
+    /// None: unknown peers are refused. Zeros are no pre-shared key.
+    unknown: Option<Secret>,
+    /// Of our last initiation, in Unix nanoseconds.
+    stamp: u64,
+    transmits: VecDeque<Transmit>,
+    outcomes: VecDeque<Outcome>,
+    changes: Vec<u32>,
+    forgotten: Vec<PublicKey>,
+    counters: WireGuardCounters,
+}
+
+impl WireGuard {
+    /// From the resource. At most `guests` unknown peers are remembered. Persistent keepalives are due at once.
+    pub fn new(spec: &WireGuardSpec, guests: usize) -> WireGuard {
+        let now = Now { mono: 0, unix_ms: 0 };
+        let mut made = WireGuard {
+            us: Identity::new(&spec.private_key),
+            random: SystemRandom::new(),
+            peers: PeerTable::new(guests),
+            indices: HashMap::default(),
+            timers: BTreeSet::new(),
+            guard: Guard::new(),
+            unknown: None,
+            stamp: 0,
+            transmits: VecDeque::new(),
+            outcomes: VecDeque::new(),
+            changes: Vec::new(),
+            forgotten: Vec::new(),
+            counters: WireGuardCounters::default(),
+        };
+        made.set_unknown(spec.allow_unknown_peers, spec.unknown_peer_pre_shared_key.as_ref());
+        spec.peers.iter().for_each(|peer| made.set_peer(now, peer));
+        spec.known.iter().for_each(|memory| made.recall(now, memory));
+        made
+    }
+
+    /// The Listener's public key.
+    pub fn public_key(&self) -> PublicKey {
+        self.us.public
+    }
+
+    /// Adds or changes a peer. Its session goes on; a new pre-shared key holds from the next handshake on.
+    pub fn set_peer(&mut self, now: Now, spec: &PeerSpec) {
+        if spec.public_key == self.us.public {
+            return; // a handshake with ourselves ends nowhere
+        }
+        let place = self.peers.configure(spec);
+        self.arm_persistent(now, place);
+    }
+
+    /// Removes a peer and cuts its session. True if there was one.
+    pub fn remove_peer(&mut self, key: &PublicKey) -> bool {
+        let place = self.peers.find(&key.id());
+        place.inspect(|&place| self.remove(place)).is_some()
+    }
+
+    /// Whether unknown peers are let in, and the pre-shared key that they need. Those that are there no longer may be
+    /// leave.
+    pub fn set_unknown(&mut self, allow: bool, psk: Option<&Secret>) {
+        let psk = allow.then(|| psk.cloned().unwrap_or(Secret([0; keys::KEY])));
+        let same = psk.as_ref().map(|psk| psk.0) == self.unknown.as_ref().map(|psk| psk.0);
+        if !same {
+            self.peers.unknown().into_iter().for_each(|place| self.remove(place));
+            self.unknown = psk;
+        }
+    }
+
+    /// True if unknown peers are let in.
+    pub fn admits_unknown(&self) -> bool {
+        self.unknown.is_some()
+    }
+
+    /// What was known of a peer before this start.
+    pub fn recall(&mut self, now: Now, memory: &PeerMemory) {
+        let place = match self.peers.find(&memory.public_key.id()) {
+            Some(place) => place,
+            None if self.unknown.is_some() && memory.public_key != self.us.public => {
+                let (place, leaves) = self.peers.admit(memory.public_key, Kind::Guest);
+                leaves.into_iter().for_each(|place| self.remove(place));
+                place
+            }
+            None => return,
+        };
+        let seen = self.peers.get_mut(place).seen();
+        seen.endpoint = memory.remote.map(|remote| Endpoint { remote, local: memory.local });
+        seen.recent = memory.recent;
+        self.arm_persistent(now, place);
+    }
+
+    /// The peer with this key, if there is one.
+    pub fn find(&self, key: &PublicKey) -> Option<PeerId> {
+        let id = key.id();
+        self.peers.find(&id).map(|_| id)
+    }
+
+    /// Makes place for an unknown peer that is to be spoken to first, where unknown peers are let in.
+    pub fn invite(&mut self, key: PublicKey) -> Option<PeerId> {
+        if let Some(id) = self.find(&key) {
+            return Some(id);
+        }
+        if self.unknown.is_none() || key == self.us.public {
+            return None;
+        }
+        let (_, leaves) = self.peers.admit(key, Kind::Candidate);
+        leaves.into_iter().for_each(|place| self.remove(place));
+        Some(key.id())
+    }
+
+    /// The peer's key.
+    pub fn key_of(&self, id: &PeerId) -> Option<PublicKey> {
+        self.peers.find(id).map(|place| self.peers.get(place).key)
+    }
+
+    /// Where the peer receives, as far as is known.
+    pub fn endpoint_of(&self, id: &PeerId) -> Option<Endpoint> {
+        self.peers.get(self.peers.find(id)?).endpoint()
+    }
+
+    /// True if there is a session to send with.
+    pub fn has_session(&self, now: Now, id: &PeerId) -> bool {
+        let live = self.peers.find(id).and_then(|place| self.peers.get(place).live.as_deref());
+        live.is_some_and(|live| live.current.as_ref().is_some_and(|session| session.can_send(now)))
+    }
+
+    /// An application says where the peer is. What the peer has shown itself weighs more.
+    pub fn offer_endpoint(&mut self, id: &PeerId, remote: SocketAddr) {
+        if let Some(place) = self.peers.find(id) {
+            self.peers.get_mut(place).seen().endpoint.get_or_insert(Endpoint { remote, local: None });
+        }
+    }
+
+    /// True if the peer may use this inner source (`AllowedIPs`; none listed: any).
+    pub fn allows(&self, id: &PeerId, source: IpAddr) -> bool {
+        self.peers.find(id).is_some_and(|place| {
+            let allowed = &self.peers.get(place).allowed;
+            allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
+        })
+    }
+
+    /// The inner addresses that the peer used last.
+    pub fn recent(&self, id: &PeerId) -> Recent {
+        let seen = self.peers.find(id).and_then(|place| self.peers.get(place).seen.as_deref());
+        seen.map_or(Recent::None, |seen| seen.recent)
+    }
+
+    /// Remembers the inner addresses that the peer uses.
+    pub fn set_recent(&mut self, id: &PeerId, recent: Recent) {
+        if let Some(place) = self.peers.find(id)
+            && self.peers.get_mut(place).seen().recent != recent
+        {
+            self.peers.get_mut(place).seen().recent = recent;
+            self.changed(place);
+        }
+    }
+
+    /// The next datagram that the protocol wants to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// Queues a datagram that [`seal`](Self::seal) has made, behind the protocol's own.
+    pub fn transmit(&mut self, transmit: Transmit) {
+        self.transmits.push_back(transmit);
+    }
+
+    /// What packets may have waited for.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
+    }
+
+    /// What is to be kept over a restart and has changed since the last call: at most one for each peer. Without
+    /// `Remote`: forget the peer.
+    pub fn take_changes(&mut self) -> Vec<PeerMemory> {
+        let forgotten = std::mem::take(&mut self.forgotten).into_iter();
+        let mut changes: Vec<PeerMemory> = forgotten.map(PeerMemory::nothing).collect();
+        for place in std::mem::take(&mut self.changes) {
+            let peer = self.peers.get_mut(place);
+            let public_key = peer.key;
+            let seen = peer.seen();
+            seen.changed = false;
+            let (remote, local) = (seen.endpoint.map(|endpoint| endpoint.remote), seen.endpoint.and_then(|e| e.local));
+            changes.push(PeerMemory { public_key, remote, local, recent: seen.recent });
+        }
+        changes
+    }
+
+    /// Every peer that is configured or there.
+    pub fn status(&self, now: Now) -> impl Iterator<Item = PeerStatus> {
+        let known = self.peers.iter().filter(|peer| peer.kind != Kind::Candidate);
+        known.map(move |peer| {
+            let seen = peer.seen.as_deref();
+            let session = peer.live.as_ref().and_then(|live| live.current.as_deref());
+            PeerStatus {
+                public_key: peer.key,
+                configured: peer.kind == Kind::Configured,
+                endpoint: peer.endpoint().map(|endpoint| endpoint.remote),
+                last_handshake_ms: seen.map_or(0, |seen| seen.last_handshake_ms),
+                received_bytes: seen.map_or(0, |seen| seen.received_bytes),
+                sent_bytes: seen.map_or(0, |seen| seen.sent_bytes),
+                session: session.is_some_and(|session| session.can_send(now)),
+            }
+        })
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> &WireGuardCounters {
+        &self.counters
+    }
+
+    /// Puts the peer into the list of changes, unless it has shown nothing yet.
+    fn changed(&mut self, place: u32) {
+        let peer = self.peers.get_mut(place);
+        if peer.kind != Kind::Candidate && !std::mem::replace(&mut peer.seen().changed, true) {
+            self.changes.push(place);
+        }
+    }
+
+    fn remove(&mut self, place: u32) {
+        let peer = self.peers.remove(place);
+        peer.live.iter().for_each(|live| self.retire(place, live));
+        if peer.seen.as_ref().is_some_and(|seen| seen.changed) {
+            self.changes.retain(|&changed| changed != place);
+        }
+        if peer.kind == Kind::Guest {
+            self.forgotten.push(peer.key);
+        }
+        self.outcomes.push_back(Outcome::Gone(peer.key.id()));
+    }
+
+    /// Its keys and handshake are gone.
+    fn retire(&mut self, place: u32, live: &Live) {
+        self.timers.remove(&(live.scheduled, place));
+        for index in live.indices() {
+            self.indices.remove(&index);
+        }
+        self.counters.live_peers -= 1;
+    }
+
+    fn index_for(&mut self, place: u32) -> Option<u32> {
+        let mut bytes = [0; 4];
+        loop {
+            self.random.fill(&mut bytes).ok()?;
+            let index = u32::from_le_bytes(bytes);
+            if let std::collections::hash_map::Entry::Vacant(free) = self.indices.entry(index) {
+                free.insert(place);
+                return Some(index);
+            }
+        }
+    }
+
+    /// The peer's live state, made if need be.
+    fn live(&mut self, place: u32) -> &mut Live {
+        let peer = self.peers.get_mut(place);
+        self.counters.live_peers += u64::from(peer.live.is_none());
+        peer.live()
+    }
+}

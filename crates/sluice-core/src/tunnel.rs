@@ -1,0 +1,250 @@
+//! Packets through WireGuard tunnels (contract sections 4.1 and 5): what comes out of a peer's session as a Listener's
+//! packet, and what applications' entries become for a peer.
+
+use crate::{
+    Now, PAYLOAD_LIMIT_V4,
+    inner::{Inner, Ip, Recent, Unwrapped},
+    judge::{self, Refused, Surroundings},
+    message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
+    reason::{Reason, Rejected},
+    session::{
+        WireGuard,
+        wireguard::{OVERHEAD, Outcome, PeerId, PublicKey, Received, Sealed},
+    },
+    spec::{ListenerSpec, WireGuardSpec},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
+
+/// Largest plaintext; a multiple of 16, so that padding does not pass it.
+const PLAINTEXT_LIMIT: usize = (PAYLOAD_LIMIT_V4 - OVERHEAD) / 16 * 16;
+
+/// The tunnels of one Listener.
+pub struct Tunnels {
+    /// The protocol.
+    pub wg: WireGuard,
+    decapsulate: bool,
+    echoes: u64,
+}
+
+/// What became of a datagram.
+pub enum Arrived {
+    /// A packet for Destinations.
+    Packet(Delivery),
+    /// The protocol's own, or answered by us.
+    Protocol,
+    /// Nothing to deliver.
+    Refused(Rejected),
+}
+
+/// A packet for Destinations.
+pub struct Delivery {
+    /// Who sent it.
+    pub peer: PeerId,
+    /// Who sent it.
+    pub key: PublicKey,
+    /// Its inner addresses, if it was taken out of a packet.
+    pub inner: Option<Inner>,
+    /// Where its payload lies in the plaintext.
+    pub payload: Range<usize>,
+}
+
+/// An entry's way to a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct ToPeer {
+    /// Whose.
+    pub key: PublicKey,
+    /// Its short name.
+    pub peer: PeerId,
+    /// `Remote.Address` and `Remote.Port`: where to begin a handshake, if nothing better is known.
+    pub given: Option<SocketAddr>,
+    /// The plaintext is a packet that we have made: it is padded.
+    pub pad: bool,
+}
+
+impl Tunnels {
+    /// For a `wg` Listener.
+    pub fn new(spec: &WireGuardSpec, listener: &ListenerSpec) -> Tunnels {
+        let wg = WireGuard::new(spec, listener.session_limit);
+        Tunnels { wg, decapsulate: spec.decapsulated_delivery, echoes: 0 }
+    }
+
+    /// Inner echo requests that were answered.
+    pub fn echoes(&self) -> u64 {
+        self.echoes
+    }
+
+    /// A datagram arrived; its plaintext is put into `plaintext`.
+    pub fn receive(
+        &mut self,
+        now: Now,
+        local: IpAddr,
+        remote: SocketAddr,
+        datagram: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Arrived {
+        let peer = match self.wg.receive(now, local, remote, datagram, plaintext) {
+            Received::Packet(peer) => peer,
+            Received::Protocol => return Arrived::Protocol,
+            Received::Refused(why) => return Arrived::Refused(why),
+        };
+        let ip = Ip::new(plaintext);
+        if ip.is_some_and(|ip| !self.wg.allows(&peer, ip.source())) {
+            return Arrived::Refused(Rejected::RefusedInnerSource);
+        }
+        let (inner, payload) = match ip {
+            Some(ip) if !self.decapsulate => (None, 0..ip.bytes().len()),
+            None => (None, 0..plaintext.len()),
+            Some(ip) => match ip.unwrap() {
+                Unwrapped::Udp(inner, payload) => (Some(inner), ip.udp_payload_at(payload)),
+                Unwrapped::Dropped(why) => return Arrived::Refused(why),
+                Unwrapped::Echo(reply) => {
+                    if let Sealed::Datagram(transmit) = self.wg.seal(now, &peer, &reply, true) {
+                        self.echoes += 1;
+                        self.wg.transmit(transmit);
+                    }
+                    return Arrived::Protocol;
+                }
+            },
+        };
+        if self.decapsulate {
+            self.wg.set_recent(&peer, inner.map_or(Recent::Raw, Recent::Udp));
+        }
+        let Some(key) = self.wg.key_of(&peer) else { return Arrived::Refused(Rejected::NoSession) };
+        Arrived::Packet(Delivery { peer, key, inner, payload })
+    }
+
+    /// Where a Tag leads, and how the packet was wrapped that it answers.
+    pub fn by_tag(&self, around: &Surroundings, tag: &str) -> Result<(ToPeer, Recent), Refused> {
+        let address = around.shared.tag_keys.open_peer(around.now, tag).map_err(judge::invalid_tag)?;
+        judge::made_here(around, address.listener, address.node)?;
+        let gone = || (Reason::UnknownPeer, "the peer that the Tag answers is there no more".to_owned());
+        let key = self.wg.key_of(&address.peer).ok_or_else(gone)?;
+        let to = ToPeer { key, peer: address.peer, given: None, pad: false };
+        Ok((to, address.inner.map_or(Recent::Raw, Recent::Udp)))
+    }
+
+    /// Where `Remote` and `Inner` lead.
+    pub fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
+        let RemoteField::Object { address, port, peer_key } = &entry.remote else {
+            return Err(judge::malformed_remote("Remote (or Tag) is missing or not an object"));
+        };
+        let Scalar::Text(text) = peer_key else {
+            return Err(judge::malformed_remote(
+                "Remote.PeerKey is missing or not a string; the Listener's protocol is wg",
+            ));
+        };
+        let key = PublicKey::from_base64(text)
+            .ok_or_else(|| judge::malformed_remote("Remote.PeerKey is not the Base64 of 32 bytes"))?;
+        let given = match (address.is_none(), port.is_none()) {
+            (true, true) => None,
+            _ => Some(judge::address_of(address, port)?),
+        };
+        let peer = key.id();
+        // An unknown peer can be reached only where somebody says it is.
+        let reachable = self.wg.key_of(&peer) == Some(key) || self.wg.admits_unknown() && given.is_some();
+        if !reachable {
+            return Err((Reason::UnknownPeer, format!("the Listener has no peer {key}")));
+        }
+        let inner = match inner_of(&entry.inner)? {
+            Some(_) if !self.decapsulate => {
+                let detail =
+                    "Inner is set, but the Listener delivers and sends whole packets (DecapsulatedDelivery is off)";
+                return Err(judge::malformed_remote(detail));
+            }
+            Some(inner) => Recent::Udp(inner),
+            None if self.decapsulate => self.wg.recent(&peer),
+            None => Recent::Raw,
+        };
+        Ok((ToPeer { key, peer, given, pad: false }, inner))
+    }
+
+    /// The plaintext for a peer.
+    pub fn wrap(&self, to: ToPeer, inner: Recent, data: Vec<u8>) -> Result<(ToPeer, Vec<u8>), Refused> {
+        let overhead = match &inner {
+            Recent::Udp(inner) => inner.overhead(),
+            Recent::Raw | Recent::None => 0,
+        };
+        let limit = PLAINTEXT_LIMIT - overhead;
+        if data.len() > limit {
+            let detail = format!("{} bytes; a packet in this tunnel carries at most {limit}", data.len());
+            return Err((Reason::PayloadTooLarge, detail));
+        }
+        match inner {
+            Recent::Raw => Ok((to, data)),
+            Recent::Udp(inner) => Ok((ToPeer { pad: true, ..to }, inner.wrap(&data))),
+            Recent::None => {
+                let detail = format!("the peer {} has sent nothing yet, and the entry has no Inner", to.key);
+                Err((Reason::InnerAddressUnknown, detail))
+            }
+        }
+    }
+
+    /// Expiry and egress policy of a sourced entry for a peer; an unknown peer gets its place here.
+    pub fn permit(
+        &mut self,
+        around: &Surroundings,
+        source: usize,
+        to: &ToPeer,
+        expires_ms: u64,
+    ) -> Result<(), Refused> {
+        judge::in_time(around, expires_ms)?;
+        let source = &around.spec.sources[source];
+        if source.require_session && !self.wg.has_session(around.now, &to.peer) {
+            return Err((Reason::NoSession, format!("the peer {} has no session", to.key)));
+        }
+        if let (None, Some(given)) = (self.wg.endpoint_of(&to.peer), to.given) {
+            if let Some(detail) = source.egress_networks.refuse(given.ip()) {
+                return Err((Reason::RemoteDenied, detail));
+            }
+            judge::permit_answer(around, given)?;
+            let unknown = || (Reason::UnknownPeer, format!("the Listener has no peer {}", to.key));
+            self.wg.invite(to.key).ok_or_else(unknown)?;
+            self.wg.offer_endpoint(&to.peer, given);
+        }
+        self.permit_answer(around, to)
+    }
+
+    /// What holds for answers too.
+    pub fn permit_answer(&self, around: &Surroundings, to: &ToPeer) -> Result<(), Refused> {
+        match self.wg.endpoint_of(&to.peer) {
+            Some(endpoint) => judge::permit_answer(around, endpoint.remote),
+            None => Err((Reason::NoSession, format!("nobody knows where the peer {} is", to.key))),
+        }
+    }
+
+    /// What packets may have waited for.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        self.wg.poll_outcome()
+    }
+}
+
+fn inner_of(field: &InnerField) -> Result<Option<Inner>, Refused> {
+    let InnerObject { source, destination } = match field {
+        InnerField::None => return Ok(None),
+        InnerField::Other => return Err(judge::malformed_remote("Inner is not an object")),
+        InnerField::Object(inner) => &**inner,
+    };
+    // A client may send from port 0, but nothing can be sent there.
+    let source = inner_side(source, 1, "Source")?;
+    let destination = inner_side(destination, 0, "Destination")?;
+    match source.is_ipv4() == destination.is_ipv4() {
+        true => Ok(Some(Inner { source, destination })),
+        false => Err(judge::malformed_remote("Inner.SourceAddress and Inner.DestinationAddress are of two families")),
+    }
+}
+
+fn inner_side([address, port]: &[Scalar; 2], least: u16, side: &str) -> Result<SocketAddr, Refused> {
+    let address = match address {
+        Scalar::Text(text) => text.parse::<IpAddr>().ok(),
+        _ => None,
+    };
+    let address = address
+        .ok_or_else(|| judge::malformed_remote(&format!("Inner.{side}Address is missing or not an IP address")))?;
+    let port = judge::port_of(port, least).ok_or_else(|| {
+        judge::malformed_remote(&format!("Inner.{side}Port is not a whole number from {least} to 65535"))
+    })?;
+    Ok(SocketAddr::new(address, port))
+}

@@ -1,0 +1,151 @@
+"""What the state keeps for WireGuard Listeners: key pairs that the gateway made, peers that the API added, and where
+peers are.
+
+There may be a hundred thousand peers. So each is a row, read and written by itself, and never an object that stays.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from sluicegate import _native
+
+from .store import State
+from .vault import Vault
+
+Memory = Mapping[str, Any]
+"""`{"PublicKey", "Remote", "Local", "Recent"}` of a peer, as the native side gives and takes it."""
+
+_CHUNK = 1000
+
+
+class WireGuardTable:
+    """By the names of Listeners. What is kept of one goes when it is released. Raises `StateError`."""
+
+    def __init__(self, state: State, vault: Vault) -> None:
+        self._state = state
+        self._vault = vault
+
+    # The Listener's own key
+
+    def private_key(self, listener: str) -> str:
+        """The key that the gateway made for a Listener, in base64: at first use, and from then on the same."""
+        number = self._state.listener_id(listener)
+        rows = self._state.read("SELECT sealed FROM listener_keys WHERE listener = ?", number)
+        if rows:
+            return self._vault.unseal(rows[0][0], key_label(listener)).decode()
+        made = _native.generate_private_key()
+        self.keep_private_key(listener, made)
+        return made
+
+    def keep_private_key(self, listener: str, key: str) -> None:
+        """This key in place of the one that there may be."""
+        number = self._state.listener_id(listener)
+        sealed = self._vault.seal(key.encode(), key_label(listener))
+        self._state.write(
+            lambda db: db.execute(
+                "INSERT OR REPLACE INTO listener_keys (listener, sealed) VALUES (?, ?)", (number, sealed)
+            )
+        )
+
+    # Peers that the API added
+
+    def add_peers(self, listener: str, peers: Iterable[tuple[dict[str, Any], str | None]]) -> None:
+        """Keep peers: each a PascalCase document and its pre-shared key. None of them may be there."""
+        number = self._state.listener_id(listener)
+        rows = [
+            (number, document["PublicKey"], json.dumps(document), self._sealed(listener, document, secret))
+            for document, secret in peers
+        ]
+        self._state.write(
+            lambda db: db.executemany(
+                "INSERT INTO peers (listener, public_key, document, secret) VALUES (?, ?, ?, ?)", rows
+            )
+        )
+
+    def remove_peer(self, listener: str, public_key: str) -> bool:
+        """Forget a peer and where it was; False if there is none."""
+        number = self._state.listener_id(listener)
+
+        def write(db: sqlite3.Connection) -> bool:
+            gone = (number, public_key)
+            db.execute("DELETE FROM peer_memories WHERE listener = ? AND public_key = ?", gone)
+            return db.execute("DELETE FROM peers WHERE listener = ? AND public_key = ?", gone).rowcount > 0
+
+        return self._state.write(write)
+
+    def peers_among(self, listener: str, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Documents, without secrets, of those that are there, by public key."""
+        number = self._state.listener_id(listener)
+        found: dict[str, dict[str, Any]] = {}
+        wanted = list(keys)
+        for start in range(0, len(wanted), _CHUNK):
+            some = wanted[start : start + _CHUNK]
+            marks = ", ".join("?" * len(some))
+            query = f"SELECT public_key, document FROM peers WHERE listener = ? AND public_key IN ({marks})"  # noqa: S608
+            found |= {key: json.loads(text) for key, text in self._state.read(query, number, *some)}
+        return found
+
+    def peers(self, listener: str) -> Iterator[list[tuple[dict[str, Any], str | None]]]:
+        """All of them with their pre-shared keys, some at a time."""
+        number, last = self._state.listener_id(listener), ""
+        query = (
+            "SELECT public_key, document, secret FROM peers "
+            "WHERE listener = ? AND public_key > ? ORDER BY public_key LIMIT ?"
+        )
+        while rows := self._state.read(query, number, last, _CHUNK):
+            last = rows[-1][0]
+            yield [
+                (
+                    json.loads(text),
+                    self._vault.unseal(sealed, peer_label(listener, key)).decode() if sealed else None,
+                )
+                for key, text, sealed in rows
+            ]
+
+    # Where peers are
+
+    def memories(self, listener: str) -> Iterator[list[str]]:
+        """What was known of its peers as JSON, some at a time."""
+        number, last = self._state.listener_id(listener), ""
+        query = (
+            "SELECT public_key, memory FROM peer_memories "
+            "WHERE listener = ? AND public_key > ? ORDER BY public_key LIMIT ?"
+        )
+        while rows := self._state.read(query, number, last, _CHUNK):
+            last = rows[-1][0]
+            yield [memory for _, memory in rows]
+
+    def remember(self, listener: str, memories: Iterable[Memory]) -> None:
+        """Write down what has changed. One without `Remote` is forgotten."""
+        number = self._state.listener_id(listener)
+        kept, gone = [], []
+        for one in memories:
+            if one["Remote"] is None:
+                gone.append((number, one["PublicKey"]))
+            else:
+                kept.append((number, one["PublicKey"], json.dumps(one)))
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM peer_memories WHERE listener = ? AND public_key = ?", gone)
+            db.executemany(
+                "INSERT OR REPLACE INTO peer_memories (listener, public_key, memory) VALUES (?, ?, ?)", kept
+            )
+
+        self._state.write(write)
+
+    def _sealed(self, listener: str, document: Mapping[str, Any], secret: str | None) -> bytes | None:
+        if secret is None:
+            return None
+        return self._vault.seal(secret.encode(), peer_label(listener, document["PublicKey"]))
+
+
+def key_label(listener: str) -> str:
+    """What a Listener's key is sealed together with."""
+    return f"WireGuard key of Listener {listener}"
+
+
+def peer_label(listener: str, public_key: str) -> str:
+    """What a peer's pre-shared key is sealed together with."""
+    return f"pre-shared key of peer {public_key} of Listener {listener}"
