@@ -1,6 +1,11 @@
 """How the tests share the machine when several run at the same time (`make test`)."""
 
+import hypothesis
 import pytest
+
+# No test fails on a wall-clock time.
+hypothesis.settings.register_profile("sluicegate", deadline=None)
+hypothesis.settings.load_profile("sluicegate")
 
 
 @pytest.hookimpl(tryfirst=True)
