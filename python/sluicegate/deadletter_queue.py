@@ -1,10 +1,11 @@
 """Dead letters in SQS: one task for each queue sends what is appended, and never loses a letter without a count.
 
-Theory of operation. Letters wait in memory, rendered, in the order in which entries failed. The task sends from the
-head, and a letter leaves only when SQS has it; so `settle` has to wait for nothing but the number at the head. While
-the queue cannot be reached the task tries again, with growing, jittered pauses. What waits is bounded twice: senders
-that settle their messages (a queue's consumer) stop to fetch and lose nothing; letters of others (local topics, REST)
-are dropped and counted beyond `limit_bytes`.
+Theory of operation. What waits are messages, in the order in which they failed, each as its body and its failures: its
+letters may be hundreds of times as long. The task makes letters of the first ones, a chunk at a time, and a letter
+leaves only when SQS has it; so `settle` has to wait for nothing but the number at the head. While the queue cannot be
+reached the task tries again, with growing, jittered pauses. What waits is bounded twice: beyond `limit_bytes` senders
+that settle their messages (a queue's consumer) see that it is `congested`, bring no more than is under way and lose
+nothing; the letters of others (local topics, REST) are dropped and counted.
 
 The gateway's own credentials are used. They need `sqs:GetQueueUrl` and `sqs:SendMessage` on the queue.
 """
@@ -13,16 +14,17 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import structlog
 
 from .aws import Aws, AwsError, Queue
 from .backoff import Backoff
-from .deadletters import DeadLetter, NotKept
+from .deadletters import DeadLetter, FailedMessage, NotKept
 from .events import EventLog
 from .faults import log_fault
+from .outage import Outage
 
 log = structlog.get_logger("sluicegate.deadletters")
 
@@ -32,11 +34,11 @@ LETTER_BYTES = 262_144
 SMALLEST_BYTES = 1_024  # the lowest MaximumMessageSize that a queue can have
 CHUNK = 100  # letters in one go: up to ten requests of SendMessageBatch at once
 CLOSING_PAUSE_SECONDS = 0.3
-REPORT_SECONDS = 60.0
-"""While an outage lasts, it is told once in this time."""
 
 # Codes of single letters in a batch: the queue will never take this one as it is.
-_REFUSED = frozenset(["InvalidMessageContents", "InvalidParameterValue", "MessageTooLong"])
+_REFUSED = frozenset(
+    ["InvalidMessageContents", "InvalidParameterValue", "InvalidParameterValueException", "MessageTooLong"]
+)
 
 
 @dataclass(slots=True)
@@ -50,10 +52,25 @@ class DeadLetterStats:
 
 @dataclass(slots=True)
 class _Waiting:
-    letter: DeadLetter
-    body: str
+    """A message of which SQS does not have `left` letters; `unmade` of them are still to come from `letters`."""
+
+    message: FailedMessage
     number: int
     settles: bool
+    size: int
+    left: int
+    unmade: int
+    letters: Iterator[DeadLetter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.letters = self.message.letters()  # nothing is made before the first is taken
+
+
+@dataclass(slots=True)
+class _Letter:
+    letter: DeadLetter
+    body: str
+    of: _Waiting
     cut: bool = False
 
 
@@ -73,9 +90,9 @@ class DeadLetterQueue:
         self._aws = aws
         self._events = events
         self._limit = limit_bytes
-        self._backoff = backoff or Backoff()
-        self._waiting: deque[_Waiting] = deque()
-        self._bytes = 0
+        self._waiting: dict[int, _Waiting] = {}  # by number, so in order
+        self._made: deque[_Letter] = deque()
+        self._bytes = self._letters = 0
         self._numbers = itertools.count(1)
         self._newest = 0
         self._settling: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -83,33 +100,41 @@ class DeadLetterQueue:
         self._empty = asyncio.Event()
         self._empty.set()
         self._closing = asyncio.Event()
+        self._outage = Outage(
+            f"dead letters {arn}", self._tell, self._closing, backoff, closing_seconds=CLOSING_PAUSE_SECONDS
+        )
         self._queue: Queue | None = None
         self._task: asyncio.Task[None] | None = None
         self._dropped: dict[tuple[str, str], int] = {}
         self._flush: asyncio.TimerHandle | None = None
-        self._told_at = float("-inf")
         self._kept = self._lost = 0
         self._unkept = False  # letters were lost whose messages are not to be acknowledged
 
     @property
     def stats(self) -> DeadLetterStats:
-        return DeadLetterStats(self._kept, self._lost, len(self._waiting))
+        return DeadLetterStats(self._kept, self._lost, self._letters)
+
+    @property
+    def congested(self) -> bool:
+        """True while more than `limit_bytes` wait: who settles its messages is to bring no more of them."""
+        return self._bytes > self._limit
 
     def start(self) -> None:
         """Begin to send. The queue is looked up at once, so that a wrong ARN or policy is an event at the start."""
         self._task = asyncio.create_task(self._run(), name=f"dead letters {self.name}")
 
-    def append(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
+    def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
         """Take them for sending. Never raises and never waits."""
-        for letter in letters:
-            body = letter.text(LETTER_BYTES)
-            if self._closing.is_set() or (not settles and self._bytes + len(body) > self._limit):
+        for message in messages:
+            size, letters = message.held_bytes, len(message.failures)
+            if self._closing.is_set() or (not settles and self._bytes + size > self._limit):
                 self._unkept |= settles
-                self._drop(letter)
+                self._drop(message, letters)
                 continue
             self._newest = next(self._numbers)
-            self._waiting.append(_Waiting(letter, body, self._newest, settles))
-            self._bytes += len(body)
+            self._waiting[self._newest] = _Waiting(message, self._newest, settles, size, letters, letters)
+            self._bytes += size
+            self._letters += letters
         if self._waiting:
             self._empty.clear()
             self._more.set()
@@ -143,7 +168,6 @@ class DeadLetterQueue:
     # The task
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             try:
                 if self._queue is None:
@@ -153,19 +177,15 @@ class DeadLetterQueue:
             except AwsError as error:
                 if not error.retryable:
                     self._queue = None  # it may have been made anew
-                self._tell(_reason(error), str(error))
-            except (
-                Exception
-            ) as error:  # the letters wait for a version that can do it, rather than for nothing
-                log_fault(log, "dead letters could not be sent", error, queue=self.name)
-                self._tell("InternalError", "the gateway's log says why")
+                self._outage.failed(error.about(self.name))
+            except Exception as error:  # the letters wait: the task must not end
+                self._outage.failed(error)
             else:
                 if not refused:
-                    failures, self._told_at = 0, float("-inf")
+                    self._outage.over()
                     continue
-                self._tell("Unavailable", f"SQS did not take some letters ({', '.join(sorted(refused))})")
-            failures += 1
-            await self._pause(failures)
+                self._outage.tell("Unavailable", f"SQS did not take some ({', '.join(sorted(refused))})")
+            await self._outage.pause()
 
     async def _look_up(self) -> Queue:
         _, _, _, region, account, name = self.name.split(":")
@@ -175,71 +195,83 @@ class DeadLetterQueue:
 
     async def _send(self, queue: Queue) -> set[str]:
         """Send letters from the head; the codes of those that are to be tried again."""
-        chunk = list(itertools.islice(self._waiting, CHUNK))
+        self._make()
+        chunk = list(self._made)
         failed = dict(await queue.send([one.body for one in chunk]))
-        again: list[_Waiting] = []
+        self._made.clear()
         codes: set[str] = set()
         for index, one in enumerate(chunk):
-            self._waiting.popleft()
             code = failed.get(index)
             if code is None:
                 self._kept += 1
-                self._bytes -= len(one.body)
+                self._end(one.of)
             elif code not in _REFUSED:
                 codes.add(code)
-                again.append(one)
+                self._made.append(one)
             elif not one.cut:
-                self._bytes -= len(one.body)
                 one.body, one.cut = one.letter.text(SMALLEST_BYTES), True
-                self._bytes += len(one.body)
-                again.append(one)
+                self._made.append(one)
             else:
-                self._bytes -= len(one.body)
                 self._refused(one.letter, code)
-        self._waiting.extendleft(reversed(again))
+                self._end(one.of)
         self._settled()
         return codes
 
+    def _make(self) -> None:
+        """Make letters of the messages at the head, up to a chunk with those that are tried again."""
+        for waiting in list(itertools.islice(self._waiting.values(), CHUNK)):
+            try:
+                while waiting.unmade and len(self._made) < CHUNK:
+                    letter = next(waiting.letters)
+                    self._made.append(_Letter(letter, letter.text(LETTER_BYTES), waiting))
+                    waiting.unmade -= 1
+            except Exception as error:  # the others are not to wait for what cannot be made
+                log_fault(log, "dead letters could not be made", error, queue=self.name)
+                lost, waiting.unmade = waiting.unmade, 0
+                self._lost += lost
+                self._emit(waiting.message, "InternalError", "a fault of the gateway, see its log", lost)
+                self._end(waiting, lost)
+            if not waiting.unmade:
+                waiting.letters = iter(())  # lets go of the entries
+
+    def _end(self, waiting: _Waiting, letters: int = 1) -> None:
+        waiting.left -= letters
+        self._letters -= letters
+        if waiting.left == 0:
+            del self._waiting[waiting.number]
+            self._bytes -= waiting.size
+
+    def _head(self) -> _Waiting | None:
+        return next(iter(self._waiting.values()), None)
+
     def _settled(self) -> None:
-        if not self._waiting:
+        head = self._head()
+        if head is None:
             self._more.clear()
             self._empty.set()
-        # Letters that are tried again keep their numbers and their place at the head.
-        reached = self._waiting[0].number - 1 if self._waiting else self._newest
+        # Letters that are tried again keep their message, with its number, at the head.
+        reached = self._newest if head is None else head.number - 1
         while self._settling and self._settling[0][0] <= reached:
             _, settled = self._settling.popleft()
             if not settled.done():
                 settled.set_result(None)
 
-    async def _pause(self, failures: int) -> None:
-        seconds = self._backoff.pause(failures)
-        if self._closing.is_set():
-            await asyncio.sleep(min(seconds, CLOSING_PAUSE_SECONDS))
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
-
     # What is told
 
     def _tell(self, reason: str, cause: str) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._told_at < REPORT_SECONDS:
-            return
-        self._told_at = now
-        waiting = len(self._waiting)
         detail = f"dead letters cannot be sent to {self.name} and wait: {cause}"
-        letter = self._waiting[0].letter if waiting else None
-        self._emit(letter, reason, detail, waiting)
+        head = self._head()
+        self._emit(head.message if head else None, reason, detail, self._letters)
 
     def _refused(self, letter: DeadLetter, code: str) -> None:
         self._lost += 1
         detail = f"{self.name} refuses this dead letter ({code}): check its MaximumMessageSize"
         self._emit(letter, "Refused", f"{detail}; entry {letter.index} of message {letter.message_id}", 1)
 
-    def _drop(self, letter: DeadLetter) -> None:
-        self._lost += 1
-        key = (letter.listener, letter.source)
-        self._dropped[key] = self._dropped.get(key, 0) + 1
+    def _drop(self, message: FailedMessage, letters: int) -> None:
+        self._lost += letters
+        key = (message.listener, message.source)
+        self._dropped[key] = self._dropped.get(key, 0) + letters
         if self._flush is None:
             # Once a second, so that the numbers in the events add up.
             self._flush = asyncio.get_running_loop().call_later(1.0, self._report_dropped)
@@ -261,36 +293,30 @@ class DeadLetterQueue:
 
     def _report_left(self) -> None:
         """Of the letters that did not leave, those of messages that were not acknowledged come again with them."""
-        again = sum(one.settles for one in self._waiting)
-        lost = len(self._waiting) - again
+        again = sum(one.left for one in self._waiting.values() if one.settles)
+        lost = self._letters - again
         self._lost += lost
-        if self._waiting:
+        if (head := self._head()) is not None:
             detail = (
                 f"it was closed before these dead letters were in {self.name}: {lost} are lost, "
                 f"{again} come again with their messages"
             )
-            self._emit(self._waiting[0].letter, "Shutdown", detail, len(self._waiting))
+            self._emit(head.message, "Shutdown", detail, self._letters)
         self._unkept |= again > 0
         self._waiting.clear()
+        self._made.clear()
+        self._bytes = self._letters = 0
         for _, settled in self._settling:
             if not settled.done():
                 settled.set_exception(NotKept())
         self._settling.clear()
 
-    def _emit(self, letter: DeadLetter | None, reason: str, detail: str, letters: int) -> None:
+    def _emit(self, of: DeadLetter | FailedMessage | None, reason: str, detail: str, letters: int) -> None:
         self._events.emit(
             "DeadLetterFailed",
-            Listener=letter.listener if letter else None,
-            PacketSource=letter.source if letter else None,
+            Listener=of.listener if of else None,
+            PacketSource=of.source if of else None,
             Reason=reason,
             Detail=detail,
             Letters=letters,
         )
-
-
-def _reason(error: AwsError) -> str:
-    if error.denied:
-        return "AccessDenied"
-    if "NonExistentQueue" in error.code or "QueueDoesNotExist" in error.code:
-        return "NoSuchQueue"
-    return "Throttled" if error.throttled else "Unavailable"

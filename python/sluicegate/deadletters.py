@@ -15,7 +15,11 @@ from typing import Protocol
 
 import orjson
 
+from .events.entries import Entries
+from .failures import Failures
+
 _CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
+_PIECE_BYTES = 1 << 20  # of lines that are written as one
 
 
 @dataclass(slots=True)
@@ -71,8 +75,51 @@ def _dumped(value: object) -> bytes:
     return orjson.dumps(value).replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
 
 
+@dataclass(slots=True)
+class FailedMessage:
+    """The failed entries of one message, of which each is to be a dead letter.
+
+    The letters are made when they are written: together they may be hundreds of times as long as the body.
+    """
+
+    source: str
+    listener: str
+    message_id: str
+    at: str
+    body: bytes
+    failures: Failures
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes in memory."""
+        return len(self.body) + self.failures.held_bytes
+
+    def letters(self) -> Iterator[DeadLetter]:
+        """In the order of the failures."""
+        entries = Entries(self.body)
+        for failure in self.failures:
+            yield DeadLetter(
+                self.source,
+                self.listener,
+                self.message_id,
+                failure.index,
+                failure.reason,
+                failure.detail,
+                self.at,
+                entries.entry(failure.index),
+            )
+
+
 class NotKept(Exception):
     """The gateway stopped before the dead letters were kept: what they came from is not to be acknowledged."""
+
+
+class NotWritten(OSError):
+    """So many letters are lost, for this cause."""
+
+    def __init__(self, letters: int, cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.letters = letters
 
 
 class DeadLetterPlace(Protocol):
@@ -82,9 +129,13 @@ class DeadLetterPlace(Protocol):
     def name(self) -> str:
         """For people: a path or an ARN."""
 
-    def append(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
-        """Keep them, now or soon. `settles`: whoever sent the message keeps it until `settle` has returned, so it may
-        wait for room; otherwise what finds no room is lost and reported. Raises `OSError` if they are lost."""
+    @property
+    def congested(self) -> bool:
+        """True while more waits than is meant to: who settles its messages is to bring no more of them."""
+
+    def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+        """Keep their letters, now or soon. `settles`: whoever sent the message keeps it until `settle` has returned, so
+        it may wait for room; otherwise what finds no room is lost and reported. Raises `NotWritten`."""
 
     async def settle(self) -> None:
         """Return once everything appended so far is kept. `NotKept` when the gateway stops first."""
@@ -100,9 +151,29 @@ class DeadLetterFile:
     def name(self) -> str:
         return str(self.path)
 
-    def append(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
-        """At once. Raises `OSError`; then none, or only a cut line, is in the file."""
-        append_lines(self.path, b"".join(letter.line() for letter in letters))
+    @property
+    def congested(self) -> bool:
+        """Never: nothing waits."""
+        return False
+
+    def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+        """At once, and without messages make the file. Raises `NotWritten`; the first line of those that are lost may
+        be in the file, cut."""
+        left = sum(len(message.failures) for message in messages)
+        lines: list[bytes] = []
+        size = 0
+        try:
+            for letter in (letter for message in messages for letter in message.letters()):
+                lines.append(letter.line())
+                size += len(lines[-1])
+                if size > _PIECE_BYTES:
+                    append_lines(self.path, b"".join(lines))
+                    left -= len(lines)
+                    lines, size = [], 0
+            if lines or not messages:
+                append_lines(self.path, b"".join(lines))
+        except OSError as error:
+            raise NotWritten(left, error) from error
 
     async def settle(self) -> None:
         """At once."""

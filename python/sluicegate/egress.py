@@ -22,10 +22,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sluicegate.deadletters import DeadLetter, NotKept
+import structlog
+
+from sluicegate.deadletters import FailedMessage, NotKept
 from sluicegate.events import EventLog
 from sluicegate.events.entries import Entries
 from sluicegate.events.times import iso_milliseconds
+from sluicegate.failures import Failure as Failure
+from sluicegate.failures import Failures
+from sluicegate.faults import log_fault
+
+log = structlog.get_logger("sluicegate.egress")
 
 ROOM_RETRY_SECONDS = 0.05
 
@@ -55,15 +62,6 @@ class Message:
 
 
 @dataclass(slots=True)
-class Failure:
-    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5."""
-
-    index: int | None
-    reason: str
-    detail: str
-
-
-@dataclass(slots=True)
 class Outcome:
     """How a message ended: `entries == sent + duplicates + len(failures)`."""
 
@@ -71,7 +69,7 @@ class Outcome:
     entries: int
     sent: int
     duplicates: int
-    failures: list[Failure]
+    failures: Sequence[Failure]
 
 
 class Ended(Protocol):
@@ -100,7 +98,8 @@ class Record(Protocol):
 
     def wants(self, source: str) -> bool: ...
     def sent(self, ids: Sequence[tuple[str, str]]) -> None: ...
-    def failed(self, letters: Sequence[DeadLetter], *, settles: bool) -> None: ...
+    def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None: ...
+    def congested(self, sources: Sequence[str]) -> bool: ...
     async def settle(self, source: str) -> None: ...
 
 
@@ -121,6 +120,7 @@ class _InFlight:
     done: "asyncio.Future[Outcome] | None" = None
     ended: Callable[[Outcome], None] | None = None
     settles: bool = False
+    given_back: bool = False
 
 
 @dataclass(slots=True)
@@ -130,6 +130,7 @@ class _Waiter:
     owed: Message | None = None
 
 
+_NONE = Failures()
 _Key = tuple[str, int | None, int | None]
 """`(message id, source, destination)`: two PacketSources of one Listener may carry the same message id."""
 
@@ -162,7 +163,7 @@ class Egress:
         # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
-        self._letters: dict[tuple[str, bool], list[DeadLetter]] = {}
+        self._letters: dict[tuple[str, bool], list[FailedMessage]] = {}
         self._backlog: deque[_Waiter] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -185,6 +186,12 @@ class Egress:
     def full(self) -> bool:
         """True while the ring is known to have no room: `try_submit` would take nothing."""
         return self._full or bool(self._backlog)
+
+    @property
+    def congested(self) -> bool:
+        """True while dead letters of its PacketSources wait beyond their bound: a sender that settles its messages is
+        to fetch and submit nothing more, as each could fail and wait there too."""
+        return self._record is not None and self._record.congested(self._sources)
 
     @property
     def in_flight(self) -> int:
@@ -243,6 +250,16 @@ class Egress:
         except NotKept:
             raise EgressClosed("the gateway stopped before the dead letters were kept") from None
 
+    def give_back(self, source: int) -> None:
+        """The sender of this PacketSource keeps what has not ended for another time, and settles it no more.
+
+        Its failures are events still, and become no dead letters: the entries come again.
+        """
+        for (_, of, _), records in self._in_flight.items():
+            if of == source:
+                for record in records:
+                    record.given_back = record.settles
+
     async def reply(self, destination: int, request_id: str, body: bytes) -> None:
         """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
         served."""
@@ -279,6 +296,8 @@ class Egress:
         """
         if self._closed:
             return
+        for index in range(len(self._sources)):
+            self.give_back(index)  # nobody can settle it any more
         if self._loop is not None:
             self._loop.remove_reader(self._port.completions_fileno())
             self._end_all()
@@ -288,8 +307,8 @@ class Egress:
             self._retry = None
         for (message_id, source, destination), records in self._in_flight.items():
             for record in records:
-                lost = Failure(None, "SendFailed", "the Listener was closed before this ended")
-                self._report(message_id, source, destination, record, [lost])
+                lost = Failures([(None, "SendFailed", "the Listener was closed before this ended")])
+                self._report(message_id, source, destination, record, lost)
                 _fail(record.done)
         self._keep_letters()
         self._in_flight.clear()
@@ -400,13 +419,16 @@ class Egress:
             ]
             if sent:
                 self._record.sent(sent)
-        records = [self._pop(one) for one in ended]
+        known = [(one, *self._pop(one)) for one in ended]
         self._keep_letters()
-        for one, record in zip(ended, records, strict=True):
-            _tell(one, record)
+        for one, record, failures in known:
+            try:
+                _tell(one, record, failures)
+            except Exception as error:  # of whoever is told: the others are to be told too
+                self._fault(error, one.message_id)
 
-    def _pop(self, ended: Ended) -> _InFlight | None:
-        """What was kept of a document that has ended; its failures are reported."""
+    def _pop(self, ended: Ended) -> tuple[_InFlight | None, Failures]:
+        """What was kept of a document that has ended, and its failures, which are reported. Never raises."""
         key = (ended.message_id, ended.source, ended.destination)
         records = self._in_flight.get(key)
         record = None
@@ -414,11 +436,18 @@ class Egress:
             record = records.popleft()
             if not records:
                 del self._in_flight[key]
-        if ended.failures:
-            failures = [Failure(*failure) for failure in ended.failures]
-            known = record or _InFlight(b"")
-            self._report(ended.message_id, ended.source, ended.destination, known, failures)
-        return record
+        failed = ended.failures
+        if not failed:
+            return record, _NONE
+        failures = Failures(failed)
+        try:
+            self._report(*key, record or _InFlight(b""), failures)
+        except Exception as error:  # the outcomes of a whole turn depend on this
+            self._fault(error, ended.message_id)
+        return record, failures
+
+    def _fault(self, error: Exception, message_id: str) -> None:
+        log_fault(log, "an outcome was not told", error, listener=self.listener, message_id=message_id)
 
     def _wake_idle(self) -> None:
         if self._in_flight or self._backlog:
@@ -436,25 +465,19 @@ class Egress:
         source: int | None,
         destination: int | None,
         record: _InFlight,
-        failures: Sequence[Failure],
+        failures: Failures,
     ) -> None:
-        entries = Entries(record.body)
         name = _name(self._sources, source)
-        if self._record is not None and name is not None and self._record.wants(name):
+        if (
+            self._record is not None
+            and name is not None
+            and self._record.wants(name)
+            and not record.given_back
+        ):
             at = iso_milliseconds(time.time())
-            self._letters.setdefault((name, record.settles), []).extend(
-                DeadLetter(
-                    name,
-                    self.listener,
-                    message_id,
-                    failure.index,
-                    failure.reason,
-                    failure.detail,
-                    at,
-                    entries.entry(failure.index),
-                )
-                for failure in failures
-            )
+            message = FailedMessage(name, self.listener, message_id, at, record.body, failures)
+            self._letters.setdefault((name, record.settles), []).append(message)
+        entries = Entries(record.body)
         event = "ReplyFailed" if source is None else "SourceFailed"
         for failure in failures:
             self._events.emit(
@@ -473,19 +496,18 @@ class Egress:
         """Hand on the dead letters of all that was reported since the last time, as one for each PacketSource."""
         letters, self._letters = self._letters, {}
         if self._record is not None:
-            for (_, settles), some in letters.items():
-                self._record.failed(some, settles=settles)
+            for (_, settles), messages in letters.items():
+                self._record.failed(messages, settles=settles)
 
     def _report_lost(self, message: Message) -> None:
-        lost = Failure(None, "SendFailed", "the Listener was closed before this could be sent")
-        self._report(message.message_id, message.source, None, _InFlight(message.body), [lost])
+        lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
+        self._report(message.message_id, message.source, None, _InFlight(message.body), lost)
         self._keep_letters()
 
 
-def _tell(ended: Ended, record: _InFlight | None) -> None:
+def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
     if record is None or (record.done is None and record.ended is None):
         return
-    failures = [Failure(*failure) for failure in ended.failures]
     outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
     if record.ended is not None:
         record.ended(outcome)

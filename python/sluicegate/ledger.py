@@ -8,9 +8,14 @@ its number, and the gateway goes on.
 
 from collections.abc import Mapping, Sequence
 
-from .deadletters import DeadLetter, DeadLetterPlace
+import structlog
+
+from .deadletters import DeadLetterPlace, FailedMessage, NotWritten
 from .events import EventLog
+from .faults import log_fault
 from .journal import Journal
+
+log = structlog.get_logger("sluicegate.ledger")
 
 
 class Ledger:
@@ -27,29 +32,37 @@ class Ledger:
         """True if failures of this PacketSource are to be kept."""
         return source in self._dead_letters
 
+    def congested(self, sources: Sequence[str]) -> bool:
+        """True while dead letters of one of these PacketSources wait beyond the bound of their place."""
+        return any(place.congested for name, place in self._dead_letters.items() if name in sources)
+
     def sent(self, ids: Sequence[tuple[str, str]]) -> None:
         """`(source, id)` of entries that the kernel has taken."""
         try:
             self._journal.append(ids)
-        except OSError as error:
-            detail = f"{len(ids)} Ids could not be written to {self._journal.path} ({error.strerror})"
+        except Exception as error:
+            cause = _cause("Ids could not be written down", error)
+            detail = f"{len(ids)} Ids could not be written to {self._journal.path} ({cause})"
             consequence = "a retry after a restart would be sent again"
             self._events.emit("JournalFailed", Reason="WriteFailed", Detail=f"{detail}: {consequence}")
 
-    def failed(self, letters: Sequence[DeadLetter], *, settles: bool) -> None:
-        """Entries of one PacketSource that were not sent; `settles` as in `DeadLetterPlace.append`."""
-        first = letters[0]
+    def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+        """Messages of one PacketSource with entries that were not sent; `settles` as in `DeadLetterPlace.append`."""
+        first = messages[0]
         place = self._dead_letters[first.source]
         try:
-            place.append(letters, settles=settles)
-        except OSError as error:
+            place.append(messages, settles=settles)
+        except Exception as error:
+            given = sum(len(message.failures) for message in messages)
+            lost = error.letters if isinstance(error, NotWritten) else given
+            cause = _cause("dead letters could not be kept", error, source=first.source)
             self._events.emit(
                 "DeadLetterFailed",
                 Listener=first.listener,
                 PacketSource=first.source,
                 Reason="WriteFailed",
-                Detail=f"{len(letters)} dead letters could not be written to {place.name} ({error.strerror})",
-                Letters=len(letters),
+                Detail=f"{lost} dead letters could not be written to {place.name} ({cause})",
+                Letters=lost,
             )
 
     async def settle(self, source: str) -> None:
@@ -57,3 +70,11 @@ class Ledger:
         place = self._dead_letters.get(source)
         if place is not None:
             await place.settle()
+
+
+def _cause(what: str, error: Exception, **names: object) -> str:
+    """For an event. What nobody expects stands in the log, and must not keep anybody from being told of an outcome."""
+    if isinstance(error, OSError):
+        return error.strerror or "the system does not say why"
+    log_fault(log, what, error, **names)
+    return "an error in the gateway, see its log"

@@ -61,6 +61,20 @@ async def test_tls(tls_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "check AWS_CA_BUNDLE" in str(await failure(tls_server.queue().receive()))
 
 
+async def test_http_where_tls_is_expected_is_told_as_that() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        error = str(await failure(Aws("us-east-1", url).queue(f"{url}/1/q").receive()))
+    assert "TLS failed; check who answers there" in error
+    assert "permitted" not in error
+
+
 async def test_through_a_proxy(aws_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://name:pass%40word@127.0.0.1:{aws_server.port}")
     aws_server.answers = [answer(200, EMPTY)]

@@ -117,13 +117,18 @@ class FakeAws:
         self.queues[QueueName] = dict(Attributes)
         return {"QueueUrl": f"https://sqs/{QueueName}"}
 
-    def _GetQueueUrl(self, QueueName: str) -> dict[str, Any]:
-        if QueueName not in self.queues:
+    def _GetQueueUrl(self, QueueName: str, QueueOwnerAWSAccountId: str = ACCOUNT) -> dict[str, Any]:
+        if QueueName not in self.queues or QueueOwnerAWSAccountId != ACCOUNT:
             raise AwsError("sqs", "GetQueueUrl", "QueueDoesNotExist", "no such queue", status=400)
         return {"QueueUrl": f"https://sqs/{QueueName}"}
 
     def _GetQueueAttributes(self, QueueUrl: str, AttributeNames: list[str]) -> dict[str, Any]:
-        counts = {f"ApproximateNumberOfMessages{what}": "0" for what in ("", "NotVisible", "Delayed")}
+        contents = self.contents.get(QueueUrl, FakeQueue())
+        counts = {
+            "ApproximateNumberOfMessages": str(len(contents.waiting)),
+            "ApproximateNumberOfMessagesNotVisible": str(len(contents.invisible)),
+            "ApproximateNumberOfMessagesDelayed": "0",
+        }
         found = counts | self.queues[QueueUrl.rpartition("/")[2]]
         return {"Attributes": {name: found[name] for name in AttributeNames if name in found}}
 

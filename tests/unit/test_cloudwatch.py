@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluicegate.aws import AwsError, Role
+from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD
 from sluicegate.backoff import Backoff
 from sluicegate.events import EventLog, Filter, LiveEvents, MemorySink
 from sluicegate.events.batches import Batches
-from sluicegate.events.cloudwatch import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD, LogGroup, LogTarget, batches
+from sluicegate.events.cloudwatch import LogGroup, LogTarget, batches
 from sluicegate.events.times import iso_milliseconds
 from sluicegate.events.types import TYPES
 
@@ -222,6 +223,27 @@ async def test_lines_that_are_refused_for_good_are_given_up_with_their_number(ri
     rig.fail(1)
     await until(rig.logs.lines)
     assert [line["Index"] for line in rig.logs.lines()] == [1]
+
+
+async def test_a_group_that_refuses_every_batch_is_told_of_once_a_minute(rig: Rig) -> None:
+    rig.logs.errors = [failed("InvalidParameterException") for _ in range(5)]
+    for index in range(5):
+        rig.fail(index)
+        await until(lambda count=index + 1: rig.group.dropped == count)
+    rig.fail(5)
+    await until(rig.logs.lines)
+    assert [(event["Reason"], event["Dropped"]) for event in rig.troubles] == [
+        ("InvalidParameterException", 1)
+    ]
+
+
+async def test_a_line_that_cannot_be_taken_apart_costs_itself_and_not_those_that_follow(rig: Rig) -> None:
+    rig.group.put(b"no JSON\n")
+    await until(lambda: rig.group.dropped == 1)
+    rig.fail(1)
+    await until(rig.logs.lines)
+    assert [line["Index"] for line in rig.logs.lines()] == [1]
+    assert [event["Reason"] for event in rig.troubles] == ["InternalError"]
 
 
 async def test_a_stop_in_an_outage_tells_how_many_lines_are_missing(rig: Rig) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_deadletters import ARN, Sqs, letter
+from test_deadletters import ARN, Sqs, message
 
 from sluicegate.aws import AwsError
 from sluicegate.deadletter_places import DeadLetterPlaces
@@ -49,7 +49,7 @@ async def test_a_queue_is_shared_and_goes_after_the_last_one(rig: Rig) -> None:
     assert rig.of("a") is rig.of("b")
     rig.change(a=OTHER)
     assert rig.names == [ARN, OTHER]
-    rig.of("b").append([letter(1)], settles=False)
+    rig.of("b").append([message(1)], settles=False)
     rig.change(b=None)
     assert rig.names == [OTHER]
     assert "b" not in rig.places.by_source
@@ -68,14 +68,14 @@ async def test_a_change_that_was_refused_begins_nothing(rig: Rig) -> None:
 async def test_one_that_is_wanted_again_while_it_ends_is_opened_anew(rig: Rig) -> None:
     rig.sqs.broken = AwsError("sqs", "SendMessageBatch", "NoAnswer", "away")
     rig.change(a=ARN)
-    rig.of("a").append([letter(1)], settles=False)
+    rig.of("a").append([message(1)], settles=False)
     before = rig.of("a")
     again = rig.places.find(ARN, Path())  # a change has begun, and another one ends meanwhile
     rig.change(a=None)
     rig.places.use("b", again)
     rig.places.tidy()
     assert rig.of("b") is not before
-    rig.of("b").append([letter(2)], settles=False)
+    rig.of("b").append([message(2)], settles=False)
     rig.sqs.broken = None
     await rig.of("b").settle()
     await rig.places.close(10)
@@ -85,8 +85,8 @@ async def test_one_that_is_wanted_again_while_it_ends_is_opened_anew(rig: Rig) -
 async def test_what_is_left_at_a_stop_is_reported_once(rig: Rig) -> None:
     rig.sqs.broken = AwsError("sqs", "SendMessageBatch", "NoAnswer", "away")
     rig.change(a=ARN, b=OTHER)
-    rig.of("a").append([letter(1)], settles=False)
-    rig.of("b").append([letter(2)], settles=False)
+    rig.of("a").append([message(1)], settles=False)
+    rig.of("b").append([message(2)], settles=False)
     rig.change(a=None)
     await rig.places.close(0.0)
     await rig.places.close(0.0)
@@ -101,5 +101,5 @@ async def test_a_file_that_cannot_be_written_is_found_before_the_switch(rig: Rig
         rig.places.find("file:missing/dead.ndjson", tmp_path)
     assert caught.value.filename == str(tmp_path / "missing" / "dead.ndjson")
     rig.change(a=f"file:{tmp_path / 'dead.ndjson'}")
-    rig.of("a").append([letter(1)], settles=False)
+    rig.of("a").append([message(1)], settles=False)
     assert (tmp_path / "dead.ndjson").read_bytes().count(b"\n") == 1

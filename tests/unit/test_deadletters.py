@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +16,19 @@ from pydantic import ValidationError
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
 from sluicegate.deadletter_queue import CHUNK, LETTER_BYTES, SMALLEST_BYTES, DeadLetterQueue
-from sluicegate.deadletters import DeadLetter, NotKept
+from sluicegate.deadletters import DeadLetter, DeadLetterFile, FailedMessage, NotKept
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.failures import Failures
+from sluicegate.journal import Journal
+from sluicegate.ledger import Ledger
 from sluicegate.model import PacketSource
 
 ARN = "arn:aws:sqs:eu-west-1:123456789012:dead"
 
 
-def letter(index: int = 0, entry: object = None, source: str = "replies") -> DeadLetter:
+def letter(index: int = 0, entry: object = None) -> DeadLetter:
     return DeadLetter(
-        source,
+        "replies",
         "decoder",
         "m1",
         index,
@@ -33,6 +39,13 @@ def letter(index: int = 0, entry: object = None, source: str = "replies") -> Dea
     )
 
 
+def message(*indices: int, entry: object = None) -> FailedMessage:
+    """One of which these entries have failed."""
+    body = json.dumps({"Messages": [entry or {"Data": "AA=="}] * (max(indices) + 1)}).encode()
+    failures = Failures((index, "Expired", "too old") for index in indices)
+    return FailedMessage("replies", "decoder", "m1", "2026-06-09T10:00:00.123Z", body, failures)
+
+
 class Sqs:
     """Takes messages as a queue would; `broken` fails every call, `codes` single letters by their index."""
 
@@ -41,6 +54,8 @@ class Sqs:
         self.broken: AwsError | None = None
         self.codes: dict[int, str] = {}
         self.largest = LETTER_BYTES
+        self.too_large = "InvalidParameterValue"
+        self.stuck: set[int] = set()
         self.calls: list[tuple[str, dict[str, object], str | None]] = []
 
     async def call(
@@ -59,7 +74,9 @@ class Sqs:
         for place, body in enumerate(bodies):
             document = json.loads(body)
             if len(body.encode()) > self.largest:
-                failed.append((place, "InvalidParameterValue"))
+                failed.append((place, self.too_large))
+            elif document["Index"] in self.stuck:
+                failed.append((place, "InternalError"))
             elif (code := self.codes.pop(document["Index"], None)) is not None:
                 failed.append((place, code))
             else:
@@ -91,7 +108,8 @@ class Rig:
         self.queue.start()
 
     def append(self, *indices: int, settles: bool = True) -> None:
-        self.queue.append([letter(index) for index in indices], settles=settles)
+        """Each of a message of its own."""
+        self.queue.append([message(index) for index in indices], settles=settles)
 
     @property
     def failures(self) -> list[dict[str, object]]:
@@ -181,7 +199,7 @@ async def test_a_missing_permission_is_named(rig: Rig) -> None:
 
 async def test_a_queue_of_small_messages_gets_the_letter_cut(rig: Rig) -> None:
     rig.sqs.largest = 2_000
-    rig.queue.append([letter(0, {"Data": "x" * 5_000}), letter(1)], settles=True)
+    rig.queue.append([message(0, entry={"Data": "x" * 5_000}), message(1)], settles=True)
     await rig.queue.settle()
     cut = next(body for body in rig.sqs.bodies if body["Index"] == 0)
     assert cut["EntryBytes"] == len('{"Data":""}') + 5_000
@@ -199,7 +217,7 @@ async def test_a_letter_that_the_queue_never_takes_is_an_event(rig: Rig) -> None
 
 
 async def test_beyond_the_limit_only_letters_are_dropped_that_nobody_waits_for() -> None:
-    rig = Rig(limit_bytes=2_000)
+    rig = Rig(limit_bytes=20_000)
     rig.sqs.broken = unreachable()
     rig.append(*range(100), settles=False)
     room = rig.queue.stats.waiting
@@ -209,10 +227,64 @@ async def test_beyond_the_limit_only_letters_are_dropped_that_nobody_waits_for()
     await until(lambda: [event for event in rig.failures if event["Reason"] == "QueueFull"])
     event = next(event for event in rig.failures if event["Reason"] == "QueueFull")
     assert event["Letters"] == rig.queue.stats.lost == 100 - room
+    assert rig.queue.congested, "who settles is told to stop"
     rig.sqs.broken = None
     await rig.queue.settle()
+    assert not rig.queue.congested
     assert rig.sqs.indices == [*range(room), *range(100, 200)]
     await rig.queue.close(0)
+
+
+async def test_what_waits_is_about_as_large_as_the_messages_and_not_as_their_letters(rig: Rig) -> None:
+    rig.sqs.broken = unreachable()
+    entries = 50_000
+    cause = "an entry has to be an object, and " + "this is none " * 20
+    body = json.dumps({"Messages": [1] * entries}).encode()
+    at = "2026-06-09T10:00:00.123Z"
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            failures = Failures((index, "MalformedMessage", cause + "") for index in range(entries))
+            rig.queue.append(
+                [FailedMessage("replies", "decoder", f"m{number}", at, body + b" ", failures)], settles=True
+            )
+        await until(lambda: rig.failures)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert rig.queue.stats.waiting == 20 * entries
+    assert held < 20 * 6 * len(body)  # as letters: 20 * 180 times as much
+
+
+async def test_one_letter_that_sqs_never_answers_for_keeps_no_others_in_memory(rig: Rig) -> None:
+    rig.sqs.stuck = {0}
+    rig.append(0)
+    settling = asyncio.create_task(rig.queue.settle())
+    for index in range(1, 1_000):
+        rig.append(index)
+    await until(lambda: rig.queue.stats.kept == 999)
+    assert rig.queue.stats.waiting == 1
+    assert not settling.done()
+    rig.sqs.stuck = set()
+    await settling
+    await rig.queue.settle()
+
+
+async def test_a_missing_permission_names_the_queue_by_its_arn() -> None:
+    rig = Rig()
+    rig.sqs.broken = AwsError("sqs", "GetQueueUrl", "AccessDenied", "no", status=403, resource="dead")
+    await until(lambda: rig.failures)
+    assert f"sqs:GetQueueUrl on {ARN} was refused" in str(rig.failures[0]["Detail"])
+    await rig.queue.close(0)
+
+
+@pytest.mark.parametrize("code", ["InvalidParameterValue", "InvalidParameterValueException"])
+async def test_a_letter_that_can_never_be_taken_does_not_wait_for_ever(rig: Rig, code: str) -> None:
+    rig.sqs.largest, rig.sqs.too_large = 100, code
+    rig.append(0)
+    async with asyncio.timeout(10):
+        await rig.queue.settle()
+    assert rig.queue.stats.lost == 1
 
 
 async def test_close_sends_what_waits_and_tells_what_is_left() -> None:
@@ -282,3 +354,38 @@ def test_a_letter_s_text_is_always_taken_and_says_what_it_can(entry: Any, repeat
             assert whole.startswith(document["Entry"])
     else:
         assert document["Entry"] == (grown or {"Data": "AA=="})
+
+
+# In a file, through the ledger
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_a_message_of_many_failures_is_written_in_order(tmp_path: Path) -> None:
+    file = DeadLetterFile(tmp_path / "dead.ndjson")
+    file.append([], settles=False)
+    assert file.path.read_bytes() == b""
+    file.append([message(*range(20_000)), message(3)], settles=True)
+    assert [line["Index"] for line in lines(file.path)] == [*range(20_000), 3]
+
+
+async def test_letters_that_cannot_be_written_are_counted_and_stop_nobody(tmp_path: Path) -> None:
+    class Broken(DeadLetterFile):
+        def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+            raise RuntimeError("token=secret")
+
+    sink = MemorySink()
+    full = DeadLetterFile(tmp_path / "nowhere" / "dead.ndjson")
+    places = {"replies": full, "other": Broken(tmp_path / "dead.ndjson")}
+    ledger = Ledger(Journal.__new__(Journal), places, EventLog(sink))
+    ledger.failed([message(0, 1)], settles=True)
+    other = message(0, 1, 2)
+    other.source = "other"
+    ledger.failed([other], settles=True)
+    events = sink.named("DeadLetterFailed")
+    assert [(event["PacketSource"], event["Letters"]) for event in events] == [("replies", 2), ("other", 3)]
+    assert os.strerror(2) in str(events[0]["Detail"])
+    assert "secret" not in str(events)
+    assert not ledger.congested(["replies", "other"])

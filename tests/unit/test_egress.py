@@ -1,14 +1,17 @@
 """Egress over a twin of the native port: order, room, outcomes, events, and what is left at the end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from fake_port import FakePort
 
 from sluicegate import egress as egress_module
-from sluicegate.egress import Egress, EgressClosed, EgressFull, Failure, Message, Outcome
+from sluicegate.deadletters import DeadLetter, FailedMessage
+from sluicegate.egress import Egress, EgressClosed, EgressFull, Failure, Message, Outcome, Record
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.failures import Failures
 
 BODY = (
     b'{"Messages":[{"Data":"AQID","Remote":{"Address":"198.51.100.7","Port":40001},"Id":"a"},{"Tag":"t1"}]}'
@@ -16,10 +19,11 @@ BODY = (
 
 
 class Rig:
-    def __init__(self, room: int = 1000, *, announce: bool = True) -> None:
+    def __init__(self, room: int = 1000, *, announce: bool = True, record: Record | None = None) -> None:
         self.port = FakePort(room, announce=announce)
         self.sink = MemorySink()
-        self.egress = Egress(self.port, "decoder", ["replies", "other"], ["echo"], EventLog(self.sink))
+        events = EventLog(self.sink)
+        self.egress = Egress(self.port, "decoder", ["replies", "other"], ["echo"], events, record)
         self.egress.start(asyncio.get_running_loop())
 
 
@@ -222,6 +226,94 @@ async def test_close_reads_the_last_completions_and_reports_what_never_ended() -
     assert rig.egress.try_submit([Message("m", 0, BODY)]) == 0
     with pytest.raises(EgressClosed):
         await rig.egress.send(Message("m", 0, BODY))
+
+
+class Kept:
+    """A record that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ids: list[tuple[str, str]] = []
+        self.letters: list[DeadLetter] = []
+        self.congested_sources: list[str] = []
+
+    def wants(self, source: str) -> bool:
+        return source == "replies"
+
+    def sent(self, ids: Sequence[tuple[str, str]]) -> None:
+        self.ids += ids
+
+    def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+        self.letters += [letter for message in messages for letter in message.letters()]
+
+    def congested(self, sources: Sequence[str]) -> bool:
+        return any(source in self.congested_sources for source in sources)
+
+    async def settle(self, source: str) -> None: ...
+
+
+async def test_one_poisoned_entry_costs_no_outcome_of_its_turn() -> None:
+    rig = Rig(record=(kept := Kept()))
+    ended: list[Outcome] = []
+    poison = b'{"Messages":[{"Data":"!!","X":' + b"[" * 300 + b"]" * 300 + b'},{"Tag":"t1"}]}'
+    rig.egress.try_submit([Message("poison", 0, poison), Message("good", 0, BODY)], ended.append)
+    rig.port.end((0, "MalformedData", "not base64"), (1, "InvalidTag", "altered"), entries=2)
+    rig.port.end(entries=2)
+    await until(lambda: len(ended) == 2)
+    assert [(outcome.message_id, outcome.sent) for outcome in ended] == [("poison", 0), ("good", 2)]
+    assert [json.loads(letter.line())["Index"] for letter in kept.letters] == [0, 1]
+    assert str(kept.letters[0].entry).startswith('{"Data":"!!","X":[[')
+    assert kept.letters[1].entry == {"Tag": "t1"}
+    rig.egress.close()
+
+
+async def test_whoever_cannot_be_told_costs_nobody_else_the_outcome(rig: Rig) -> None:
+    ended: list[Outcome] = []
+
+    def broken(outcome: Outcome) -> None:
+        raise RuntimeError("a fault of the sender")
+
+    rig.egress.try_submit([Message("m1", 0, BODY)], broken)
+    rig.egress.try_submit([Message("m2", 0, BODY)], ended.append)
+    rig.port.end()
+    rig.port.end()
+    await until(lambda: bool(ended))
+    assert [outcome.message_id for outcome in ended] == ["m2"]
+
+
+@pytest.mark.parametrize("by", ["give_back", "close"])
+async def test_what_is_given_back_makes_events_and_no_dead_letters(by: str) -> None:
+    rig = Rig(record=(kept := Kept()))
+    rig.egress.try_submit([Message("again", 0, BODY), Message("unfinished", 0, BODY)], lambda outcome: None)
+    rig.egress.try_submit([Message("lost", 0, BODY, settles=False), Message("lost too", 0, BODY)])
+    rig.port.end((0, "SendFailed", "closed"), entries=2)
+    if by == "give_back":
+        rig.egress.give_back(0)
+        await until(lambda: bool(rig.sink.named("SourceFailed")))
+    rig.egress.close()
+    assert [letter.message_id for letter in kept.letters] == ["lost", "lost too"]
+    events = [event["MessageId"] for event in rig.sink.named("SourceFailed")]
+    assert events == ["again", "unfinished", "lost", "lost too"]
+
+
+async def test_congested_while_dead_letters_of_one_of_its_sources_are(rig: Rig) -> None:
+    assert not rig.egress.congested
+    kept = Kept()
+    made = Rig(record=kept)
+    kept.congested_sources = ["elsewhere"]
+    assert not made.egress.congested
+    kept.congested_sources = ["elsewhere", "other"]
+    assert made.egress.congested
+    made.egress.close()
+
+
+async def test_failures_in_little_memory_are_the_failures() -> None:
+    given = [(None, "MalformedMessage", "no"), (3, "Expired", "late"), (4, "Expired", "late")]
+    failures = Failures(iter(given))
+    assert failures == [Failure(*one) for one in given]
+    assert failures[-1] == Failure(4, "Expired", "late")
+    assert failures[1:] == [Failure(*one) for one in given[1:]]
+    assert failures != []
+    assert not Failures()
 
 
 async def test_bodies_are_not_kept_after_the_end(rig: Rig) -> None:

@@ -384,3 +384,13 @@ def test_the_home_region_is_the_topics() -> None:
         PacketSource.model_validate(document | {"HomeRegion": "us-west-2"}).effective_home_region
         == "us-west-2"
     )
+
+
+@pytest.mark.parametrize("name", ["", "/devices/my group", "aws/mine", "x" * 513, "grüppe"])
+@pytest.mark.parametrize("model", [Listener, Destination])
+def test_a_log_group_s_name_is_one_that_cloudwatch_takes(name: str, model: type[Resource]) -> None:
+    found = only({"name": "decoder", "log_group_name": name}, model)
+    assert found.path == ("log_group_name",)
+    assert "512" in found.fix
+    good = model.model_validate({"name": "decoder", "log_group_name": "/aws/devices/decoder_1.#-"})
+    assert good.model_dump()["log_group_name"] == "/aws/devices/decoder_1.#-"

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.journal import Journal
+from sluicegate.model import GatewayConfig
 from sluicegate.sources.ended import Ended
+from sluicegate.sources.sns import SnsSetting
 from sluicegate.sources.sns_envelope import Confirmation, Notification, read
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:replies"
@@ -121,6 +123,17 @@ def test_what_was_not_confirmed_is_never_forgotten_and_the_rest_is_bounded(tmp_p
     assert ended.has("s", "unconfirmed")
     known = [number for number in range(100) if ended.has("s", f"{number}")]
     assert known == list(range(90, 100))
+
+
+def test_a_gateway_remembers_what_the_guide_promises(tmp_path: Path) -> None:
+    config = GatewayConfig(region="us-east-1", state=str(tmp_path / "state.db"))
+    setting = SnsSetting(config, None, None, EventLog(MemorySink()))  # type: ignore[arg-type]
+    keys = [("replies", f"m{number}") for number in range(200_000)]
+    for start in range(0, len(keys), 1_000):
+        setting.ended.add(keys[start : start + 1_000])
+        setting.ended.deleted(keys[start : start + 1_000])
+    assert all(setting.ended.has(*key) for key in keys)
+    setting.close()
 
 
 def test_a_disk_that_cannot_be_written_is_an_event_and_stops_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sluicegate.aws import AwsError
 from sluicegate.egress import EgressClosed, Failure, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.model import GatewayConfig, PacketSource
-from sluicegate.sources import sns, sns_consumer
+from sluicegate.sources import sns, sns_consumer, sns_subscription
 from sluicegate.sources.sns import SnsSetting, SnsSource, in_flight_limit
 from sluicegate.sources.sns_carrier import IN_FLIGHT_MESSAGES
 from sluicegate.sources.sns_subscription import gateway_role
@@ -35,6 +35,7 @@ class FakeSender:
         self.settled = asyncio.Event()
         self.settled.set()
         self.full = False
+        self.congested = False
         self.closed = False
         self.ending: list[asyncio.Task[None]] = []
 
@@ -129,6 +130,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(sns, "RETRIES", quick)
     monkeypatch.setattr(sns, "REFUSALS", quick)
     monkeypatch.setattr(sns_consumer, "PAUSES", quick)
+    monkeypatch.setattr(sns_subscription, "QUIET_SECONDS", 0.1)
     made = Rig(tmp_path)
     yield made
     await made.stop()
@@ -248,7 +250,10 @@ async def test_a_queue_that_was_opened_by_hand_is_closed_again(rig: Rig) -> None
             AwsError(
                 "sqs", "CreateQueue", "AccessDenied", "not authorized", status=403, resource="sluicegate-x"
             ),
-            ["sqs:CreateQueue on sluicegate-x", "attach to the gateway's own credentials"],
+            [
+                f"sqs:CreateQueue on arn:aws:sqs:us-east-1:{ACCOUNT}:sluicegate-replies-",
+                "attach to the gateway's own credentials a policy that allows sqs:CreateQueue on arn:aws:sqs:",
+            ],
         ),
         (
             "ListSubscriptionsByTopic",
@@ -433,7 +438,7 @@ async def test_nothing_is_fetched_beyond_what_may_be_in_flight(rig: Rig) -> None
         queue.put(envelope(f"m{number}", "x", topic=TOPIC))
     await until(lambda: source.stats.in_flight >= 20)
     await asyncio.sleep(0.1)
-    assert source.stats.in_flight <= 20 + sns_consumer.BATCH * sns_consumer.POLLS
+    assert source.stats.in_flight == 20
     assert queue.waiting
     rig.sender.hold.set()
     await until(lambda: len(queue.deleted) == 200)

@@ -1,5 +1,7 @@
 """What a home region knows of the others, and when it asks again (contract section 4.2)."""
 
+import asyncio
+
 import pytest
 
 from sluicegate.aws import AwsError
@@ -12,6 +14,8 @@ class Known:
         self.asked = 0
         self.now = 1000.0
         self.fails = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.added: list[str] = []
         self.regions = Regions(
             "us-east-1", at_home=True, refresh=self.refresh, added=self.added.append, clock=lambda: self.now
@@ -19,6 +23,7 @@ class Known:
 
     async def refresh(self) -> frozenset[str]:
         self.asked += 1
+        await self.answers.wait()
         if self.fails:
             raise AwsError("sns", "ListSubscriptionsByTopic", "NoAnswer", "no")
         return self.served
@@ -70,6 +75,41 @@ async def test_an_unknown_region_is_an_error_while_nobody_can_be_asked() -> None
     known.fails = True
     with pytest.raises(AwsError):
         await known.regions.judge("eu-west-1")
+
+
+async def test_while_nobody_can_be_asked_one_asks_for_all_and_not_all_the_time() -> None:
+    known = Known()
+    known.fails = True
+    known.answers.clear()
+    waiting = [asyncio.create_task(known.regions.judge("eu-west-1")) for _ in range(10)]
+    await asyncio.sleep(0)
+    known.answers.set()
+    for failed in await asyncio.gather(*waiting, return_exceptions=True):
+        assert isinstance(failed, AwsError)
+    assert known.asked == 1
+    known.now += UNSERVED_SECONDS
+    known.fails = False
+    known.served = frozenset({"eu-west-1"})
+    assert await known.regions.judge("eu-west-1") is Verdict.SKIP
+    assert known.asked == 2
+
+
+async def test_messages_for_a_region_that_was_served_do_not_wait_for_those_for_an_unknown_one() -> None:
+    known = Known("us-east-1", "eu-west-1")
+    assert await known.regions.judge("eu-west-1") is Verdict.SKIP
+    known.now += SERVED_SECONDS
+    known.fails = True
+    with pytest.raises(AwsError):
+        await known.regions.judge("ap-south-1")
+    known.now += UNSERVED_SECONDS
+    known.answers.clear()
+    unknown = asyncio.create_task(known.regions.judge("ap-south-1"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await known.regions.judge("eu-west-1") is Verdict.SKIP
+    known.answers.set()
+    with pytest.raises(AwsError):
+        await unknown
 
 
 def test_what_is_new_is_told_but_not_at_the_first_list() -> None:

@@ -96,6 +96,12 @@ class AwsError(Exception):
             name = name.removesuffix("Batch")
         return f"{self.service}:{'InvokeFunction' if name == 'Invoke' else name}"
 
+    def about(self, resource: str) -> AwsError:
+        """The same, on `resource` as a policy names it: the call has a queue's URL or bare name."""
+        return AwsError(
+            self.service, self.operation, self.code, self.message, status=self.status, resource=resource
+        )
+
     def _sentence(self) -> str:
         what = f"{self.action} on {self.resource}" if self.resource else self.action
         if self.denied:

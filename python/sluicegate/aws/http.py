@@ -262,4 +262,6 @@ def _cause(error: OSError) -> str:
     """Why there is no connection, in the system's words."""
     if isinstance(error, socket.gaierror):
         return "its name is not known; check the region, the name and DNS"
+    if isinstance(error, ssl.SSLError):  # its number is OpenSSL's, not the system's
+        return "TLS failed; check who answers there, and whether the URL should begin with http:"
     return os.strerror(error.errno) if error.errno else "it is refused"

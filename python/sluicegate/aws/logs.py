@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from sluicegate.aws.service import Service
 
-BATCH_EVENTS = 10_000
-BATCH_BYTES = 1 << 20
+CALL_EVENTS = 10_000
+CALL_BYTES = 1 << 20
 EVENT_OVERHEAD = 26
 """PutLogEvents: so many events, and so many bytes, each event counted with this much beyond its UTF-8."""
-BATCH_SPAN_MS = 24 * 3600 * 1000
-"""Between the first and the last event of a batch."""
+LINE_BYTES = (256 << 10) - EVENT_OVERHEAD
+"""Of one event."""
 SECONDS = 10.0
 
 
@@ -23,8 +23,8 @@ class LogStream:
         self.group, self.stream = group, stream
 
     async def put(self, events: Sequence[tuple[int, str]]) -> int:
-        """Write events `(Unix time in ms, line)`, in order of time and within the limits above. Returns how many of
-        them the service left out, as too old, too new or past the group's retention."""
+        """Write events `(Unix time in ms, line)`, in order of time, within 24 hours and the limits above. Returns how
+        many of them the service left out, as too old, too new or past the group's retention."""
         params = {
             "logGroupName": self.group,
             "logStreamName": self.stream,

@@ -11,34 +11,24 @@ lines would get one more for each refusal.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
-import structlog
 
 from sluicegate.aws import Aws, AwsError, LogStream, Role
+from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD, LINE_BYTES
 from sluicegate.backoff import Backoff
 from sluicegate.events.filter import Filter
 from sluicegate.events.hub import Subscription
 from sluicegate.events.log import EventLog
 from sluicegate.events.types import TYPES
-from sluicegate.faults import log_fault
-
-log = structlog.get_logger("sluicegate.events")
+from sluicegate.outage import Outage
 
 QUEUE_BYTES = 4 << 20
 LINGER_SECONDS = 1.0
-REPORT_SECONDS = 60.0
-"""While an outage lasts, it is told once in this time."""
-
-# PutLogEvents: events and bytes of one call; each event counts for so many bytes more than its text.
-CALL_EVENTS = 10_000
-CALL_BYTES = 1_048_576
-EVENT_OVERHEAD = 26
-LINE_BYTES = 262_144 - EVENT_OVERHEAD
+CLOSING_PAUSE_SECONDS = 0.1
 
 _MISSING = "ResourceNotFoundException"
 _EXISTS = "ResourceAlreadyExistsException"
@@ -89,15 +79,17 @@ class LogGroup:
         self._node = node
         self._region = region
         self._linger = linger_seconds
-        self._backoff = backoff or Backoff()
         self._queue = Subscription(Filter(), limit_bytes=limit_bytes)
         self._closing = asyncio.Event()
+        self._outage, self._refusals = (
+            Outage(self.name, self._tell, self._closing, backoff, closing_seconds=CLOSING_PAUSE_SECONDS)
+            for _ in range(2)
+        )
         self._task: asyncio.Task[None] | None = None
         self._role: Role | None = None
         self._streams: dict[str, LogStream] = {}
         self._held = 0
         self._given_up = 0
-        self._told_at = float("-inf")
 
     @property
     def dropped(self) -> int:
@@ -131,41 +123,37 @@ class LogGroup:
         if unfinished:
             left = self._held + (await self._queue.read(0) or b"").count(b"\n")
             self._given_up += left
-            self._tell("Shutdown", f"it was closed before {left} lines were in {self.target.group}")
+            self._emit("Shutdown", f"it was closed before {left} lines were in {self.target.group}")
 
     # The task
 
     async def _run(self) -> None:
         while (lines := await self._queue.read(3600)) is not None:
             self._held = lines.count(b"\n")
-            for day, batch in batches(lines):
-                await self._write_batch(f"{self.target.listener}/{self._node}/{day}", batch)
-                self._held -= len(batch)
-            self._given_up += self._held  # lines longer than an event may be
+            try:
+                for day, batch in batches(lines):
+                    await self._write_batch(f"{self.target.listener}/{self._node}/{day}", batch)
+                    self._held -= len(batch)
+            except Exception as error:  # of these lines: those that come are to be written
+                self._refusals.failed(error)
+            self._given_up += self._held  # lines longer than an event may be, or that are none
             self._held = 0
-            await self._wait(self._linger)
+            await self._outage.wait(self._linger)
 
     async def _write_batch(self, stream: str, batch: Sequence[tuple[int, str]]) -> None:
-        failures = 0
         while True:
             try:
                 await self._put_events(stream, batch)
-            except AwsError as error:
-                if error.code in _REFUSED:
+            except Exception as error:  # the lines wait
+                if isinstance(error, AwsError) and error.code in _REFUSED:
                     self._given_up += len(batch)
-                    self._tell(
-                        error.code, f"{self.target.group} refuses {len(batch)} lines: {error}", now=True
-                    )
+                    self._refusals.tell(error.code, f"{len(batch)} lines are refused: {error}")
                     return
-                self._tell(_reason(error), f"events for the log group {self.target.group} wait: {error}")
-            except Exception as error:  # the lines wait: the task must not end
-                log_fault(log, "events could not be written", error, log_group=self.target.group)
-                self._tell("InternalError", f"events for the log group {self.target.group} wait: see the log")
+                self._outage.failed(error)
+                await self._outage.pause()
             else:
-                self._told_at = float("-inf")
+                self._outage.over()
                 return
-            failures += 1
-            await self._wait(self._backoff.pause(failures))
 
     async def _put_events(self, stream: str, batch: Sequence[tuple[int, str]]) -> None:
         if self._role is None and self.target.role is not None:
@@ -202,19 +190,10 @@ class LogGroup:
             if error.code != _EXISTS:
                 raise
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait, but not for long while the gateway stops."""
-        if self._closing.is_set():
-            await asyncio.sleep(min(seconds, 0.1))
-            return
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
+    def _tell(self, reason: str, cause: str) -> None:
+        self._emit(reason, f"events for the log group {self.target.group} cannot be written: {cause}")
 
-    def _tell(self, reason: str, detail: str, *, now: bool = False) -> None:
-        at = asyncio.get_running_loop().time()
-        if not now and reason != "Shutdown" and at - self._told_at < REPORT_SECONDS:
-            return
-        self._told_at = at
+    def _emit(self, reason: str, detail: str) -> None:
         self._events.emit(
             "LogGroupFailed",
             Listener=self.target.listener,
@@ -223,10 +202,6 @@ class LogGroup:
             Detail=detail,
             Dropped=self.dropped,
         )
-
-
-def _reason(error: AwsError) -> str:
-    return "AccessDenied" if error.denied else "Throttled" if error.throttled else "Unavailable"
 
 
 def batches(lines: bytes) -> Iterator[tuple[str, list[tuple[int, str]]]]:

@@ -5,6 +5,7 @@ the fields that name an entry (`Id`, `Tag`, `Remote`, `Bytes`: contract section 
 they are needed. The body is whatever a publisher wrote: nothing here trusts it, and nothing here raises.
 """
 
+import re
 from collections.abc import Mapping
 
 import orjson
@@ -12,6 +13,8 @@ import orjson
 _TEXT_LIMIT = 256
 _TAG_LIMIT = 128  # contract section 2
 _REMOTE_FIELDS = ("IpAddress", "Address", "IP", "Port", "PeerKey")
+_LISTS = ("Messages", "Replies")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{},]', re.DOTALL)
 
 
 class Entries:
@@ -20,25 +23,30 @@ class Entries:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._entries: list[object] = []
+        self._pieces: list[bytes] | None = None
         try:
-            document = orjson.loads(body)
+            self._entries = _entries(orjson.loads(body))
         except Exception:
-            return
-        if not isinstance(document, dict):
-            return
-        for name in ("Messages", "Replies"):
-            listed = document.get(name)
-            if isinstance(listed, list):
-                self._entries = listed
-                return
-        self._entries = [document]
+            # One entry that cannot be read (a lone surrogate, endless nesting) says nothing of the others.
+            self._entries = [_loaded(piece) for piece in self._cut()]
 
     def entry(self, index: int | None) -> object:
-        """The entry at `index` as JSON; the whole body as text where there is none to be found."""
-        if index is not None and 0 <= index < len(self._entries):
-            return self._entries[index]
-        return self._body.decode("utf-8", "replace")
+        """The entry at `index` as JSON, or as text if it is none that can be written again (or is text); the whole body
+        as text where there are no entries. Never the body for an entry among others: each may be as long."""
+        if index is None or (index == 0 and not self._entries):
+            return self._body.decode("utf-8", "replace")
+        if not 0 <= index < len(self._entries):
+            return None
+        entry = self._entries[index]
+        if not isinstance(entry, _Unread) and writable(entry):
+            return entry
+        pieces = self._cut()
+        return pieces[index].decode("utf-8", "replace") if index < len(pieces) else None
+
+    def _cut(self) -> list[bytes]:
+        if self._pieces is None:
+            self._pieces = _cut(self._body)
+        return self._pieces
 
     def fields(self, index: int | None) -> dict[str, object]:
         """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them."""
@@ -54,6 +62,61 @@ class Entries:
             "Bytes": _payload_bytes(entry.get("Data"), entry.get("Formatter")),
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+class _Unread:
+    """An entry that `orjson` does not take."""
+
+
+def writable(value: object) -> bool:
+    """False for what is nested deeper than `orjson` writes, which is less than it reads, within an object or two."""
+    try:
+        orjson.dumps([[value]])
+    except TypeError:
+        return False
+    return True
+
+
+def _entries(document: object) -> list[object]:
+    if not isinstance(document, dict):
+        return []
+    for name in _LISTS:
+        listed = document.get(name)
+        if isinstance(listed, list):
+            return listed
+    return [document]
+
+
+def _loaded(piece: bytes) -> object:
+    try:
+        return orjson.loads(piece)
+    except Exception:
+        return _Unread()
+
+
+def _cut(body: bytes) -> list[bytes]:
+    """The entries' own text, by the grammar's brackets and commas alone: the body has been found to be JSON by the
+    native side. The whole body where it has no list."""
+    depth, key, start = 0, b"", -1
+    found: list[bytes] = []
+    for match in _TOKEN.finditer(body):
+        token = match[0]
+        if token in b"[{":
+            if token == b"[" and depth == 1 and _loaded(key) in _LISTS:
+                start = match.end()
+            depth += 1
+        elif token in b"]}":
+            depth -= 1
+            if start >= 0 and depth == 1:
+                last = body[start : match.start()].strip()
+                return [*found, last] if last or found else []
+        elif token == b",":
+            if start >= 0 and depth == 2:
+                found.append(body[start : match.start()].strip())
+                start = match.end()
+        elif depth == 1:
+            key = token
+    return [body]
 
 
 def _text(value: object, limit: int) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationInfo, field_validator
 
 from .base import Finding, Resource, invalid, invalid_at
-from .names import DestinationName, Role, is_arn, region_map_key
+from .names import DestinationName, LogGroupName, Role, is_arn, region_map_key
 
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 TargetKind = Literal["aws", "http", "nats", "function", "file", "console"]
@@ -87,7 +87,7 @@ class Destination(Resource):
     """Options of the service behind the ARN."""
     metrics_enabled: bool = False
     """Publish packets and bytes in and out to CloudWatch."""
-    log_group_name: str | None = None
+    log_group_name: LogGroupName | None = None
     """The CloudWatch log group for this Destination's delivery errors, written with its `role`."""
     enable_logging: bool | None = None
     """false: nothing is written to `log_group_name`."""

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_se
 from .address import BindAddress, Network, parse_bind
 from .base import Resource, invalid
 from .destination import Destination
-from .names import Name, Role
+from .names import LogGroupName, Name, Role
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
 _DNS_NAME = re.compile(
@@ -138,7 +138,7 @@ class Listener(Resource):
     """The pre-shared key that unknown peers must use. Never printed."""
     decapsulated_delivery: bool = False
     """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""
-    log_group_name: str | None = None
+    log_group_name: LogGroupName | None = None
     """The CloudWatch log group for failures and a sample of arriving packets."""
     session_idle_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     """Seconds after its last packet for which a plain UDP remote counts as having a session."""

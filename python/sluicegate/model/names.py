@@ -11,6 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _DESTINATION_NAME = re.compile(r"[A-Za-z0-9-]{1,255}")
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ARN = re.compile(r"arn:[a-z][a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]*:.+")
+_LOG_GROUP_NAME = re.compile(r"[A-Za-z0-9._/#-]{1,512}")
 _TOPIC_ARN = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):[0-9]{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?")
 
 
@@ -60,11 +61,23 @@ def topic_region(topic_arn: str) -> str:
     return topic_arn.split(":")[3]
 
 
+def _log_group_name(text: str) -> str:
+    if not _LOG_GROUP_NAME.fullmatch(text) or text.startswith("aws/"):
+        raise invalid(
+            f'"{text}" cannot be a log group\'s name',
+            "use up to 512 letters, digits, `.`, `_`, `/`, `#` and `-`, and do not begin with `aws/`",
+        )
+    return text
+
+
 Name = Annotated[str, AfterValidator(_name)]
 """A Listener's or PacketSource's name: it appears in URLs, log streams and object keys."""
 
 DestinationName = Annotated[str, AfterValidator(_destination_name)]
 """`[a-zA-Z0-9-]+` (contract 1.2)."""
+
+LogGroupName = Annotated[str, AfterValidator(_log_group_name)]
+"""Of CloudWatch Logs."""
 
 Region = Annotated[str, AfterValidator(_region)]
 TopicArn = Annotated[str, AfterValidator(_topic_arn)]

@@ -26,6 +26,11 @@ class Sender(Protocol):
     def full(self) -> bool:
         """True while `try_submit` would take nothing."""
 
+    @property
+    def congested(self) -> bool:
+        """True while its dead letters wait beyond their bound: fetch nothing more, submit nothing more. `settle`
+        returns when they are kept."""
+
     def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
         """Take messages without waiting; how many, from the first on. `ended` gets the outcome of each."""
 

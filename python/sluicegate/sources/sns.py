@@ -12,9 +12,12 @@ import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
 
+import structlog
+
 from sluicegate.aws import Aws, AwsError
 from sluicegate.backoff import Backoff
 from sluicegate.events import EventLog
+from sluicegate.faults import log_fault
 from sluicegate.journal import Journal
 from sluicegate.model import GatewayConfig, PacketSource
 from sluicegate.sources import sns_queue
@@ -28,11 +31,18 @@ from sluicegate.sources.sns_regions import Regions
 from sluicegate.sources.sns_subscription import Subscribed, Subscriber, next_step, served_regions
 from sluicegate.state import SourceQueue, State, StateError
 
+log = structlog.get_logger("sluicegate.sources")
+
 RETRIES = Backoff(1.0, 30.0)
 REFUSALS = Backoff(5.0, 60.0)
 """After a definite refusal: a change of IAM arrives after seconds, and a missing topic may be made at any time."""
 
 FILTER_NOTE = "SNS may take up to 15 minutes to apply its filter: until then messages for it may be missing"
+
+OPT_IN_NOTE = (
+    "topic and queue are in different regions, one of them opt-in: if nothing arrives, look whether both accounts have "
+    "enabled it"
+)
 
 ENDED_SECONDS = 4 * 86_400.0
 """MessageIds that have ended are remembered across restarts for as long as SQS keeps a message by default."""
@@ -54,7 +64,7 @@ class SnsSetting:
         self.node = config.node
         self.reconcile_seconds = config.aws.reconcile_seconds
         self._journal = Journal(Path(f"{config.state}.messages"), seconds=ENDED_SECONDS, limit=ENDED_LIMIT)
-        self.ended = Ended(self._journal, events)
+        self.ended = Ended(self._journal, events, limit=ENDED_LIMIT)
         self.leftovers = Leftovers(aws, state, events, region=config.region, node=config.node)
 
     async def close(self) -> None:
@@ -90,6 +100,7 @@ class SnsSource(Source):
             self._regions,
             self._subscriber.topic_arn,
             self._on_confirmation,
+            self._fault,
             limit=in_flight_limit(resource),
         )
         self._consumers: dict[str, tuple[Consumer, asyncio.Task[None]]] = {}
@@ -151,6 +162,10 @@ class SnsSource(Source):
                 failures += 1
                 self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
                 await self._pause(REFUSALS.pause(failures))
+            except Exception as error:
+                failures += 1
+                self._fault("queue and subscription could not be checked", error)
+                await self._pause(REFUSALS.pause(failures))
             else:
                 failures = 0
                 self._recovered("SourceProvisionFailed")
@@ -171,17 +186,22 @@ class SnsSource(Source):
             self._lost.pop()
         done = await self._subscriber.reconcile()
         self._regions.update(done.regions)
+        self._recovered("ListSubscriptionsByTopic")
         if done.new:
             self._emit("SourceSubscribed", **self._described(done))
         self._consume(done.queue)
-        for queue in self._subscriber.kept():
-            if queue.arn != done.queue.arn:
+        for queue in done.earlier:
+            if queue.arn in done.over:
                 self._retire(queue)
+            else:
+                self._consume(queue)
 
     def _described(self, done: Subscribed) -> dict[str, object]:
         notes = []
         if not self._subscriber.at_home:
             notes.append(FILTER_NOTE)
+        if sns_queue.regional_sender(self._subscriber.topic_arn, self._setting.region) is not None:
+            notes.append(OPT_IN_NOTE)
         wanted = self._resource.dead_letter_queue_arn or ""
         if wanted.startswith("arn:") and not self._subscriber.redrives:
             notes.append(
@@ -195,7 +215,16 @@ class SnsSource(Source):
         }
 
     async def _list_regions(self) -> frozenset[str]:
-        return served_regions(await self._subscriber.listed()) | {self._setting.region}
+        try:
+            listed = await self._subscriber.listed()
+        except AwsError as error:
+            note = "messages that name other regions may wait in the queue until they can be listed"
+            self._failed(
+                "SourceProvisionFailed", error, own=False, what="ListSubscriptionsByTopic", note=note
+            )
+            raise
+        self._recovered("ListSubscriptionsByTopic")
+        return served_regions(listed) | {self._setting.region}
 
     def _on_confirmation(self, asked: Confirmation) -> None:
         if asked.topic_arn != self._subscriber.topic_arn:
@@ -222,7 +251,9 @@ class SnsSource(Source):
     def _consume(self, queue: SourceQueue) -> None:
         if queue.arn in self._consumers or not queue.url:
             return
-        hooks = Hooks(self._carrier.take, self._carrier.deleted, self._on_failure, self._recovered)
+        hooks = Hooks(
+            self._carrier.take, self._carrier.deleted, self._on_failure, self._recovered, self._fault
+        )
         calls = self._setting.aws.queue(queue.url, region=self._setting.region)
         consumer = Consumer(calls, queue.arn, hooks, self._carrier.room, self.stats)
         task = asyncio.create_task(consumer.poll(), name=f"poll {queue.arn}")
@@ -232,11 +263,7 @@ class SnsSource(Source):
     def _retire(self, queue: SourceQueue) -> None:
         """Let the consumer of an earlier generation's queue end once it is empty, and then delete the queue."""
         self._consume(queue)
-        found = self._consumers.get(queue.arn)
-        if found is None:
-            self._call(self._drop(queue))  # it was never made
-        elif not found[0].retiring:
-            found[0].retiring = True
+        self._consumers[queue.arn][0].retiring = True
 
     def _on_end(self, queue: SourceQueue, task: asyncio.Task[None]) -> None:
         """The polls of a queue have ended: by us, because it is empty, or by a mistake in this program."""
@@ -246,13 +273,12 @@ class SnsSource(Source):
         if (error := task.exception()) is None:
             self._call(self._drop(queue))
         else:
-            detail = f"the queue is read anew; please report this mistake of the program: {error!r}"
-            self._emit("SourcePollFailed", Reason="InternalError", Detail=detail)
+            self._fault("the queue is read anew", error)
             self._reconcile_now.set()
 
     async def _drop(self, queue: SourceQueue) -> None:
         try:
-            if not queue.url or await sns_queue.is_empty(self._setting.aws, self._setting.region, queue):
+            if await sns_queue.is_empty(self._setting.aws, self._setting.region, queue):
                 await self._subscriber.drop(queue)
             else:
                 self._retire(queue)  # messages that are held, or that a crash left invisible
@@ -263,7 +289,7 @@ class SnsSource(Source):
 
     def _on_failure(self, consumer: Consumer, error: AwsError) -> None:
         if not sns_queue.is_gone(error):
-            self._failed("SourcePollFailed", error, own=True)
+            self._failed("SourcePollFailed", sns_queue.naming(error, consumer.arn), own=True)
         elif (found := self._consumers.pop(consumer.arn, None)) is not None:
             self._gone.append(consumer)
             self._lost.append(consumer.arn)
@@ -273,14 +299,22 @@ class SnsSource(Source):
 
     # Telling
 
-    def _failed(self, event: str, error: AwsError, *, own: bool) -> None:
-        """Tell of an error, once until it is another one or has gone."""
-        what = error.operation if event == "SourcePollFailed" else event
+    def _failed(
+        self, event: str, error: AwsError, *, own: bool, what: str | None = None, note: str = ""
+    ) -> None:
+        """Tell of an error, once until it is another one or `what` has recovered."""
+        what = what or (error.operation if event == "SourcePollFailed" else event)
         if self._down.get(what) == error.code:
             return
         self._down[what] = error.code
         step = next_step(error, self._subscriber.role, own=own)
-        self._emit(event, Reason=error.code, Detail=f"{error}; {step}")
+        self._emit(event, Reason=error.code, Detail="; ".join(filter(None, (str(error), note, step))))
+
+    def _fault(self, what: str, error: BaseException) -> None:
+        """A mistake of this program: it goes on, and somebody has to hear of it."""
+        log_fault(log, what, error, packet_source=self.name)
+        detail = f"{what}; please report this mistake of the program, the gateway's log says where it is"
+        self._emit("SourcePollFailed", Reason="InternalError", Detail=detail)
 
     def _recovered(self, what: str) -> None:
         if self._down.pop(what, None) is not None:
@@ -292,7 +326,12 @@ class SnsSource(Source):
     def _call(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+        task.add_done_callback(self._on_call)
+
+    def _on_call(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fault("a call of AWS was not finished", error)
 
 
 def in_flight_limit(resource: PacketSource) -> int:

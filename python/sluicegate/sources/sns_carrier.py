@@ -17,16 +17,29 @@ from sluicegate.aws import AwsError, QueueMessage
 from sluicegate.egress import EgressClosed, Message, Outcome
 from sluicegate.sources.base import Sender
 from sluicegate.sources.ended import Ended
-from sluicegate.sources.sns_consumer import Consumer, Receipt, SourceStats
+from sluicegate.sources.sns_consumer import BATCH, Consumer, Receipt, SourceStats
 from sluicegate.sources.sns_envelope import Confirmation, Notification, read
 from sluicegate.sources.sns_queue import VISIBILITY_SECONDS
 from sluicegate.sources.sns_regions import Regions, Verdict
+from sluicegate.sources.sns_room import Room
 
 IN_FLIGHT_MESSAGES = 4_000
-"""Messages of one PacketSource that are not deleted yet, at most; what the polls then under way bring comes on top."""
+"""Messages of one PacketSource that are not deleted yet, at most."""
 IN_FLIGHT_BYTES = 32 << 20
+"""Beyond it nothing is fetched; what the polls then under way bring comes on top."""
 EXTEND_EVERY_SECONDS = 5.0
 RELEASE_SECONDS = 2.0
+CONGESTED_SECONDS = 0.5
+"""How often it is looked whether the dead letters of others have been kept; one's own tell."""
+
+
+@dataclass(slots=True, eq=False)
+class _Receipt:
+    """The right to a message. Its visibility is extended from `extend_at` (the loop's time) on."""
+
+    consumer: Consumer
+    handle: str
+    extend_at: float
 
 
 @dataclass(slots=True, eq=False)
@@ -35,14 +48,13 @@ class _Held:
 
     message_id: str
     size: int
-    extend_at: float
-    receipts: list[tuple[Consumer, str]] = field(default_factory=list)
+    receipts: list[_Receipt] = field(default_factory=list)
 
 
 class Carrier:
     """One PacketSource's messages. Belongs to the event loop; `start` before the first message.
 
-    `confirm` is called with each Confirmation that comes, wanted or not.
+    `confirm` is called with each Confirmation that comes, wanted or not; `fault` as in `Hooks`.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class Carrier:
         regions: Regions,
         topic_arn: str,
         confirm: Callable[[Confirmation], None],
+        fault: Callable[[str, BaseException], None],
         *,
         limit: int = IN_FLIGHT_MESSAGES,
     ) -> None:
@@ -64,10 +77,10 @@ class Carrier:
         self._regions = regions
         self._topic_arn = topic_arn
         self._confirm = confirm
+        self._fault = fault
         self._limit = limit
         self.stats = SourceStats()
-        self.room = asyncio.Event()
-        self.room.set()
+        self.room = Room(self._free, min(BATCH, limit))
         self._idle = asyncio.Event()
         self._idle.set()
         self._held: dict[str, _Held] = {}
@@ -76,6 +89,7 @@ class Carrier:
         self._unsettled: list[_Held] = []
         self._finished: list[_Held] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._relieving = False
 
     def start(self) -> None:
         """Begin to extend what is held."""
@@ -100,25 +114,22 @@ class Carrier:
             consumer.delete([Receipt(message.receipt, key)])
         elif (held := self._held.get(found.message_id)) is not None:
             self.stats.repeated += 1
-            held.receipts.append((consumer, message.receipt))
+            held.receipts.append(_receipt(consumer, message))
         else:
             self._hold(consumer, message, found)
         self._measure()
 
     def _hold(self, consumer: Consumer, message: QueueMessage, found: Notification) -> None:
-        extend_at = asyncio.get_running_loop().time() + VISIBILITY_SECONDS / 2
-        held = _Held(found.message_id, len(message.body), extend_at, [(consumer, message.receipt)])
+        held = _Held(found.message_id, len(message.body), [_receipt(consumer, message)])
         self._held[found.message_id] = held
         self._bytes += held.size
         verdict = self._judge(found)
         if verdict is None:
-            self._spawn(self._carry_judged(held, found))
+            self._spawn(self._carry_judged(held, found), held)
         elif verdict is Verdict.SKIP:
             self._skip(held)
         else:
-            self._ready.append(self._message(found, verdict))
-            if len(self._ready) == 1:
-                asyncio.get_running_loop().call_soon(self._submit)
+            self._make_ready(self._message(found, verdict))
 
     # Through
 
@@ -137,11 +148,40 @@ class Carrier:
         refusal = None if isinstance(verdict, Verdict) else verdict
         return Message(found.message_id, self._index, found.body, found.published_at, refusal)
 
+    def _make_ready(self, message: Message) -> None:
+        self._ready.append(message)
+        if len(self._ready) == 1:
+            asyncio.get_running_loop().call_soon(self._submit)
+
     def _submit(self) -> None:
+        if not self._ready or self._congested():
+            return
         ready, self._ready = self._ready, []
         taken = self._sender.try_submit(ready, self._ended_one)
         for message in ready[taken:]:
-            self._spawn(self._send(message))
+            held = self._held.get(message.message_id)
+            self._spawn(self._send(message), *([held] if held else []))
+
+    def _congested(self) -> bool:
+        """True while nothing more may go in; `_relieve` then sees to what waits for that."""
+        if self._sender.congested and not self._relieving:
+            self._relieving = True
+            self._spawn(self._relieve())
+        return self._relieving
+
+    async def _relieve(self) -> None:
+        while self._sender.congested:
+            try:
+                await self._sender.settle(self._index)
+            except EgressClosed:
+                return  # nothing goes in any more
+            except Exception as error:
+                self._fault("it is not known whether dead letters are kept", error)
+            if self._sender.congested:
+                await asyncio.sleep(CONGESTED_SECONDS)
+        self._relieving = False
+        self._submit()
+        self._measure()
 
     async def _carry_judged(self, held: _Held, found: Notification) -> None:
         try:
@@ -152,7 +192,7 @@ class Carrier:
             if verdict is Verdict.SKIP:
                 self._skip(held)
             else:
-                await self._send(self._message(found, verdict))
+                self._make_ready(self._message(found, verdict))
 
     async def _send(self, message: Message) -> None:
         try:
@@ -165,17 +205,23 @@ class Carrier:
     def _ended_one(self, outcome: Outcome) -> None:
         held = self._held.get(outcome.message_id)
         if held is None:
+            if not outcome.failures:
+                # Given back at the end, and sent after that: the next start gets it again and has to know.
+                self._ended.add([(self._name, outcome.message_id)])
             return
         if not outcome.failures:
             self._finish(held)
             return
         self._unsettled.append(held)
         if len(self._unsettled) == 1:
-            self._spawn(self._settle())
+            # With whatever else fails in this turn of the loop.
+            asyncio.get_running_loop().call_soon(self._settle_failed)
 
-    async def _settle(self) -> None:
-        """Everything that has failed up to this task's first step."""
+    def _settle_failed(self) -> None:
         failed, self._unsettled = self._unsettled, []
+        self._spawn(self._settle(failed), *failed)
+
+    async def _settle(self, failed: Sequence[_Held]) -> None:
         try:
             await self._sender.settle(self._index)
         except EgressClosed:
@@ -203,8 +249,8 @@ class Carrier:
         receipts: dict[Consumer, list[Receipt]] = {}
         for held in finished:
             key = (self._name, held.message_id)
-            for consumer, handle in held.receipts:
-                receipts.setdefault(consumer, []).append(Receipt(handle, key))
+            for one in held.receipts:
+                receipts.setdefault(one.consumer, []).append(Receipt(one.handle, key))
             self._forget(held)
         for consumer, some in receipts.items():
             consumer.delete(some)
@@ -216,23 +262,27 @@ class Carrier:
         self._measure()
 
     def _let_go(self, held: _Held) -> None:
-        self._forget(held)
-        self.stats.in_flight -= len(held.receipts)
-        self._measure()
+        if self._held.get(held.message_id) is held:
+            self._forget(held)
+            self.stats.in_flight -= len(held.receipts)
+            self._measure()
 
     def _forget(self, held: _Held) -> None:
         if self._held.pop(held.message_id, None) is not None:
             self._bytes -= held.size
 
     def _measure(self) -> None:
-        if self.stats.in_flight < self._limit and self._bytes < IN_FLIGHT_BYTES:
-            self.room.set()
-        else:
-            self.room.clear()
+        self.room.look()
         if self.stats.in_flight:
             self._idle.clear()
         else:
             self._idle.set()
+
+    def _free(self) -> int:
+        """How many more messages may be in flight."""
+        if self._bytes >= IN_FLIGHT_BYTES or self._congested():
+            return 0
+        return self._limit - self.stats.in_flight
 
     # While it lasts
 
@@ -241,23 +291,31 @@ class Carrier:
         while True:
             await asyncio.sleep(EXTEND_EVERY_SECONDS)
             now = loop.time()
-            due = [held for held in self._held.values() if held.extend_at <= now]
-            if await self._extend(due, VISIBILITY_SECONDS):
-                for held in due:
-                    held.extend_at = now + VISIBILITY_SECONDS / 2
+            due = [one for held in self._held.values() for one in held.receipts if one.extend_at <= now]
+            await self._extend(due, VISIBILITY_SECONDS)
 
-    async def _extend(self, some: Iterable[_Held], seconds: int) -> bool:
-        handles: dict[Consumer, list[str]] = {}
-        for held in some:
-            for consumer, handle in held.receipts:
-                handles.setdefault(consumer, []).append(handle)
-        answers = [await consumer.extend(listed, seconds) for consumer, listed in handles.items()]
-        return all(answers)
+    async def _extend(self, some: Iterable[_Receipt], seconds: int) -> None:
+        """Of each queue by itself: one that does not answer must not touch the messages of another."""
+        listed: dict[Consumer, list[_Receipt]] = {}
+        for one in some:
+            listed.setdefault(one.consumer, []).append(one)
+        each = [_extend_some(consumer, receipts, seconds) for consumer, receipts in listed.items()]
+        for error in await asyncio.gather(*each, return_exceptions=True):
+            if isinstance(error, Exception):
+                self._fault("messages that are held were not extended", error)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None], *held: _Held) -> None:
+        """`held` are the messages that nobody else sees to."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._on_done(task, held))
+
+    def _on_done(self, task: asyncio.Task[None], held: Sequence[_Held]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fault("messages could not be carried and come again", error)
+            for one in held:
+                self._let_go(one)
 
     # The end
 
@@ -269,12 +327,24 @@ class Carrier:
 
     async def close(self) -> None:
         """Give back at once what has not ended: it waits in the queue. Safe to call twice."""
-        left = list(self._held.values())
+        left = [one for held in self._held.values() for one in held.receipts]
         tasks, self._tasks = list(self._tasks), set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._held.clear()
+        self._ready.clear()
         with contextlib.suppress(TimeoutError):  # then it comes back when its visibility ends
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._extend(left, 0)
+
+
+def _receipt(consumer: Consumer, message: QueueMessage) -> _Receipt:
+    return _Receipt(consumer, message.receipt, asyncio.get_running_loop().time() + VISIBILITY_SECONDS / 2)
+
+
+async def _extend_some(consumer: Consumer, receipts: Sequence[_Receipt], seconds: int) -> None:
+    began = asyncio.get_running_loop().time()
+    if await consumer.extend([one.handle for one in receipts], seconds):
+        for one in receipts:
+            one.extend_at = began + VISIBILITY_SECONDS / 2

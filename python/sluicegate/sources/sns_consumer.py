@@ -1,14 +1,14 @@
 """Polls of one queue, as many as its backlog wants, and deletes (contract section 4.2).
 
 One long poll is always out: a trickle costs three requests a minute. A poll that comes back full starts another one,
-up to `POLLS`, and each of those ends when it comes back empty. Nothing is fetched while there is no room.
+up to `POLLS`, and each of those ends when it comes back empty. Every poll has its room before it goes out, so that what
+it brings is never more than may be in flight.
 
 While the queue cannot be reached one poll tries again with growing pauses; everything that is known of the messages
 stays, and deletes wait for their turn.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 from sluicegate.aws import AwsError, QueueMessage
 from sluicegate.backoff import Backoff
 from sluicegate.sources.sns_queue import LONG_POLL_SECONDS, VISIBILITY_SECONDS, is_gone
+from sluicegate.sources.sns_room import Room
 
 BATCH = 10  # SQS: messages in one request
 POLLS = 32
@@ -70,20 +71,19 @@ class Receipt:
 @dataclass(slots=True)
 class Hooks:
     """What a consumer tells its source. `take` never blocks and never raises; `failed` gets each error of a request,
-    `recovered` the operation that works again."""
+    `recovered` the operation that works again, `fault` what was being done and the exception that nobody expected."""
 
     take: Callable[["Consumer", QueueMessage], None]
     deleted: Callable[[Sequence[Receipt]], None]
     failed: Callable[["Consumer", AwsError], None]
     recovered: Callable[[str], None]
+    fault: Callable[[str, BaseException], None]
 
 
 class Consumer:
-    """One queue. `room` is set while messages may be fetched. Belongs to the event loop."""
+    """One queue. Belongs to the event loop."""
 
-    def __init__(
-        self, queue: QueueCalls, arn: str, hooks: Hooks, room: asyncio.Event, stats: SourceStats
-    ) -> None:
+    def __init__(self, queue: QueueCalls, arn: str, hooks: Hooks, room: Room, stats: SourceStats) -> None:
         self.arn = arn
         self._queue = queue
         self._hooks = hooks
@@ -116,27 +116,31 @@ class Consumer:
                 helper.cancel()
 
     async def _fetch(self, wait_seconds: int) -> int:
-        await self._room.wait()
+        await self._room.take()
         self._stats.polls += 1
         try:
             messages = await self._queue.receive(
-                limit=BATCH, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
+                limit=self._room.share, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
             )
+            for message in messages:
+                self._hooks.take(self, message)
         finally:
             self._stats.polls -= 1
-        for message in messages:
-            self._hooks.take(self, message)
-        if len(messages) == BATCH and len(self._helpers) < POLLS - 1:
+            self._room.give()
+        if len(messages) == self._room.share and len(self._helpers) < POLLS - 1 and self._room.open:
             helper = asyncio.create_task(self._help(), name="another poll")
             self._helpers.add(helper)
             helper.add_done_callback(self._helpers.discard)
         return len(messages)
 
     async def _help(self) -> None:
-        # A failure is the business of the poll that is always there.
-        with contextlib.suppress(AwsError):
+        try:
             while await self._fetch(1):
                 pass
+        except AwsError:
+            return  # the business of the poll that is always there
+        except Exception as error:
+            self._hooks.fault("a poll ended", error)
 
     def delete(self, receipts: Sequence[Receipt]) -> None:
         """Delete these as soon as may be; `Hooks.deleted` tells when they are gone."""
@@ -148,9 +152,11 @@ class Consumer:
         One that cannot be extended comes again, and is counted."""
         try:
             failed = len(await self._queue.extend(receipts, seconds))
-        except AwsError:
+        except AwsError as error:
             self._stats.extend_failures += len(receipts)
+            self._hooks.failed(self, error)
             return False
+        self._hooks.recovered("ChangeMessageVisibilityBatch")
         self._stats.extend_failures += failed
         self._stats.extended += len(receipts) - failed
         return True
@@ -207,6 +213,9 @@ class _Deletes:
             if is_gone(error):
                 return self._end(batch, {})
             self._hooks.failed(self._consumer, error)
+            return batch
+        except Exception as error:
+            self._hooks.fault("messages were not deleted", error)
             return batch
         return self._end(batch, failed)
 

@@ -48,12 +48,15 @@ class Regions:
         self._served: frozenset[str] = frozenset()
         self._known_at = float("-inf")
         self._asking = asyncio.Lock()
+        self._failure: AwsError | None = None
+        self._failed_at = float("-inf")
 
     def update(self, served: frozenset[str]) -> None:
         """Take a fresh list."""
         new = served - self._served - {self.region} if self._served else frozenset()
         self._served = served
         self._known_at = self._clock()
+        self._failure = None
         for region in sorted(new):
             self._added(region)
 
@@ -76,18 +79,28 @@ class Regions:
         return Verdict.SKIP
 
     async def _all_served(self, named: frozenset[str]) -> bool:
-        if named and named <= self._served and self._age() < SERVED_SECONDS:
+        if self._age() < (SERVED_SECONDS if self._knows(named) else UNSERVED_SECONDS):
+            return self._knows(named)
+        # A region that was served does not go away because the list cannot be had.
+        if self._failure is not None and self._asking.locked() and self._knows(named):
             return True
-        if self._age() < UNSERVED_SECONDS:
-            return bool(named) and named <= self._served
         async with self._asking:  # one asks for all that wait
             if self._age() >= UNSERVED_SECONDS:
-                try:
-                    self.update(await self._refresh())
-                except AwsError:
-                    # A region that was served does not go away because the list cannot be had.
-                    if not named or not named <= self._served:
-                        raise
+                failure = await self._ask()
+                if failure is not None and not self._knows(named):
+                    raise failure.with_traceback(None)
+        return self._knows(named)
+
+    async def _ask(self) -> AwsError | None:
+        """Have the list anew; the failure if that is not possible, also if it was not a moment ago."""
+        if self._failure is None or self._clock() - self._failed_at >= UNSERVED_SECONDS:
+            try:
+                self.update(await self._refresh())
+            except AwsError as error:
+                self._failure, self._failed_at = error, self._clock()
+        return self._failure
+
+    def _knows(self, named: frozenset[str]) -> bool:
         return bool(named) and named <= self._served
 
     def _age(self) -> float:

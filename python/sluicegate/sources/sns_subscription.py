@@ -6,7 +6,8 @@ The role may do three things: Subscribe, Unsubscribe, ListSubscriptionsByTopic. 
 - *Which attributes a subscription has* is not in the list, but Subscribe tells: it is idempotent for equal attributes
   and refuses different ones. What we ask for ourselves is in the state, so that a change of it is seen as well.
 - *A subscription cannot be changed*, so one with wrong attributes is replaced: a queue of the next generation is
-  subscribed first, then the old one is let go and emptied. What comes to both is one message by its MessageId.
+  subscribed first, then the old one is let go and emptied. What comes to both is one message by its MessageId. Where
+  the new one has a filter, both stay for as long as SNS may take to apply it.
 """
 
 import json
@@ -15,12 +16,17 @@ from dataclasses import dataclass, replace
 
 from sluicegate.aws import Aws, AwsError, Role
 from sluicegate.model import PacketSource
+from sluicegate.model.names import topic_region
 from sluicegate.sources import sns_queue
 from sluicegate.state import SourceQueue, State
 
 SESSION_NAME_LIMIT = 64  # STS
 REPLACE_EVERY_SECONDS = 3600.0
 """No subscription is replaced more often: should SNS find fault with what it was asked for, queues would not end."""
+FILTER_SECONDS = 900.0
+"""SNS may take so long to apply a new filter: until then messages may come by the old subscription only."""
+QUIET_SECONDS = 60.0
+"""After the end of a subscription: what SNS still delivers arrives, and SQS's counts become those of the queue."""
 _NO_TOPIC = frozenset(("NotFound", "NotFoundException"))
 
 
@@ -42,11 +48,14 @@ class Subscription:
 
 @dataclass(slots=True)
 class Subscribed:
-    """What a reconciliation leaves behind. `new`: the subscription was made just now."""
+    """What a reconciliation leaves behind. `new`: the subscription was made just now. `earlier`: queues of the source
+    that exist beside the current one; those among `over` have had no subscription for a while."""
 
     queue: SourceQueue
     new: bool
     regions: frozenset[str]
+    earlier: list[SourceQueue]
+    over: frozenset[str]
 
 
 def gateway_role(role_arn: str | None, region: str, source: str) -> Role | None:
@@ -67,7 +76,7 @@ async def subscriptions(aws: Aws, topic_arn: str, role: Role | None) -> list[Sub
         )
         for one in page.get("Subscriptions", ()):
             endpoint = str(one.get("Endpoint"))
-            if one.get("Protocol") == "sqs" and sns_queue.name_of(endpoint).startswith(sns_queue.PREFIX):
+            if one.get("Protocol") == "sqs" and sns_queue.is_of_a_gateway(endpoint):
                 found.append(Subscription(str(one.get("SubscriptionArn")), endpoint))
         if not page.get("NextToken"):
             return found
@@ -77,11 +86,6 @@ async def subscriptions(aws: Aws, topic_arn: str, role: Role | None) -> list[Sub
 def served_regions(found: list[Subscription]) -> frozenset[str]:
     """The regions whose gateways get messages of the topic."""
     return frozenset(one.region for one in found if one.confirmed)
-
-
-def topic_region(topic_arn: str) -> str:
-    """The region in a topic's ARN."""
-    return topic_arn.split(":")[3]
 
 
 class Subscriber:
@@ -95,6 +99,8 @@ class Subscriber:
         self.topic_arn = resource.sns_topic_source.topic_arn
         self.role = gateway_role(resource.sns_topic_source.role, region, resource.name)
         self._replaced_at = float("-inf")
+        self._beside: dict[str, float] = {}
+        self._unsubscribed: dict[str, float] = {}
         self._stem = sns_queue.name_stem(node, self.topic_arn, resource.name)
 
     @property
@@ -127,12 +133,18 @@ class Subscriber:
     async def reconcile(self) -> Subscribed:
         """Make queue and subscription what they are to be. Raises `AwsError`."""
         found = await self.listed()
-        ours = [one for one in found if self.owns(one.endpoint)]
+        ours = await self._ours(found)
         queue = await self._queue(ours)
         before = {one.endpoint for one in ours}
         queue = await self._subscribe(queue, queue.arn in before)
-        await self._let_go([one for one in ours if one.endpoint != queue.arn])
-        return Subscribed(queue, queue.arn not in before, served_regions(found) | {self._region})
+        left = await self._let_go([one for one in ours if one.endpoint != queue.arn])
+        earlier = await self._earlier(queue)
+        now = time.monotonic()
+        ended = {one.arn: self._unsubscribed.get(one.arn, now) for one in earlier if one.arn not in left}
+        self._unsubscribed = ended
+        over = frozenset(arn for arn, since in ended.items() if now - since >= QUIET_SECONDS)
+        regions = served_regions(found) | {self._region}
+        return Subscribed(queue, queue.arn not in before, regions, earlier, over)
 
     async def listed(self) -> list[Subscription]:
         """The subscriptions of all gateways to the topic. Raises `AwsError`."""
@@ -155,6 +167,13 @@ class Subscriber:
         """True if the name is one of this source's queues, of whatever generation."""
         numbered = queue_arn.rpartition("-")[2].isdigit()
         return numbered and sns_queue.family(queue_arn) == (self._stem, self._region)
+
+    async def _ours(self, found: list[Subscription]) -> list[Subscription]:
+        """The subscriptions of this source's queues. Another account's gateway may have queues of the same names."""
+        account = await self._aws.account()
+        return [
+            one for one in found if self.owns(one.endpoint) and sns_queue.account_of(one.endpoint) == account
+        ]
 
     async def _queue(self, ours: list[Subscription]) -> SourceQueue:
         """The current queue, existing. A state that was lost is made up for by what is subscribed."""
@@ -211,15 +230,40 @@ class Subscriber:
         }
         await self._aws.call("sns", "Subscribe", params, role=self.role, region=topic_region(self.topic_arn))
 
-    async def _let_go(self, others: list[Subscription]) -> None:
+    async def _let_go(self, others: list[Subscription]) -> set[str]:
+        """End the earlier subscriptions, each when it is time; the endpoints of those that stay for now."""
         known = {queue.arn for queue in self.kept()}
+        now = time.monotonic()
+        stays: set[str] = set()
+        self._beside = {one.endpoint: self._beside.get(one.endpoint, now) for one in others}
         for one in others:
-            await unsubscribe(self._aws, one, self.role)
             if one.endpoint not in known:
                 role, generation = self._resource.sns_topic_source.role, _generation(one.endpoint)
                 self._state.keep_source_queue(
                     SourceQueue(one.endpoint, self._resource.name, self.topic_arn, role, generation)
                 )
+            if not self.at_home and now - self._beside[one.endpoint] < FILTER_SECONDS:
+                stays.add(one.endpoint)
+            else:
+                await unsubscribe(self._aws, one, self.role)
+        return stays
+
+    async def _earlier(self, current: SourceQueue) -> list[SourceQueue]:
+        """The queues of before `current` that exist, with their URLs; those that do not exist are forgotten."""
+        found = []
+        account = sns_queue.account_of(current.arn)
+        for queue in self.kept():
+            if queue.arn == current.arn or sns_queue.account_of(queue.arn) != account:
+                continue
+            if not queue.url:
+                url = await sns_queue.url_of(self._aws, self._region, queue)
+                if url is None:
+                    self._state.forget_source_queue(queue.arn)
+                    continue
+                queue = replace(queue, url=url)
+                self._state.keep_source_queue(queue)
+            found.append(queue)
+        return found
 
 
 async def unsubscribe(aws: Aws, one: Subscription, role: Role | None) -> None:
@@ -253,7 +297,9 @@ def next_step(error: AwsError, role: Role | None, *, own: bool) -> str:
         return f"allow the gateway sts:AssumeRole on {role.arn}, and let the trust policy of that role name the gateway"
     if error.denied:
         who = "the gateway's own credentials" if own or role is None else role.arn
-        return f"attach to {who} a policy that allows {error.action} on {error.resource or 'it'}"
+        # SNS has no resource for Unsubscribe: a policy that names one allows nothing.
+        where = "*" if error.action == "sns:Unsubscribe" else error.resource or "it"
+        return f"attach to {who} a policy that allows {error.action} on {where}"
     if no_topic(error):
         return "create the topic, or correct `topic_arn`"
     if error.retryable:
