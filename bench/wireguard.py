@@ -1,5 +1,5 @@
-"""WireGuard: sealed egress to 1,000 peers next to plain egress in the same run, the handshakes that begin it, and what
-a hundred thousand configured peers cost.
+"""WireGuard: sealed egress to 1,000 peers next to plain egress in the same run and to wireguard-go, the handshakes that
+begin it, and what a hundred thousand configured peers cost.
 
 The peers answer the handshakes and then give way to the sink, which counts what arrives and opens nothing.
 """
@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.request
 from base64 import b64encode
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 
 from sluicegate import _native
 
+from . import wireguard_go
 from .egress import submitted
 from .gateway import Gateway, free_port
 from .plan import Plan
@@ -23,7 +25,7 @@ from .results import Row, Sample, compare, median, yes_or_no
 
 PEERS = 1_000
 CONFIGURED = 100_000
-SEALED_GOAL, MEMORY_GOAL, CPU_GOAL = 0.6, 100.0, 2.0
+SEALED_GOAL, OTHER_GOAL, MEMORY_GOAL, CPU_GOAL = 0.6, 5.0, 100.0, 2.0
 
 
 def run(plan: Plan) -> Iterator[Row]:
@@ -34,8 +36,14 @@ def run(plan: Plan) -> Iterator[Row]:
             sealed.append(sample)
             handshakes.append(rate)
             plain.append(submitted(PEERS, size, plan.packets))
-        goal = SEALED_GOAL if size == 1200 else None
-        yield compare(f"sealed egress, {PEERS:,} peers, {size} B", sealed, "plain egress", plain, goal)
+        name = f"sealed egress, {PEERS:,} peers, {size} B"
+        large = size == 1200
+        yield compare(name, sealed, "plain egress", plain, SEALED_GOAL if large else None)
+        if missing := wireguard_go.missing():
+            print(f"  not next to wireguard-go: {missing}", file=sys.stderr)
+            continue
+        others = [wireguard_go.moved(PEERS, size, plan.packets) for _ in range(plan.rounds)]
+        yield compare(name, sealed, "wireguard-go", others, OTHER_GOAL if large else None)
     yield Row("handshakes that the gateway begins", median(handshakes))
     yield from configured(plan)
 
