@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import echo, egress, idle, ingress, latency, offload, sns, sqs
+from . import echo, egress, idle, ingress, latency, offload, sns, sqs, wireguard
 from .plan import FULL, QUICK, Plan
 from .processes import CORES, LOAD_CORE, TESTED_CORE, BenchError, commit
 from .results import Row, table
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "echo": echo.run,
     "latency": latency.run,
     "idle": idle.run,
+    "wireguard": wireguard.run,
 }
 
 

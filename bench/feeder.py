@@ -24,31 +24,42 @@ FIRST_REMOTE = int(IPv4Address("127.64.0.0"))
 def main() -> None:
     port, remotes, size, count = map(int, sys.argv[1:5])
     bodies = prepare(port, remotes, size, min(count, max(remotes, NUMBERS)))
-    dataplane = _native.Dataplane(
-        json.dumps(
-            {
-                "Node": 1,
-                "Region": "us-east-1",
-                "TagKeys": [{"Id": 0, "Key": _native.format_tag_key()}],
-                "TagSeconds": 3600,
-            }
-        )
-    )
-    listener = dataplane.open(json.dumps(_spec()))
+    plane = dataplane()
+    listener = plane.open(json.dumps(listener_spec()))
     print(json.dumps(feed(listener, bodies, count)))
     listener.close(0.0)
-    dataplane.close()
+    plane.close()
+
+
+def dataplane() -> _native.Dataplane:
+    """One for a benchmark."""
+    keys = [{"Id": 0, "Key": _native.format_tag_key()}]
+    return _native.Dataplane(
+        json.dumps({"Node": 1, "Region": "us-east-1", "TagKeys": keys, "TagSeconds": 3600})
+    )
+
+
+def address_of(number: int, remotes: int) -> IPv4Address:
+    """Where the entry with this number goes."""
+    return IPv4Address(FIRST_REMOTE + number % remotes)
 
 
 def prepare(port: int, remotes: int, size: int, count: int) -> list[tuple[bytes, int]]:
-    """Messages of at most 256 KiB with entries 0 to `count`, and the number of entries in each."""
+    """Messages with entries 0 to `count`."""
+    entries = []
+    for number in range(count):
+        data = base64.b64encode(number.to_bytes(8, sys.byteorder).ljust(size, b"x")).decode()
+        where = f'{{"Address":"{address_of(number, remotes)}","Port":{port}}}'
+        entries.append(f'{{"Data":"{data}","Remote":{where}}}')
+    return bodies_of(entries)
+
+
+def bodies_of(entries: list[str]) -> list[tuple[bytes, int]]:
+    """Messages of at most 256 KiB, and the number of entries in each."""
     bodies: list[tuple[bytes, int]] = []
     parts: list[str] = []
     length = 0
-    for number in range(count):
-        address = IPv4Address(FIRST_REMOTE + number % remotes)
-        data = base64.b64encode(number.to_bytes(8, sys.byteorder).ljust(size, b"x")).decode()
-        part = f'{{"Data":"{data}","Remote":{{"Address":"{address}","Port":{port}}}}}'
+    for part in entries:
         if parts and length + len(part) + 16 > BODY_BYTES:
             bodies.append((_body(parts), len(parts)))
             parts, length = [], 0
@@ -79,7 +90,8 @@ def feed(listener: _native.Port, bodies: list[tuple[bytes, int]], count: int) ->
     return {"sent": sent, "failed": failed, "seconds": elapsed, "cpu_seconds": _cpu_seconds() - cpu}
 
 
-def _spec() -> dict[str, object]:
+def listener_spec() -> dict[str, object]:
+    """The gateway's own, with loopback allowed."""
     return {
         "Id": 1,
         "Name": "bench",

@@ -150,9 +150,9 @@ def module(name: str, *arguments: object) -> list[str]:
 
 
 @contextlib.contextmanager
-def sink(port: int, numbers: int, *, offload: bool = False) -> Iterator[Process]:
-    """Counts what arrives at any loopback address at `port`."""
-    command = baseline("sink", port, numbers, int(offload))
+def sink(port: int, numbers: int, *, offload: bool = False, inside: Sequence[str] = ()) -> Iterator[Process]:
+    """Counts what arrives at any loopback address at `port`. `inside`: what puts a command into a network namespace."""
+    command = [*inside, *baseline("sink", port, numbers, int(offload))]
     with Process(command, LOAD_CORE) as process:
         process.wait_ready()
         yield process

@@ -1,5 +1,6 @@
-/* send HOW PORT REMOTES SIZE COUNT: what a gateway's way out costs at least. COUNT datagrams of SIZE, all from one socket, to
- * REMOTES remotes in turn (127.64.0.0 and on, at PORT), numbered from 0 to below REMOTES or 100,000, whichever is more.
+/* send HOW PORT REMOTES SIZE COUNT [TUNNEL]: what a gateway's way out costs at least. COUNT datagrams of SIZE, all from one
+ * socket, to REMOTES remotes in turn (127.64.0.0 and on, at PORT), numbered from 0 to below REMOTES or 100,000, whichever is
+ * more. TUNNEL: to 10.64.0.0 and on, by whatever route leads there.
  * HOW: sendto, one call each; sendmmsg, one call for 64; segment, one call for a run of up to 64 (UDP_SEGMENT, one remote). */
 #include "common.h"
 
@@ -8,8 +9,8 @@ enum { BATCH = 64, NUMBERS = 100000, RUN_BYTES = 65000 };
 static char payload[BATCH][LARGEST / BATCH * 2];
 
 int main(int argc, char **argv) {
-    if (argc != 6) return 2;
-    int port = atoi(argv[2]), size = atoi(argv[4]), fd = open_socket(INADDR_LOOPBACK, 0);
+    if (argc != 6 && argc != 7) return 2;
+    int tunnel = argc == 7, port = atoi(argv[2]), size = atoi(argv[4]), fd = open_socket(tunnel ? INADDR_ANY : INADDR_LOOPBACK, 0);
     uint64_t remotes = atoi(argv[3]), count = strtoull(argv[5], NULL, 10), sent = 0, calls = 0;
     uint64_t numbers = remotes > NUMBERS ? remotes : NUMBERS;
     if (size > (int)sizeof payload[0]) return 2;
@@ -19,7 +20,7 @@ int main(int argc, char **argv) {
     if (strcmp(argv[1], "sendto") == 0) {
         for (; sent < count && !stopping; sent++, calls++) {
             uint64_t number = sent % numbers;
-            struct sockaddr_in to = remote(sent % remotes, port);
+            struct sockaddr_in to = tunnel ? endpoint(0x0a400000u + sent % remotes, port) : remote(sent % remotes, port);
             memcpy(payload[0], &number, NUMBER);
             if (sendto(fd, payload[0], size, 0, (struct sockaddr *)&to, sizeof to) < 0) fail("sendto");
         }

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -80,6 +81,7 @@ class PeerKeeper:
         self._table = table
         self._events = events
         self._pending: dict[str, Memory] = {}
+        self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -105,8 +107,8 @@ class PeerKeeper:
     async def close(self) -> None:
         """Write the last changes."""
         asyncio.get_running_loop().remove_reader(self._port.peer_changes_fileno())
+        self._closing.set()
         if self._task is not None:
-            self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._write()
 
@@ -117,10 +119,14 @@ class PeerKeeper:
 
     async def _write_soon(self) -> None:
         pause = WRITE_SECONDS
-        while pause:
-            await asyncio.sleep(pause)
-            pause = 0 if await self._write() else RETRY_SECONDS
-        asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
+        while pause and not self._closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+            written = await self._write()
+            more = WRITE_SECONDS if self._pending else 0.0
+            pause = more if written else RETRY_SECONDS
+        if not self._closing.is_set():
+            asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
 
     async def _write(self) -> bool:
         """False if the state refused; the changes wait then."""

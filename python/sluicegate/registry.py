@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -189,14 +190,16 @@ class Registry:
         async with self._turn():
             with self._audit(who, "AddPeers", "Listener", name) as audit:
                 listener = self._with_peers(name)
-                peers = [parse_peer(one) for one in data]
+                running = self.running(name)
+                places = [("peers", index) if len(data) > 1 else () for index in range(len(data))]
+                peers = [parse_peer(one, place) for one, place in zip(data, places, strict=True)]
                 audit.detail = ", ".join(peer.public_key for peer in peers[:10]) + ", …" * (len(peers) > 10)
                 keys = [peer.public_key for peer in peers]
                 await self._refuse_known_peers(listener, keys, [one.public_key for one in listener.peers])
                 added = [(peer.dump(), secret_of(peer)) for peer in peers]
                 await asyncio.to_thread(self._node.wireguard.add_peers, name, added)
                 change = {"Set": [peer_spec(peer) for peer in peers]}
-                self.running(name).port.change_peers(json.dumps(change))
+                running.port.change_peers(json.dumps(change))
         return peers
 
     async def remove_peer(self, name: str, public_key: str, who: str) -> None:
@@ -229,7 +232,8 @@ class Registry:
     ) -> None:
         """A key belongs to one peer: of the document, or added by itself."""
         known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
-        twice = [key for at, key in enumerate(keys) if key in known or key in keys[:at]]
+        counts = Counter(keys)
+        twice = [key for key in counts if key in known or counts[key] > 1]
         if twice:
             cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'
             fix = "remove it first, or choose another key"

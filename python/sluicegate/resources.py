@@ -123,17 +123,18 @@ def parse(
     return resource, context.get("warnings", [])
 
 
-def parse_peer(data: Any) -> Peer:
-    """A peer of a document of the API. Raises `Refused`."""
+def parse_peer(data: Any, place: Path = ()) -> Peer:
+    """A peer of a document of the API: at its `place` in a Listener, or by itself. Raises `Refused`."""
+    kind = "Listener" if place else "Peer"
     if not isinstance(data, Mapping):
-        cause = "the body is not a JSON object"
-        raise Refused(Complaint("Peer", "", (), cause, 'send one peer: {"PublicKey": "…"}'))
+        cause = "the peer is not a JSON object"
+        raise Refused(Complaint(kind, "", place, cause, 'write it as {"PublicKey": "…"}'))
     try:
         return Peer.model_validate(data)
     except ValidationError as error:
         name = str(Peer.peek(data, "name") or "")
         raise Refused(
-            *(Complaint("Peer", name, one.path, one.cause, one.fix) for one in findings(error, Peer))
+            *(Complaint(kind, name, (*place, *one.path), one.cause, one.fix) for one in findings(error, Peer))
         ) from None
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness import ECHO, PROGRAM, Client, Gateway
 from wireguard import Tunnel, key_pair
@@ -144,3 +145,25 @@ def with_tunnel_again(running: Gateway) -> dict[str, Any]:
     made = running.api("POST", "/v1/listeners", {"Name": "tunnel", "Protocols": ["wg"], "Bind": "127.0.0.1"})
     document: dict[str, Any] = made.json()
     return document
+
+
+def test_a_mistake_in_one_of_many_is_named_with_its_place(gateway: StartGateway) -> None:
+    running = with_tunnel(gateway)
+    answer = running.api(
+        "POST",
+        "/v1/listeners/tunnel/peers",
+        {"Peers": [{"PublicKey": key_pair()[1]}, {"PublicKey": "short"}]},
+    )
+    assert answer.status_code == 422
+    (error,) = answer.json()["Errors"]
+    assert (error["Pointer"], "wg pubkey" in error["Fix"]) == ("/Peers/1/PublicKey", True)
+    own = key_pair()[1]
+    twice = running.api(
+        "POST", "/v1/listeners/tunnel/peers", {"Peers": [{"PublicKey": own}, {"PublicKey": own}]}
+    )
+    assert twice.status_code == 409
+    plain = running.api("POST", "/v1/listeners", {"Name": "plain", "Bind": "127.0.0.1"})
+    assert plain.status_code == 201
+    refused = running.api("POST", "/v1/listeners/plain/peers", {"PublicKey": own})
+    assert (refused.status_code, "speaks udp" in refused.text) == (409, True)
+    assert running.api("DELETE", f"/v1/listeners/tunnel/peers/{quote(own, safe='')}").status_code == 404

@@ -173,3 +173,12 @@ def test_a_payload_file_that_is_not_there(api: Api, tmp_path: Path) -> None:
     result = api.send("--to", "127.0.0.1:5", "--file", str(tmp_path / "none"))
     assert result.exit_code == 1
     assert "No such file" in result.stderr
+
+
+def test_a_peer_is_named_by_its_key(api: Api) -> None:
+    assert api.send("--peer", "KEY=", "--data", "hi").exit_code == 0
+    assert api.entry == {"Data": "aGk=", "Remote": {"PeerKey": "KEY="}}
+    assert api.send("--peer", "KEY=", "--to", "192.0.2.1:5000", "--data", "hi").exit_code == 0
+    assert api.entry["Remote"] == {"Address": "192.0.2.1", "Port": 5000, "PeerKey": "KEY="}
+    refused = api.send("--peer", "KEY=", "--tag", "T", "--data", "hi")
+    assert (refused.exit_code, "--peer KEY or --tag TAG" in refused.stderr) == (2, True)
