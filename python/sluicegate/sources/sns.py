@@ -29,7 +29,7 @@ from sluicegate.sources.sns_subscription import Subscribed, Subscriber, next_ste
 from sluicegate.state import SourceQueue, State, StateError
 
 RETRIES = Backoff(1.0, 30.0)
-REFUSALS = Backoff(5.0, 60.0)
+REFUSALS = Backoff(2.0, 60.0)
 """After a definite refusal: a change of IAM arrives after seconds, and a missing topic may be made at any time."""
 
 FILTER_NOTE = "SNS may take up to 15 minutes to apply its filter: until then messages for it may be missing"
@@ -70,6 +70,7 @@ class SnsSource(Source):
         self, setting: SnsSetting, resource: PacketSource, listener: str, index: int, sender: Sender
     ) -> None:
         super().__init__(resource.name, index, sender)
+        self.subscription = "Pending"
         self.listener = listener
         self._setting = setting
         self._resource = resource
@@ -145,14 +146,19 @@ class SnsSource(Source):
             except AwsError as error:
                 failures += 1
                 self._failed("SourceProvisionFailed", error, own=error.service == "sqs")
+                self.subscription_problem = self._explained(error, own=error.service == "sqs")
+                if not error.retryable:
+                    self.subscription = "Failed"
                 pauses = RETRIES if error.retryable else REFUSALS
                 await self._pause(pauses.pause(failures))
             except StateError as error:
                 failures += 1
                 self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+                self.subscription, self.subscription_problem = "Failed", str(error)
                 await self._pause(REFUSALS.pause(failures))
             else:
                 failures = 0
+                self.subscription, self.subscription_problem = "Subscribed", ""
                 self._recovered("SourceProvisionFailed")
                 await self._pause(self._setting.reconcile_seconds)
 
@@ -279,8 +285,10 @@ class SnsSource(Source):
         if self._down.get(what) == error.code:
             return
         self._down[what] = error.code
-        step = next_step(error, self._subscriber.role, own=own)
-        self._emit(event, Reason=error.code, Detail=f"{error}; {step}")
+        self._emit(event, Reason=error.code, Detail=self._explained(error, own=own))
+
+    def _explained(self, error: AwsError, *, own: bool) -> str:
+        return f"{error}; {next_step(error, self._subscriber.role, own=own)}"
 
     def _recovered(self, what: str) -> None:
         if self._down.pop(what, None) is not None:
