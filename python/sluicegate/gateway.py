@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import _native, views
 from .aws import Aws
+from .cfn.consumer import StackRequests
 from .config import Config
 from .control.api import create_app as create_api
 from .control.keys import Authenticator, KeyFile
@@ -147,6 +148,7 @@ class Gateway:
         for server in (self.api, self.sns):
             if server is not None:
                 await server.start()
+        self._read_stack_requests()
         self._ready = True
         self._events.emit("GatewayStarted", Listeners=len(self._listeners()))
 
@@ -286,6 +288,21 @@ class Gateway:
             except BindError as error:
                 raise self._refused((name, "bind"), str(error)) from None
             self._closing.push_async_callback(server.stop)
+
+    def _read_stack_requests(self) -> None:
+        """CloudFormation's requests, also where there is no API that others could reach."""
+        setting = self._settings.cloudformation
+        if setting is None:
+            return
+        region = setting.region() or self._settings.region
+        requests = StackRequests(
+            self._aws.queue(setting.queue_url, region=region),
+            create_api(self, Authenticator(self._keys, required=True)),
+            self._events,
+            partition="aws-cn" if region.startswith("cn-") else "aws",
+            hosts=setting.response_hosts,
+        )
+        self._tasks.append(asyncio.create_task(requests.run(), name="stack requests"))
 
     def _dataplane_spec(self, state: State) -> str:
         return json.dumps(

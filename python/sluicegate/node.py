@@ -125,6 +125,10 @@ class Node:
         active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
         self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
 
+    async def gone(self, source: str, seconds: float) -> None:
+        """Wait for at most so long until what `sweep` takes away of a PacketSource is gone."""
+        await self._sns.leftovers.gone(source, seconds)
+
     async def recall(self, sources: set[str]) -> dict[str, list[tuple[str, float]]]:
         """`(Id, seconds ago)` of what these PacketSources sent lately, oldest first."""
         recalled: dict[str, list[tuple[str, float]]] = {}

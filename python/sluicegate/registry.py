@@ -29,6 +29,9 @@ from .state import Commit, Decision, ResourceTable, StateError, Stored, changed
 # Settings that a reload takes over; every other one needs a restart.
 _RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
 
+GONE_SECONDS = 4.0
+"""How long a delete waits for what its PacketSource has on AWS to be gone; that goes on afterwards."""
+
 
 class NotFound(Exception):
     """No such resource; the message says so."""
@@ -184,6 +187,9 @@ class Registry:
                 self._check_version(kind, name, versions)
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
+        if kind == "PacketSource":
+            # Whoever deletes it may delete the role next, and nobody could unsubscribe then.
+            await self._node.gone(name, GONE_SECONDS)
 
     async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
         """More peers of the WireGuard Listener `name`, all of them or none. Raises `NotFound` and `Refused`."""

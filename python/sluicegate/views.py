@@ -15,7 +15,7 @@ READ_ONLY = {
         "WireGuardPublicKey",
         "DtlsServerCertificate",
     ),
-    "PacketSource": ("Id", "State"),
+    "PacketSource": ("Id", "State", "Subscription", "SubscriptionProblem"),
     "DestinationArn": ("Id", "Name"),
 }
 """What a view adds to the document, beside `Version`, `DeclaredBy` and `Warnings`. A client may send it back."""
@@ -30,6 +30,9 @@ def shown(registry: Registry, one: Declared) -> dict[str, Any]:
             document |= _listener(registry.runtime.listeners[one.resource.name])
         case "PacketSource":
             document["State"] = registry.desired.states[one.resource.name]
+            document |= _subscription(
+                registry.runtime.listeners[one.resource.listener_name], one.resource.name
+            )
         case _:
             document["Name"] = one.resource.name
     return document | {"Version": one.version, "DeclaredBy": one.owner}
@@ -45,3 +48,13 @@ def _listener(running: RunningListener) -> dict[str, Any]:
         "WireGuardPublicKey": running.public_key,
         "DtlsServerCertificate": "",
     }
+
+
+def _subscription(running: RunningListener, source: str) -> dict[str, Any]:
+    """Of a PacketSource that is Active: whether its topic's messages come, and why not."""
+    for _, place in running.live_sources:
+        if place.resource.name == source and place.state == "Active" and place.inlet is not None:
+            problem = place.inlet.subscription_problem
+            shown = {"Subscription": place.inlet.subscription}
+            return shown | {"SubscriptionProblem": problem} if problem else shown
+    return {}

@@ -18,6 +18,8 @@ from conftest import StartGateway
 from sluicegate.cfn.packaged import lambda_template
 from sluicegate.control.keys import KeyFile
 
+pytestmark = pytest.mark.waits
+
 FAILED_SECONDS = 10.0  # a promise of the product (issue 5): a failing create has ended by then
 ENDED = ("_COMPLETE", "_FAILED")
 
@@ -25,8 +27,8 @@ ENDED = ("_COMPLETE", "_FAILED")
 class Stacks:
     """CloudFormation as a user has it."""
 
-    def __init__(self, ministack: Ministack) -> None:
-        self._client = ministack.client("cloudformation")
+    def __init__(self, cloudformation: Any) -> None:
+        self._client = cloudformation
         self._made: list[str] = []
 
     def create(self, template: dict[str, Any] | str, name: str = "", **parameters: str) -> str:
@@ -86,7 +88,7 @@ class Stacks:
 
 @pytest.fixture
 def stacks(ministack: Ministack) -> Iterator[Stacks]:
-    made = Stacks(ministack)
+    made = Stacks(ministack.client("cloudformation"))
     yield made
     made.close()
 
@@ -94,21 +96,21 @@ def stacks(ministack: Ministack) -> Iterator[Stacks]:
 Provider = Callable[[str], str]
 
 
+def deploy_provider(stacks: Stacks, ministack: Ministack, url: str) -> str:
+    """The packaged provider for the gateway at `url`: its ServiceToken."""
+    variable = "SLUICEGATE_API: !Ref GatewayUrl"
+    text = lambda_template()
+    assert text.count(variable) == 1
+    hosts = f"SLUICEGATE_RESPONSE_HOSTS: localhost:{ministack.port}"
+    text = text.replace(variable, f"{variable}\n          {hosts}")
+    name = stacks.create(text, unique("provider"), GatewayUrl=url)
+    assert stacks.status(name) == "CREATE_COMPLETE", stacks.reasons(name)
+    return stacks.outputs(name)["ServiceToken"]
+
+
 @pytest.fixture
 def provider(stacks: Stacks, ministack: Ministack) -> Provider:
-    """The packaged provider for the gateway at a URL: its ServiceToken."""
-
-    def deploy(url: str) -> str:
-        variable = "SLUICEGATE_API: !Ref GatewayUrl"
-        text = lambda_template()
-        assert text.count(variable) == 1
-        hosts = f"SLUICEGATE_RESPONSE_HOSTS: localhost:{ministack.port}"
-        text = text.replace(variable, f"{variable}\n          {hosts}")
-        name = stacks.create(text, unique("provider"), GatewayUrl=url)
-        assert stacks.status(name) == "CREATE_COMPLETE", stacks.reasons(name)
-        return stacks.outputs(name)["ServiceToken"]
-
-    return deploy
+    return lambda url: deploy_provider(stacks, ministack, url)
 
 
 @pytest.fixture

@@ -12,12 +12,16 @@ from harness import free_port
 from stack_answers import Bucket
 from stack_answers import bucket as bucket
 
+from sluicegate.aws import AwsError
+from sluicegate.backoff import Backoff
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import load
 from sluicegate.control.api import create_app
 from sluicegate.control.keys import Authenticator, KeyFile
 from sluicegate.events import EventLog
 from sluicegate.gateway import Gateway
+
+pytestmark = pytest.mark.waits
 
 STACK = "arn:aws:cloudformation:us-east-1:000000000000:stack/demo/6b0f0c5e"
 
@@ -26,10 +30,6 @@ STACK = "arn:aws:cloudformation:us-east-1:000000000000:stack/demo/6b0f0c5e"
 class Message:
     receipt: str
     body: str
-
-
-class QueueDown(Exception):
-    """The queue cannot be read."""
 
 
 class ScriptedQueue:
@@ -60,7 +60,7 @@ class ScriptedQueue:
         if self.failing:
             self.failing -= 1
             self.failed.set()
-            raise QueueDown("sqs:ReceiveMessage was refused")
+            raise AwsError("sqs", "ReceiveMessage", "AccessDenied", "you may not", resource="the queue")
         return list(self.messages.values())[:limit]
 
     async def delete(self, receipts: Sequence[str]) -> list[tuple[int, str]]:
@@ -129,7 +129,7 @@ class Running:
 @pytest.fixture
 async def running(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     monkeypatch.setattr("sluicegate.cfn.consumer.ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr("sluicegate.cfn.consumer.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("sluicegate.cfn.consumer.PAUSES", Backoff(0.01, 0.01))
     file = tmp_path / "gateway.yaml"
     file.write_text(f"api: {{ bind: 127.0.0.1:{free_port()} }}\nsns: {{ bind: 127.0.0.1:{free_port()} }}\n")
     kept = Kept()
@@ -139,7 +139,7 @@ async def running(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatc
     keys = KeyFile(tmp_path / "keys")
     queue = ScriptedQueue()
     app = create_app(gateway, Authenticator(keys, required=True))
-    requests = StackRequests(queue, app, events, failures=(QueueDown,), hosts=(bucket.host,))
+    requests = StackRequests(queue, app, events, hosts=(bucket.host,))
     task = asyncio.create_task(requests.run())
     key = keys.create_api_key("stacks", frozenset({"admin"}))[1]
     yield Running(gateway, queue, bucket, kept, key)
@@ -196,12 +196,19 @@ async def test_an_answer_that_is_not_taken_is_given_again(running: Running) -> N
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest", "https://bucket.s3.amazonaws.com/x", "file:///etc/passwd"]
+    "url",
+    [
+        "http://169.254.169.254/latest",
+        "https://bucket.s3.amazonaws.com/x",
+        "file:///etc/passwd",
+        "https://[x",
+    ],
 )
 async def test_nobody_else_is_answered(running: Running, url: str) -> None:
     running.queue.put(json.dumps(running.request("Create", {}, ResponseURL=url)))
     await asyncio.wait_for(running.queue.empty.wait(), 60)
-    assert "is not CloudFormation's bucket" in (await running.happens("StackUnanswered"))["Detail"]
+    told = await running.happens("StackUnanswered")
+    assert (told["Reason"], told["Detail"][:15]) == ("NotCloudFormation", "its ResponseURL")
     assert running.bucket.answers == []
     assert running.listeners() == [], "a request that cannot be answered is not done either"
 
@@ -211,9 +218,24 @@ async def test_what_is_no_request_is_dropped_and_a_queue_that_fails_is_read_agai
         running.queue.put(body)
     await asyncio.wait_for(running.queue.empty.wait(), 60)
     assert (await running.happens("StackUnanswered"))["Reason"] == "NotARequest"
-    running.queue.failing = 1
+    running.queue.failing = 3
     running.queue.again()
-    await asyncio.wait_for(running.queue.failed.wait(), 60)
+    while running.queue.failing:
+        running.queue.failed.clear()
+        running.queue.again()
+        await asyncio.wait_for(running.queue.failed.wait(), 60)
     made = await running.answer(running.request("Create", {}))
     assert made["Status"] == "SUCCESS"
-    assert "QueueUnreadable" in {line.get("Reason") for line in running.events.lines}
+    (outage,) = [line for line in running.events.lines if line.get("Reason") == "QueueUnreadable"]
+    assert "sqs:ReceiveMessage on the queue was refused" in outage["Detail"]
+    assert "allow the gateway sqs:ReceiveMessage on it: the parameter GatewayRole" in outage["Detail"]
+    assert await running.happens("StackQueueRecovered")
+
+
+async def test_a_whole_stack_at_once(running: Running) -> None:
+    """As many as the queue gives: none waits for another one, and none holds what the API needs."""
+    for number in range(10):
+        running.queue.put(json.dumps(running.request("Create", {"Name": f"listener-{number}"})))
+    await asyncio.wait_for(running.queue.empty.wait(), 60)
+    assert {(one["Status"], one.get("Reason")) for one in running.bucket.answers} == {("SUCCESS", None)}
+    assert sorted(running.listeners()) == [f"listener-{number}" for number in range(10)]

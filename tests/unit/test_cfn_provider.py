@@ -26,6 +26,7 @@ class FakeGateway:
         self.answers: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
+        self.subscription: list[dict[str, str]] = [{}]
         self.lose = 0
         self.down = False
 
@@ -54,6 +55,12 @@ class FakeGateway:
         self.answers[key] = self._shown(path, self.items[place])
         return self.answers[key]
 
+    def _get(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        """A PacketSource as its subscription goes on: `subscription` is what there is to see, one after the other."""
+        if len(self.subscription) > 1:
+            self.subscription.pop(0)
+        return self._shown(path.rpartition("/")[0], self.items[path])
+
     def _put(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
         if path not in self.items:
             raise Refused(404, "there is no such thing")
@@ -69,6 +76,7 @@ class FakeGateway:
         if path != "/v1/listeners":
             return {
                 **item,
+                **(self.subscription[0] if path == "/v1/packet-sources" else {}),
                 "Warnings": ["PacketSource: unknown property Foo is ignored"] if "Foo" in item else [],
             }
         names = [one["Name"] for one in item.get("Destinations", [])]
@@ -344,3 +352,72 @@ def test_it_is_one_file_with_nothing_but_the_standard_library() -> None:
     names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not relative
     assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+# Subscriptions on AWS
+
+PENDING, SUBSCRIBED = {"Subscription": "Pending"}, {"Subscription": "Subscribed"}
+REFUSED = {"Subscription": "Failed", "SubscriptionProblem": "sns:Subscribe was refused; attach a policy"}
+BOUND = {"Name": "replies", "ListenerName": "decoder", "SnsTopicSource": TOPIC}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider, "SUBSCRIBE_SECONDS", 0.05)
+
+
+def test_a_source_is_made_once_it_is_subscribed() -> None:
+    """A first refusal is not the last word: what IAM was told by the same stack takes its time."""
+    gateway = FakeGateway()
+    gateway.subscription = [PENDING, REFUSED, SUBSCRIBED]
+    answer = handle(request("Create", SOURCE, {**BOUND, "Foo": "x"}), gateway)
+    assert answer["Status"] == "SUCCESS", answer
+    assert answer["PhysicalResourceId"] == "replies"
+    assert answer["Reason"] == "PacketSource: unknown property Foo is ignored"
+    assert "Subscription" not in answer["Data"]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("seen", "reason"), [(REFUSED, REFUSED["SubscriptionProblem"]), (PENDING, "AWS has not answered")]
+)
+def test_a_source_that_is_not_subscribed_in_time_is_taken_back(seen: dict[str, str], reason: str) -> None:
+    gateway = FakeGateway()
+    gateway.subscription = [seen]
+    create = request("Create", SOURCE, BOUND)
+    answer = handle(create, gateway)
+    assert (answer["Status"], gateway.items) == ("FAILED", {})
+    assert reason in answer["Reason"]
+    # Its name may be somebody else's by the time of the delete that follows.
+    gateway.items["/v1/packet-sources/replies"] = {"Id": "replies"}
+    gone = handle(request("Delete", SOURCE, BOUND, answer["PhysicalResourceId"]), gateway)
+    assert gone["Status"] == "SUCCESS"
+    assert list(gateway.items) == ["/v1/packet-sources/replies"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_update_fails_for_a_refusal_and_not_for_an_outage() -> None:
+    gateway = FakeGateway()
+    handle(request("Create", SOURCE, BOUND), gateway)
+    new = {**BOUND, "HoldSeconds": "5"}
+    update = request("Update", SOURCE, new, "replies", OldResourceProperties=BOUND)
+    gateway.subscription = [PENDING]
+    answer = handle(update, gateway)
+    assert (answer["Status"], "AWS has not answered" in answer["Reason"]) == ("SUCCESS", True)
+    gateway.subscription = [REFUSED]
+    answer = handle(update, gateway)
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "replies")
+    assert answer["Reason"] == REFUSED["SubscriptionProblem"]
+    assert list(gateway.items) == ["/v1/packet-sources/replies"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_replacement_that_is_refused_leaves_the_old_one() -> None:
+    gateway = FakeGateway()
+    handle(request("Create", SOURCE, BOUND), gateway)
+    gateway.subscription = [REFUSED]
+    other = {**BOUND, "Name": "others"}
+    update = request("Update", SOURCE, other, "replies", OldResourceProperties=BOUND)
+    answer = handle(update, gateway)
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "replies")
+    assert list(gateway.items) == ["/v1/packet-sources/replies"]

@@ -113,3 +113,52 @@ def test_any_document_is_valid_or_refused_in_sentences(document: Any) -> None:
             assert found.cause
             assert found.fix
             assert "Input should" not in found.cause
+
+
+QUEUE = "https://sqs.eu-west-1.amazonaws.com/123456789012/requests"
+
+
+@pytest.mark.parametrize("key", ["cloudformation", "CloudFormation"])
+def test_the_queue_of_stacks_is_in_the_region_of_its_url(key: str) -> None:
+    config = GatewayConfig.model_validate({key: {"QueueUrl": QUEUE}})
+    assert config.cloudformation is not None
+    assert (config.cloudformation.region(), config.cloudformation.response_hosts) == ("eu-west-1", [])
+    emulated = {"queue_url": "http://localhost:4566/000000000000/q", "response_hosts": ["localhost:4566"]}
+    aws = {"endpoint_url": "http://localhost:4566"}
+    config = GatewayConfig.model_validate({"cloudformation": emulated, "aws": aws})
+    assert config.cloudformation is not None
+    assert config.cloudformation.region() is None
+
+
+@pytest.mark.parametrize(
+    ("section", "place", "cause", "fix"),
+    [
+        ({"queue_url": "requests"}, "queue_url", "is not the URL of an SQS queue", "the output QueueUrl"),
+        ({"queue_url": QUEUE + "/x"}, "queue_url", "is not the URL of an SQS queue", "the output QueueUrl"),
+        (
+            {"queue_url": QUEUE.replace("https", "http")},
+            "queue_url",
+            "is not a queue of AWS",
+            "aws.endpoint_url",
+        ),
+        (
+            {"queue_url": "https://localhost/000000000000/q"},
+            "queue_url",
+            "is not a queue of AWS",
+            "aws.endpoint_url",
+        ),
+        (
+            {"queue_url": QUEUE, "response_hosts": ["https://x/"]},
+            "response_hosts",
+            "is not a host",
+            "HOST:PORT",
+        ),
+    ],
+)
+def test_a_queue_that_cannot_be_read_is_refused(
+    section: dict[str, Any], place: str, cause: str, fix: str
+) -> None:
+    found = only({"cloudformation": section})
+    assert found.path[:2] == ("cloudformation", place)
+    assert cause in found.cause
+    assert fix in found.fix

@@ -9,20 +9,26 @@ import asyncio
 import json
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import httpx
 from starlette.types import ASGIApp
 
+from ..aws import AwsError
+from ..aws.threads import Threads
+from ..backoff import Backoff
 from ..events import EventLog
+from ..sources.sns_queue import is_gone
 from .provider import API_SECONDS, Unreachable, refusal, refused_url, respond, within
+
+if TYPE_CHECKING:
+    import httpx
 
 WAIT_SECONDS = 20
 HIDDEN_SECONDS = 60  # more than one request takes with its answer
 ANSWER_SECONDS = 20.0
 AT_ONCE = 10
-PAUSE_SECONDS = 5.0
-"""After a queue that could not be read."""
+PAUSES = Backoff(1.0, 30.0)
+"""While the queue cannot be read."""
 
 
 class QueueMessage(Protocol):
@@ -47,7 +53,7 @@ class Queue(Protocol):
 class StackRequests:
     """Reads `queue` until `run` is cancelled. `app` is the API, asking for keys: a request's ApiKey is its key.
 
-    `failures`: what the queue raises. `hosts`: see `provider.refused_url`.
+    `partition` and `hosts`: see `provider.refused_url`.
     """
 
     def __init__(
@@ -56,37 +62,62 @@ class StackRequests:
         app: ASGIApp,
         events: EventLog,
         *,
-        failures: tuple[type[Exception], ...],
         partition: str = "aws",
         hosts: Collection[str] = (),
     ) -> None:
         self._queue = queue
         self._app = app
         self._events = events
-        self._failures = failures
         self._partition = partition
         self._hosts = hosts
+        # Not asyncio's own threads: the API needs those, and requests that wait for it would have taken them all.
+        self._threads = Threads("stack request", AT_ONCE)
+        self._down: str | None = None
 
     async def run(self) -> None:
         """Serve requests, several at a time. Problems are events; nothing ends this but being cancelled."""
+        serving: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                if len(serving) == AT_ONCE:
+                    await asyncio.wait(serving, return_when=asyncio.FIRST_COMPLETED)
+                serving = {task for task in serving if not task.done()}
+                for message in await self._receive(AT_ONCE - len(serving)):
+                    serving.add(asyncio.create_task(self._serve(message), name="stack request"))
+        finally:
+            # What is not answered comes again, to the next start.
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+
+    async def _receive(self, limit: int) -> Sequence[QueueMessage]:
+        failures = 0
         while True:
             try:
                 messages = await self._queue.receive(
-                    limit=AT_ONCE, wait_seconds=WAIT_SECONDS, visibility_seconds=HIDDEN_SECONDS
+                    limit=limit, wait_seconds=WAIT_SECONDS, visibility_seconds=HIDDEN_SECONDS
                 )
-                done = await asyncio.gather(*(self._serve(message) for message in messages))
-                receipts = [
-                    message.receipt for message, answered in zip(messages, done, strict=True) if answered
-                ]
-                if receipts:
-                    await self._queue.delete(receipts)
-            except self._failures as error:
-                self._events.emit("StackUnanswered", Reason="QueueUnreadable", Detail=str(error))
-                await asyncio.sleep(PAUSE_SECONDS)
+            except AwsError as error:
+                failures += 1
+                self._failed(error)
+                await asyncio.sleep(PAUSES.pause(failures))
+            else:
+                if self._down is not None:
+                    self._down = None
+                    self._events.emit("StackQueueRecovered")
+                return messages
 
-    async def _serve(self, message: QueueMessage) -> bool:
+    async def _serve(self, message: QueueMessage) -> None:
+        if not await self._do(message.body):
+            return
+        try:
+            await self._queue.delete([message.receipt])
+        except AwsError as error:
+            self._failed(error)  # it comes again, and changes nothing then
+
+    async def _do(self, body: str) -> bool:
         """Do one request; True when its message is done with."""
-        event = parse_request(message.body)
+        event = parse_request(body)
         if event is None:
             self._events.emit(
                 "StackUnanswered", Reason="NotARequest", Detail="a message that is no request was dropped"
@@ -100,10 +131,12 @@ class StackRequests:
             return True
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + API_SECONDS
-        answer = await asyncio.to_thread(
-            within, API_SECONDS + 1, event, lambda: InProcess(self._app, loop, deadline)
-        )
-        problem = await asyncio.to_thread(respond, url, answer, ANSWER_SECONDS, self._hosts, self._partition)
+
+        def answered() -> tuple[dict[str, Any], str | None]:
+            answer = within(API_SECONDS + 1, event, lambda: InProcess(self._app, loop, deadline))
+            return answer, respond(url, answer, ANSWER_SECONDS, self._hosts, self._partition)
+
+        answer, problem = await self._threads.call(answered)
         if problem is None:
             self._events.emit(
                 "StackAnswered",
@@ -117,6 +150,21 @@ class StackRequests:
         # The message stays and comes again, until it is answered or too old for the queue.
         self._events.emit("StackUnanswered", Reason="AnswerNotTaken", Detail=problem)
         return False
+
+    def _failed(self, error: AwsError) -> None:
+        """Tell of it once, until it is another error or the queue can be read again."""
+        if self._down != error.code:
+            self._down = error.code
+            detail = f"{error}; {_next_step(error)}"
+            self._events.emit("StackUnanswered", Reason="QueueUnreadable", Detail=detail)
+
+
+def _next_step(error: AwsError) -> str:
+    if error.denied:
+        return f"allow the gateway {error.action} on it: the parameter GatewayRole of the provider's template does"
+    if is_gone(error):
+        return "correct `cloudformation.queue_url`, which is the output QueueUrl of the provider's stack"
+    return "it is tried again"
 
 
 class InProcess:
@@ -142,7 +190,9 @@ class InProcess:
 
     async def _send(
         self, method: str, path: str, body: Any, headers: Mapping[str, str] | None
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
+        import httpx  # only where stacks come by a topic: it takes its time and memory
+
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://stack-requests") as client:
             return await client.request(method, path, json=body, headers=dict(headers or {}))

@@ -65,6 +65,10 @@ TRY_SECONDS = 5.0  # one request to the gateway
 API_SECONDS = 8.0  # all requests for one resource
 ANSWER_SECONDS = 8.0  # kept back for the answer to CloudFormation
 TRIES = 3
+SUBSCRIBE_SECONDS = 5.0
+"""From the request on, for the subscription of a PacketSource. A refusal is believed only then: what IAM was told a
+moment ago, by the same stack, takes effect after some seconds."""
+POLL_SECONDS = 0.3
 
 _TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(Listener|PacketSource|DestinationArn)")
 _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
@@ -250,6 +254,13 @@ def _named(properties: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"Name": properties["ListenerName"], **renamed}
 
 
+def _unsubscribed(item: Mapping[str, Any]) -> str | None:
+    """Why a PacketSource that should take messages does not; None for everything else."""
+    if item.get("Subscription", "Subscribed") == "Subscribed":
+        return None
+    return item.get("SubscriptionProblem") or "AWS has not answered the gateway yet: its events say why"
+
+
 _Result = tuple[str, dict[str, Any], list[str]]
 """`(physical id, attributes, warnings)`"""
 
@@ -270,6 +281,7 @@ class _Request:
         self._kind = kind
         self._id = event.get("PhysicalResourceId") or ""
         self._properties = _with_region(kind, event.get("ResourceProperties") or {}, event.get("StackId"))
+        self._subscribed_until = time.monotonic() + SUBSCRIBE_SECONDS
         self._key = "{}/{}/{}".format(
             event.get("StackId"), event.get("LogicalResourceId"), event.get("RequestId")
         )
@@ -291,10 +303,14 @@ class _Request:
             item = self._persist(
                 "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
             )
+            item = self._subscribed(item)
         except Refused as error:
             raise Failed(str(error), REFUSED + self._event["RequestId"]) from None
         except Unreachable as error:
             raise Failed(str(error), UNCONFIRMED + self._event["RequestId"]) from None
+        problem = _unsubscribed(item)
+        if problem is not None:
+            raise Failed(problem, self._taken_back(item["Id"]))
         return self._result(item)
 
     def _update(self) -> _Result:
@@ -317,7 +333,12 @@ class _Request:
                 f"the {self._kind} {self._id} is gone: it was deleted outside of this stack. Change its name, "
                 "which makes a new one, or delete it from the template"
             ) from None
-        return self._result(item)
+        item = self._subscribed(item)
+        problem = _unsubscribed(item)
+        if problem is not None and item["Subscription"] == "Failed":
+            raise Failed(problem)
+        # Not known yet: the gateway goes on trying, and failing here would fail the roll-back as well.
+        return self._result({**item, "Warnings": [*(item.get("Warnings") or []), *filter(None, [problem])]})
 
     def _replace(self, changed: list[str]) -> _Result:
         """A new resource under a new id: CloudFormation then deletes the old one by itself."""
@@ -335,6 +356,11 @@ class _Request:
         except Unreachable as error:
             made = body.get("Name", "the new one")
             raise Failed(f"{error}; if it made {made} all the same, delete that by hand") from None
+        item = self._subscribed(item)
+        problem = _unsubscribed(item)
+        if problem is not None:
+            self._taken_back(item["Id"])
+            raise Failed(problem)
         return self._result(item)
 
     def _delete(self) -> _Result:
@@ -373,6 +399,22 @@ class _Request:
         seed = json.dumps([stack_id, logical_id, identity(self._kind, self._properties)], sort_keys=True)
         stack = stack_id.split("/")[1] if stack_id.count("/") >= 2 else "stack"
         return generated_name(stack, logical_id, seed)
+
+    def _subscribed(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`item` as it is once it takes messages, or when the time for that is over. Only a PacketSource may wait."""
+        warnings = item.get("Warnings")
+        while _unsubscribed(item) is not None and time.monotonic() < self._subscribed_until:
+            time.sleep(POLL_SECONDS)
+            item = self._persist("GET", resource_path(self._kind, item["Id"]), None, {})
+        return {**item, "Warnings": warnings}
+
+    def _taken_back(self, made: str) -> str:
+        """Delete what a request has made and cannot answer for: the physical id of its failure."""
+        try:
+            self._remove(made)
+        except (Refused, Unreachable):
+            return made  # the delete that follows tries again
+        return REFUSED + str(self._event.get("RequestId"))
 
     def _result(self, item: Mapping[str, Any]) -> _Result:
         return item["Id"], attributes(self._kind, item), item.get("Warnings") or []
@@ -433,14 +475,17 @@ def refused_url(url: str | None, hosts: Collection[str] = (), partition: str = "
 
     Whoever can send a request chooses this URL. So it must be CloudFormation's own bucket at S3.
     """
-    parts = urllib.parse.urlsplit(url or "")
+    try:
+        parts = urllib.parse.urlsplit(url or "")
+    except ValueError:
+        return "its ResponseURL is not a URL"
     if parts.netloc in hosts and parts.scheme in ("http", "https"):
         return None
     domain = re.escape(_DOMAINS.get(partition, "amazonaws.com"))
     bucket = r"cloudformation-custom-resource-[a-z0-9-]+\.s3(?:[.-][a-z0-9-]+)*\." + domain
     if parts.scheme == "https" and re.fullmatch(bucket, parts.netloc):
         return None
-    return "its ResponseURL %s is not CloudFormation's bucket at S3" % (parts.netloc or "(none)")
+    return "its ResponseURL %s is not CloudFormation's bucket at S3" % (parts.netloc[:200] or "(none)")
 
 
 def _gateway_url() -> str:

@@ -27,6 +27,11 @@ _ADDED: dict[str, dict[str, Any]] = {
     "PacketSource": {
         "Id": {"type": "string"},
         "State": {"enum": ["Active", "PendingApproval", "Rejected", "Disabled"]},
+        "Subscription": {
+            "enum": ["Subscribed", "Pending", "Failed"],
+            "description": "Of one that is Active. Pending and Failed are tried again.",
+        },
+        "SubscriptionProblem": {"type": "string"},
     },
     "DestinationArn": {"Id": {"type": "string"}, "Name": {"type": "string"}},
 }

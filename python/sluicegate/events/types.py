@@ -234,6 +234,13 @@ _TYPES = (
         ("Reason", "Detail"),
         "A request of CloudFormation could not be read or answered.",
     ),
+    EventType(
+        "StackQueueRecovered",
+        "life-cycle",
+        None,
+        (),
+        "The queue of CloudFormation's requests can be read again.",
+    ),
     EventType("ListenerStarted", "life-cycle", None, ("Listener", "Address", "Port"), "A Listener is bound."),
     EventType(
         "ListenerStopped", "life-cycle", None, ("Listener", "Totals", "Deliveries"), "A Listener is closed."

@@ -9,7 +9,7 @@ from .base import Finding, Path, Resource
 from .destination import Batching, Destination, Formatter, Target, parse_target
 from .destination_arn import DestinationArn
 from .errors import findings
-from .gateway import Api, Aws, Events, GatewayConfig, Sns
+from .gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
 from .listener import ClientRestrictions, Listener, Peer
 from .packet_source import PacketSource, RateLimit, SnsTopicSource
 from .secrets import keep_secrets, pointer, secrets_of, with_secrets
@@ -21,6 +21,7 @@ __all__ = [
     "Batching",
     "BindAddress",
     "ClientRestrictions",
+    "CloudFormation",
     "Destination",
     "DestinationArn",
     "Events",

@@ -12,13 +12,15 @@ from pydantic import (
 )
 
 from .address import parse_server
-from .base import Resource, invalid
+from .base import Finding, Resource, invalid
 from .crosscheck import cross_check, with_names
 from .listener import Listener
 from .names import Region
 from .packet_source import PacketSource
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_QUEUE_URL = re.compile(r"https?://[^/\s]+/[0-9]{12}/[\w-]{1,80}", re.ASCII)
+_AWS_QUEUE_HOST = re.compile(r"https://sqs(?:-fips)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/.*")
 _PORT_RANGE = re.compile(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*")
 
 
@@ -36,6 +38,19 @@ def _server(text: str) -> str:
 def _url(text: str) -> str:
     if not re.match(r"https?://[^/\s]+", text):
         raise invalid(f'"{text}" is not a URL', "use the form http://127.0.0.1:4566")
+    return text
+
+
+def _queue_url(text: str) -> str:
+    if not _QUEUE_URL.fullmatch(text):
+        fix = "use the output QueueUrl of the provider's stack: https://sqs.us-east-1.amazonaws.com/123456789012/NAME"
+        raise invalid(f'"{text}" is not the URL of an SQS queue', fix)
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[^/@\s]+", text):
+        raise invalid(f'"{text}" is not a host', "use the form HOST or HOST:PORT, as it stands in the URL")
     return text
 
 
@@ -79,6 +94,21 @@ class Aws(Resource):
     """How often the queues and subscriptions of PacketSources are checked, and put right."""
 
 
+class CloudFormation(Resource):
+    """Stacks whose custom resources have a topic as their provider: their requests are read from its queue."""
+
+    queue_url: Annotated[str, AfterValidator(_queue_url)]
+    """The output `QueueUrl` of the provider's stack."""
+    response_hosts: list[Annotated[str, AfterValidator(_host)]] = Field(default_factory=list)
+    """Hosts (`HOST:PORT`) that are answered beside CloudFormation's own bucket at S3, by http too. For emulators and
+    tests: whoever may publish to the topic chooses among them."""
+
+    def region(self) -> str | None:
+        """The queue's region; None for an emulator's queue."""
+        match = _AWS_QUEUE_HOST.fullmatch(self.queue_url)
+        return match[1] if match else None
+
+
 class Events(Resource):
     """Where events go, one JSON object a line (contract section 6)."""
 
@@ -114,6 +144,8 @@ class GatewayConfig(Resource):
     sns: Sns | None = None
     """The gateway's own SNS endpoint; leave out to use topics on AWS."""
     aws: Aws = Field(default_factory=Aws)
+    cloudformation: CloudFormation | None = Field(default=None, alias="CloudFormation")
+    """Requests of stacks that come through a topic; leave out for none."""
     events: Events = Field(default_factory=Events)
     ports: Annotated[str, AfterValidator(_ports)] = "20000-29999"
     """The range from which ports are assigned to Listeners without one."""
@@ -138,4 +170,15 @@ class GatewayConfig(Resource):
         if not isinstance(data, dict):
             return handler(data)
         data = with_names(data)
-        return cls._with_findings(data, handler, twice + cross_check(data))
+        return cls._with_findings(data, handler, twice + cross_check(data) + _emulated_queue(data))
+
+
+def _emulated_queue(data: dict[Any, Any]) -> list[Finding]:
+    """Without an endpoint for AWS the queue is one of AWS's."""
+    url = CloudFormation.peek(data.get("cloudformation"), "queue_url")
+    if Aws.peek(data.get("aws"), "endpoint_url") or not isinstance(url, str) or not _QUEUE_URL.fullmatch(url):
+        return []
+    if _AWS_QUEUE_HOST.fullmatch(url):
+        return []
+    fix = "use https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, or set aws.endpoint_url to the emulator"
+    return [Finding(("cloudformation", "queue_url"), f'"{url}" is not a queue of AWS', fix)]

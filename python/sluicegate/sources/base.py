@@ -49,6 +49,11 @@ class Source(ABC):
     """One PacketSource's way in. `name` is the PacketSource's name, `index` its place in the Listener's
     spec."""
 
+    subscription: str = "Subscribed"
+    """`Subscribed`, `Pending` while that is not known yet, `Failed` when it was refused; both are tried again."""
+    subscription_problem: str = ""
+    """What is in the way, with the next step."""
+
     def __init__(self, name: str, index: int, sender: Sender) -> None:
         self.name = name
         self.index = index

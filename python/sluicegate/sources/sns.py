@@ -34,7 +34,7 @@ from sluicegate.state import SourceQueue, State, StateError
 log = structlog.get_logger("sluicegate.sources")
 
 RETRIES = Backoff(1.0, 30.0)
-REFUSALS = Backoff(5.0, 60.0)
+REFUSALS = Backoff(2.0, 60.0)
 """After a definite refusal: a change of IAM arrives after seconds, and a missing topic may be made at any time."""
 
 FILTER_NOTE = "SNS may take up to 15 minutes to apply its filter: until then messages for it may be missing"
@@ -80,6 +80,7 @@ class SnsSource(Source):
         self, setting: SnsSetting, resource: PacketSource, listener: str, index: int, sender: Sender
     ) -> None:
         super().__init__(resource.name, index, sender)
+        self.subscription = "Pending"
         self.listener = listener
         self._setting = setting
         self._resource = resource
@@ -156,11 +157,15 @@ class SnsSource(Source):
             except AwsError as error:
                 failures += 1
                 self._failed("SourceProvisionFailed", error, own=error.service == "sqs")
+                self.subscription_problem = self._explained(error, own=error.service == "sqs")
+                if not error.retryable:
+                    self.subscription = "Failed"
                 pauses = RETRIES if error.retryable else REFUSALS
                 await self._pause(pauses.pause(failures))
             except StateError as error:
                 failures += 1
                 self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+                self.subscription, self.subscription_problem = "Failed", str(error)
                 await self._pause(REFUSALS.pause(failures))
             except Exception as error:
                 failures += 1
@@ -168,6 +173,7 @@ class SnsSource(Source):
                 await self._pause(REFUSALS.pause(failures))
             else:
                 failures = 0
+                self.subscription, self.subscription_problem = "Subscribed", ""
                 self._recovered("SourceProvisionFailed")
                 await self._pause(self._setting.reconcile_seconds)
 
@@ -307,8 +313,11 @@ class SnsSource(Source):
         if self._down.get(what) == error.code:
             return
         self._down[what] = error.code
-        step = next_step(error, self._subscriber.role, own=own)
-        self._emit(event, Reason=error.code, Detail="; ".join(filter(None, (str(error), note, step))))
+        detail = "; ".join(filter(None, (self._explained(error, own=own), note)))
+        self._emit(event, Reason=error.code, Detail=detail)
+
+    def _explained(self, error: AwsError, *, own: bool) -> str:
+        return f"{error}; {next_step(error, self._subscriber.role, own=own)}"
 
     def _fault(self, what: str, error: BaseException) -> None:
         """A mistake of this program: it goes on, and somebody has to hear of it."""

@@ -79,6 +79,12 @@ class Leftovers:
                 await asyncio.gather(task, return_exceptions=True)
         self._unsubscribed = {arn for arn in self._unsubscribed if not owns(arn)}
 
+    async def gone(self, source: str, seconds: float) -> None:
+        """Wait for at most so long until nothing is left of a PacketSource."""
+        tasks = [task for task, one in self._tasks.items() if one.queue.source == source]
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
     async def close(self) -> None:
         """Leave the rest to the next start."""
         tasks = list(self._tasks)
