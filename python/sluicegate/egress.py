@@ -16,9 +16,10 @@ Counters are the native side's (`Port.stats`): nothing is counted twice here.
 """
 
 import asyncio
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -250,15 +251,15 @@ class Egress:
         except NotKept:
             raise EgressClosed("the gateway stopped before the dead letters were kept") from None
 
-    def give_back(self, source: int) -> None:
-        """The sender of this PacketSource keeps what has not ended for another time, and settles it no more.
+    def give_back(self, source: int, message_ids: Iterable[str]) -> None:
+        """The sender of these messages, which have not ended, keeps them for another time and settles them no more.
 
-        Its failures are events still, and become no dead letters: the entries come again.
+        Their failures are events still, and become no dead letters: the entries come again.
         """
-        for (_, of, _), records in self._in_flight.items():
-            if of == source:
-                for record in records:
-                    record.given_back = record.settles
+        for message_id in message_ids:
+            records = self._in_flight.get((message_id, source, None))
+            if records:
+                records[0].given_back = records[0].settles  # a later one is somebody else's
 
     async def reply(self, destination: int, request_id: str, body: bytes) -> None:
         """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
@@ -296,8 +297,8 @@ class Egress:
         """
         if self._closed:
             return
-        for index in range(len(self._sources)):
-            self.give_back(index)  # nobody can settle it any more
+        for record in itertools.chain.from_iterable(self._in_flight.values()):
+            record.given_back = record.settles  # nobody can settle it any more
         if self._loop is not None:
             self._loop.remove_reader(self._port.completions_fileno())
             self._end_all()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,11 @@ def test_a_change_of_what_it_subscribes_with_loses_nothing(
         except first.sqs.exceptions.QueueDoesNotExist:
             return True
 
-    until(gone, "the old queue is deleted once it is empty")
+    # A minute after its subscription has ended, and then it is empty for a whole poll.
+    deadline = time.monotonic() + 180
+    while not gone():
+        assert time.monotonic() < deadline, "the old queue is not deleted"
+        time.sleep(1)
     ministack.client("sqs").delete_queue(QueueUrl=dead)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from aws_sources import Served
 from aws_sources import served as served
-from harness import Client, Gateway
+from harness import Client, Gateway, until
 from ministack import ENVIRONMENT, Ministack, unique
 
 pytestmark = pytest.mark.waits
@@ -17,12 +17,12 @@ EXAMPLE = Path(__file__).parents[2] / "examples/aws"
 
 
 def made_stack(ministack: Ministack) -> dict[str, str]:
-    """The outputs of the stack."""
+    """The outputs of the stack, for a gateway whose role has a path."""
     iam, formation = ministack.client("iam"), ministack.client("cloudformation")
     role, stack = unique("gateway"), unique("stack")
     trust = {"Version": "2012-10-17", "Statement": []}
-    iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
-    parameters = {"GatewayRoleName": role, "TopicName": unique("topic")}
+    iam.create_role(RoleName=role, Path="/services/", AssumeRolePolicyDocument=json.dumps(trust))
+    parameters = {"GatewayRoleName": role, "GatewayRolePath": "/services/", "TopicName": unique("topic")}
     formation.create_stack(
         StackName=stack,
         TemplateBody=(EXAMPLE / "template.yaml").read_text(),
@@ -33,7 +33,11 @@ def made_stack(ministack: Ministack) -> dict[str, str]:
         StackName=stack, WaiterConfig={"Delay": 1, "MaxAttempts": 60}
     )
     (described,) = formation.describe_stacks(StackName=stack)["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
+    made = iam.get_role(RoleName=outputs["RoleArn"].rpartition("/")[2])["Role"]
+    (statement,) = made["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"]["AWS"].endswith(f":role/services/{role}")
+    return outputs
 
 
 def test_the_example_works(ministack: Ministack, served: Served, tmp_path: Path) -> None:
@@ -46,8 +50,8 @@ def test_the_example_works(ministack: Ministack, served: Served, tmp_path: Path)
     ):
         assert text.count(f'"{placeholder}"') == 1
         text = text.replace(f'"{placeholder}"', f'"{outputs[output]}"')
-    # Of a test: an assigned port, loopback allowed, and what the harness adds itself.
-    text = text.replace("0.0.0.0:2048", "127.0.0.1") + "    egress_networks: [127.0.0.0/8]\n"
+    # Of a test: an assigned port, and what the harness adds itself.
+    text = text.replace("0.0.0.0:2048", "127.0.0.1")
     text = text.replace("region: us-east-1\nstate: ./sluicegate.db\n", "")
     one = Gateway(tmp_path, text, aws=ministack.url, environment=ENVIRONMENT)
     served.made.append(one)
@@ -61,6 +65,9 @@ def test_the_example_works(ministack: Ministack, served: Served, tmp_path: Path)
     assert json.loads(attributes["RedrivePolicy"]) == {"deadLetterTargetArn": outputs["DeadLetterQueueArn"]}
     with Client() as client:
         host, port = client.address
+        # The guide has the client speak first: its address is a private one.
+        client.send(b"hello", one.address())
+        until(lambda: one.metrics().value("received_packets"), "the gateway has heard the client")
         publish = [sys.executable, EXAMPLE / "publish.py", outputs["TopicArn"], host, str(port), "hello"]
         environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": ministack.url}
         subprocess.run(publish, check=True, env=environment, timeout=60)

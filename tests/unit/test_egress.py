@@ -287,7 +287,7 @@ async def test_what_is_given_back_makes_events_and_no_dead_letters(by: str) -> N
     rig.egress.try_submit([Message("lost", 0, BODY, settles=False), Message("lost too", 0, BODY)])
     rig.port.end((0, "SendFailed", "closed"), entries=2)
     if by == "give_back":
-        rig.egress.give_back(0)
+        rig.egress.give_back(0, ["again", "unfinished", "lost", "never seen"])
         await until(lambda: bool(rig.sink.named("SourceFailed")))
     rig.egress.close()
     assert [letter.message_id for letter in kept.letters] == ["lost", "lost too"]

@@ -209,12 +209,12 @@ def breaking(times: int, then: Any) -> Any:
     return broken
 
 
-def told(rig: Rig) -> None:
-    for event in rig.named("SourcePollFailed"):
+def told(rig: Rig, name: str = "SourcePollFailed") -> None:
+    for event in rig.named(name):
         assert event["Reason"] == "InternalError"
         assert "report" in event["Detail"]
         assert "text of a library" not in event["Detail"]
-    assert rig.named("SourcePollFailed")
+    assert rig.named(name)
 
 
 async def test_a_mistake_in_a_poll_is_told_and_the_queue_is_read_on(
@@ -275,4 +275,4 @@ async def test_a_mistake_while_reconciling_is_told_and_it_goes_on(
     monkeypatch.setattr(rig.aws, "account", breaking(1, rig.aws.account))
     await rig.start()
     await until(lambda: rig.named("SourceSubscribed"))
-    told(rig)
+    told(rig, "SourceProvisionFailed")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class FakeSender:
         self.full = False
         self.congested = False
         self.closed = False
+        self.given_back: list[str] = []
         self.ending: list[asyncio.Task[None]] = []
 
     def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
@@ -66,6 +67,9 @@ class FakeSender:
 
     async def settle(self, source: int) -> None:
         await self.settled.wait()
+
+    def give_back(self, source: int, message_ids: Iterable[str]) -> None:
+        self.given_back += message_ids
 
 
 class Rig:
@@ -451,6 +455,7 @@ async def test_what_has_not_ended_at_the_close_is_given_back(rig: Rig) -> None:
     receipt = queue.put(envelope("m1", "x", topic=TOPIC))
     await until(lambda: rig.sender.sent)
     await rig.stop()
+    assert rig.sender.given_back == ["m1"]  # so that it makes no dead letter
     assert queue.extended == [(receipt, 0)]
     assert queue.deleted == []
 

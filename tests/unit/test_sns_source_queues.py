@@ -89,6 +89,17 @@ async def test_away_from_home_both_subscriptions_stay_until_sns_has_applied_the_
     assert [one["Endpoint"] for one in rig.subscriptions] == [f"{first[:-1]}2"]
 
 
+async def test_a_new_queue_is_read_though_the_old_subscription_cannot_be_ended(rig: Rig) -> None:
+    first = await subscribed(rig)
+    rig.aws.refuse["Unsubscribe"] = AwsError("sns", "Unsubscribe", "AuthorizationError", "no", status=403)
+    rig.subscriptions[0]["Attributes"]["RawMessageDelivery"] = "true"  # by hand
+    await until(lambda: rig.named("SourceProvisionFailed"))
+    new = rig.aws.queue(f"https://sqs/{sns_queue.name_of(first)[:-1]}2")
+    new.put(envelope("m1", "x", topic=TOPIC))
+    await until(lambda: new.deleted)
+    assert "sns:Unsubscribe on *" in rig.named("SourceProvisionFailed")[0]["Detail"]
+
+
 async def test_a_queue_is_read_for_a_while_after_its_subscription_has_ended(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

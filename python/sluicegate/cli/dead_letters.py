@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
+from ..events.entries import writable
 from .client import call
 
 BATCH = 100  # letters in one request
@@ -20,15 +21,15 @@ Verdict = Literal["Replayed", "Expired", "NotAsked", "OtherRegion", "Unusable"]
 
 @dataclass(slots=True)
 class Letter:
-    """`entries` of one message as contract section 4.1 has them, None for what could not be sent. `region` is the
-    `EgressRegion` that the message asks for."""
+    """`entries` of one message as contract section 4.1 has them, None for what could not be sent. `regions` are those
+    that the message asks for by `EgressRegion`."""
 
     raw: bytes
     """As it was found, one line."""
     source: str = ""
     reason: str = ""
     entries: list[Any] | None = None
-    region: str | None = None
+    regions: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Choice:
             return "Unusable"
         if not self.asks_for(letter):
             return "NotAsked"
-        if letter.region is not None and letter.region != region:
+        if letter.regions is not None and region not in letter.regions:
             return "OtherRegion"
         if not self.ignore_expiry and letter.entries and all(map(_expired, letter.entries)):
             return "Expired"
@@ -100,13 +101,14 @@ def parse(raw: bytes) -> Letter:
 
 
 def entries_of(body: object) -> list[Any] | None:
-    """The entries of a message or of one entry, also as JSON text; None if it is neither."""
+    """The entries of a message or of one entry, also as JSON text; None if it is neither, or nested deeper than a
+    request can be."""
     if isinstance(body, str):
         try:
             body = orjson.loads(body)
         except ValueError:
             return None
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) or not writable(body):
         return None
     messages = body.get("Messages")
     return messages if isinstance(messages, list) else [body]

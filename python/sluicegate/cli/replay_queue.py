@@ -19,6 +19,7 @@ import orjson
 from ..aws import Aws, AwsError, Queue, QueueMessage
 from ..backoff import Backoff
 from ..deadletters import append_lines
+from ..sources.egress_region import attribute_of, named_regions
 from .client import call
 from .dead_letters import BATCH, Choice, Letter, Pace, entries_of, fitting, keeping, parse, send
 from .errors import CliError
@@ -235,6 +236,7 @@ def read(body: str, arn: str, sources: Sequence[dict[str, Any]], choice: Choice)
         return Letter(raw)
     if not isinstance(document, dict) or document.get("Type") != "Notification":
         return parse(raw)
+    region = attribute_of(document.get("MessageAttributes"))
     source = _bound_source(document.get("TopicArn"), arn, sources, choice)
     message = document.get("Message")
     letter = {
@@ -252,7 +254,7 @@ def read(body: str, arn: str, sources: Sequence[dict[str, Any]], choice: Choice)
         source or "",
         SNS_REASON,
         entries_of(message) if source is not None else None,
-        _egress_region(document),
+        None if region is None else named_regions(region),
     )
 
 
@@ -265,10 +267,3 @@ def _bound_source(topic: object, arn: str, sources: Sequence[dict[str, Any]], ch
     if len(asked) == 1:
         return str(asked[0]["Name"])
     return str(here[0]["Name"]) if len(here) == 1 else None
-
-
-def _egress_region(envelope: dict[str, Any]) -> str | None:
-    attributes = envelope.get("MessageAttributes")
-    attribute = attributes.get("EgressRegion") if isinstance(attributes, dict) else None
-    value = attribute.get("Value") if isinstance(attribute, dict) else None
-    return value if isinstance(value, str) else None

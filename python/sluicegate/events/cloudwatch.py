@@ -123,7 +123,7 @@ class LogGroup:
         if unfinished:
             left = self._held + (await self._queue.read(0) or b"").count(b"\n")
             self._given_up += left
-            self._emit("Shutdown", f"it was closed before {left} lines were in {self.target.group}")
+            self._report("Shutdown", f"it was closed before {left} lines were in {self.target.group}")
 
     # The task
 
@@ -191,9 +191,9 @@ class LogGroup:
                 raise
 
     def _tell(self, reason: str, cause: str) -> None:
-        self._emit(reason, f"events for the log group {self.target.group} cannot be written: {cause}")
+        self._report(reason, f"events for the log group {self.target.group} cannot be written: {cause}")
 
-    def _emit(self, reason: str, detail: str) -> None:
+    def _report(self, reason: str, detail: str) -> None:
         self._events.emit(
             "LogGroupFailed",
             Listener=self.target.listener,

@@ -13,7 +13,7 @@ holds.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sluicegate.egress import Message, Outcome
@@ -43,6 +43,9 @@ class Sender(Protocol):
     async def settle(self, source: int) -> None:
         """Return once every failure reported so far for this PacketSource is kept where its dead letters go: then
         a message may be acknowledged. `EgressClosed` when the gateway stops first."""
+
+    def give_back(self, source: int, message_ids: Iterable[str]) -> None:
+        """These messages have not ended and come again: their failures become no dead letters."""
 
 
 class Source(ABC):

@@ -108,6 +108,7 @@ class SnsSource(Source):
         self._gone: list[Consumer] = []
         self._lost: list[str] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._dropping: set[str] = set()
         self._reconcile_now = asyncio.Event()
         self._down: dict[str, str] = {}
 
@@ -169,7 +170,8 @@ class SnsSource(Source):
                 await self._pause(REFUSALS.pause(failures))
             except Exception as error:
                 failures += 1
-                self._fault("queue and subscription could not be checked", error)
+                what = "queue and subscription could not be checked"
+                self._fault(what, error, event="SourceProvisionFailed")
                 await self._pause(REFUSALS.pause(failures))
             else:
                 failures = 0
@@ -190,7 +192,13 @@ class SnsSource(Source):
         while self._lost:
             self._setting.state.forget_source_queue(self._lost[-1])
             self._lost.pop()
-        done = await self._subscriber.reconcile()
+        try:
+            done = await self._subscriber.reconcile()
+        except AwsError:
+            # What was made before it failed is read all the same: messages may come to it.
+            for queue in self._subscriber.kept():
+                self._consume(queue)
+            raise
         self._regions.update(done.regions)
         self._recovered("ListSubscriptionsByTopic")
         if done.new:
@@ -255,7 +263,7 @@ class SnsSource(Source):
     # Consuming
 
     def _consume(self, queue: SourceQueue) -> None:
-        if queue.arn in self._consumers or not queue.url:
+        if queue.arn in self._consumers or queue.arn in self._dropping or not queue.url:
             return
         hooks = Hooks(
             self._carrier.take, self._carrier.deleted, self._on_failure, self._recovered, self._fault
@@ -269,7 +277,8 @@ class SnsSource(Source):
     def _retire(self, queue: SourceQueue) -> None:
         """Let the consumer of an earlier generation's queue end once it is empty, and then delete the queue."""
         self._consume(queue)
-        self._consumers[queue.arn][0].retiring = True
+        if (found := self._consumers.get(queue.arn)) is not None:
+            found[0].retiring = True
 
     def _on_end(self, queue: SourceQueue, task: asyncio.Task[None]) -> None:
         """The polls of a queue have ended: by us, because it is empty, or by a mistake in this program."""
@@ -283,20 +292,27 @@ class SnsSource(Source):
             self._reconcile_now.set()
 
     async def _drop(self, queue: SourceQueue) -> None:
+        self._dropping.add(queue.arn)
         try:
-            if await sns_queue.is_empty(self._setting.aws, self._setting.region, queue):
+            again = not await sns_queue.is_empty(self._setting.aws, self._setting.region, queue)
+            if not again:
                 await self._subscriber.drop(queue)
+        except (AwsError, StateError) as error:
+            again = False  # the next reconciliation sees to it
+            if isinstance(error, AwsError):
+                self._failed("SourceProvisionFailed", error, own=True)
             else:
-                self._retire(queue)  # messages that are held, or that a crash left invisible
-        except AwsError as error:
-            self._failed("SourceProvisionFailed", error, own=True)
-        except StateError as error:
-            self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+                self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+        finally:
+            self._dropping.discard(queue.arn)
+        if again:
+            self._retire(queue)  # messages that are held, or that a crash left invisible
 
     def _on_failure(self, consumer: Consumer, error: AwsError) -> None:
         if not sns_queue.is_gone(error):
             self._failed("SourcePollFailed", sns_queue.naming(error, consumer.arn), own=True)
-        elif (found := self._consumers.pop(consumer.arn, None)) is not None:
+        elif (found := self._consumers.get(consumer.arn)) is not None and found[0] is consumer:
+            del self._consumers[consumer.arn]
             self._gone.append(consumer)
             self._lost.append(consumer.arn)
             self._emit("SourcePollFailed", Reason=error.code, Detail=f"{error}; a new queue is made")
@@ -319,11 +335,11 @@ class SnsSource(Source):
     def _explained(self, error: AwsError, *, own: bool) -> str:
         return f"{error}; {next_step(error, self._subscriber.role, own=own)}"
 
-    def _fault(self, what: str, error: BaseException) -> None:
+    def _fault(self, what: str, error: BaseException, *, event: str = "SourcePollFailed") -> None:
         """A mistake of this program: it goes on, and somebody has to hear of it."""
         log_fault(log, what, error, packet_source=self.name)
         detail = f"{what}; please report this mistake of the program, the gateway's log says where it is"
-        self._emit("SourcePollFailed", Reason="InternalError", Detail=detail)
+        self._emit(event, Reason="InternalError", Detail=detail)
 
     def _recovered(self, what: str) -> None:
         if self._down.pop(what, None) is not None:

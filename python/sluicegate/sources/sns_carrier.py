@@ -332,6 +332,7 @@ class Carrier:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._sender.give_back(self._index, self._held)
         self._held.clear()
         self._ready.clear()
         with contextlib.suppress(TimeoutError):  # then it comes back when its visibility ends

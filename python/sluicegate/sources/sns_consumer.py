@@ -91,6 +91,7 @@ class Consumer:
         self._stats = stats
         self._helpers: set[asyncio.Task[None]] = set()
         self._deletes = _Deletes(queue, self, hooks, stats)
+        self._extends = True
         self.retiring = False
 
     async def poll(self) -> None:
@@ -154,9 +155,12 @@ class Consumer:
             failed = len(await self._queue.extend(receipts, seconds))
         except AwsError as error:
             self._stats.extend_failures += len(receipts)
+            self._extends = False
             self._hooks.failed(self, error)
             return False
-        self._hooks.recovered("ChangeMessageVisibilityBatch")
+        if not self._extends:
+            self._extends = True
+            self._hooks.recovered("ChangeMessageVisibilityBatch")
         self._stats.extend_failures += failed
         self._stats.extended += len(receipts) - failed
         return True

@@ -139,10 +139,7 @@ class Subscriber:
         queue = await self._subscribe(queue, queue.arn in before)
         left = await self._let_go([one for one in ours if one.endpoint != queue.arn])
         earlier = await self._earlier(queue)
-        now = time.monotonic()
-        ended = {one.arn: self._unsubscribed.get(one.arn, now) for one in earlier if one.arn not in left}
-        self._unsubscribed = ended
-        over = frozenset(arn for arn, since in ended.items() if now - since >= QUIET_SECONDS)
+        over = self._over([one.arn for one in earlier if one.arn not in left])
         regions = served_regions(found) | {self._region}
         return Subscribed(queue, queue.arn not in before, regions, earlier, over)
 
@@ -247,6 +244,12 @@ class Subscriber:
             else:
                 await unsubscribe(self._aws, one, self.role)
         return stays
+
+    def _over(self, unsubscribed: list[str]) -> frozenset[str]:
+        """Of these queues, which have no subscription, those that have been so for a while."""
+        now = time.monotonic()
+        self._unsubscribed = {arn: self._unsubscribed.get(arn, now) for arn in unsubscribed}
+        return frozenset(arn for arn, since in self._unsubscribed.items() if now - since >= QUIET_SECONDS)
 
     async def _earlier(self, current: SourceQueue) -> list[SourceQueue]:
         """The queues of before `current` that exist, with their URLs; those that do not exist are forgotten."""
