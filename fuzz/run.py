@@ -22,7 +22,16 @@ RUST = ("message", "replies", "tag", "datagram", "time", "handshake", "tunnel", 
 PYTHON = ("config", "sns", "entries")
 RSS_LIMIT_MB = 2048
 INPUT_SECONDS = 10  # one input that takes longer has failed
-MAX_LENGTH = {"message": 4096, "replies": 4096, "tag": 256, "datagram": 4096, "time": 64, "handshake": 256, "tunnel": 1500, "inner": 1500}
+MAX_LENGTH = {
+    "message": 4096,
+    "replies": 4096,
+    "tag": 256,
+    "datagram": 4096,
+    "time": 64,
+    "handshake": 256,
+    "tunnel": 1500,
+    "inner": 1500,
+}
 TAIL_LINES = 40
 
 
