@@ -450,6 +450,22 @@ fn under_load_a_peer_gets_in_with_a_cookie() {
 }
 
 #[test]
+fn under_load_the_answers_that_we_have_asked_for_need_no_cookie() {
+    let mut world = World::new(vec![knowing(spec(A, vec![peer(B)]), B, 1), knowing(spec(B, vec![peer(A)]), A, 0)]);
+    let mut other = World::new(vec![knowing(spec(3, vec![peer(B)]), B, 1)]);
+    other.send(0, B, b"x");
+    let flood = other.last_sent(0);
+    for i in 0..400u16 {
+        world.inject(1, SocketAddr::from(([198, 51, 100, 1], 1_000 + i)), &flood);
+    }
+    assert!(world.nodes[1].wg.counters().cookies_sent > 100);
+    world.send(1, A, b"push");
+    world.run(SECOND / 2);
+    assert_eq!(world.texts(0), ["push"]);
+    assert_eq!(world.nodes[1].wg.counters().initiations_sent, 1);
+}
+
+#[test]
 fn a_peer_that_never_renews_is_served_as_long_as_it_speaks() {
     // The first session of the initiator is all that the client ever has; it answers no handshake.
     let mut world = World::pair();

@@ -87,11 +87,14 @@ impl Guard {
         }
     }
 
-    /// Judges an initiation or a response.
-    pub fn judge(&mut self, now: Now, us: &Identity, from: SocketAddr, message: &[u8]) -> Verdict {
+    /// Judges an initiation or a response. One that is `awaited` needs no more than mac1, and is no load.
+    pub fn judge(&mut self, now: Now, us: &Identity, from: SocketAddr, message: &[u8], awaited: bool) -> Verdict {
         let Macs { body, with_mac1, mac1, mac2 } = message::macs(message);
         if !same(mac1, &mac(&us.mac1_key, &[body])) {
             return Verdict::Stranger;
+        }
+        if awaited {
+            return Verdict::Admit;
         }
         if self.offered.count(now) > WITHOUT_COOKIE {
             self.load_until = now.mono.saturating_add(CALM_AFTER);
@@ -204,14 +207,14 @@ mod tests {
     fn loaded() -> (Guard, Now) {
         let mut guard = Guard::new();
         for i in 0..WITHOUT_COOKIE {
-            assert_eq!(guard.judge(at(1_000), us(), from(1, i as u16), &message(None).0), Verdict::Admit);
+            assert_eq!(guard.judge(at(1_000), us(), from(1, i as u16), &message(None).0, false), Verdict::Admit);
         }
         (guard, at(1_000))
     }
 
     fn cookie_for(guard: &mut Guard, now: Now, from: SocketAddr) -> [u8; TAG] {
         let (message, mac1) = message(None);
-        let Verdict::Reply(reply) = guard.judge(now, us(), from, &message) else { panic!("no cookie") };
+        let Verdict::Reply(reply) = guard.judge(now, us(), from, &message, false) else { panic!("no cookie") };
         assert_eq!(message::u32_at(&reply, 4), 77);
         assert_eq!(open(&us().cookie_key, &[0; TAG], &reply), None, "a cookie belongs to one message");
         assert_eq!(open(&[0; 32], &mac1, &reply), None);
@@ -223,8 +226,8 @@ mod tests {
         let (mut guard, now) = loaded();
         let (mut message, _) = message(None);
         message[20] ^= 1;
-        assert_eq!(guard.judge(now, us(), from(1, 1), &message), Verdict::Stranger);
-        assert_eq!(Guard::new().judge(now, us(), from(1, 1), &message), Verdict::Stranger);
+        assert_eq!(guard.judge(now, us(), from(1, 1), &message, false), Verdict::Stranger);
+        assert_eq!(Guard::new().judge(now, us(), from(1, 1), &message, false), Verdict::Stranger);
     }
 
     #[test]
@@ -232,9 +235,9 @@ mod tests {
         let mut guard = Guard::new();
         let wrong = message::initiation(77, &[5; 108]);
         for _ in 0..10 * WITHOUT_COOKIE {
-            guard.judge(at(0), us(), from(1, 1), &wrong);
+            guard.judge(at(0), us(), from(1, 1), &wrong, false);
         }
-        assert_eq!(guard.judge(at(0), us(), from(1, 1), &message(None).0), Verdict::Admit);
+        assert_eq!(guard.judge(at(0), us(), from(1, 1), &message(None).0, false), Verdict::Admit);
     }
 
     #[test]
@@ -242,9 +245,9 @@ mod tests {
         let (mut guard, now) = loaded();
         let cookie = cookie_for(&mut guard, now, from(1, 1));
         let (with_mac2, _) = message(Some(&cookie));
-        assert_eq!(guard.judge(now, us(), from(1, 1), &with_mac2), Verdict::Admit);
-        assert!(matches!(guard.judge(now, us(), from(2, 1), &with_mac2), Verdict::Reply(_)));
-        assert!(matches!(guard.judge(now, us(), from(1, 2), &with_mac2), Verdict::Reply(_)));
+        assert_eq!(guard.judge(now, us(), from(1, 1), &with_mac2, false), Verdict::Admit);
+        assert!(matches!(guard.judge(now, us(), from(2, 1), &with_mac2, false), Verdict::Reply(_)));
+        assert!(matches!(guard.judge(now, us(), from(1, 2), &with_mac2, false), Verdict::Reply(_)));
     }
 
     #[test]
@@ -253,16 +256,16 @@ mod tests {
         let (with_mac2, _) = message(Some(&cookie_for(&mut guard, now, from(1, 1))));
         let later = Now { mono: now.mono + COOKIE_LIFE, ..now };
         for i in 0..WITHOUT_COOKIE {
-            guard.judge(later, us(), from(1, i as u16), &message(None).0);
+            guard.judge(later, us(), from(1, i as u16), &message(None).0, false);
         }
-        assert!(matches!(guard.judge(later, us(), from(1, 1), &with_mac2), Verdict::Reply(_)));
+        assert!(matches!(guard.judge(later, us(), from(1, 1), &with_mac2, false), Verdict::Reply(_)));
     }
 
     #[test]
     fn it_calms_down() {
         let (mut guard, now) = loaded();
         cookie_for(&mut guard, now, from(1, 1));
-        assert_eq!(guard.judge(at(2_500), us(), from(1, 1), &message(None).0), Verdict::Admit);
+        assert_eq!(guard.judge(at(2_500), us(), from(1, 1), &message(None).0, false), Verdict::Admit);
     }
 
     #[test]
@@ -270,7 +273,7 @@ mod tests {
         let (mut guard, now) = loaded();
         let cookie = cookie_for(&mut guard, now, from(1, 1));
         let (with_mac2, _) = message(Some(&cookie));
-        let mut admitted = |now| guard.judge(now, us(), from(1, 1), &with_mac2) == Verdict::Admit;
+        let mut admitted = |now| guard.judge(now, us(), from(1, 1), &with_mac2, false) == Verdict::Admit;
         assert_eq!((0..100).filter(|_| admitted(now)).count() as u64, ADDRESS_BURST);
         assert_eq!((0..100).filter(|_| admitted(at(1_100))).count() as u64, 2); // 20 a second
     }
@@ -282,12 +285,12 @@ mod tests {
         for i in 0..2 * WITH_COOKIE {
             let from = SocketAddr::from(([10, 0, (i >> 8) as u8, i as u8], 9));
             let (with_mac2, _) = message(Some(&cookie_for(&mut guard, now, from)));
-            admitted += u32::from(guard.judge(now, us(), from, &with_mac2) == Verdict::Admit);
+            admitted += u32::from(guard.judge(now, us(), from, &with_mac2, false) == Verdict::Admit);
         }
         assert_eq!(admitted, WITH_COOKIE);
         let replies = WITHOUT_COOKIE..WITHOUT_COOKIE + 3 * REPLIES;
-        let more =
-            replies.filter(|_| matches!(guard.judge(now, us(), from(9, 9), &message(None).0), Verdict::Reply(_)));
+        let more = replies
+            .filter(|_| matches!(guard.judge(now, us(), from(9, 9), &message(None).0, false), Verdict::Reply(_)));
         assert_eq!(more.count() as u32, REPLIES - 2 * WITH_COOKIE);
     }
 

@@ -29,14 +29,17 @@ impl WireGuard {
                 let at = Endpoint { remote, local: Some(local) };
                 self.packet(now, at, receiver, counter, sealed, plaintext)
             }
-            Message::Initiation(message) => match self.pass(now, local, remote, message) {
+            Message::Initiation(message) => match self.pass(now, local, remote, message, false) {
                 Ok(()) => self.initiation(now, local, remote, message),
                 Err(refused) => refused,
             },
-            Message::Response(message) => match self.pass(now, local, remote, message) {
-                Ok(()) => self.response(now, local, remote, message),
-                Err(refused) => refused,
-            },
+            Message::Response(message) => {
+                let awaited = self.awaits(message);
+                match self.pass(now, local, remote, message, awaited) {
+                    Ok(()) => self.response(now, local, remote, message),
+                    Err(refused) => refused,
+                }
+            }
             Message::Cookie(message) => self.cookie(now, message),
         }
     }

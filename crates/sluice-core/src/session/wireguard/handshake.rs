@@ -18,14 +18,36 @@ pub const REKEY_TIMEOUT: u64 = 5 * SECOND;
 /// A handshake that is not answered for so long is given up.
 pub const REKEY_ATTEMPT_TIME: u64 = 90 * SECOND;
 const MOST_JITTER_MS: u64 = 334;
+/// Answers to one initiation that need not pass the guard.
+const AWAITED_ANSWERS: u8 = 3;
 /// TAI64's epoch, and the ten seconds that TAI was ahead of UTC in 1970: as every implementation has it, leap seconds are
 /// left out. What counts is that it grows.
 const TAI64_EPOCH: u64 = 0x4000_0000_0000_000a;
 
 impl WireGuard {
+    /// True for the first few answers to a handshake of ours. A gateway that speaks to all of its peers after a restart
+    /// gets very many at once, and has asked for them; who has not seen our initiation cannot make one up.
+    pub(super) fn awaits(&mut self, message: &[u8; RESPONSE]) -> bool {
+        let index = message::u32_at(message, 8);
+        let Some(&place) = self.indices.get(&index) else { return false };
+        let live = self.peers.get_mut(place).live.as_mut();
+        let handshake = live.and_then(|live| live.handshake.as_mut()).filter(|handshake| handshake.index == index);
+        handshake.is_some_and(|handshake| {
+            handshake.answers = handshake.answers.saturating_add(1);
+            handshake.answers <= AWAITED_ANSWERS
+        })
+    }
+
     /// What may cost a key exchange has to pass the guard.
-    pub(super) fn pass(&mut self, now: Now, local: IpAddr, remote: SocketAddr, message: &[u8]) -> Result<(), Received> {
-        Err(Received::Refused(match self.guard.judge(now, &self.us, remote, message) {
+    pub(super) fn pass(
+        &mut self,
+        now: Now,
+        local: IpAddr,
+        remote: SocketAddr,
+        message: &[u8],
+        awaited: bool,
+    ) -> Result<(), Received> {
+        Err(Received::Refused(match self.guard.judge(now, &self.us, remote, message, awaited) {
             Verdict::Admit => return Ok(()),
             Verdict::Stranger => Rejected::InvalidMac,
             Verdict::Excess => Rejected::HandshakeLimit,
@@ -191,7 +213,7 @@ impl WireGuard {
         let _ = self.random.fill(&mut jitter); // only spreads what many would do at once
         let jitter = u64::from(u16::from_le_bytes(jitter)) % MOST_JITTER_MS * (SECOND / 1_000);
         let retry_at = now.mono.saturating_add(REKEY_TIMEOUT + jitter);
-        self.live(place).handshake = Some(Box::new(Handshake { noise, index, began, retry_at }));
+        self.live(place).handshake = Some(Box::new(Handshake { noise, index, began, retry_at, answers: 0 }));
         let mut initiation = message::initiation(index, &first);
         self.sign(now, place, &mut initiation);
         self.transmits.push_back(Transmit { endpoint, datagram: initiation.to_vec() });

@@ -106,6 +106,8 @@ pub struct Handshake {
     pub index: u32,
     pub began: u64,
     pub retry_at: u64,
+    /// What came in answer to it, genuine or not.
+    pub answers: u8,
 }
 
 impl Peer {
