@@ -101,8 +101,9 @@ def regional_sender(topic_arn: str, queue_region: str) -> str | None:
 
 
 def naming(error: AwsError, arn: str) -> AwsError:
-    """An error about the queue with its ARN, which is what a policy has to name, for its URL or its bare name."""
-    if error.service != "sqs":
+    """A refusal by the queue with its ARN, which is what a policy has to name, for its URL or its bare name. Other
+    errors keep these: they say who was asked."""
+    if error.service != "sqs" or not error.denied:
         return error
     return AwsError(
         error.service, error.operation, error.code, error.message, status=error.status, resource=arn
