@@ -125,7 +125,7 @@ def test_what_was_not_confirmed_is_never_forgotten_and_the_rest_is_bounded(tmp_p
     assert known == list(range(90, 100))
 
 
-def test_a_gateway_remembers_what_the_guide_promises(tmp_path: Path) -> None:
+async def test_a_gateway_remembers_what_the_guide_promises(tmp_path: Path) -> None:
     config = GatewayConfig(region="us-east-1", state=str(tmp_path / "state.db"))
     setting = SnsSetting(config, None, None, EventLog(MemorySink()))  # type: ignore[arg-type]
     keys = [("replies", f"m{number}") for number in range(200_000)]
@@ -133,7 +133,7 @@ def test_a_gateway_remembers_what_the_guide_promises(tmp_path: Path) -> None:
         setting.ended.add(keys[start : start + 1_000])
         setting.ended.deleted(keys[start : start + 1_000])
     assert all(setting.ended.has(*key) for key in keys)
-    setting.close()
+    await setting.close()
 
 
 def test_a_disk_that_cannot_be_written_is_an_event_and_stops_nothing(tmp_path: Path) -> None:
