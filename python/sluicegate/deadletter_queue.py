@@ -177,7 +177,8 @@ class DeadLetterQueue:
             except AwsError as error:
                 if not error.retryable:
                     self._queue = None  # it may have been made anew
-                self._outage.failed(error.about(self.name))
+                # A policy names the ARN; other errors are better told with the URL that was asked.
+                self._outage.failed(error.about(self.name) if error.denied else error)
             except Exception as error:  # the letters wait: the task must not end
                 self._outage.failed(error)
             else:

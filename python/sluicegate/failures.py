@@ -1,7 +1,7 @@
 """The failed entries of one message, in little memory."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -50,6 +50,10 @@ class Failures(Sequence[Failure]):
             return [self[one] for one in range(len(self))[place]]
         index = self._indices[place]
         return Failure(None if index < 0 else index, *self._causes[self._which[place]])
+
+    def __iter__(self) -> Iterator[Failure]:
+        for index, which in zip(self._indices, self._which, strict=True):
+            yield Failure(None if index < 0 else index, *self._causes[which])
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
