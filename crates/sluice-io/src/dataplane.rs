@@ -140,6 +140,7 @@ pub struct Dataplane {
 impl Dataplane {
     /// Starts the thread. `salt` yields fresh random bytes.
     pub fn start(shared: listener::Shared, salt: fn() -> [u8; 6]) -> io::Result<Dataplane> {
+        sys::keep_freed_memory();
         let waker = Waker(Arc::new((Signal::new()?, AtomicBool::new(false))));
         let (commands, inbox) = mpsc::channel();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

@@ -66,6 +66,18 @@ pub fn take_queued_error(socket: BorrowedFd) -> Option<QueuedError> {
     Some(found)
 }
 
+/// Tells the allocator to keep what batches leave behind for the batches that follow, up to 32 MiB. By default it gives
+/// blocks as large as a batch back to the kernel each time, which has to clear their pages anew: a tenth of what a large
+/// datagram costs.
+pub fn keep_freed_memory() {
+    // SAFETY: both calls set a number inside the allocator.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 32 << 20);
+    }
+}
+
 /// One of many datagrams to send.
 pub struct Datagram<'a> {
     /// Where to, in the socket's own family.
