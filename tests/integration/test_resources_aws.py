@@ -23,7 +23,7 @@ listeners:
     bind: 127.0.0.1
 """
 
-Make = Callable[[str], Gateway]
+Make = Callable[..., Gateway]
 
 
 @pytest.fixture
@@ -31,11 +31,13 @@ def make(tmp_path: Path, ministack: Ministack) -> Iterator[Make]:
     """Gateways whose topics are on AWS."""
     made: list[Gateway] = []
 
-    def one(text: str) -> Gateway:
+    def one(text: str, **options: int) -> Gateway:
         directory = tmp_path / f"gateway{len(made)}"
         directory.mkdir()
         made.append(
-            Gateway(directory, text, {"echo": ECHO}, aws=ministack.url, environment=ENVIRONMENT).start()
+            Gateway(
+                directory, text, {"echo": ECHO}, aws=ministack.url, environment=ENVIRONMENT, **options
+            ).start()
         )
         return made[-1]
 
@@ -147,7 +149,7 @@ def test_one_that_waits_for_its_approval_touches_nothing_on_aws(make: Make, topi
 
 
 def test_another_topic_and_another_redrive_target(make: Make, topic: Topic, ministack: Ministack) -> None:
-    one = make(LISTENER)
+    one = make(LISTENER, reconcile_seconds=5)
     ask(one, "POST", "packet-sources", source(topic), 201)
     one.event("SourceSubscribed")
     first = topic.queue()
