@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sluicegate import __version__
+from sluicegate.control.keys import wanted_scope
 from sluicegate.resources import KINDS, PATHS
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -98,12 +99,17 @@ def document() -> dict[str, Any]:
     }
     schemas["Problem"] = _PROBLEM
     schemas["Outcome"] = _OUTCOME
+    paths |= _other_paths()
+    for path, operations in paths.items():
+        for method in operations.keys() - {"parameters"}:
+            scope = wanted_scope(method.upper(), path)
+            # Nobody needs a key on loopback. OpenAPI 3.1 names roles here for schemes that are not OAuth.
+            operations[method]["security"] = [{}, {"key": [scope]}] if scope else []
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": _DIALECT,
         "info": {"title": "Sluicegate", "version": __version__},
-        "security": [{}, {"key": []}],
-        "paths": paths | _other_paths(),
+        "paths": paths,
         "components": {
             "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
@@ -281,6 +287,17 @@ def _other_paths() -> dict[str, Any]:
                 ("422",),
             )
         },
+        "/v1/events": {
+            "get": _operation(
+                "events", {"200": _content("text/event-stream", "application/x-ndjson")}, ("400", "503")
+            )
+        },
+        "/v1/openapi.json": {"get": _operation("describe", {"200": _content("application/json")}, ())},
+        "/v1/schemas/{kind}": {
+            "parameters": [{**_NAME, "name": "kind", "schema": {"enum": list(KINDS)}}],
+            "get": _operation("schema", {"200": _content("application/schema+json")}, ("404",)),
+        },
+        "/metrics": {"get": _operation("metrics", {"200": _content("text/plain")}, ())},
         "/healthz": {"get": {"operationId": "health", "responses": {"200": health, "503": not_yet}}},
     }
 
@@ -309,6 +326,10 @@ def _operation(
 
 def _answer(schema: str) -> dict[str, Any]:
     return {"description": "Done.", "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _content(*media_types: str) -> dict[str, Any]:
+    return {"description": "Done.", "content": {one: {} for one in media_types}}
 
 
 def _header(name: str, meaning: str) -> dict[str, Any]:
