@@ -100,9 +100,7 @@ def parse(
     `lenient` as for CloudFormation: unknown properties are warnings. Raises `Refused`.
     """
     model = KINDS[kind]
-    context: dict[str, Any] = {"check_target": lambda target: check_target(config.base_dir, target)}
-    if lenient:
-        context |= {"unknown": "ignore", "warnings": []}
+    context = {"check_target": lambda target: check_target(config.base_dir, target)}
     if not isinstance(data, Mapping):
         raise Refused(
             Complaint(kind, name, (), "the body is not a JSON object", "send one resource as an object")
@@ -111,8 +109,12 @@ def parse(
         data = {key: value for key, value in data.items() if model.spellings().get(key) != "name"} | {
             "name": name
         }
+    warnings: list[str] = []
     try:
-        resource = model.model_validate(data, context=context)
+        if lenient:
+            resource, warnings = model.parse_lenient(data, context)
+        else:
+            resource = model.model_validate(data, context=context)
     except ValidationError as error:
         shown = str(model.peek(data, "name") or name)
         raise Refused(
@@ -120,7 +122,7 @@ def parse(
         ) from None
     if isinstance(resource, Listener):
         resource = with_names({"listeners": [resource]})["listeners"][0]
-    return resource, context.get("warnings", [])
+    return resource, warnings
 
 
 def parse_peer(data: Any, place: Path = ()) -> Peer:

@@ -1,51 +1,20 @@
 """The API of a real gateway against its own description: asked with every key, and searched for secrets."""
 
-import json
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from harness import HANG_SECONDS, LOOPBACK, PROGRAM, TOPIC, Gateway, Process
+from harness import HANG_SECONDS, Gateway
+from test_api_keys import key
+from test_api_keys import public as public
 
-from conftest import StartGateway
-
-CONFIG = f"""
-listeners: [{{ name: filed, bind: 127.0.0.1 }}]
-packet_sources:
-  - name: replies
-    listener_name: filed
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
-"""
 KNOWN = {"Name": "known", "Bind": "127.0.0.1"}
 SCOPES = ("read", "publish", "admin")
 
 
-def make_key(gateway: Gateway, scope: str) -> str:
-    command = [PROGRAM, "keys", "create", gateway.file, "--name", scope, "--scope", scope, "--output", "json"]
-    process = Process(command, gateway.directory)
-    try:
-        assert process.wait() == 0, process.stderr.text
-        return str(json.loads(process.stdout.text)["Key"])
-    finally:
-        process.close()
-
-
-@pytest.fixture
-def public(gateway: StartGateway) -> Gateway:
-    """A gateway that asks for keys."""
-    one = gateway(CONFIG, start=False)
-    address = one.api_url.removeprefix("http://")
-    text = one.file.read_text()
-    one.file.write_text(
-        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
-    )
-    return one.start()
-
-
 @pytest.fixture
 def keys(public: Gateway) -> dict[str, str]:
-    return {scope: make_key(public, scope) for scope in SCOPES}
+    return {scope: key(public, scope)["Key"] for scope in SCOPES}
 
 
 @pytest.fixture
@@ -97,11 +66,11 @@ def test_keys_that_are_presented_show_nowhere(
 ) -> None:
     marked = dict(keys) | {"unknown": "sg_0123456789_marked-marked-marked"}
     answers = []
-    for key in marked.values():
+    for one in marked.values():
         for method, place in (("GET", "/v1/listeners"), ("GET", "/metrics"), ("POST", "/v1/listeners")):
             body = KNOWN if method == "POST" else None
-            answers.append(http.request(method, place, json=body, headers=bearer(key)))
-            answers.append(http.request(method, place, content=key, headers={"X-Api-Key": key}))
+            answers.append(http.request(method, place, json=body, headers=bearer(one)))
+            answers.append(http.request(method, place, content=one, headers={"X-Api-Key": one}))
     assert {answer.status_code for answer in answers} >= {200, 201, 400, 401, 403}
     public.stop()
     places = {
@@ -116,6 +85,6 @@ def test_keys_that_are_presented_show_nowhere(
     }
     assert "sluicegate.db.keys" in places
     for place, text in places.items():
-        for name, key in marked.items():
-            secret = key.split("_", 2)[2]
+        for name, one in marked.items():
+            secret = one.split("_", 2)[2]
             assert secret not in text, f"the key {name} shows in {place}"

@@ -90,3 +90,8 @@ def reason(answer: Any, status: int) -> str:
     """The API answers errors as RFC 9457 problems: `detail` is the sentence for people."""
     detail = answer.get("detail") if isinstance(answer, dict) else None
     return detail if isinstance(detail, str) else f"HTTP {status}"
+
+
+def no_gateway(api: str) -> CliError:
+    """What is at `api` gives answers that no gateway gives."""
+    return CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)

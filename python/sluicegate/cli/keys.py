@@ -8,6 +8,7 @@ import click
 
 from ..config import ConfigError, load
 from ..control.keys import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
+from . import table
 from .errors import CliError
 from .options import output_option
 
@@ -72,10 +73,7 @@ def list_keys(file: str, output: str) -> None:
     rows = [(key.id, _kind(key), ",".join(sorted(key.scopes)), key.created_at, key.name) for key in keys]
     if not rows:
         click.echo("there are no keys: make one with `sluicegate keys create`")
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[4]]))
+    table.show(rows)
 
 
 @command.command("revoke")

@@ -15,7 +15,8 @@ from urllib.parse import quote
 
 import click
 
-from .client import api_option, call
+from . import table
+from .client import api_option, call, no_gateway
 from .errors import CliError, Exit, error
 from .options import output_option
 from .wgquick import Invitation, addresses, next_address, outward_endpoint
@@ -45,16 +46,12 @@ def list_peers(listener: str | None, api: str, output: str) -> None:
         peers.sort(key=lambda peer: (not peer["Configured"], peer.get("Name") or "", peer["PublicKey"]))
         rows = [_row(peer) for peer in peers]
     except (KeyError, TypeError, ValueError):
-        raise _no_gateway(api) from None
+        raise no_gateway(api) from None
     if not rows:
         click.echo("this Listener has no peers: add one with `sluicegate peers add NAME`")
         return
     head = ("NAME", "PUBLIC KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(6)]
-    for row in table:
-        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[6]]))
+    table.show([head, *rows])
 
 
 @command.command("add")
@@ -176,7 +173,7 @@ def _listener(api: str, name: str | None) -> dict[str, Any]:
         items = call(api, "GET", "/v1/listeners")["Items"]
         tunnels = {one["Name"]: one for one in items if one["Protocols"] == ["wg"]}
     except (KeyError, TypeError):
-        raise _no_gateway(api) from None
+        raise no_gateway(api) from None
     if name is not None and name not in tunnels:
         raise CliError(
             f"this gateway has no WireGuard Listener {name}, it has: {', '.join(tunnels) or 'none'}"
@@ -202,7 +199,7 @@ def _peers(api: str, listener: dict[str, Any]) -> list[dict[str, Any]]:
             answer = call(api, "GET", f"{path}?after={quote(answer['NextToken'], safe='')}")
             peers += answer["Items"]
     except (KeyError, TypeError):
-        raise _no_gateway(api) from None
+        raise no_gateway(api) from None
     return peers
 
 
@@ -270,7 +267,3 @@ def _show_code(invitation: Invitation, wanted: bool | None) -> None:
         error("warning: this terminal cannot show a QR code, a UTF-8 locale can (LANG=C.UTF-8)")
         return
     click.echo(code, err=True)
-
-
-def _no_gateway(api: str) -> CliError:
-    return CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)

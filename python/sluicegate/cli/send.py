@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from .client import api_option, call
+from .client import api_option, call, no_gateway
 from .errors import CliError, Exit, error
 from .options import Endpoint, HexBytes, output_option
 
@@ -66,9 +66,7 @@ def command(
         lines = [f"{failure['Reason']}: {failure['Detail']}" for failure in failures]
         message_id = answer["MessageId"]
     except (KeyError, TypeError):
-        raise CliError(
-            f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE
-        ) from None
+        raise no_gateway(api) from None
     if output == "json":
         click.echo(json.dumps(answer, ensure_ascii=False))
     else:
@@ -105,7 +103,7 @@ def _only_source(api: str) -> str:
     answer = call(api, "GET", "/v1/packet-sources")
     items = answer.get("Items") if isinstance(answer, dict) else None
     if not isinstance(items, list):
-        raise CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)
+        raise no_gateway(api)
     names = [str(item["Name"]) for item in items]
     if len(names) == 1:
         return names[0]

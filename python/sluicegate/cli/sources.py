@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import click
 
-from .client import api_option, call
-from .errors import CliError, Exit
+from . import table
+from .client import api_option, call, no_gateway
 from .options import output_option
 
 
@@ -31,18 +31,14 @@ def list_sources(api: str, output: str) -> None:
             for one in answer["Items"]
         ]
     except (KeyError, TypeError):
-        raise _no_gateway(api) from None
+        raise no_gateway(api) from None
     if output == "json":
         click.echo(json.dumps(answer, ensure_ascii=False))
         return
     if not rows:
         click.echo("this gateway has no PacketSource")
         return
-    table = [("NAME", "STATE", "LISTENER", "TOPIC"), *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
-    for row in table:
-        cells = [text.ljust(width) for text, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[3]]))
+    table.show([("NAME", "STATE", "LISTENER", "TOPIC"), *rows])
 
 
 @command.command("approve")
@@ -68,9 +64,5 @@ def _decide(name: str, action: str, api: str, output: str) -> None:
     try:
         line = f"{answer['Name']} is {answer['State']}"
     except (KeyError, TypeError):
-        raise _no_gateway(api) from None
+        raise no_gateway(api) from None
     click.echo(json.dumps(answer, ensure_ascii=False) if output == "json" else line)
-
-
-def _no_gateway(api: str) -> CliError:
-    return CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..events.types import TYPES
-from .client import api_option, credentials
+from .client import api_option, credentials, no_gateway
 from .errors import CliError, Exit
 from .event_text import event_line
 from .options import output_option
@@ -133,9 +133,7 @@ class _Tail:
                     f"the gateway refused this: {_reason(await response.aread(), response.status_code)}"
                 )
             if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
-                raise CliError(
-                    f"{self._api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE
-                )
+                raise no_gateway(self._api)
             self._note("the gateway is back" if self._connected else f"watching {self._api}")
             self._connected = True
             rest = b""

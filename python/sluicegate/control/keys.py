@@ -40,31 +40,28 @@ class KeysError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ApiKey:
-    """`digest`: SHA-256 of the whole key, in hex."""
-
+class _Key:
     id: str
     name: str
     scopes: frozenset[KeyScope]
     created_at: str
-    digest: str = dataclasses.field(repr=False)
 
     def may(self, scope: KeyScope) -> bool:
         return scope in self.scopes or "admin" in self.scopes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class AccessKey:
+class ApiKey(_Key):
+    """`digest`: SHA-256 of the whole key, in hex."""
+
+    digest: str = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AccessKey(_Key):
     """What boto3 signs with: `id` is the access key id. `publish` may publish and look, `admin` may make topics too."""
 
-    id: str
-    name: str
-    scopes: frozenset[KeyScope]
-    created_at: str
     secret: str = dataclasses.field(repr=False)
-
-    def may(self, scope: KeyScope) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
 
 
 class KeyStore(Protocol):

@@ -160,14 +160,14 @@ class Resource(BaseModel):
         return resource
 
     @classmethod
-    def parse_lenient(cls, document: Any) -> tuple[Self, list[str]]:
+    def parse_lenient(cls, document: Any, context: Mapping[str, Any] | None = None) -> tuple[Self, list[str]]:
         """For CloudFormation: `(resource, warnings)`, where each unknown property is a warning and not an
         error.
 
         Raises `pydantic.ValidationError`; `sluicegate.model.findings` turns it into sentences.
         """
-        context: dict[str, Any] = {"unknown": "ignore", "warnings": []}
-        return cls.model_validate(document, context=context), context["warnings"]
+        lenient: dict[str, Any] = {**(context or {}), "unknown": "ignore", "warnings": []}
+        return cls.model_validate(document, context=lenient), lenient["warnings"]
 
     def dump(self) -> dict[str, Any]:
         """JSON-ready, in PascalCase, without what is not set. Secrets are left out, masked ones could be sent
