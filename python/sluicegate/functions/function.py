@@ -92,5 +92,5 @@ class Function:
 
 def _trace_id() -> str:
     # The form of an X-Ray header; not sampled, nobody collects it.
-    root = f"1-{int(time.time()):08x}-{secrets.token_hex(12)}"
-    return f"Root={root};Parent={secrets.token_hex(8)};Sampled=0"
+    unique = secrets.token_hex(20)
+    return f"Root=1-{int(time.time()):08x}-{unique[:24]};Parent={unique[24:]};Sampled=0"

@@ -132,13 +132,12 @@ class RuntimeApi:
         invocation, self._waiting, self._poller = self._waiting, None, None
         self._running = invocation
         invocation.taken = True
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Lambda-Runtime-Aws-Request-Id", invocation.request_id),
-            ("Lambda-Runtime-Deadline-Ms", str(invocation.deadline_ms)),
-            ("Lambda-Runtime-Invoked-Function-Arn", invocation.arn),
-            ("Lambda-Runtime-Trace-Id", invocation.trace_id),
-        ]
+        headers = (
+            f"Lambda-Runtime-Aws-Request-Id: {invocation.request_id}\r\n"
+            f"Lambda-Runtime-Deadline-Ms: {invocation.deadline_ms}\r\n"
+            f"Lambda-Runtime-Invoked-Function-Arn: {invocation.arn}\r\n"
+            f"Lambda-Runtime-Trace-Id: {invocation.trace_id}\r\n"
+        )
         connection.answer(200, invocation.payload, headers)
 
     def _post(

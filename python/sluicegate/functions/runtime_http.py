@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -22,7 +22,6 @@ RESPONSE_LIMIT = 6 * 1024 * 1024 + 100  # Lambda's quota for a synchronous answe
 DISCARD_LIMIT = 64 * 1024 * 1024  # of a body that is too large; then the connection is cut
 EARLY_LIMIT = 256 * 1024  # bytes that may come while the answer to `next` is awaited
 
-_JSON = (("Content-Type", "application/json"),)
 _REASONS = {
     200: "OK",
     202: "Accepted",
@@ -75,14 +74,19 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = 0
 
-    def answer(self, status: int, body: bytes = b"", headers: Iterable[tuple[str, str]] = _JSON) -> None:
-        """Answer the request that `handle` got last. Does nothing once the connection is lost."""
+    def answer(self, status: int, body: bytes = b"", headers: str = "") -> None:
+        """Answer the request that `handle` got last with JSON; `headers` are further lines, each with its end.
+
+        Does nothing once the connection is lost.
+        """
         request, self._answering = self._answering, None
         if self._transport is None or request is None:
             return
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
         end = "" if request.keep_alive else "Connection: close\r\n"
-        head = f"HTTP/1.1 {status} {_REASONS[status]}\r\n{lines}{end}Content-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
+            f"{headers}{end}Content-Length: {len(body)}\r\n\r\n"
+        )
         self._transport.write(head.encode("latin-1") + body)
         if not request.keep_alive:
             self._transport.close()

@@ -37,6 +37,7 @@ log = structlog.get_logger("sluicegate.functions")
 _MAIN = Path(__file__).with_name("_worker_main.py")
 _INHERITED = ("PATH", "HOME", "LANG")
 STOP_SECONDS = 1.0  # between SIGTERM and SIGKILL
+LAST_ANSWER_SECONDS = 0.05  # after the end of the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,9 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._pipes: list[tuple[asyncio.ReadTransport, OutputForwarder]] = []
-        # Of the invocation that the output most likely belongs to: the running or else the last one.
+        # Of the running invocation, or else the last one; output most likely belongs to it.
         self._request_id = ""
+        self._answer: asyncio.Future[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -138,15 +140,15 @@ class Worker:
             # it.
             raise InvocationNotTaken
         self._request_id = invocation.request_id
+        self._answer = invocation.answer
+        timer = self._loop.call_later(seconds, _end, invocation.answer)
         self._api.submit(invocation)
-        answer = invocation.answer
-        await asyncio.wait((answer, self.exited), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done() and self.exited.done():
-            # An answer that was sent just before the end may still be in its socket.
-            await asyncio.wait((answer,), timeout=0.05)
-        if answer.done():
-            return answer.result()
-        answer.cancel()
+        try:
+            return await invocation.answer
+        except _NoAnswer:
+            pass
+        finally:
+            timer.cancel()
         if self.exited.done():
             if not invocation.taken:
                 raise InvocationNotTaken
@@ -191,6 +193,9 @@ class Worker:
         # What the handler has left running, before the reaping frees the number of the group.
         self.kill()
         self.exited.set_result(self._process.wait())
+        if self._answer is not None:
+            # One that was sent just before the end may still be in its socket.
+            self._loop.call_later(LAST_ANSWER_SECONDS, _end, self._answer)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.alive and self._process is not None:
@@ -229,6 +234,15 @@ class Worker:
         # stderr last: a traceback ends with what matters most.
         last = [forwarder.last_line for _, forwarder in self._pipes if forwarder.last_line]
         return f"{how}; its last line: {last[-1].strip()[:300]}" if last else how
+
+
+class _NoAnswer(Exception):
+    """The invocation ended without one."""
+
+
+def _end(answer: asyncio.Future[bytes]) -> None:
+    if not answer.done():
+        answer.set_exception(_NoAnswer())
 
 
 def _is_readable(fd: int) -> bool:
