@@ -192,7 +192,7 @@ def _read(pid: int, name: str) -> str:
 
 def _cpu_seconds(pid: int) -> float:
     # Its own time from its clock, in nanoseconds (clock_getcpuclockid(3) makes the number so): a short run is a few
-    # ticks. That of ended children in ticks, from proc(5): fields counted from behind the name, which may hold anything.
+    # ticks. That of ended children from proc(5): fields counted from behind the name, which may hold anything.
     fields = _read(pid, "stat").rpartition(")")[2].split()
     try:
         own = time.clock_gettime((~pid << 3) | 2)
