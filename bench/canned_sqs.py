@@ -1,9 +1,10 @@
-"""`python -m bench.canned_sqs SIZE COUNT RATE EVERY`: an SQS that costs little, so that its client is the limit.
+"""`python -m bench.canned_sqs SIZE COUNT RATE BLOCKS EVERY`: an SQS that costs little, so that its client is the limit.
 
 Prints its URL, then `polled` when somebody waits for messages. At SIGUSR1 it begins to give them out: COUNT messages,
 RATE a second (0: as fast as they are asked for), ten in an answer if there are so many, each an SNS envelope with one
-entry of SIZE bytes for a UDP socket of its own; each EVERYth (0: none) has no Data and cannot be sent. When all of them
-were deleted and have arrived, or nothing has happened for a while, it prints how that went and ends.
+entry of SIZE bytes for a UDP socket of its own. When all of them were deleted and have arrived, or nothing has happened
+for a while, it prints how that went. So it goes BLOCKS times, a SIGUSR1 each, and then it ends. In every second block
+each EVERYth message (0: none) has no Data and cannot be sent.
 
 Nothing is checked but the operation: signatures, receipts and queues are taken as they come.
 """
@@ -39,7 +40,9 @@ class Queue:
 
     def __init__(self, size: int, count: int, rate: float, every: int) -> None:
         self.count, self.rate, self.every = count, rate, every
-        self.good = count - (count // every if every else 0)
+        self._blocks = 0
+        self._first = 0
+        """The number of the block's first message."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -51,8 +54,8 @@ class Queue:
         self._due: list[int] = []
         """When each message became due, in Unix nanoseconds."""
         self._given = 0
-        self.deleted = 0
-        self._arrived = bytearray(count)
+        self._deleted = 0
+        self._arrived = bytearray()
         self.strange = 0
         self.latencies: list[float] = []
         self.started = self.last = 0.0
@@ -62,13 +65,23 @@ class Queue:
     # Giving out
 
     def start(self) -> None:
+        """Begin to give out the next block."""
         self.started = self.last = time.monotonic()
         self.cpu_at_start = time.process_time()
+        self._blocks += 1
+        self._first, self._deleted, self.receives = self._given, 0, 0
+        self._arrived += bytes(self.count)
+        self.latencies.clear()
         if self.rate:
             asyncio.get_running_loop().call_soon(self._tick)
         else:
-            self._due = [0] * self.count
+            self._due += [0] * self.count
         self._give()
+
+    @property
+    def malformed(self) -> int:
+        """How many messages of the block cannot be sent."""
+        return self.count // self.every if self.every and self._blocks % 2 == 0 else 0
 
     def wait(self, client: "Client") -> None:
         if not self._waiting and not self.started and self.receives == 0:
@@ -84,7 +97,7 @@ class Queue:
     def _tick(self) -> None:
         """Make due what is due by now."""
         due = min(self.count, int((time.monotonic() - self.started) * self.rate) + 1)
-        self._due += [time.time_ns()] * (due - len(self._due))
+        self._due += [time.time_ns()] * (self._first + due - len(self._due))
         self._give()
         if due < self.count:
             next_at = self.started + due / self.rate
@@ -99,13 +112,13 @@ class Queue:
 
     def _message(self, number: int) -> bytes:
         payload = base64.b64encode(b"%0*d" % (NUMBER_BYTES, number))
-        malformed = self.every and number % self.every == self.every - 1
+        malformed = self.malformed and number % self.every == self.every - 1
         return (self._malformed if malformed else self._template) % (number, number, number, payload)
 
     # What comes back
 
     def delete(self, count: int) -> None:
-        self.deleted += count
+        self._deleted += count
         self.last = time.monotonic()
 
     def receive_datagrams(self) -> None:
@@ -121,18 +134,21 @@ class Queue:
                 self.latencies.append((seconds * 1_000_000_000 + nanoseconds - self._due[number]) / 1e6)
 
     async def ended(self) -> None:
-        """Waits until every message was deleted and has arrived, or until nothing happens any more."""
-        while self.deleted < self.count or sum(self._arrived) < self.good:
+        """Waits until every message of the block was deleted and has arrived, or until nothing happens any more."""
+        good = self.count - self.malformed
+        while self._deleted < self.count or sum(self._arrived[self._first :]) < good:
             await asyncio.sleep(0.05)
-            if self.started and time.monotonic() - self.last > IDLE_SECONDS:
+            if time.monotonic() - self.last > IDLE_SECONDS:
                 return
 
     def result(self) -> dict[str, Any]:
+        """How the block went."""
+        arrived = self._arrived[self._first :]
         found: dict[str, Any] = {
-            "given": self._given,
-            "deleted": self.deleted,
-            "arrived": sum(1 for times in self._arrived if times),
-            "twice": sum(1 for times in self._arrived if times > 1),
+            "given": self._given - self._first,
+            "deleted": self._deleted,
+            "arrived": sum(1 for times in arrived if times),
+            "twice": sum(1 for times in arrived if times > 1),
             "receives": self.receives,
             "seconds": self.last - self.started,
             "cpu_seconds": time.process_time() - self.cpu_at_start,
@@ -220,16 +236,27 @@ def _template(size: int, port: int) -> bytes:
     return text.encode()
 
 
-async def main(size: int, count: int, rate: float, every: int) -> None:
+async def main(size: int, count: int, rate: float, blocks: int, every: int) -> None:
     queue = Queue(size, count, rate, every)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGUSR1, queue.start)
+    started = asyncio.Event()
+
+    def start() -> None:
+        queue.start()
+        started.set()
+
+    loop.add_signal_handler(signal.SIGUSR1, start)
     loop.add_reader(queue.socket, queue.receive_datagrams)
     server = await loop.create_server(lambda: Client(queue), "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await queue.ended()
-    print(json.dumps(queue.result()), flush=True)
+    for _ in range(blocks):
+        await started.wait()
+        started.clear()
+        await queue.ended()
+        print(json.dumps(queue.result()), flush=True)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+    uvloop.run(
+        main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
+    )

@@ -119,6 +119,11 @@ class DeadLetterQueue:
         """True while more than `limit_bytes` wait: who settles its messages is to bring no more of them."""
         return self._bytes > self._limit
 
+    @property
+    def settled(self) -> bool:
+        """True if SQS has everything appended so far."""
+        return not self._waiting and not self._unkept
+
     def start(self) -> None:
         """Begin to send. The queue is looked up at once, so that a wrong ARN or policy is an event at the start."""
         self._task = asyncio.create_task(self._run(), name=f"dead letters {self.name}")

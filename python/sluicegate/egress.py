@@ -16,6 +16,7 @@ Counters are the native side's (`Port.stats`): nothing is counted twice here.
 """
 
 import asyncio
+import functools
 import itertools
 import time
 from collections import deque
@@ -101,6 +102,7 @@ class Record(Protocol):
     def sent(self, ids: Sequence[tuple[str, str]]) -> None: ...
     def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None: ...
     def congested(self, sources: Sequence[str]) -> bool: ...
+    def settled(self, source: str) -> bool: ...
     async def settle(self, source: str) -> None: ...
 
 
@@ -237,10 +239,14 @@ class Egress:
         await self._room(lambda: self._take(message, done), room_seconds)
         return await done
 
-    async def settle(self, source: int) -> None:
-        """Return once every failure reported so far for this PacketSource is kept where its dead letters go.
+    def settled(self, source: int) -> bool:
+        """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
+        they go nowhere, or to a file."""
+        name = _name(self._sources, source)
+        return self._record is None or name is None or self._record.settled(name)
 
-        At once if they go nowhere, or to a file. While their queue cannot be reached this waits; `EgressClosed`
+    async def settle(self, source: int) -> None:
+        """Return once `settled`. While their queue cannot be reached this waits; `EgressClosed`
         when the gateway stops first. Then the message must not be acknowledged.
         """
         name = _name(self._sources, source)
@@ -481,16 +487,13 @@ class Egress:
         entries = Entries(record.body)
         event = "ReplyFailed" if source is None else "SourceFailed"
         for failure in failures:
-            self._events.emit(
+            self._events.emit_detailed(
                 event,
+                functools.partial(_details, message_id, failure, entries),
                 Listener=self.listener,
                 Destination=_name(self._destinations, destination),
                 PacketSource=name,
-                MessageId=message_id,
-                Index=failure.index,
                 Reason=failure.reason,
-                Detail=failure.detail,
-                **entries.fields(failure.index),
             )
 
     def _keep_letters(self) -> None:
@@ -504,6 +507,12 @@ class Egress:
         lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
         self._report(message.message_id, message.source, None, _InFlight(message.body), lost)
         self._keep_letters()
+
+
+def _details(message_id: str, failure: Failure, entries: Entries) -> dict[str, object]:
+    """What the event of a failure says of this one alone."""
+    detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
+    return detail | entries.fields(failure.index)
 
 
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:

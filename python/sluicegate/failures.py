@@ -1,10 +1,11 @@
 """The failed entries of one message, in little memory."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+_FAILURE_BYTES = 12  # what a failure takes in the arrays
 _CAUSE_BYTES = 256  # what a cause takes beside its detail's text
 
 
@@ -23,20 +24,25 @@ class Failures(Sequence[Failure]):
 
     __slots__ = ("_causes", "_indices", "_which")
 
-    def __init__(self, failures: Iterable[tuple[int | None, str, str]] = ()) -> None:
+    def __init__(self, failures: Sequence[tuple[int | None, str, str]] = ()) -> None:
+        self._indices: array[int] | tuple[int, ...]  # -1: None
+        self._which: array[int] | tuple[int, ...]
+        if len(failures) == 1:  # as most are: without arrays it costs half
+            ((index, reason, detail),) = failures
+            self._indices, self._which = (-1 if index is None else index,), (0,)
+            self._causes = [(reason, detail)]
+            return
         known: dict[tuple[str, str], int] = {}
-        self._indices = array("q")  # -1: None
-        self._which = array("I")
+        indices, which = array("q"), array("I")
         for index, reason, detail in failures:
-            self._indices.append(-1 if index is None else index)
-            self._which.append(known.setdefault((reason, detail), len(known)))
-        self._causes = list(known)
+            indices.append(-1 if index is None else index)
+            which.append(known.setdefault((reason, detail), len(known)))
+        self._indices, self._which, self._causes = indices, which, list(known)
 
     @property
     def held_bytes(self) -> int:
         """About what this takes in memory."""
-        own = len(self) * (self._indices.itemsize + self._which.itemsize)
-        return own + sum(_CAUSE_BYTES + len(detail) for _, detail in self._causes)
+        return len(self) * _FAILURE_BYTES + sum(_CAUSE_BYTES + len(detail) for _, detail in self._causes)
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -52,6 +58,9 @@ class Failures(Sequence[Failure]):
         return Failure(None if index < 0 else index, *self._causes[self._which[place]])
 
     def __iter__(self) -> Iterator[Failure]:
+        return iter((self[0],)) if len(self._indices) == 1 else self._each()
+
+    def _each(self) -> Iterator[Failure]:
         for index, which in zip(self._indices, self._which, strict=True):
             yield Failure(None if index < 0 else index, *self._causes[which])
 

@@ -65,6 +65,11 @@ class Ledger:
                 Letters=lost,
             )
 
+    def settled(self, source: str) -> bool:
+        """True if `settle` would return at once."""
+        place = self._dead_letters.get(source)
+        return place is None or place.settled
+
     async def settle(self, source: str) -> None:
         """Return once every failure so far of this PacketSource is kept. `NotKept` when the gateway stops first."""
         place = self._dead_letters.get(source)

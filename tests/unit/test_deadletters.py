@@ -42,7 +42,7 @@ def letter(index: int = 0, entry: object = None) -> DeadLetter:
 def message(*indices: int, entry: object = None) -> FailedMessage:
     """One of which these entries have failed."""
     body = json.dumps({"Messages": [entry or {"Data": "AA=="}] * (max(indices) + 1)}).encode()
-    failures = Failures((index, "Expired", "too old") for index in indices)
+    failures = Failures([(index, "Expired", "too old") for index in indices])
     return FailedMessage("replies", "decoder", "m1", "2026-06-09T10:00:00.123Z", body, failures)
 
 
@@ -244,7 +244,7 @@ async def test_what_waits_is_about_as_large_as_the_messages_and_not_as_their_let
     tracemalloc.start()
     try:
         for number in range(20):
-            failures = Failures((index, "MalformedMessage", cause + "") for index in range(entries))
+            failures = Failures([(index, "MalformedMessage", cause + "") for index in range(entries)])
             rig.queue.append(
                 [FailedMessage("replies", "decoder", f"m{number}", at, body + b" ", failures)], settles=True
             )

@@ -248,6 +248,9 @@ class Kept:
     def congested(self, sources: Sequence[str]) -> bool:
         return any(source in self.congested_sources for source in sources)
 
+    def settled(self, source: str) -> bool:
+        return True
+
     async def settle(self, source: str) -> None: ...
 
 
@@ -308,12 +311,20 @@ async def test_congested_while_dead_letters_of_one_of_its_sources_are(rig: Rig) 
 
 async def test_failures_in_little_memory_are_the_failures() -> None:
     given = [(None, "MalformedMessage", "no"), (3, "Expired", "late"), (4, "Expired", "late")]
-    failures = Failures(iter(given))
+    failures = Failures(given)
     assert failures == [Failure(*one) for one in given]
     assert failures[-1] == Failure(4, "Expired", "late")
     assert failures[1:] == [Failure(*one) for one in given[1:]]
     assert failures != []
     assert not Failures()
+
+
+@pytest.mark.parametrize("given", [(None, "MalformedMessage", "no"), (3, "Expired", "late")])
+async def test_a_single_failure_is_that_failure(given: tuple[int | None, str, str]) -> None:
+    failures = Failures([given])
+    assert failures == [Failure(*given)]
+    assert (failures[-1], failures[:], len(failures)) == (Failure(*given), [Failure(*given)], 1)
+    assert failures.held_bytes > 0
 
 
 async def test_bodies_are_not_kept_after_the_end(rig: Rig) -> None:

@@ -82,6 +82,28 @@ def test_what_is_beyond_the_limit_is_counted_and_summed_up_once_a_second() -> No
     assert log.counts() == {"SourceFailed": 254}
 
 
+def test_details_are_asked_for_only_if_the_line_is_written_and_share_the_limit_of_plain_events() -> None:
+    sink, asked = MemorySink(), []
+
+    def details() -> dict[str, object]:
+        asked.append(True)
+        return {"Detail": "x", "MessageId": "m1", "Index": None}
+
+    log = EventLog(sink, limit=2, clock=Clock(1000.0))
+    log.emit("SourceFailed", Listener="l", PacketSource="a", Reason="Expired")
+    for _ in range(4):
+        log.emit_detailed(
+            "SourceFailed", details, Listener="l", Destination=None, PacketSource="a", Reason="Expired"
+        )
+    log.flush()
+    assert len(asked) == 1
+    names = ["Time", "Event", "Listener", "PacketSource", "MessageId", "Reason", "Detail"]
+    assert list(sink.events[1]) == names
+    assert sink.events[2]["Suppressed"] == 3
+    assert "Destination" not in sink.events[2]
+    assert log.counts() == {"SourceFailed": 5}
+
+
 def test_the_summary_comes_by_itself_when_nothing_follows() -> None:
     arrived = threading.Event()
 

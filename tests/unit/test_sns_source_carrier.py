@@ -47,7 +47,7 @@ async def test_nothing_is_fetched_nor_sent_while_dead_letters_wait_beyond_their_
     source = await rig.start()
     queue = await rig.queue()
     rig.sender.congested = True
-    rig.sender.settled.clear()
+    rig.sender.kept.clear()
     put(queue, 5)  # for the poll that is out
     await until(lambda: source.stats.in_flight == 5)
     put(queue, 50, start=5)
@@ -55,7 +55,7 @@ async def test_nothing_is_fetched_nor_sent_while_dead_letters_wait_beyond_their_
     assert rig.sender.sent == []
     assert len(queue.waiting) == 50
     rig.sender.congested = False
-    rig.sender.settled.set()
+    rig.sender.kept.set()
     await until(lambda: len(queue.deleted) == 55)
     assert len(rig.sender.sent) == 55
 
@@ -260,6 +260,7 @@ async def test_a_mistake_with_a_message_is_told_and_the_message_comes_again(
     source = await rig.start()
     queue = await rig.queue()
     monkeypatch.setattr(rig.sender, "full", method == "send")
+    monkeypatch.setattr(rig.sender, "settled", lambda source: False)
     monkeypatch.setattr(rig.sender, method, breaking(1, getattr(rig.sender, method)))
     queue.put(envelope("m1", body, topic=TOPIC))
     await until(lambda: rig.named("SourcePollFailed"))

@@ -32,8 +32,8 @@ class FakeSender:
         self.sent: list[Message] = []
         self.hold = asyncio.Event()
         self.hold.set()
-        self.settled = asyncio.Event()
-        self.settled.set()
+        self.kept = asyncio.Event()
+        self.kept.set()
         self.full = False
         self.congested = False
         self.closed = False
@@ -65,8 +65,11 @@ class FakeSender:
             failed = [Failure(None, "MalformedMessage", "not valid JSON")]
         return Outcome(message.message_id, 1, 1 - len(failed), 0, failed)
 
+    def settled(self, source: int) -> bool:
+        return self.kept.is_set()
+
     async def settle(self, source: int) -> None:
-        await self.settled.wait()
+        await self.kept.wait()
 
     def give_back(self, source: int, message_ids: Iterable[str]) -> None:
         self.given_back += message_ids
@@ -359,11 +362,11 @@ async def test_a_message_is_deleted_when_it_has_ended_and_not_before(rig: Rig) -
 async def test_what_failed_is_deleted_once_its_dead_letter_is_kept(rig: Rig) -> None:
     await rig.start()
     queue = await rig.queue()
-    rig.sender.settled.clear()
+    rig.sender.kept.clear()
     bad = queue.put("bad")
     good = queue.put(envelope("m2", "good", topic=TOPIC))
     await until(lambda: queue.deleted == [good])
-    rig.sender.settled.set()
+    rig.sender.kept.set()
     await until(lambda: queue.deleted == [good, bad])
     assert rig.sender.sent[0].published_at == 1000.0  # the queue's time, where there is no envelope
 

@@ -1,6 +1,7 @@
 """Running a gateway from the command line: events to standard output, the log to standard error, signals."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -79,6 +80,7 @@ async def _serve(
             await asyncio.gather(starting, return_exceptions=True)
             return
         await starting
+        _tune_collector()
         reloading = Reloading(gateway, watch=watch)
         ready(gateway)
         await interrupted
@@ -86,6 +88,17 @@ async def _serve(
         await gateway.stop()
     finally:
         events.close()
+
+
+def _tune_collector() -> None:
+    """Look for cycles of references less often, and not in what the start has left, which stays.
+
+    Packets and messages hold no cycles. To go through all that are under way every 700 objects, as is the default, took
+    a tenth of a sourced message's time, and now and then 50 ms at once.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _configure_log() -> None:

@@ -18,30 +18,37 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{},]', re.DOTALL)
 
 
 class Entries:
-    """The entries of one message (contract section 4.1, both generations) or of a handler's answer (section
-    3)."""
+    """The entries of one message (contract section 4.1, both generations) or of a handler's answer (section 3)."""
+
+    __slots__ = ("_body", "_pieces", "_read")
 
     def __init__(self, body: bytes) -> None:
         self._body = body
+        self._read: list[object] | None = None
         self._pieces: list[bytes] | None = None
-        try:
-            self._entries = _entries(orjson.loads(body))
-        except Exception:
-            # One entry that cannot be read (a lone surrogate, endless nesting) says nothing of the others.
-            self._entries = [_loaded(piece) for piece in self._cut()]
 
     def entry(self, index: int | None) -> object:
         """The entry at `index` as JSON, or as text if it is none that can be written again (or is text); the whole body
         as text where there are no entries. Never the body for an entry among others: each may be as long."""
-        if index is None or (index == 0 and not self._entries):
+        if index is None or (index == 0 and not self._entries()):
             return self._body.decode("utf-8", "replace")
-        if not 0 <= index < len(self._entries):
+        entries = self._entries()
+        if not 0 <= index < len(entries):
             return None
-        entry = self._entries[index]
+        entry = entries[index]
         if not isinstance(entry, _Unread) and writable(entry):
             return entry
         pieces = self._cut()
         return pieces[index].decode("utf-8", "replace") if index < len(pieces) else None
+
+    def _entries(self) -> list[object]:
+        if self._read is None:  # an event that is not written needs none of it
+            try:
+                self._read = _entries(orjson.loads(self._body))
+            except Exception:
+                # One entry that cannot be read (a lone surrogate, endless nesting) says nothing of the others.
+                self._read = [_loaded(piece) for piece in self._cut()]
+        return self._read
 
     def _cut(self) -> list[bytes]:
         if self._pieces is None:
@@ -50,9 +57,9 @@ class Entries:
 
     def fields(self, index: int | None) -> dict[str, object]:
         """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them."""
-        if index is None or not 0 <= index < len(self._entries):
+        if index is None or not 0 <= index < len(entries := self._entries()):
             return {}
-        entry = self._entries[index]
+        entry = entries[index]
         if not isinstance(entry, dict):
             return {}
         found: dict[str, object] = {

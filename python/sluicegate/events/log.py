@@ -9,7 +9,8 @@ sum of `Suppressed` = what happened.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import orjson
 
@@ -49,6 +50,14 @@ _STRING_LIMIT = 2048
 _Kind = tuple[str, object, object, object]
 
 
+@dataclass(slots=True)
+class _Suppressed:
+    """What a summary says."""
+
+    named: dict[str, object]
+    count: int = 1
+
+
 class EventLog:
     """Writes events to its sinks. Safe to call from any thread; never blocks, never raises.
 
@@ -73,7 +82,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._second = 0
         self._in_second: dict[_Kind, int] = {}
-        self._suppressed: dict[_Kind, tuple[int, dict[str, object]]] = {}
+        self._suppressed: dict[_Kind, _Suppressed] = {}
         self._timer: threading.Timer | None = None
         self._counts: Counter[str] = Counter()
 
@@ -91,24 +100,22 @@ class EventLog:
         """Write one event. Field names are PascalCase; snake_case is taken too. None means absent."""
         named = {_pascal(name): value for name, value in fields.items() if value is not None}
         now = self._clock()
-        kind = (
-            event,
-            named.get("Reason"),
-            named.get("Listener"),
-            named.get("PacketSource") or named.get("Destination"),
-        )
         with self._lock:
-            self._counts[event] += 1
-            if int(now) != self._second:
-                self._roll(now)
-            try:
-                seen = self._in_second.get(kind, 0)
-            except TypeError:  # a caller named a resource by something unhashable: still write it
-                kind, seen = (event, None, None, None), 0
-            if seen >= self._limit:
-                self._suppress(kind, named, now)
+            if self._admit(event, named, now):
+                self._write(event, named, now)
+
+    def emit_detailed(
+        self, event: str, details: Callable[[], Mapping[str, object]], /, **fields: object
+    ) -> None:
+        """`emit` for what happens often: `fields`, in PascalCase, decide about the limit, and `details` is asked for
+        the others only if the line is written."""
+        now = self._clock()
+        with self._lock:
+            if not self._admit(event, fields, now):
                 return
-            self._in_second[kind] = seen + 1
+        # Without the lock: `details` may read a long message.
+        named = {name: value for name, value in {**fields, **details()}.items() if value is not None}
+        with self._lock:
             self._write(event, named, now)
 
     def forward(self, lines: bytes, *, skip: Sink | None = None) -> None:
@@ -140,18 +147,40 @@ class EventLog:
         for sink in self._sinks:
             sink.close(seconds)
 
+    def _admit(self, event: str, named: Mapping[str, object], now: float) -> bool:
+        """Count an event; whether its line is to be written, which otherwise a summary stands for."""
+        kind: _Kind = (
+            event,
+            named.get("Reason"),
+            named.get("Listener"),
+            named.get("PacketSource") or named.get("Destination"),
+        )
+        self._counts[event] += 1
+        if int(now) != self._second:
+            self._roll(now)
+        try:
+            seen = self._in_second.get(kind, 0)
+        except TypeError:  # a caller named a resource by something unhashable: still write it
+            kind, seen = (event, None, None, None), 0
+        if seen >= self._limit:
+            self._suppress(kind, named, now)
+            return False
+        self._in_second[kind] = seen + 1
+        return True
+
     def _roll(self, now: float) -> None:
         self._summarize(now)
         self._second = int(now)
         self._in_second.clear()
 
-    def _suppress(self, kind: _Kind, named: dict[str, object], now: float) -> None:
+    def _suppress(self, kind: _Kind, named: Mapping[str, object], now: float) -> None:
         known = self._suppressed.get(kind)
         if known is not None:
-            self._suppressed[kind] = (known[0] + 1, known[1])
+            known.count += 1
             return
         kept = ("Listener", "Destination", "PacketSource", "Reason")
-        self._suppressed[kind] = (1, {name: named[name] for name in kept if name in named})
+        fields = {name: named[name] for name in kept if named.get(name) is not None}
+        self._suppressed[kind] = _Suppressed(fields)
         if self._timer is None:
             # The summary must come even when nothing happens any more: one timer per second, only while
             # suppressing.
@@ -163,8 +192,8 @@ class EventLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for (event, *_), (count, named) in self._suppressed.items():
-            self._write(event, {**named, "Suppressed": count}, now)
+        for (event, *_), one in self._suppressed.items():
+            self._write(event, {**one.named, "Suppressed": one.count}, now)
         self._suppressed.clear()
 
     def render(self, event: str, /, **fields: object) -> bytes:

@@ -40,6 +40,9 @@ class Sender(Protocol):
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         """Take a message, waiting for room, and return once each of its entries has ended."""
 
+    def settled(self, source: int) -> bool:
+        """True if `settle` would return at once."""
+
     async def settle(self, source: int) -> None:
         """Return once every failure reported so far for this PacketSource is kept where its dead letters go: then
         a message may be acknowledged. `EgressClosed` when the gateway stops first."""

@@ -117,7 +117,7 @@ class Carrier:
             held.receipts.append(_receipt(consumer, message))
         else:
             self._hold(consumer, message, found)
-        self._measure()
+        self._idle.clear()
 
     def _hold(self, consumer: Consumer, message: QueueMessage, found: Notification) -> None:
         held = _Held(found.message_id, len(message.body), [_receipt(consumer, message)])
@@ -209,7 +209,7 @@ class Carrier:
                 # Given back at the end, and sent after that: the next start gets it again and has to know.
                 self._ended.add([(self._name, outcome.message_id)])
             return
-        if not outcome.failures:
+        if not outcome.failures or self._sender.settled(self._index):
             self._finish(held)
             return
         self._unsettled.append(held)
