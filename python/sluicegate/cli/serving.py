@@ -93,8 +93,7 @@ async def _serve(
 def _tune_collector() -> None:
     """Look for cycles of references less often, and not in what the start has left, which stays.
 
-    Packets and messages hold no cycles. To go through all that are under way every 700 objects, as is the default, took
-    a tenth of a sourced message's time, and now and then 50 ms at once.
+    Packets and messages hold no cycles, and by default all that are under way would be gone through every 700 objects.
     """
     gc.collect()
     gc.freeze()
