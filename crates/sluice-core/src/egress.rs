@@ -23,7 +23,10 @@ use crate::{
 use slab::Slab;
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::Deref,
+    sync::Arc,
 };
 
 /// Paced entries of one Listener that may wait; more fail at once as `RateLimited`. Bounds memory, and keeps one slow
@@ -55,9 +58,40 @@ pub struct Submission {
     /// When it was published (Unix milliseconds), if the source says so; ages count from here.
     pub published_ms: Option<u64>,
     /// `{"Messages": …}`, one flat entry, or `{"Replies": …}`.
-    pub body: Vec<u8>,
+    pub body: Body,
     /// Every entry fails so, and nothing is sent.
     pub refusal: Option<(Reason, String)>,
+}
+
+/// The bytes of a document, wherever they lie: whoever submits it need not copy them.
+#[derive(Clone)]
+pub struct Body(Arc<dyn AsRef<[u8]> + Send + Sync>);
+
+impl Body {
+    /// `bytes` must not change while the document is here.
+    pub fn new(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Body {
+        Body(Arc::new(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        Body::new(bytes)
+    }
+}
+
+impl Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body of {} bytes", self.len())
+    }
 }
 
 /// An entry that was not sent.

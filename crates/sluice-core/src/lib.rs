@@ -29,7 +29,7 @@ pub mod wire;
 
 pub use batch::Batch;
 pub use counters::Counters;
-pub use egress::{Completion, Failure, Origin, Outgoing, RunLimit, Submission};
+pub use egress::{Body, Completion, Failure, Origin, Outgoing, RunLimit, Submission};
 pub use event::{About, Event, Kinds};
 pub use judge::{PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6};
 pub use listener::{Listener, Shared};
