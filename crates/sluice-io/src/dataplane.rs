@@ -36,8 +36,9 @@ use std::{
 
 /// Receive batches from one socket in one turn.
 const RECEIVE_ROUNDS: usize = 4;
-/// Documents are parsed while fewer datagrams than this wait: what is parsed is larger than what waits as text.
-const QUEUE_LOW: usize = 1_024;
+/// Documents are parsed while fewer datagrams than this wait: so few that they are still in the processor's cache when the
+/// kernel copies them, and enough for large calls when each document has one entry.
+const QUEUE_LOW: usize = 128;
 /// Addresses come and go (DHCP, VPNs); own endpoints are looked up this often.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 const WAKE: u64 = u64::MAX;
@@ -308,7 +309,7 @@ impl Thread {
         let now = self.now();
         for slot in &self.slots {
             let State::Open(open) = &slot.state else { continue };
-            if !open.blocked && open.listener.queued() > 0 {
+            if !open.blocked && (open.listener.queued() > 0 || open.behind) {
                 at_most(Duration::ZERO);
             }
             if let Some(at) = open.listener.poll_timeout() {
@@ -354,11 +355,13 @@ impl Thread {
         open.listener.watch(port.watched());
         open.listener.handle_timeout(now);
         open.hand_over(port);
-        while open.listener.queued() < QUEUE_LOW
-            && let Some(document) = port.take()
-        {
+        open.behind = loop {
+            if open.listener.queued() >= QUEUE_LOW {
+                break true;
+            }
+            let Some(document) = port.take() else { break false };
             open.listener.submit(now, &self.own, document);
-        }
+        };
         let was_blocked = open.blocked;
         open.send(now);
         if open.blocked != was_blocked {
@@ -431,7 +434,8 @@ impl Thread {
         epoll::add(&self.epoll, socket.as_fd(), EventData::new_u64(key as u64), EventFlags::IN)
             .map_err(|errno| failed(errno.into()))?;
         let listener = Listener::new(spec, self.shared.clone(), socket.bound(), (self.salt)());
-        let open = Open { socket, listener, receiving: true, blocked: false, closing: None, telling: false };
+        let open =
+            Open { socket, listener, receiving: true, blocked: false, behind: false, closing: None, telling: false };
         self.slots.push(Slot {
             port: port.clone(),
             state: State::Open(Box::new(open)),
