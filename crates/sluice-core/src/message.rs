@@ -6,6 +6,8 @@
 //! cannot survive is text that is JSON by its grammar and still cannot be a string (a lone surrogate such as
 //! `"\ud800"`); then a second, slower pass cuts the array into its elements first and parses each by itself.
 
+mod plain;
+
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt};
@@ -135,6 +137,13 @@ enum Document<'a> {
 fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Document<'a>, String> {
     // JSON is UTF-8 (RFC 8259, section 8.1): also where nobody reads, so that a body has one verdict.
     let body = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 (at byte {})", error.valid_up_to()))?;
+    match plain::read(body, list) {
+        Some(elements) => Ok(Document::List(elements)),
+        None => parse_any(body, list),
+    }
+}
+
+fn parse_any<'a>(body: &'a str, list: &'static str) -> Result<Document<'a>, String> {
     let mut json = serde_json::Deserializer::from_str(body);
     let whole = json.deserialize_any(DocumentVisitor { list }).and_then(|document| json.end().map(|()| document));
     whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(&error)))
