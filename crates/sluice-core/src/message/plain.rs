@@ -203,7 +203,7 @@ fn plain_len(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Document, parse_any};
+    use crate::message::{Document, any};
     use proptest::{collection::vec, option, prelude::*, sample::select};
     use serde_json::{Value, json};
 
@@ -309,7 +309,7 @@ mod tests {
             }
             let Ok(body) = String::from_utf8(bytes) else { return Ok(()) };
             if let Some(elements) = read(&body, "Messages") {
-                match parse_any(&body, "Messages") {
+                match any::parse(&body, "Messages") {
                     Ok(Document::List(others)) => prop_assert_eq!(elements, others),
                     _ => prop_assert!(false, "only one of them reads {}", body),
                 }
