@@ -373,7 +373,9 @@ def test_a_message_is_let_go_of(dataplane: _native.Dataplane, client: socket.soc
     body = json.dumps({"Messages": [{"Data": "AQID", "Remote": remote(client)}] * 100}).encode()
     before = sys.getrefcount(body)
     for _ in range(3):
-        assert port.submit([("m", None, 0, body, None), ("m", None, 0, body, ("WrongRegion", "elsewhere"))]) == 2
+        assert (
+            port.submit([("m", None, 0, body, None), ("m", None, 0, body, ("WrongRegion", "elsewhere"))]) == 2
+        )
         assert [one.entries for one in completions(port, 2)] == [100, 100]
     assert port.submit([]) == 0  # whatever ended before is let go of by the next call at the latest
     assert sys.getrefcount(body) == before
