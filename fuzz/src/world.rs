@@ -121,7 +121,7 @@ impl World {
     ) -> (Completion, Vec<Sent>) {
         let before = self.listener.counters().clone();
         let published_ms = Some(self.now.unix_ms - 500);
-        let submission = Submission { id: "m".to_owned(), origin, published_ms, body: body.to_vec(), refusal };
+        let submission = Submission { id: "m".to_owned(), origin, published_ms, body: body.to_vec().into(), refusal };
         self.listener.submit(self.now, &self.own, submission);
         let mut sent = Vec::new();
         let completion = loop {

@@ -6,6 +6,7 @@ import inspect
 import json
 import select
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -365,6 +366,19 @@ def test_clients_outside_of_the_networks_are_counted(
 
 
 # Out
+
+
+def test_a_message_is_let_go_of(dataplane: _native.Dataplane, client: socket.socket) -> None:
+    port = dataplane.open(listener_spec())
+    body = json.dumps({"Messages": [{"Data": "AQID", "Remote": remote(client)}] * 100}).encode()
+    before = sys.getrefcount(body)
+    for _ in range(3):
+        assert (
+            port.submit([("m", None, 0, body, None), ("m", None, 0, body, ("WrongRegion", "elsewhere"))]) == 2
+        )
+        assert [one.entries for one in completions(port, 2)] == [100, 100]
+    assert port.submit([]) == 0  # whatever ended before is let go of by the next call at the latest
+    assert sys.getrefcount(body) == before
 
 
 def test_completions_add_up(dataplane: _native.Dataplane, client: socket.socket) -> None:

@@ -8,17 +8,19 @@
 
 use crate::{
     Counters, Now,
-    dedup::{self, Window},
+    dedup::Window,
+    document::{Completion, Failure, Origin, Submission},
     event::{About, Event, Kinds},
     judge::{self, Read, Refused, Surroundings, To},
     lobby::{self, Lobby},
     message,
+    outgoing::{Entry, Outgoing, Queue, RunLimit},
     pacing::{Pacer, Recipient},
     reason::Reason,
     session::wireguard::{Endpoint, Outcome, Sealed, Transmit},
     spec::{ListenerSpec, SourceSpec},
     time::{self, SECOND},
-    tunnel::{ToPeer, Tunnels},
+    tunnel::Tunnels,
 };
 use slab::Slab;
 use std::{
@@ -35,98 +37,6 @@ const REPLY_HOLD: u64 = 60 * SECOND;
 const PROTOCOL_LIMIT: usize = 4_096;
 /// Stands where a peer's endpoint will be.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// Where a document came from: an index into the Listener's spec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A PacketSource's message.
-    Source(usize),
-    /// The answer of a Destination's handler.
-    Destination(usize),
-}
-
-/// A document to send.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    /// Comes back in the [`Completion`].
-    pub id: String,
-    /// Who sends it.
-    pub origin: Origin,
-    /// When it was published (Unix milliseconds), if the source says so; ages count from here.
-    pub published_ms: Option<u64>,
-    /// `{"Messages": …}`, one flat entry, or `{"Replies": …}`.
-    pub body: Vec<u8>,
-    /// Every entry fails so, and nothing is sent.
-    pub refusal: Option<(Reason, String)>,
-}
-
-/// An entry that was not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The entry's place in its document; None: the document as a whole.
-    pub index: Option<u32>,
-    /// Why, as counted.
-    pub reason: Reason,
-    /// Why, for a person.
-    pub detail: String,
-}
-
-/// A document of which every entry has ended: `entries == sent + duplicates + failures.len()`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Completion {
-    pub id: String,
-    pub origin: Origin,
-    pub entries: u32,
-    pub sent: u32,
-    pub duplicates: u32,
-    pub failures: Vec<Failure>,
-    /// `Id`s of the entries that were sent.
-    pub sent_ids: Vec<String>,
-    /// Size of the document, to give its room in the ring back.
-    pub bytes: usize,
-}
-
-/// A datagram that waits for the socket.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// None: WireGuard itself sends it.
-    entry: Option<Entry>,
-    /// The peer that the payload is still to be sealed for. None in what waits for the socket.
-    peer: Option<Box<ToPeer>>,
-    /// Unix milliseconds after which it is not sent.
-    expires_ms: u64,
-    /// The address to send from, where one is known.
-    pub local: Option<IpAddr>,
-    /// Where to.
-    pub remote: SocketAddr,
-    /// What.
-    pub payload: Vec<u8>,
-}
-
-/// Whose packet it is.
-#[derive(Debug)]
-struct Entry {
-    document: usize,
-    index: u32,
-    /// Its `Id`, with its key in the source's window.
-    id: Option<(String, dedup::Key)>,
-    /// Size of the application's data.
-    bytes: usize,
-    /// How long it may wait, on the clock of [`Now::mono`].
-    hold_until: u64,
-}
-
-/// What a segmentation offload can take at once.
-#[derive(Clone, Copy, Debug)]
-pub struct RunLimit {
-    /// Datagrams.
-    pub segments: usize,
-    /// Bytes of one datagram.
-    pub segment: usize,
-    /// Bytes of all of them.
-    pub bytes: usize,
-}
 
 struct Document {
     completion: Completion,
@@ -168,7 +78,7 @@ pub struct Egress {
     held: BTreeMap<(u64, u64), Outgoing>,
     held_so_far: u64,
     lobby: Lobby,
-    outgoing: VecDeque<Outgoing>,
+    outgoing: Queue,
     completions: VecDeque<Completion>,
     /// Kinds of events that somebody watches.
     pub watched: Kinds,
@@ -184,7 +94,7 @@ impl Egress {
             held: BTreeMap::new(),
             held_so_far: 0,
             lobby: Lobby::default(),
-            outgoing: VecDeque::new(),
+            outgoing: Queue::default(),
             completions: VecDeque::new(),
             watched: Kinds::default(),
             events: Vec::new(),
@@ -343,13 +253,13 @@ impl Egress {
     /// Into the queue for the socket; for a peer, through its session.
     fn leave(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, mut outgoing: Outgoing) {
         let (Some(to), Some(tunnels)) = (outgoing.peer.as_deref().copied(), tunnels) else {
-            self.outgoing.push_back(outgoing);
+            self.outgoing.push(outgoing);
             return;
         };
         let refused = match tunnels.wg.seal(now, &to.peer, &outgoing.payload, to.pad) {
             Sealed::Datagram(Transmit { endpoint: Endpoint { remote, local }, datagram }) => {
                 outgoing = Outgoing { peer: None, local, remote, payload: datagram, ..outgoing };
-                self.outgoing.push_back(outgoing);
+                self.outgoing.push(outgoing);
                 return;
             }
             Sealed::Wait if self.lobby.has_room(&to.peer) => {
@@ -384,7 +294,7 @@ impl Egress {
     /// WireGuard itself sends something.
     pub fn transmit(&mut self, Transmit { endpoint: Endpoint { remote, local }, datagram: payload }: Transmit) {
         if self.outgoing.len() < PROTOCOL_LIMIT {
-            self.outgoing.push_back(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
+            self.outgoing.push(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
         }
     }
 
@@ -412,7 +322,7 @@ impl Egress {
     pub fn release_all(&mut self, now: Now, counters: &mut Counters) {
         let held = std::mem::take(&mut self.held).into_values();
         let (peers, others): (Vec<_>, Vec<_>) = held.partition(|outgoing| outgoing.peer.is_some());
-        self.outgoing.extend(others);
+        others.into_iter().for_each(|outgoing| self.outgoing.push(outgoing));
         for outgoing in peers.into_iter().chain(self.lobby.clear()) {
             let detail = "the gateway closed the Listener before it could be sent".to_owned();
             self.conclude(now, counters, outgoing, Err((Reason::SendFailed, detail)));
@@ -421,47 +331,21 @@ impl Egress {
 
     /// The next datagram to send; those that have become too old by now fail here.
     pub fn next(&mut self, now: Now, counters: &mut Counters) -> Option<&Outgoing> {
-        while self.outgoing.front()?.expires_ms <= now.unix_ms {
+        while self.outgoing.iter().next()?.expires_ms <= now.unix_ms {
             let detail = "it waited longer than its TTL to be sent".to_owned();
             self.ended(now, counters, Err((Reason::Expired, detail)));
         }
-        self.outgoing.front()
+        self.outgoing.iter().next()
     }
 
-    /// How many datagrams from the front on may leave as one run: same way, same size, the last one possibly shorter.
+    /// See [`Queue::run`].
     pub fn run(&self, now: Now, limit: RunLimit) -> usize {
-        let Some(first) = self.outgoing.front() else { return 0 };
-        let segment = first.payload.len();
-        if segment == 0 || segment > limit.segment {
-            return 1;
-        }
-        let mut bytes = 0;
-        let mut count = 0;
-        for packet in self.outgoing.iter().take(limit.segments) {
-            let fits = packet.remote == first.remote
-                && packet.local == first.local
-                && packet.expires_ms > now.unix_ms
-                && (1..=segment).contains(&packet.payload.len())
-                && bytes + packet.payload.len() <= limit.bytes;
-            if !fits {
-                break;
-            }
-            bytes += packet.payload.len();
-            count += 1;
-            if packet.payload.len() < segment {
-                break;
-            }
-        }
-        count.max(1)
+        self.outgoing.run(now, limit)
     }
 
-    /// How many datagrams from the front on may leave by one call, at most `limit`: up to where a run begins.
+    /// See [`Queue::mixed`].
     pub fn mixed(&self, now: Now, limit: usize) -> usize {
-        let mut following = self.outgoing.iter().skip(1);
-        let alone = |packet: &&Outgoing| {
-            packet.expires_ms > now.unix_ms && following.next().is_none_or(|next| next.remote != packet.remote)
-        };
-        self.outgoing.iter().take(limit).take_while(alone).count().max(1)
+        self.outgoing.mixed(now, limit)
     }
 
     /// The datagrams that wait for the socket, in order.
@@ -471,7 +355,7 @@ impl Egress {
 
     /// What became of the datagram in front.
     pub fn ended(&mut self, now: Now, counters: &mut Counters, outcome: Result<(), Refused>) {
-        if let Some(outgoing) = self.outgoing.pop_front() {
+        if let Some(outgoing) = self.outgoing.pop() {
             self.conclude(now, counters, outgoing, outcome);
         }
     }

@@ -1,6 +1,6 @@
 //! Per-packet events, made only while somebody watches (contract section 6).
 
-use crate::{egress::Origin, reason::Rejected};
+use crate::{document::Origin, reason::Rejected};
 use std::net::SocketAddr;
 
 /// Which kinds somebody watches: a set of bits.

@@ -6,7 +6,7 @@
 
 use crate::{
     Now, OwnEndpoints, canonical,
-    egress::Origin,
+    document::Origin,
     format::Formatter,
     listener::Shared,
     message::{Element, Entry, RemoteField, Scalar},

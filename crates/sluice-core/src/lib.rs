@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod counters;
 pub mod dedup;
+pub mod document;
 pub mod egress;
 pub mod event;
 pub mod format;
@@ -16,6 +17,7 @@ mod judge;
 pub mod listener;
 mod lobby;
 pub mod message;
+pub mod outgoing;
 pub mod pacing;
 pub mod packet;
 pub mod policy;
@@ -29,10 +31,11 @@ pub mod wire;
 
 pub use batch::Batch;
 pub use counters::Counters;
-pub use egress::{Completion, Failure, Origin, Outgoing, RunLimit, Submission};
+pub use document::{Body, Completion, Failure, Origin, Submission};
 pub use event::{About, Event, Kinds};
 pub use judge::{PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6};
 pub use listener::{Listener, Shared};
+pub use outgoing::{Outgoing, RunLimit};
 pub use policy::OwnEndpoints;
 pub use reason::{Dropped, Reason, Rejected};
 pub use spec::{DataplaneSpec, ListenerSpec};

@@ -66,7 +66,7 @@ impl Node {
             id: "m".into(),
             origin: Origin::Source(index),
             published_ms: None,
-            body: entry.to_string().into_bytes(),
+            body: entry.to_string().into_bytes().into(),
             refusal: None,
         };
         let now = self.now();

@@ -11,6 +11,7 @@ pub mod queue;
 mod signal;
 mod socket;
 mod sys;
+mod thread;
 mod watch;
 
 pub use dataplane::{Dataplane, Gone, PeerChange, Remembered, Snapshot, UnknownPeers};

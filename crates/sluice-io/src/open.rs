@@ -29,6 +29,8 @@ pub struct Open {
     pub receiving: bool,
     /// The socket was full: wait until it is writable.
     pub blocked: bool,
+    /// Documents may wait that this turn has not taken.
+    pub behind: bool,
     /// Until when it sends what is queued, and who waits for its end.
     pub closing: Option<(Instant, mpsc::SyncSender<()>)>,
     /// Some watch has skipped events and will say so when the second is over.

@@ -126,6 +126,17 @@ fn the_ring_is_bounded_and_says_when_there_is_room() {
 }
 
 #[test]
+fn documents_that_wait_are_taken_without_a_further_call() {
+    let rig = Rig::new(|_| {});
+    let (_receiver, to) = remote();
+    // More than one turn of the loop takes: each document is more than what it wants to have in its queue.
+    let entries: Vec<_> = (0..150).map(|number| (to, payload(number, 8))).collect();
+    assert_eq!(rig.port.submit(vec![document("m", &entries); 20]), 20);
+    assert!(rig.completions(20).iter().all(|completion| completion.sent == 150));
+    assert_eq!(rig.port.ring_load(), (0, 0));
+}
+
+#[test]
 fn a_full_ring_wakes_nobody_before_there_is_room() {
     let rig = Rig::paced(0.1, |spec| spec["RingBytes"] = json!(1_000));
     let (_receiver, to) = remote();

@@ -9,11 +9,12 @@ use pyo3::{
     create_exception,
     exceptions::{PyIndexError, PyRuntimeError, PyValueError},
     prelude::*,
+    pybacked::PyBackedBytes,
     types::{PyBytes, PyList},
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
-use sluice_core::{DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
+use sluice_core::{Body, DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
 use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
@@ -36,6 +37,11 @@ fn gone(error: sluice_io::Gone) -> PyErr {
 
 fn invalid(what: &str, error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(format!("{what}: {error}"))
+}
+
+/// The bytes stay Python's, which never change; they are let go of at the next call after the I/O thread has read them.
+fn body_of(bytes: Bound<'_, PyBytes>) -> Body {
+    Body::new(PyBackedBytes::from(bytes))
 }
 
 /// Longest wait that a caller may ask for.
@@ -92,7 +98,13 @@ impl Port {
         Ok(Reader(queue))
     }
 
-    fn reply(&self, py: Python<'_>, destination: usize, request_id: String, body: &[u8]) -> PyResult<bool> {
+    fn reply(
+        &self,
+        py: Python<'_>,
+        destination: usize,
+        request_id: String,
+        body: Bound<'_, PyBytes>,
+    ) -> PyResult<bool> {
         if self.port.queue(destination).is_none() {
             return Err(PyIndexError::new_err("no such Destination"));
         }
@@ -100,7 +112,7 @@ impl Port {
             id: request_id,
             origin: Origin::Destination(destination),
             published_ms: None,
-            body: body.to_vec(),
+            body: body_of(body),
             refusal: None,
         };
         Ok(py.detach(|| self.port.submit([submission])) == 1)
@@ -123,7 +135,7 @@ impl Port {
                 id,
                 origin: Origin::Source(source),
                 published_ms: published_at.map(|at| (at.max(0.0) * 1e3) as u64),
-                body: body.as_bytes().to_vec(),
+                body: body_of(body),
                 refusal,
             });
         }

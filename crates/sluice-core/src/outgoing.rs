@@ -1,0 +1,107 @@
+//! Datagrams that wait for the socket, and how many of them may leave together.
+
+use crate::{Now, dedup, tunnel::ToPeer};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
+
+/// A datagram that waits for the socket.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// None: WireGuard itself sends it.
+    pub(crate) entry: Option<Entry>,
+    /// The peer that the payload is still to be sealed for. None in what waits for the socket.
+    pub(crate) peer: Option<Box<ToPeer>>,
+    /// Unix milliseconds after which it is not sent.
+    pub(crate) expires_ms: u64,
+    /// The address to send from, where one is known.
+    pub local: Option<IpAddr>,
+    /// Where to.
+    pub remote: SocketAddr,
+    /// What.
+    pub payload: Vec<u8>,
+}
+
+/// Whose packet it is.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its document's place, and its own in the document.
+    pub document: usize,
+    pub index: u32,
+    /// Its `Id`, with its key in the source's window.
+    pub id: Option<(String, dedup::Key)>,
+    /// Size of the application's data.
+    pub bytes: usize,
+    /// How long it may wait, on the clock of [`Now::mono`].
+    pub hold_until: u64,
+}
+
+/// What a segmentation offload can take at once.
+#[derive(Clone, Copy, Debug)]
+pub struct RunLimit {
+    /// Datagrams.
+    pub segments: usize,
+    /// Bytes of one datagram.
+    pub segment: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
+/// The queue of one Listener, in the order in which they leave.
+#[derive(Default)]
+pub(crate) struct Queue(VecDeque<Outgoing>);
+
+impl Queue {
+    pub fn push(&mut self, outgoing: Outgoing) {
+        self.0.push_back(outgoing);
+    }
+
+    pub fn pop(&mut self) -> Option<Outgoing> {
+        self.0.pop_front()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Outgoing> {
+        self.0.iter()
+    }
+
+    /// How many datagrams from the front on may leave as one run: same way, same size, the last one possibly shorter.
+    pub fn run(&self, now: Now, limit: RunLimit) -> usize {
+        let Some(first) = self.0.front() else { return 0 };
+        let segment = first.payload.len();
+        if segment == 0 || segment > limit.segment {
+            return 1;
+        }
+        let mut bytes = 0;
+        let mut count = 0;
+        for packet in self.0.iter().take(limit.segments) {
+            let fits = packet.remote == first.remote
+                && packet.local == first.local
+                && packet.expires_ms > now.unix_ms
+                && (1..=segment).contains(&packet.payload.len())
+                && bytes + packet.payload.len() <= limit.bytes;
+            if !fits {
+                break;
+            }
+            bytes += packet.payload.len();
+            count += 1;
+            if packet.payload.len() < segment {
+                break;
+            }
+        }
+        count.max(1)
+    }
+
+    /// How many datagrams from the front on may leave by one call, at most `limit`: up to where a run begins.
+    pub fn mixed(&self, now: Now, limit: usize) -> usize {
+        let mut following = self.0.iter().skip(1);
+        let alone = |packet: &&Outgoing| {
+            packet.expires_ms > now.unix_ms && following.next().is_none_or(|next| next.remote != packet.remote)
+        };
+        self.0.iter().take(limit).take_while(alone).count().max(1)
+    }
+}
