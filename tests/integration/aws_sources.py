@@ -4,15 +4,21 @@ import asyncio
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Client, Gateway, free_port, until
+from harness import Client, Gateway, free_port, source_of, until
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/sluicegate-topics"
+LISTENER = """
+listeners:
+  - name: decoder
+    bind: 127.0.0.1
+"""
 
 
 class Topic:
@@ -86,6 +92,13 @@ class SourceQueue:
             and found["ApproximateNumberOfMessagesNotVisible"] == "0"
         )
 
+    def is_gone(self) -> bool:
+        try:
+            self.attributes()
+        except self.sqs.exceptions.QueueDoesNotExist:
+            return True
+        return False
+
     def put(self, body: str) -> None:
         self.sqs.send_message(QueueUrl=self.url, MessageBody=body)
 
@@ -122,17 +135,8 @@ class Served:
 
 
 def configuration(topic: Topic, source: str = "") -> str:
-    return f"""
-listeners:
-  - name: decoder
-    bind: 127.0.0.1
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{topic.arn}", role: "{ROLE}" }}
-    egress_networks: [127.0.0.0/8]
-{source}
-"""
+    described = f'{{ topic_arn: "{topic.arn}", role: "{ROLE}" }}'
+    return f"{LISTENER}{source_of('decoder', '[127.0.0.0/8]', described)}{source}"
 
 
 @pytest.fixture
@@ -158,6 +162,12 @@ def article(client: Client, data: str) -> dict[str, Any]:
 
 def entry(client: Client, text: str) -> dict[str, Any]:
     return {"Data": text, "Formatter": "utf8", "Remote": client.remote}
+
+
+def comes_through(topic: Topic, gateway: Gateway, text: str) -> None:
+    with Client() as client:
+        topic.publish(entry(client, text))
+        assert client.receive() == (text.encode(), gateway.address())
 
 
 def received(gateway: Gateway, name: str) -> int:
@@ -284,3 +294,11 @@ def network(ministack: Ministack) -> Iterator[Network]:
 
 def wait_until_empty(queue: SourceQueue) -> None:
     until(queue.is_empty, "the queue is empty")
+
+
+def wait_until_gone(queue: SourceQueue) -> None:
+    """At the earliest a minute after its subscription has ended, and then it is empty for a whole poll."""
+    deadline = time.monotonic() + 180
+    while not queue.is_gone():
+        assert time.monotonic() < deadline, "the queue of before is not deleted"
+        time.sleep(1)

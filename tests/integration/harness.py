@@ -40,6 +40,17 @@ CLONE_NEWNET = 0x40000000  # sched.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
+def source_of(listener: str, networks: str = LOOPBACK, topic: str = f'{{ topic_arn: "{TOPIC}" }}') -> str:
+    """The part of a configuration with a PacketSource, `replies`; lines with more of its settings may follow."""
+    return f"""
+packet_sources:
+  - name: replies
+    listener_name: {listener}
+    sns_topic_source: {topic}
+    egress_networks: {networks}
+"""
+
+
 def until(check: Callable[[], _T], what: str) -> _T:
     """The first true value of `check`, for what no descriptor announces (a file, a counter)."""
     deadline = time.monotonic() + HANG_SECONDS
@@ -338,6 +349,19 @@ class Gateway:
         if self._sns is not None:
             self._sns.close()
             self._sns = None
+
+    # Its file
+
+    def edit(self, before: str, after: str) -> None:
+        text = self.file.read_text()
+        assert before in text
+        self.file.write_text(text.replace(before, after))
+
+    def bind_to_all(self, *urls: str) -> None:
+        """Bind these of its endpoints to every address: then they ask for keys, also whoever comes over loopback."""
+        for url in urls:
+            port = url.rpartition(":")[2]
+            self.edit(f"bind: 127.0.0.1:{port} ", f"bind: 0.0.0.0:{port} ")
 
     # What it says
 

@@ -9,7 +9,7 @@ import httpx
 import hypothesis
 import pytest
 import schemathesis
-from harness import HANG_SECONDS, LOOPBACK, TOPIC, Gateway
+from harness import HANG_SECONDS, TOPIC, Gateway, source_of
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
@@ -18,11 +18,7 @@ from sluicegate.control.openapi import document
 
 CONFIG = f"""
 listeners: [{{ name: filed, bind: 127.0.0.1 }}]
-packet_sources:
-  - name: replies
-    listener_name: filed
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
+{source_of("filed")}
 """
 EXAMPLES = 20
 PEER = {"PublicKey": base64.b64encode(bytes(range(32))).decode()}

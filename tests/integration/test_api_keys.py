@@ -8,18 +8,11 @@ import httpx
 import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
-from harness import HANG_SECONDS, LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Process
+from harness import HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, Process, source_of
 
 from conftest import StartGateway
 
-CONFIG = f"""
-listeners: [{{ name: decoder, bind: 127.0.0.1 }}]
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
-"""
+CONFIG = f"listeners: [{{ name: decoder, bind: 127.0.0.1 }}]{source_of('decoder')}"
 LISTENER = {"Name": "made", "Bind": "127.0.0.1"}
 
 
@@ -49,11 +42,7 @@ def key(gateway: Gateway, *scopes: str, sns: bool = False) -> dict[str, str]:
 def public(gateway: StartGateway) -> Gateway:
     """A gateway whose API and SNS endpoint are bound to every address."""
     one = gateway(CONFIG, start=False)
-    text = one.file.read_text()
-    for url in (one.api_url, one.sns_url):
-        address = url.removeprefix("http://")
-        text = text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
-    one.file.write_text(text)
+    one.bind_to_all(one.api_url, one.sns_url)
     return one.start()
 
 

@@ -218,14 +218,9 @@ def test_a_gateway_that_asks_for_keys_and_for_approval(
     gateway: StartGateway, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     public = gateway("listeners: []\nrequire_approval: true", start=False)
-    address = public.api_url.removeprefix("http://")
-    text = public.file.read_text()
-    public.file.write_text(
-        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
-    )
+    public.bind_to_all(public.api_url)
     key = KeyFile(public.directory / "sluicegate.db.keys").create_api_key("ci", frozenset({"admin"}))[1]
-    public.spawn()
-    public.event("GatewayStarted")
+    public.start()
 
     def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         command = [PROGRAM, *arguments, "--api", public.api_url]

@@ -4,19 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Process
+from harness import PROGRAM, TOPIC, Client, Gateway, Process, source_of
 
 from conftest import StartGateway
 
-CONFIG = f"""
-require_approval: true
-listeners: [{{ name: decoder, bind: 127.0.0.1 }}]
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
-"""
+LISTENER = "listeners: [{ name: decoder, bind: 127.0.0.1 }]"
+CONFIG = f"require_approval: true\n{LISTENER}{source_of('decoder')}"
 SECRET = "bWFya2VkLXNlY3JldC1tYXJrZWQtc2VjcmV0LW1hcms="
 
 

@@ -104,9 +104,7 @@ def test_a_listener_of_the_file_takes_its_peers_from_there(gateway: StartGateway
     private = told.stdout.split("PrivateKey = ")[1].split("\n")[0]
     assert "not let in yet" in told.stderr
     snippet = told.stderr[told.stderr.index("    peers:\n") :]
-    running.file.write_text(
-        running.file.read_text().replace("    destinations:", f"{snippet}    destinations:")
-    )
+    running.edit("    destinations:", f"{snippet}    destinations:")
     assert running.api("POST", "/v1/reload").status_code == 200
     with Client() as plug:
         key = running.api("GET", "/v1/listeners/filed").json()["WireGuardPublicKey"]

@@ -252,15 +252,10 @@ def test_a_key_without_the_permission_fails_the_stack(
 ) -> None:
     """A gateway on every address asks for keys, also whoever comes over loopback."""
     public = gateway("listeners: []", start=False)
-    address = public.api_url.removeprefix("http://")
-    text = public.file.read_text()
-    public.file.write_text(
-        text.replace(f"bind: {address} ", f"bind: {address.replace('127.0.0.1', '0.0.0.0')} ")
-    )
+    public.bind_to_all(public.api_url)
     keys = KeyFile(public.directory / "sluicegate.db.keys")
     reader, admin = (keys.create_api_key(scope, frozenset({scope}))[1] for scope in ("read", "admin"))
-    public.spawn()
-    public.event("GatewayStarted")
+    public.start()
     token = provider(public.api_url)
     assert "the property ApiKey must be a key of this gateway" in failing(stacks, article(token))
     assert "this needs a key of the scope admin" in failing(stacks, article(token, key=reader))

@@ -16,7 +16,6 @@ from stack_answers import Bucket
 from stack_answers import bucket as bucket
 from test_cloudformation import Stacks, article, deploy_provider, failing
 from test_cloudformation import stacks as stacks
-from test_resources_aws import is_gone
 
 from sluicegate.cfn.packaged import FORMS
 from sluicegate.control.keys import KeyFile
@@ -67,7 +66,7 @@ def test_a_packet_source_of_a_stack_subscribes_and_leaves_nothing_behind(
     stacks.delete(name)
     assert running.event("SourceRemoved")["Queue"] == queue.arn
     assert topic.subscriptions() == []
-    assert is_gone(queue)
+    assert queue.is_gone()
     assert running.api("GET", "/v1/listeners").json()["Items"] == []
     with Client(port=port) as free:
         assert free.address[1] == port

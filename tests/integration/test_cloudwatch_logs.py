@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from harness import ECHO, TOPIC, Client, Gateway, free_port, until
+from harness import ECHO, Client, Gateway, free_port, source_of, until
 from ministack import ACCOUNT, ENVIRONMENT, Ministack, unique
 
 from conftest import StartGateway
@@ -41,11 +41,7 @@ listeners:
         destination_arn: function:failing.py:handler
         batching: {{ count: 1 }}
 {destination}
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: [203.0.113.0/24]
+{source_of("decoder", "[203.0.113.0/24]")}
 """
 
 

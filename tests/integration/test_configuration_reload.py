@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from harness import ECHO, LOOPBACK, PROGRAM, TOPIC, Client, Gateway, Metrics, Process, until, wait_for_records
+from harness import ECHO, PROGRAM, Client, Gateway, Metrics, Process, source_of, until, wait_for_records
 
 from conftest import StartGateway
 
@@ -37,12 +37,6 @@ listeners:
     bind: 127.0.0.1
 {other}
 """
-
-
-def rewrite(gateway: Gateway, before: str, after: str) -> None:
-    text = gateway.file.read_text()
-    assert before in text
-    gateway.file.write_text(text.replace(before, after))
 
 
 def reload(gateway: Gateway, count: int = 1) -> str:
@@ -136,7 +130,7 @@ listeners:
             ),
         ]
         for number, (before, after) in enumerate(steps, 1):
-            rewrite(one, before, after)
+            one.edit(before, after)
             assert reload(one, number).startswith("change Listener decoder")
             time.sleep(0.05)
     finally:
@@ -163,11 +157,7 @@ listeners:
   - name: decoder
     bind: 127.0.0.1
     destinations: [{{ name: log, destination_arn: "file:log.ndjson", batching: {{ count: 1 }} }}]
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: [203.0.113.0/24]
+{source_of("decoder", "[203.0.113.0/24]")}
 """
     )
     address = one.address()
@@ -176,9 +166,8 @@ packet_sources:
         tag = wait_for_records(one.directory / "log.ndjson", 1)[0]["Tag"]
         entry = {"Data": "AQ==", "Remote": client.remote, "Id": "a"}
         assert one.post(entry)["Sent"] == 1
-        rewrite(one, "count: 1 }", "count: 2 }")
-        rewrite(
-            one,
+        one.edit("count: 1 }", "count: 2 }")
+        one.edit(
             "egress_networks: [203.0.113.0/24]",
             "egress_networks: [198.51.100.0/24]\n    hold_seconds: 5",
         )
@@ -227,7 +216,7 @@ listeners:
         ],
         1,
     ):
-        rewrite(one, before, after)
+        one.edit(before, after)
         assert words in refused(one, number)
         one.process.stderr.wait(lambda lines, words=words: words in "\n".join(lines), "it is told")
         one.file.write_text(good)
@@ -244,23 +233,17 @@ listeners:
 def test_listeners_and_sources_come_move_and_go(gateway: StartGateway) -> None:
     one = gateway(two("    destinations: []"))
     first, second = one.address("steady"), one.address("other")
-    source = f"""packet_sources:
-  - name: replies
-    listener_name: steady
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
-"""
-    one.file.write_text(one.file.read_text() + source)
+    one.file.write_text(one.file.read_text() + source_of("steady"))
     assert "PacketSource replies" in reload(one)
     with Client() as client:
         entry = {"Data": "AQ==", "Remote": client.remote}
         one.publish(entry)
         assert client.receive()[1] == first
-        rewrite(one, "listener_name: steady", "listener_name: other")
+        one.edit("listener_name: steady", "listener_name: other")
         reload(one, 2)
         one.publish(entry)
         assert client.receive()[1] == second
-        rewrite(one, "  - name: steady\n", "  - name: renamed\n")
+        one.edit("  - name: steady\n", "  - name: renamed\n")
         assert reload(one, 3) == "create Listener renamed; delete Listener steady"
         with Client(*first):
             pass  # its port is free
@@ -273,7 +256,7 @@ def test_the_file_and_the_api_live_together(gateway: StartGateway) -> None:
     one = gateway(two("    destinations: []"))
     made = one.api("POST", "/v1/listeners", {"Name": "mine", "Bind": "127.0.0.1"})
     assert made.status_code == 201
-    rewrite(one, "name: other", "name: mine")
+    one.edit("name: other", "name: mine")
     told = refused(one)
     assert 'the Listener "mine" is declared by' in told
     assert "DELETE /v1/listeners/mine" in told
@@ -295,12 +278,12 @@ def test_a_saved_file_is_taken_over(gateway: StartGateway) -> None:
     try:
         one._process = process
         one.event("GatewayStarted")
-        rewrite(one, "destinations: []", 'destinations: [{ name: log, destination_arn: "file:log.ndjson" }]')
+        one.edit("destinations: []", 'destinations: [{ name: log, destination_arn: "file:log.ndjson" }]')
         assert "Destination log" in one.event("Reloaded")["Detail"]
         with Client() as client:
             client.send(b"x", one.address("other"))
         wait_for_records(one.directory / "log.ndjson", 1)
-        rewrite(one, "name: log", "nme: log")
+        one.edit("name: log", "nme: log")
         assert "unknown key `nme`" in one.event("ReloadRefused")["Detail"]
         process.stderr.wait(
             lambda lines: any("what ran before runs on" in line for line in lines), "it is told"

@@ -233,33 +233,28 @@ def place_of(text: str, wanted: str) -> str:
     return f"{line}:{text.splitlines()[line - 1].index(wanted) + 1}"
 
 
-def test_a_missing_handler_is_named(terminal: Terminal) -> None:
-    written(terminal, "function:handlers/echo.py:handler", "function:handlers/gone.py:handler")
+def refused_at(terminal: Terminal, old: str, new: str, at: str) -> str:
+    """What `dev` says of its configuration with one change; it names the place of `at`."""
+    written(terminal, old, new)
     code, said = terminal.refused()
     text = (terminal.directory / "sluicegate.yaml").read_text()
     assert code == 1
-    assert f"sluicegate.yaml:{place_of(text, 'function:handlers')}: " in said
+    assert f"sluicegate.yaml:{place_of(text, at)}: " in said
+    return said
+
+
+def test_a_missing_handler_is_named(terminal: Terminal) -> None:
+    said = refused_at(terminal, "handlers/echo.py", "handlers/gone.py", "function:handlers")
     assert f"the handler file {terminal.directory}/handlers/gone.py does not exist" in said
 
 
 def test_a_missing_function_is_named(terminal: Terminal) -> None:
-    written(terminal, "echo.py:handler", "echo.py:handle")
-    code, said = terminal.refused()
-    text = (terminal.directory / "sluicegate.yaml").read_text()
-    assert code == 1
-    assert f"sluicegate.yaml:{place_of(text, 'function:handlers')}: " in said
+    said = refused_at(terminal, "echo.py:handler", "echo.py:handle", "function:handlers")
     assert "has no `handle` at its top level, it defines: handler" in said
 
 
 def test_a_bad_topic_arn_is_named(terminal: Terminal) -> None:
-    written(
-        terminal, "arn:aws:sns:us-east-1:000000000000:replies", "arn:aws:sqs:us-east-1:000000000000:replies"
-    )
-    code, said = terminal.refused()
-    text = (terminal.directory / "sluicegate.yaml").read_text()
-    assert code == 1
-    where = place_of(text, '"arn:aws:sqs')
-    assert f"sluicegate.yaml:{where}: " in said
+    said = refused_at(terminal, '"arn:aws:sns:', '"arn:aws:sqs:', '"arn:aws:sqs')
     assert "arn:aws:sns:REGION:ACCOUNT:NAME" in said
 
 

@@ -11,6 +11,7 @@ import pytest
 from harness import PROGRAM, Client, Process
 
 from conftest import StartGateway
+from doubles import Batch
 from sluicegate.destinations import DeliveryError, DestinationContext
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
@@ -22,16 +23,6 @@ def answering(value: object) -> str:
     return f"def handler(event, context):\n    return {value!r}\n"
 
 
-class Batch:
-    count = 1
-
-    def body(self) -> bytes:
-        return b'{"Messages":[]}'
-
-    def records(self) -> list[bytes]:
-        return []
-
-
 class Running:
     """A function Destination whose files are watched."""
 
@@ -40,7 +31,7 @@ class Running:
         self._sink = sink
 
     async def answer(self) -> object:
-        body = await self._destination.deliver(Batch())
+        body = await self._destination.deliver(Batch("x"))
         return json.loads(body or b"null")
 
     async def event(self, name: str, count: int = 1) -> dict[str, object]:

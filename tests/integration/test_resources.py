@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import HANG_SECONDS, LOOPBACK, TOPIC, Client, Gateway, free_port, until, wait_for_records
+from harness import HANG_SECONDS, TOPIC, Client, Gateway, free_port, source_of, until, wait_for_records
 
 from conftest import StartGateway
 
@@ -318,17 +318,7 @@ def test_a_packet_source_comes_changes_and_goes_while_its_listener_runs(gateway:
 
 
 def test_a_new_source_waits_for_approval(gateway: StartGateway) -> None:
-    one = gateway(
-        "require_approval: true\n"
-        + PLAIN
-        + f"""
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
-"""
-    )
+    one = gateway(f"require_approval: true\n{PLAIN}{source_of('decoder')}")
     assert one.event("SourceStateChanged")["State"] == "PendingApproval"
     path = "/v1/packet-sources/replies"
     with Client() as client:

@@ -1,13 +1,21 @@
 """What a gateway has on AWS comes and goes with its resources: by the API, by a reload, and at a start."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_sources import ROLE, SourceQueue, Topic, entry, received, wait_until_empty
+from aws_sources import (
+    LISTENER,
+    ROLE,
+    Topic,
+    comes_through,
+    entry,
+    received,
+    wait_until_empty,
+    wait_until_gone,
+)
 from aws_sources import topic as topic
 from harness import ECHO, Client, Gateway, until
 from ministack import ENVIRONMENT, Ministack, unique
@@ -16,12 +24,6 @@ from test_resources import listener, problem, request
 from test_sqs_dead_letters import DeadQueue
 
 pytestmark = [pytest.mark.waits, pytest.mark.timeout(300)]
-
-LISTENER = """
-listeners:
-  - name: decoder
-    bind: 127.0.0.1
-"""
 
 Make = Callable[..., Gateway]
 
@@ -62,20 +64,6 @@ def ask(gateway: Gateway, method: str, path: str, body: Any = None, status: int 
     return answer.json() if answer.content else None
 
 
-def is_gone(queue: SourceQueue) -> bool:
-    try:
-        queue.attributes()
-    except queue.sqs.exceptions.QueueDoesNotExist:
-        return True
-    return False
-
-
-def comes_through(topic: Topic, gateway: Gateway, text: str) -> None:
-    with Client() as client:
-        topic.publish(entry(client, text))
-        assert client.receive() == (text.encode(), gateway.address())
-
-
 # PacketSources
 
 
@@ -97,7 +85,7 @@ def test_a_packet_source_of_the_api_subscribes_and_leaves_nothing_behind(make: M
     ask(one, "DELETE", "packet-sources/replies", status=204)
     assert one.event("SourceRemoved", PacketSource="replies")["Queue"] == queue.arn
     assert topic.subscriptions() == []
-    assert is_gone(queue)
+    assert queue.is_gone()
     assert one.stop() == 0
     one.start()
     assert one.stop() == 0
@@ -158,10 +146,7 @@ def test_another_topic_and_another_redrive_target(make: Make, topic: Topic, mini
     one.wait_for("SourceSubscribed", 2)
     (redrive,) = [found["RedrivePolicy"] for found in topic.subscription_attributes()]
     assert json.loads(redrive) == {"deadLetterTargetArn": dead.arn}
-    deadline = time.monotonic() + 180  # at the earliest a minute after its subscription ended
-    while not is_gone(first):
-        assert time.monotonic() < deadline, "the queue of before is not deleted"
-        time.sleep(0.5)
+    wait_until_gone(first)
     second, other = topic.queue(), Topic(ministack)
     ask(one, "PUT", "packet-sources/replies", source(other))
     one.event("SourceRemoved", Queue=second.arn)
@@ -190,7 +175,7 @@ packet_sources:
     assert answer.status_code == 200, answer.text
     one.event("SourceRemoved", Queue=queue.arn)
     assert topic.subscriptions() == []
-    assert is_gone(queue)
+    assert queue.is_gone()
     assert one.port("other") == port
 
 

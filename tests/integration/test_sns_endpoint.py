@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote_plus, unquote_to_bytes, urlencode
 
@@ -18,33 +18,14 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles import FakeSender
 from sluicegate.control.server import Server
-from sluicegate.egress import Message, Outcome
 from sluicegate.sources.sns_endpoint import BODY_LIMIT, create_app
 from sluicegate.sources.sns_xml import unquote_plus
 from sluicegate.sources.topics import Binding, Topics
 
 ARN = "arn:aws:sns:us-east-1:123456789012:my-packet-source-topic"
 LIMIT = 262_144
-
-
-class FakeSender:
-    def __init__(self) -> None:
-        self.taken: list[Message] = []
-        self.room = 1 << 30
-        self.full = False
-
-    def try_submit(self, messages: Sequence[Message]) -> int:
-        fits = list(messages)[: self.room]
-        self.room -= len(fits)
-        self.taken += fits
-        return len(fits)
-
-    def submit_later(self, message: Message) -> None:
-        self.taken.append(message)
-
-    async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
-        raise NotImplementedError
 
 
 class Served:

@@ -2,24 +2,26 @@
 
 import base64
 import json
-import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aws_sources import (
     Served,
     Topic,
     article,
+    comes_through,
     entry,
     received,
     wait_until_empty,
+    wait_until_gone,
 )
 from aws_sources import served as served
 from aws_sources import topic as topic
-from harness import Client, clients, until
+from harness import Client, Gateway, clients, until
 from ministack import ACCOUNT, REGION, Ministack
+
+from doubles import envelope
 
 OTHER = "eu-west-1"
 
@@ -27,15 +29,21 @@ OTHER = "eu-west-1"
 pytestmark = [pytest.mark.waits, pytest.mark.timeout(300)]
 
 
-def settled(one: Any, topic: Topic) -> None:
+def settled(one: Gateway, topic: Topic) -> None:
     """Once it is subscribed."""
     one.event("SourceSubscribed", PacketSource="replies")
     assert topic.subscriptions()
 
 
-def test_the_publish_of_the_article(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+@pytest.fixture
+def one(ministack: Ministack, served: Served, topic: Topic) -> Gateway:
+    """A gateway that is subscribed."""
+    made = served(topic, ministack.url)
+    settled(made, topic)
+    return made
+
+
+def test_the_publish_of_the_article(one: Gateway, topic: Topic) -> None:
     with Client() as client:
         topic.publish(article(client, base64.b64encode(b"\x01\x02\x03\x04").decode()))
         assert client.receive() == (b"\x01\x02\x03\x04", one.address())
@@ -43,9 +51,7 @@ def test_the_publish_of_the_article(ministack: Ministack, served: Served, topic:
     assert received(one, "received") == received(one, "deleted") == 1
 
 
-def test_the_queue_and_its_subscription(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_the_queue_and_its_subscription(one: Gateway, topic: Topic) -> None:
     (subscription,) = topic.subscription_attributes()
     assert subscription["RawMessageDelivery"] == "false"
     assert "FilterPolicy" not in subscription
@@ -59,9 +65,7 @@ def test_the_queue_and_its_subscription(ministack: Ministack, served: Served, to
     assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": topic.arn}}
 
 
-def test_a_batch_and_a_thousand_remotes(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_batch_and_a_thousand_remotes(one: Gateway, topic: Topic) -> None:
     with Client() as client:
         topic.publish_batch([entry(client, f"batch-{n}") for n in range(10)])
         assert Counter(client.receive_data(10)) == Counter(f"batch-{n}".encode() for n in range(10))
@@ -115,26 +119,16 @@ def test_another_home_region(ministack: Ministack, served: Served, topic: Topic)
     settled(home, topic)
     (subscription,) = topic.subscription_attributes()
     assert "FilterPolicy" not in subscription
-    with Client() as client:
-        topic.publish(entry(client, "no attribute"))
-        assert client.receive() == (b"no attribute", home.address())
+    comes_through(topic, home, "no attribute")
 
 
-def test_a_subscription_that_was_removed_by_hand_comes_back(
-    ministack: Ministack, served: Served, topic: Topic
-) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_subscription_that_was_removed_by_hand_comes_back(one: Gateway, topic: Topic) -> None:
     topic.unsubscribe()
     one.wait_for("SourceSubscribed", 2)
-    with Client() as client:
-        topic.publish(entry(client, "again"))
-        assert client.receive_data(1) == [b"again"]
+    comes_through(topic, one, "again")
 
 
-def test_a_topic_that_was_deleted_and_made_again(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_topic_that_was_deleted_and_made_again(one: Gateway, topic: Topic) -> None:
     topic.delete()
     failed = one.event("SourceProvisionFailed")
     assert topic.arn in failed["Detail"]
@@ -142,9 +136,7 @@ def test_a_topic_that_was_deleted_and_made_again(ministack: Ministack, served: S
     topic.create()
     one.wait_for("SourceSubscribed", 2)
     one.event("SourceRecovered")
-    with Client() as client:
-        topic.publish(entry(client, "reborn"))
-        assert client.receive_data(1) == [b"reborn"]
+    comes_through(topic, one, "reborn")
 
 
 def test_a_queue_that_was_deleted_is_made_again(ministack: Ministack, served: Served, topic: Topic) -> None:
@@ -167,26 +159,19 @@ def test_a_queue_that_was_deleted_is_made_again(ministack: Ministack, served: Se
     until(works, "messages come through a new queue")
 
 
-def test_disabled_means_unsubscribed_and_what_waits_stays(
-    ministack: Ministack, served: Served, topic: Topic
-) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_disabled_means_unsubscribed_and_what_waits_stays(one: Gateway, topic: Topic) -> None:
     queue = topic.queue()
     assert one.stop() == 0
     with Client() as client:
         topic.publish(entry(client, "waits"))
-        enabled = one.file.read_text()
-        one.file.write_text(
-            enabled.replace("    egress_networks:", "    enabled: false\n    egress_networks:")
-        )
+        one.edit("    egress_networks:", "    enabled: false\n    egress_networks:")
         one.start()
         one.event("SourceUnsubscribed")
         assert topic.subscriptions() == []
         topic.publish(entry(client, "not collected"))
         assert not queue.is_empty()
         assert one.stop() == 0
-        one.file.write_text(enabled)
+        one.edit("    enabled: false\n", "")
         one.start()
         assert client.receive_data(1) == [b"waits"]
         settled(one, topic)
@@ -194,11 +179,7 @@ def test_disabled_means_unsubscribed_and_what_waits_stays(
         assert client.receive_data(1) == [b"enabled"]
 
 
-def test_a_stop_keeps_everything_and_what_waits_is_sent_by_the_next_start(
-    ministack: Ministack, served: Served, topic: Topic
-) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_stop_keeps_everything_and_what_waits_is_sent_by_the_next_start(one: Gateway, topic: Topic) -> None:
     before = topic.subscriptions()
     assert one.stop() == 0
     assert topic.subscriptions() == before
@@ -209,11 +190,7 @@ def test_a_stop_keeps_everything_and_what_waits_is_sent_by_the_next_start(
     assert topic.subscriptions() == before
 
 
-def test_a_source_that_is_gone_from_the_configuration_is_cleaned_up(
-    ministack: Ministack, served: Served, topic: Topic
-) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_source_that_is_gone_from_the_configuration_is_cleaned_up(one: Gateway, topic: Topic) -> None:
     queue = topic.queue()
     assert one.stop() == 0
     text = one.file.read_text()
@@ -222,26 +199,20 @@ def test_a_source_that_is_gone_from_the_configuration_is_cleaned_up(
     removed = one.event("SourceRemoved", PacketSource="replies")
     assert removed["Queue"] == queue.arn
     assert topic.subscriptions() == []
-    with pytest.raises(queue.sqs.exceptions.QueueDoesNotExist):
-        queue.is_empty()
+    assert queue.is_gone()
 
 
 def test_a_change_of_what_it_subscribes_with_loses_nothing(
-    ministack: Ministack, served: Served, topic: Topic
+    one: Gateway, ministack: Ministack, topic: Topic
 ) -> None:
     """SNS cannot change a subscription with the three permissions: another queue takes over."""
-    one = served(topic, ministack.url)
-    settled(one, topic)
     first = topic.queue()
     assert one.stop() == 0
     with Client() as client:
         topic.publish(entry(client, "in the old queue"))
         dead = ministack.client("sqs").create_queue(QueueName=f"{topic.name}-dead")["QueueUrl"]
         arn = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{topic.name}-dead"
-        text = one.file.read_text().replace(
-            "    egress_networks:", f"    dead_letter_queue_arn: {arn}\n    egress_networks:"
-        )
-        one.file.write_text(text)
+        one.edit("    egress_networks:", f"    dead_letter_queue_arn: {arn}\n    egress_networks:")
         one.start()
         settled(one, topic)
         (subscription,) = topic.subscription_attributes()
@@ -250,18 +221,7 @@ def test_a_change_of_what_it_subscribes_with_loses_nothing(
         assert client.receive_data(1) == [b"in the old queue"]
         topic.publish(entry(client, "in the new one"))
         assert client.receive_data(1) == [b"in the new one"]
-
-    def gone() -> bool:
-        try:
-            return not first.attributes()
-        except first.sqs.exceptions.QueueDoesNotExist:
-            return True
-
-    # A minute after its subscription has ended, and then it is empty for a whole poll.
-    deadline = time.monotonic() + 180
-    while not gone():
-        assert time.monotonic() < deadline, "the old queue is not deleted"
-        time.sleep(1)
+    wait_until_gone(first)
     ministack.client("sqs").delete_queue(QueueUrl=dead)
 
 
@@ -292,42 +252,26 @@ def test_one_malformed_message_in_ten(
     assert received(one, "redelivered") == 0
 
 
-def test_a_message_of_another_topic_is_refused(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_a_message_of_another_topic_is_refused(one: Gateway, topic: Topic) -> None:
     with Client() as client:
-        envelope = {
-            "Type": "Notification",
-            "MessageId": "from-elsewhere",
-            "TopicArn": f"{topic.arn}-not",
-            "Message": json.dumps(entry(client, "forged")),
-        }
-        topic.queue().put(json.dumps(envelope))
+        topic.queue().put(envelope("from-elsewhere", entry(client, "forged"), topic=f"{topic.arn}-not"))
         failed = one.event("SourceFailed", MessageId="from-elsewhere")
         assert failed["Reason"] == "MalformedMessage"
         assert f"{topic.arn}-not" in failed["Detail"]
         assert client.waiting() == []
 
 
-def test_the_same_message_twice_is_one_packet(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
-    settled(one, topic)
+def test_the_same_message_twice_is_one_packet(one: Gateway, topic: Topic) -> None:
     with Client() as client:
-        envelope = {
-            "Type": "Notification",
-            "MessageId": "twice",
-            "TopicArn": topic.arn,
-            "Message": json.dumps(entry(client, "once")),
-            "Timestamp": "2026-06-09T10:00:00.123Z",
-        }
+        body = envelope("twice", entry(client, "once"), topic=topic.arn, Timestamp="2026-06-09T10:00:00.123Z")
         queue = topic.queue()
-        queue.put(json.dumps(envelope))
+        queue.put(body)
         assert client.receive_data(1) == [b"once"]
         wait_until_empty(queue)
-        queue.put(json.dumps(envelope))
+        queue.put(body)
         until(lambda: received(one, "deleted") == 2, "the repeat is deleted")
         one.kill()
-        queue.put(json.dumps(envelope))
+        queue.put(body)
         one.start()
         until(lambda: received(one, "deleted") == 1, "the repeat is deleted after a crash too")
         assert client.waiting() == []

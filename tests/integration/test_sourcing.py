@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import PROGRAM, TOPIC, Client, Gateway, until
+from harness import PROGRAM, Client, Gateway, source_of, until
 
 from conftest import StartGateway
 
@@ -22,14 +22,7 @@ listeners:
 
 
 def source(extra: str) -> str:
-    return f"""{LISTENER}
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: [127.0.0.0/8, "::1/128"]
-{extra}
-"""
+    return f"{LISTENER}{source_of('decoder')}{extra}"
 
 
 def entry(client: Client, text: str, **fields: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_sources import Served, Topic, wait_until_empty
+from aws_sources import LISTENER, Served, Topic, wait_until_empty
 from aws_sources import served as served
 from aws_sources import topic as topic
-from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, until
+from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, source_of, until
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 
+import doubles
 from conftest import StartGateway
 
 pytestmark = pytest.mark.waits
@@ -80,15 +81,7 @@ def dead(ministack: Ministack) -> DeadQueue:
 def configuration(dead: DeadQueue, networks: str = "[203.0.113.0/24]", more: str = "") -> str:
     return f"""
 aws: {{ endpoint_url: "{dead.endpoint}" }}
-listeners:
-  - name: decoder
-    bind: 127.0.0.1
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {networks}
-    dead_letter_queue_arn: {dead.arn}
+{LISTENER}{source_of("decoder", networks)}    dead_letter_queue_arn: {dead.arn}
 {more}
 """
 
@@ -96,7 +89,7 @@ packet_sources:
 def fix_networks(one: Gateway) -> None:
     """Restart it with a configuration that allows what was refused."""
     one.stop()
-    one.file.write_text(one.file.read_text().replace("[203.0.113.0/24]", "[127.0.0.0/8]"))
+    one.edit("[203.0.113.0/24]", "[127.0.0.0/8]")
     one.start()
 
 
@@ -120,16 +113,15 @@ def entry(client: Client, text: str, **fields: Any) -> dict[str, Any]:
 
 def envelope(message: Any, region: str | None = None, topic: str = TOPIC) -> str:
     """What SNS puts into the dead-letter queue of a subscription."""
-    document: dict[str, Any] = {
-        "Type": "Notification",
-        "MessageId": "5f1e1f2c-0000-0000-0000-000000000001",
-        "TopicArn": topic,
-        "Message": message if isinstance(message, str) else json.dumps(message),
-        "Timestamp": "2026-06-09T10:00:00.123Z",
-    }
-    if region is not None:
-        document["MessageAttributes"] = {"EgressRegion": {"Type": "String", "Value": region}}
-    return json.dumps(document)
+    named = {"EgressRegion": {"Type": "String", "Value": region}}
+    more = {} if region is None else {"MessageAttributes": named}
+    return doubles.envelope(
+        "5f1e1f2c-0000-0000-0000-000000000001",
+        message,
+        topic=topic,
+        Timestamp="2026-06-09T10:00:00.123Z",
+        **more,
+    )
 
 
 def test_failures_are_in_the_queue_and_replay_delivers_them_after_the_fix(

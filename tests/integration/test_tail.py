@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import HANG_SECONDS, LOOPBACK, PROGRAM, Client, Process, free_port, until
+from harness import HANG_SECONDS, PROGRAM, Client, Process, free_port, source_of, until
 
 from conftest import StartGateway
 from sluicegate.events.types import TYPES
@@ -22,11 +22,7 @@ listeners:
     bind: 127.0.0.1
     client_restrictions: {{ networks: [192.0.2.0/24] }}
     destinations: [{{ name: nothing, destination_arn: "file:nothing.ndjson" }}]
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    sns_topic_source: {{ topic_arn: "arn:aws:sns:us-east-1:000000000000:replies" }}
-    egress_networks: {LOOPBACK}
+{source_of("decoder")}
 """
 
 StartTail = Callable[..., Process]

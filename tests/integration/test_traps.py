@@ -183,7 +183,7 @@ def test_a_second_gateway_on_the_same_state_is_refused(gateway: StartGateway) ->
     first = gateway(config("127.0.0.1", PACKETS))
     second = gateway(config("127.0.0.1", PACKETS), start=False)
     state = first.directory / "sluicegate.db"
-    second.file.write_text(second.file.read_text().replace("./sluicegate.db", str(state)))
+    second.edit("./sluicegate.db", str(state))
     said = not_started(second)
     assert f"{second.file}:2:8: the state {state} is in use by another gateway" in said
     assert f"process {first.process.pid}" in said
@@ -487,15 +487,21 @@ HANGS = (
 )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(gateway: StartGateway, number: signal.Signals) -> None:
-    """The exit code tells that nothing was waited for: a drain that ran to its end makes it 0."""
-    running = gateway(config("127.0.0.1", HANGS), {"hanging": HANGING})
+def with_a_hanging_handler(gateway: StartGateway, more: str = "") -> tuple[Gateway, list[int]]:
+    """It has one packet; and the gateway's processes."""
+    running = gateway(config("127.0.0.1", f"{HANGS}\n{more}"), {"hanging": HANGING})
     with Client() as client:
         client.send(b"x", running.address())
         until((running.directory / "hanging").exists, "the handler hangs")
     workers = worker_pids(running.process.pid)
     assert workers
+    return running, workers
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(gateway: StartGateway, number: signal.Signals) -> None:
+    """The exit code tells that nothing was waited for: a drain that ran to its end makes it 0."""
+    running, workers = with_a_hanging_handler(gateway)
     running.process.signal(number)
     running.process.stderr.wait(
         lambda lines: any("once more to stop at once" in line for line in lines), "word of the first signal"
@@ -506,12 +512,7 @@ def test_a_second_signal_ends_at_once(gateway: StartGateway, number: signal.Sign
 
 
 def test_a_handler_that_hangs_does_not_outlast_the_drain(gateway: StartGateway) -> None:
-    running = gateway(config("127.0.0.1", f"{HANGS}\n{PACKETS}"), {"hanging": HANGING})
-    with Client() as client:
-        client.send(b"x", running.address())
-        until((running.directory / "hanging").exists, "the handler hangs")
-    workers = worker_pids(running.process.pid)
-    assert workers
+    running, workers = with_a_hanging_handler(gateway, PACKETS)
     assert running.stop() == 0
     assert not any(map(process_exists, workers))
     (failed,) = running.named("DeliveryFailed")
@@ -520,12 +521,7 @@ def test_a_handler_that_hangs_does_not_outlast_the_drain(gateway: StartGateway) 
 
 
 def test_no_worker_outlives_a_gateway_that_was_killed(gateway: StartGateway) -> None:
-    running = gateway(config("127.0.0.1", HANGS), {"hanging": HANGING})
-    with Client() as client:
-        client.send(b"x", running.address())
-        until((running.directory / "hanging").exists, "the handler hangs")
-    workers = worker_pids(running.process.pid)
-    assert workers
+    running, workers = with_a_hanging_handler(gateway)
     running.kill()
     until(lambda: not any(map(process_exists, workers)), "the workers are gone")
 

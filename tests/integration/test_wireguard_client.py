@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
-from harness import ECHO, LOOPBACK, TOPIC, Client, Gateway, until, wait_for_records
+from harness import ECHO, Client, Gateway, source_of, until, wait_for_records
 from wireguard import COOKIE, RESPONSE, Tunnel, key_pair, new_secret
 
 from conftest import StartGateway
@@ -28,11 +28,7 @@ listeners:
     bind: 127.0.0.1
     {settings}
     destinations: {destinations}
-packet_sources:
-  - name: replies
-    listener_name: tunnel
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-    egress_networks: {LOOPBACK}
+{source_of("tunnel")}
 """
 
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from doubles import envelope as envelope
 from sluicegate.aws import AwsError, QueueMessage, Role
 
 ACCOUNT = "123456789012"
@@ -192,11 +192,3 @@ class FakeAws:
         for one in self._subscriptions(TopicArn, "ConfirmSubscription"):
             one["SubscriptionArn"] = f"{TopicArn}:{Token}"
         return {}
-
-
-def envelope(message_id: str, message: object, *, topic: str, **more: object) -> str:
-    """An SNS notification as SQS has it."""
-    text = message if isinstance(message, str) else json.dumps(message)
-    return json.dumps(
-        {"Type": "Notification", "MessageId": message_id, "TopicArn": topic, "Message": text, **more}
-    )

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from waiting import until
 
 from sluicegate.aws import AwsError, Role
 from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD
@@ -125,12 +126,6 @@ async def rig() -> AsyncIterator[Rig]:
     made = Rig()
     yield made
     await made.group.stop(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  (what is waited for is the code's own state)
-            await asyncio.sleep(0.001)
 
 
 async def test_the_group_has_the_event_s_line_in_the_listener_s_stream_of_the_day(rig: Rig) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
@@ -121,12 +122,6 @@ async def rig() -> AsyncIterator[Rig]:
     made = Rig()
     yield made
     await made.queue.close(0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  (what is waited for is the code's own state)
-            await asyncio.sleep(0.001)
 
 
 def unreachable() -> AwsError:

@@ -14,6 +14,7 @@ import pytest
 from sluicegate.destinations import DeliveryError, Destination, DestinationContext
 from sluicegate.destinations.base import PacketBatch, delivery_id
 from sluicegate.destinations.delivery import Delivery, RetryPolicy
+from sluicegate.events import EventLog, MemorySink
 
 
 class Batch:
@@ -66,7 +67,7 @@ Deliver = Callable[[Any], Awaitable[bytes | None]]
 
 class Scripted(Destination):
     def __init__(self, deliver: Deliver, concurrency: int = 1) -> None:
-        context = DestinationContext(listener="l", region="r", base_dir=Path(), events=Events())
+        context = DestinationContext(listener="l", region="r", base_dir=Path(), events=EventLog())
         super().__init__("echo", context)
         self._deliver = deliver
         self._concurrency = concurrency
@@ -89,20 +90,13 @@ class Scripted(Destination):
         return self._concurrency
 
 
-class Events:
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-
-    def emit(self, event: str, /, **fields: object) -> None:
-        self.seen.append({"Event": event, **fields})
-
-
 class Rig:
     """A Delivery with everything around it."""
 
     def __init__(self, deliver: Deliver, concurrency: int = 1, attempts: int = 3) -> None:
         self.reader = Reader()
-        self.events = Events()
+        self.sink = MemorySink()
+        self.events = EventLog(self.sink)
         self.replies: list[tuple[str, bytes]] = []
         self.pauses: list[float] = []
         self.delivered: list[tuple[int, str]] = []
@@ -118,6 +112,11 @@ class Rig:
             chance=lambda: 0.0,
         )
         self.delivery.start()
+
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        """The events so far."""
+        return self.sink.events
 
     async def reply(self, request_id: str, body: bytes) -> None:
         self.replies.append((request_id, body))
@@ -155,7 +154,7 @@ async def test_delivers_all_that_is_waiting_and_all_that_comes() -> None:
     await rig.finish()
     assert balance(rig) == (23, 0)
     assert rig.delivery.stats.batches_delivered == 3
-    assert rig.events.seen == []
+    assert rig.seen == []
 
 
 async def test_reads_no_more_than_it_can_start() -> None:
@@ -223,7 +222,7 @@ async def test_gives_up_after_the_last_attempt() -> None:
     await rig.finish()
     assert balance(rig) == (0, 10)
     assert len(rig.pauses) == 2
-    [event] = rig.events.seen
+    [event] = rig.seen
     assert event["Reason"] == "Throttled"
     assert "3 attempts" in event["Detail"]
 
@@ -238,7 +237,7 @@ async def test_a_failure_is_one_event_and_is_not_retried() -> None:
     await rig.finish()
     assert balance(rig) == (20, 7)
     assert rig.delivery.stats.failed_by_reason == {"Refused": 7}
-    [event] = rig.events.seen
+    [event] = rig.seen
     assert [packets for packets, _ in rig.delivered] == [10, 10]
     assert len({event["RequestId"], *(request_id for _, request_id in rig.delivered)}) == 3
     assert (event["Event"], event["Listener"], event["Destination"]) == ("DeliveryFailed", "decoder", "echo")
@@ -256,7 +255,7 @@ async def test_whatever_a_destination_raises_stays_its_own(error: BaseException)
     rig.reader.put(Batch("bad"), Batch("good"))
     await rig.finish()
     assert balance(rig) == (10, 10)
-    [event] = rig.events.seen
+    [event] = rig.seen
     assert event["Reason"] == "InternalError"
     assert type(error).__name__ in event["Detail"]
     assert "hunter2" not in str(event)
@@ -283,7 +282,7 @@ async def test_no_answer_is_no_failure(answer: bytes | None) -> None:
     rig.reader.put(Batch("a"))
     await rig.finish()
     assert balance(rig) == (10, 0)
-    assert (rig.replies, rig.events.seen) == ([], [])
+    assert (rig.replies, rig.seen) == ([], [])
 
 
 @pytest.mark.parametrize("answer", [b"[]", b'"text"', b"12", b"-1", b"true", b"garbage", b"\xff\xfe", b'""'])
@@ -297,7 +296,7 @@ async def test_an_answer_of_another_shape_harms_itself_alone(answer: bytes) -> N
     assert balance(rig) == (20, 0)
     assert rig.delivery.stats.replies_failed == 1
     assert len(rig.replies) == 1
-    [event] = rig.events.seen
+    [event] = rig.seen
     assert (event["Event"], event["Reason"]) == ("ReplyFailed", "MalformedReply")
 
 
@@ -358,8 +357,8 @@ async def test_drain_out_of_time_fails_the_running_and_the_waiting() -> None:
     assert rig.delivery.stats.failed_by_reason == {"Shutdown": 1000}
     assert rig.delivery.stats.in_flight == 0
     # One event for each that ran and one for all that waited: not a hundred lines while the gateway ends.
-    assert sum(event["Packets"] for event in rig.events.seen) == 1000
-    assert len(rig.events.seen) == 3
+    assert sum(event["Packets"] for event in rig.seen) == 1000
+    assert len(rig.seen) == 3
 
 
 async def test_drain_cuts_a_pause_between_attempts() -> None:

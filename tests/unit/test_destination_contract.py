@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from doubles import Batch
 from sluicegate.destinations import (
     DeliveryError,
     Destination,
@@ -27,51 +28,12 @@ from sluicegate.destinations.console import ConsoleDestination
 from sluicegate.destinations.file import FileDestination
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.destinations.memory import MemoryDestination
-
-
-class Batch:
-    """Stand-in for `sluicegate._native.Batch`."""
-
-    def __init__(self, *data: str) -> None:
-        self.packets = [packet(text) for text in data]
-
-    @property
-    def count(self) -> int:
-        return len(self.packets)
-
-    def body(self) -> bytes:
-        return json.dumps({"Messages": self.packets}).encode()
-
-    def records(self) -> list[bytes]:
-        return [json.dumps(packet).encode() for packet in self.packets]
-
-    def lines(self) -> bytes:
-        return b"".join(record + b"\n" for record in self.records())
-
-
-def packet(data: str) -> dict[str, Any]:
-    return {
-        "Tag": f"tag-{data}",
-        "Remote": {"IpAddress": "198.51.100.7", "Port": 40001},
-        "Local": {"Domain": "ingress-1", "IpAddress": "192.0.2.10", "Port": 2101, "Protocol": "udp"},
-        "ReceivedAt": "2026-06-09T10:00:00.123Z",
-        "IngressRegion": "us-west-2",
-        "Formatter": "utf8",
-        "Data": data,
-    }
-
-
-class Events:
-    def __init__(self) -> None:
-        self.seen: list[dict[str, object]] = []
-
-    def emit(self, event: str, /, **fields: object) -> None:
-        self.seen.append({"Event": event, **fields})
+from sluicegate.events import EventLog
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> DestinationContext:
-    return DestinationContext(listener="decoder", region="us-west-2", base_dir=tmp_path, events=Events())
+    return DestinationContext(listener="decoder", region="us-west-2", base_dir=tmp_path, events=EventLog())
 
 
 HANDLER = """

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from fake_port import FakePort
+from waiting import until
 
 from sluicegate import egress as egress_module
 from sluicegate.deadletters import DeadLetter, FailedMessage
@@ -33,12 +34,6 @@ async def rig() -> AsyncIterator[Rig]:
     yield made
     made.egress.close()
     made.port.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  (what is waited for is the code's own state)
-            await asyncio.sleep(0)
 
 
 async def turns(count: int = 5) -> None:

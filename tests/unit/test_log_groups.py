@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from test_cloudwatch import Logs, until
+from test_cloudwatch import Logs
 from test_hub import RECEIVED, Port
+from waiting import until
 
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LogGroups

@@ -1,12 +1,13 @@
 """What no PacketSource wants any more goes away on AWS, and what one wants again stays."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_aws import ACCOUNT, FakeAws
+from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
@@ -60,12 +61,6 @@ class Rig:
 
     def owns(self, arn: str) -> bool:
         return arn == self.arn
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 the fakes announce nothing
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

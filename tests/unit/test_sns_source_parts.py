@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fake_aws import ACCOUNT, FakeAws, FakeQueue, envelope
+from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.egress import EgressClosed, Failure, Message, Outcome
@@ -123,12 +124,6 @@ def resource(**fields: Any) -> PacketSource:
     document = {"name": "replies", "listener_name": "decoder"} | fields
     document.setdefault("sns_topic_source", {"topic_arn": TOPIC, "role": ROLE})
     return PacketSource.model_validate(document)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 the fakes announce nothing
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

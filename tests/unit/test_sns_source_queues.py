@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from fake_aws import ACCOUNT, envelope
-from test_sns_source_parts import ROLE, TOPIC, Rig, attribute, until
+from test_sns_source_parts import ROLE, TOPIC, Rig, attribute
 from test_sns_source_parts import rig as rig
+from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.sources import sns_queue, sns_subscription

@@ -1,11 +1,12 @@
 """Local topics: who gets a message, who does not and why, and what the registry keeps."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pytest
 
-from sluicegate.egress import Message, Outcome
+from doubles import FakeSender
+from sluicegate.egress import Message
 from sluicegate.sources.topics import (
     Binding,
     InvalidTopic,
@@ -16,31 +17,6 @@ from sluicegate.sources.topics import (
 )
 
 ARN = "arn:aws:sns:us-east-1:000000000000:replies"
-
-
-class FakeSender:
-    """Takes messages while it has room."""
-
-    def __init__(self, room: int = 1000) -> None:
-        self.room = room
-        self.known_full = False
-        self.taken: list[Message] = []
-        self.owed: list[Message] = []
-
-    @property
-    def full(self) -> bool:
-        return self.known_full
-
-    def try_submit(self, messages: Sequence[Message]) -> int:
-        fits = list(messages)[: self.room - len(self.taken)]
-        self.taken += fits
-        return len(fits)
-
-    def submit_later(self, message: Message) -> None:
-        self.owed.append(message)
-
-    async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
-        raise NotImplementedError
 
 
 def bound(
@@ -185,11 +161,11 @@ def test_every_source_of_a_topic_gets_the_message() -> None:
 def test_a_full_sender_throttles_before_anybody_has_the_message() -> None:
     topics = Topics("us-east-1")
     first, second = bound(topics), bound(topics)
-    second.known_full = True
+    second.full = True
     with pytest.raises(Throttled):
         publish(topics)
     assert first.taken == second.taken == second.owed == []
-    second.known_full = False
+    second.full = False
     first.room = 0
     with pytest.raises(Throttled):
         publish(topics)
