@@ -5,23 +5,19 @@ The peers answer the handshakes and then give way to the sink, which counts what
 """
 
 import json
-import os
-import signal
-import socket
 import sys
 import time
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
 
-from sluicegate import _native
-
-from . import wireguard_go
+from . import wgflood, wghandshakes, wireguard_go
 from .egress import submitted
-from .gateway import Gateway, free_port
+from .gateway import Gateway
 from .plan import Plan
-from .processes import LOAD_CORE, TESTED_CORE, BenchError, Process, module, scratch, settle, sink
-from .results import Row, Sample, compare, median, yes_or_no
+from .processes import BenchError, scratch
+from .results import Row, compare, yes_or_no
+from .wgsealed import tunnels
 
 PEERS = 1_000
 CONFIGURED = 100_000
@@ -30,11 +26,10 @@ SEALED_GOAL, OTHER_GOAL, MEMORY_GOAL, CPU_GOAL = 0.6, 5.0, 100.0, 2.0
 
 def run(plan: Plan) -> Iterator[Row]:
     for size in plan.sizes:
-        sealed, plain, handshakes = [], [], []
+        sealed, plain = [], []
         for _ in range(plan.rounds):
-            sample, rate = by_tunnel(size, plan.packets)
-            sealed.append(sample)
-            handshakes.append(rate)
+            with tunnels(PEERS, size, plan.packets) as peers:
+                sealed.append(peers.feed()[0])
             plain.append(submitted(PEERS, size, plan.packets))
         name = f"sealed egress, {PEERS:,} peers, {size} B"
         large = size == 1200
@@ -44,39 +39,9 @@ def run(plan: Plan) -> Iterator[Row]:
             continue
         others = [wireguard_go.moved(PEERS, size, plan.packets) for _ in range(plan.rounds)]
         yield compare(name, sealed, "wireguard-go", others, OTHER_GOAL if large else None)
-    yield Row("handshakes that the gateway begins", median(handshakes))
+    yield from wghandshakes.run(plan)
+    yield from wgflood.run(plan)
     yield from configured(plan)
-
-
-def by_tunnel(size: int, count: int) -> tuple[Sample, float]:
-    """Sealed datagrams a second, and handshakes a second before."""
-    port = free_port(socket.SOCK_DGRAM)
-    private = _native.generate_private_key()
-    with scratch() as directory:
-        keys = directory / "keys"
-        command = module("wgpeers", port, PEERS, _native.public_key(private), keys)
-        with Process(command, LOAD_CORE) as peers:
-            peers.wait_ready()
-            command = module("wgfeeder", port, PEERS, size, count, private, keys)
-            with Process(command, TESTED_CORE) as feeder:
-                line = feeder.line()
-                if not line:
-                    raise BenchError(f"the handshakes failed: {feeder.errors()}")
-                peers.end()
-                return _counted(feeder, port, count), json.loads(line)["handshakes"]
-
-
-def _counted(feeder: Process, port: int, count: int) -> Sample:
-    with sink(port, 1) as counter:
-        os.kill(feeder.pid, signal.SIGUSR1)
-        done = feeder.result()
-        settle()
-        seen = counter.stop()
-    if done["failed"] or done["sent"] < count or seen["total"] < count * 0.5:
-        raise BenchError(f"{count} to send, the sender reports {done}, the sink {seen}")
-    seconds = max(seen["seconds"], done["seconds"])
-    loss = max(0.0, 1 - seen["total"] / done["sent"])
-    return Sample(seen["total"] / seconds, loss, done["cpu_seconds"] / done["sent"] * 1e6)
 
 
 def configured(plan: Plan) -> Iterator[Row]:
