@@ -1,10 +1,11 @@
 """WireGuard handshakes through real sockets, next to what X25519 alone costs.
 
 Either role computes one public key and four shared secrets. The bound is the time of these with the library that the
-gateway uses, measured in the same round on the same core; the gateway's figure is the processor time of its whole
-process for each handshake, the kernel's part and the first packet included. Rates are per second of that time: how
-fast handshakes follow each other is the matter of the peers, which compute as much on the other core, and of the guard.
-Of peers that begin there are fewer than the 256 a second from which on the guard asks for cookies.
+gateway uses, in the same round on the same core, while the other core is busy likewise, as it is with the peers during
+handshakes. The gateway's figure is the processor time of its whole process for each handshake, the kernel's part and
+the first packet included. Rates are per second of that time: how fast handshakes follow each other is the matter of the
+peers, which compute as much on the other core, and of the guard. Of peers that begin there are fewer than the 256 a
+second from which on the guard asks for cookies.
 """
 
 import os
@@ -28,23 +29,26 @@ WITH_COOKIES = 1_024
 
 
 def run(plan: Plan) -> Iterator[Row]:
-    begins, answers, bound, rates = [], [], [], []
+    begins, answers, bound, rates, sizes = [], [], [], [], []
     for _ in range(plan.rounds):
         bound.append(_bound())
         with tunnels(BEGUN, 64, 1) as peers:
             rates.append(peers.begun["rate"])
             begins.append(_sample(peers.begun["cpu"]))
+            sizes.append(peers.begun["memory"])
         answers.append(_sample(_answered(ANSWERED)))
     yield Row("handshakes that the gateway begins, all at once", median(rates))
     baseline = f"1 + {SHARED} X25519 alone"
     yield compare("handshakes that the gateway begins, a CPU second", begins, baseline, bound, GOAL)
     yield compare("handshakes that the gateway answers, a CPU second", answers, baseline, bound, GOAL)
     most = median([one.cpu * WITH_COOKIES / 1e4 for one in answers if one.cpu])
+    yield Row("memory of a session, as allocated", median(sizes), " B")
     yield Row(f"the {WITH_COOKIES:,} a second that it answers at most, CPU", most, " %")
 
 
 def _bound() -> Sample:
-    with Process(example("x25519"), TESTED_CORE) as process:
+    command = example("x25519")
+    with Process([*command, "1000"], LOAD_CORE), Process(command, TESTED_CORE) as process:
         found = process.result()
     return _sample(found["base"] + SHARED * found["shared"])
 

@@ -25,7 +25,7 @@ _INITIATION = 148
 
 class Tunnels:
     """Sessions with peers that have given way to the sink. `begun`: `rate` of the handshakes before, their `cpu` in us
-    each, and the `port` of the feeder's Listener."""
+    each, `memory` in bytes of a session, and the `port` of the feeder's Listener."""
 
     def __init__(
         self, feeder: Process, public_key: str, port: int, count: int, begun: dict[str, Any]
