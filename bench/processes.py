@@ -148,6 +148,16 @@ def baseline(name: str, *arguments: object) -> list[str]:
     return [str(program), *map(str, arguments)]
 
 
+def example(name: str) -> list[str]:
+    """The command of a Rust program of `crates/sluice-core/examples`, built if need be as the gateway is."""
+    target = PROJECT / "target"
+    command = ["cargo", "build", "--release", "--locked", "--target-dir", str(target), "-p", "sluice-core"]
+    built = subprocess.run([*command, "--example", name], cwd=PROJECT, capture_output=True, text=True)  # noqa: S603
+    if built.returncode != 0:
+        raise BenchError(f"{name} does not compile:\n{built.stderr[-2000:]}")
+    return [str(target / "release" / "examples" / name)]
+
+
 def module(name: str, *arguments: object) -> list[str]:
     """The command of a Python program of `bench`."""
     return [sys.executable, "-m", f"bench.{name}", *map(str, arguments)]

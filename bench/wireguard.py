@@ -1,41 +1,34 @@
 """WireGuard: sealed egress to 1,000 peers next to plain egress in the same run and to wireguard-go, the handshakes that
 begin it, and what a hundred thousand configured peers cost.
 
-The peers answer the handshakes and then give way to the sink, which counts what arrives and opens nothing.
+The peers answer the handshakes and then give way to the sink, which counts what arrives and opens nothing. Next to
+wireguard-go there is also the C loop that sends as many bytes from memory and seals nothing: no gateway that sends
+datagrams through this kernel can be faster than that.
 """
 
-import json
-import os
-import signal
-import socket
 import sys
-import time
-import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator
 
-from sluicegate import _native
-
-from . import wireguard_go
-from .egress import submitted
-from .gateway import Gateway, free_port
+from . import wgconfigured, wgflood, wghandshakes, wireguard_go
+from .egress import by_loop, submitted
 from .plan import Plan
-from .processes import LOAD_CORE, TESTED_CORE, BenchError, Process, module, scratch, settle, sink
-from .results import Row, Sample, compare, median, yes_or_no
+from .results import Row, compare
+from .wgsealed import tunnels
 
 PEERS = 1_000
-CONFIGURED = 100_000
-SEALED_GOAL, OTHER_GOAL, MEMORY_GOAL, CPU_GOAL = 0.6, 5.0, 100.0, 2.0
+SEALED_GOAL, OTHER_GOAL = 0.6, 5.0
+OVERHEAD = 32
+"""Bytes that WireGuard adds to a packet."""
 
 
 def run(plan: Plan) -> Iterator[Row]:
     for size in plan.sizes:
-        sealed, plain, handshakes = [], [], []
+        sealed, plain, ready = [], [], []
         for _ in range(plan.rounds):
-            sample, rate = by_tunnel(size, plan.packets)
-            sealed.append(sample)
-            handshakes.append(rate)
+            with tunnels(PEERS, size, plan.packets) as peers:
+                sealed.append(peers.feed()[0])
             plain.append(submitted(PEERS, size, plan.packets))
+            ready.append(by_loop("sendmmsg", PEERS, size + OVERHEAD, plan.packets))
         name = f"sealed egress, {PEERS:,} peers, {size} B"
         large = size == 1200
         yield compare(name, sealed, "plain egress", plain, SEALED_GOAL if large else None)
@@ -44,75 +37,7 @@ def run(plan: Plan) -> Iterator[Row]:
             continue
         others = [wireguard_go.moved(PEERS, size, plan.packets) for _ in range(plan.rounds)]
         yield compare(name, sealed, "wireguard-go", others, OTHER_GOAL if large else None)
-    yield Row("handshakes that the gateway begins", median(handshakes))
-    yield from configured(plan)
-
-
-def by_tunnel(size: int, count: int) -> tuple[Sample, float]:
-    """Sealed datagrams a second, and handshakes a second before."""
-    port = free_port(socket.SOCK_DGRAM)
-    private = _native.generate_private_key()
-    with scratch() as directory:
-        keys = directory / "keys"
-        command = module("wgpeers", port, PEERS, _native.public_key(private), keys)
-        with Process(command, LOAD_CORE) as peers:
-            peers.wait_ready()
-            command = module("wgfeeder", port, PEERS, size, count, private, keys)
-            with Process(command, TESTED_CORE) as feeder:
-                line = feeder.line()
-                if not line:
-                    raise BenchError(f"the handshakes failed: {feeder.errors()}")
-                peers.end()
-                return _counted(feeder, port, count), json.loads(line)["handshakes"]
-
-
-def _counted(feeder: Process, port: int, count: int) -> Sample:
-    with sink(port, 1) as counter:
-        os.kill(feeder.pid, signal.SIGUSR1)
-        done = feeder.result()
-        settle()
-        seen = counter.stop()
-    if done["failed"] or done["sent"] < count or seen["total"] < count * 0.5:
-        raise BenchError(f"{count} to send, the sender reports {done}, the sink {seen}")
-    seconds = max(seen["seconds"], done["seconds"])
-    loss = max(0.0, 1 - seen["total"] / done["sent"])
-    return Sample(seen["total"] / seconds, loss, done["cpu_seconds"] / done["sent"] * 1e6)
-
-
-def configured(plan: Plan) -> Iterator[Row]:
-    """Memory and processor time of a gateway with peers that are not there."""
-    with scratch() as directory, Gateway(directory) as gateway:
-        time.sleep(1.0)
-        before = gateway.memory()[gateway.pid]
-        _post(gateway, "/v1/listeners", {"Name": "tunnel", "Protocols": ["wg"], "Bind": "127.0.0.1"})
-        for start in range(0, CONFIGURED, 1_000):
-            peers = [
-                {"PublicKey": b64encode(number.to_bytes(32, "big")).decode(), "AllowedIPs": [_inner(number)]}
-                for number in range(start + 1, start + 1_001)
-            ]
-            _post(gateway, "/v1/listeners/tunnel/peers", {"Peers": peers})
-        time.sleep(1.0)
-        more = (gateway.memory()[gateway.pid] - before) / (1 << 20)
-        used, begun = gateway.cpu_seconds(), time.monotonic()
-        time.sleep(plan.idle_seconds)
-        busy = (gateway.cpu_seconds() - used) / (time.monotonic() - begun) * 100
-    name = f"{CONFIGURED:,} configured peers"
-    yield Row(
-        f"{name}, memory above idle",
-        more,
-        " MB",
-        goal=f"<= {MEMORY_GOAL:g} MB",
-        met=yes_or_no(more <= MEMORY_GOAL),
-    )
-    yield Row(f"{name}, idle CPU", busy, " %", goal=f"<= {CPU_GOAL:g} %", met=yes_or_no(busy <= CPU_GOAL))
-
-
-def _inner(number: int) -> str:
-    return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
-
-
-def _post(gateway: Gateway, path: str, document: object) -> None:
-    request = urllib.request.Request(gateway.api + path, json.dumps(document).encode(), method="POST")  # noqa: S310
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        if answer.status != 201:
-            raise BenchError(f"{path} answered {answer.status}")
+        yield compare(f"C sendmmsg of what is sealed already, {size} B", ready, "wireguard-go", others)
+    yield from wghandshakes.run(plan)
+    yield from wgflood.run(plan)
+    yield from wgconfigured.run(plan)

@@ -142,12 +142,10 @@ impl Tunnels {
             (true, true) => None,
             _ => Some(judge::address_of(address, port)?),
         };
-        let peer = key.id();
         // An unknown peer can be reached only where somebody says it is.
-        let reachable = self.wg.key_of(&peer) == Some(key) || self.wg.admits_unknown() && given.is_some();
-        if !reachable {
-            return Err((Reason::UnknownPeer, format!("the Listener has no peer {key}")));
-        }
+        let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
+        let unknown = || (Reason::UnknownPeer, format!("the Listener has no peer {key}"));
+        let peer = self.wg.find(&key).or_else(invited).ok_or_else(unknown)?;
         let inner = match inner_of(&entry.inner)? {
             Some(_) if !self.decapsulate => {
                 let detail =

@@ -66,6 +66,8 @@ pub struct World {
     pub mono: u64,
     pub nodes: Vec<Node>,
     pub weather: Weather,
+    /// From now on no initiation of this node gets anywhere, as if it made none.
+    pub begins_nothing: Option<usize>,
     /// Packets under way by when they arrive.
     air: BTreeMap<(u64, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
     count: u64,
@@ -80,6 +82,7 @@ impl World {
             mono: 0,
             nodes: Vec::new(),
             weather: Weather { longest: 1, ..Weather::default() },
+            begins_nothing: None,
             air: BTreeMap::new(),
             count: 0,
             dice: 1,
@@ -209,6 +212,9 @@ impl World {
             let receiver = u32::from_le_bytes(datagram[4..8].try_into().unwrap());
             let counter = u64::from_le_bytes(datagram[8..16].try_into().unwrap());
             assert!(self.numbers.insert((from, receiver, counter)), "a counter was used twice");
+        }
+        if datagram[0] == 1 && self.begins_nothing == Some(from) {
+            return;
         }
         let at = self.nodes[from].at;
         self.nodes[from].sent.push(datagram.clone());

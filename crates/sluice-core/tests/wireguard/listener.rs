@@ -440,6 +440,24 @@ fn a_peer_that_does_not_answer_fails_its_packets_in_time() {
 }
 
 #[test]
+fn a_peer_that_neither_renews_nor_answers_has_no_session_after_180_seconds() {
+    let mut pair = Pair::new(|_| {});
+    pair.client_sends(b"x");
+    pair.publish(to_client());
+    assert_eq!(pair.last_outcome(), Ok(1));
+    pair.connected = false;
+    pair.pass(179);
+    pair.publish(to_client());
+    assert_eq!(pair.last_outcome(), Ok(1), "the session holds to its end");
+    pair.pass(1);
+    pair.publish(to_client());
+    assert_eq!((pair.completions.len(), pair.listener.held()), (0, 1), "a handshake is under way");
+    pair.pass(10);
+    assert_eq!(pair.last_outcome(), Err(Reason::NoSession));
+    assert_eq!(pair.listener.counters().sources[0].failed[&Reason::NoSession], 1);
+}
+
+#[test]
 fn what_waits_for_one_peer_is_bounded() {
     let mut pair = Pair::new(|_| {});
     pair.client_sends(b"x");

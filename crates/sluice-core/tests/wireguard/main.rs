@@ -466,6 +466,29 @@ fn under_load_the_answers_that_we_have_asked_for_need_no_cookie() {
 }
 
 #[test]
+fn a_peer_that_only_answers_handshakes_is_renewed_by_the_gateway() {
+    for (up, down) in [(true, true), (true, false), (false, true)] {
+        let mut world = World::pair();
+        world.send(0, B, b"up");
+        world.run(SECOND);
+        world.begins_nothing = Some(0);
+        for second in (5..=900).step_by(5) {
+            world.run(5 * SECOND);
+            for (speaks, from, to) in [(up, 0, B), (down, 1, A)] {
+                let sent = speaks.then(|| world.send(from, to, b"on"));
+                assert!(matches!(sent, None | Some(Sealed::Datagram(_))), "after {second} s node {from}: {sent:?}");
+            }
+        }
+        world.run(SECOND);
+        let expected = |speaks: bool| if speaks { 180 } else { 0 };
+        assert_eq!((world.nodes[0].got.len(), world.nodes[1].got.len()), (expected(down), expected(up) + 1));
+        // At 170 s as the responder of the first session, and then as the initiator of its own.
+        let renewed = world.nodes[1].wg.counters().initiations_sent;
+        assert!((5..=7).contains(&renewed), "{renewed} handshakes in 15 minutes");
+    }
+}
+
+#[test]
 fn a_peer_that_never_renews_is_served_as_long_as_it_speaks() {
     // The first session of the initiator is all that the client ever has; it answers no handshake.
     let mut world = World::pair();

@@ -82,7 +82,7 @@ impl WireGuard {
             self.settled(now, place);
         }
         let peer = self.peers.get_mut(place);
-        let id = peer.key.id();
+        let id = peer.id;
         peer.seen().received_bytes += (sealed.len() + super::message::HEADER) as u64;
         let current = peer.live.as_ref().and_then(|live| live.current.as_ref());
         let is_current = current.is_some_and(|session| session.local_index == index);

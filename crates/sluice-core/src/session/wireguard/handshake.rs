@@ -161,7 +161,7 @@ impl WireGuard {
             return self.send_initiation(now, place, handshake.began);
         }
         self.counters.unanswered += 1;
-        let id = self.peers.get(place).key.id();
+        let id = self.peers.get(place).id;
         self.outcomes.push_back(Outcome::GaveUp(id));
     }
 
@@ -177,7 +177,7 @@ impl WireGuard {
         self.counters.sessions += 1;
         let leaves = self.peers.promote(place);
         let peer = self.peers.get_mut(place);
-        let id = peer.key.id();
+        let id = peer.id;
         peer.seen().last_handshake_ms = now.unix_ms;
         self.outcomes.push_back(Outcome::Ready(id));
         leaves.into_iter().for_each(|place| self.remove(place));

@@ -226,13 +226,13 @@ impl WireGuard {
 
     /// The peer with this key, if there is one.
     pub fn find(&self, key: &PublicKey) -> Option<PeerId> {
-        let id = key.id();
-        self.peers.find(&id).map(|_| id)
+        self.peers.find_key(key).map(|place| self.peers.get(place).id)
     }
 
     /// Makes place for an unknown peer that is to be spoken to first, where unknown peers are let in.
     pub fn invite(&mut self, key: PublicKey) -> Option<PeerId> {
-        if let Some(id) = self.find(&key) {
+        let id = key.id();
+        if self.peers.find(&id).is_some() {
             return Some(id);
         }
         if self.unknown.is_none() || key == self.us.public {
@@ -240,7 +240,7 @@ impl WireGuard {
         }
         let (_, leaves) = self.peers.admit(key, Kind::Candidate);
         leaves.into_iter().for_each(|place| self.remove(place));
-        Some(key.id())
+        Some(id)
     }
 
     /// The peer's key.
@@ -361,7 +361,7 @@ impl WireGuard {
         if peer.kind == Kind::Guest {
             self.forgotten.push(peer.key);
         }
-        self.outcomes.push_back(Outcome::Gone(peer.key.id()));
+        self.outcomes.push_back(Outcome::Gone(peer.id));
     }
 
     /// Its keys and handshake are gone.

@@ -1,7 +1,7 @@
 //! Who may speak to a Listener, and what is known of each.
 //!
 //! Theory. A hundred thousand peers may be configured and a thousand be there. So what every peer has is small ([`Peer`],
-//! about 100 bytes); what one has left behind that was there once is boxed ([`Seen`]); and keys, handshakes and timers
+//! about 110 bytes); what one has left behind that was there once is boxed ([`Seen`]); and keys, handshakes and timers
 //! exist only while they are of use ([`Live`]).
 //!
 //! Peers that are not configured come in two kinds. Anybody can make key pairs and begin handshakes; who has begun one is a
@@ -51,6 +51,8 @@ pub enum Kind {
 /// What every peer has.
 pub struct Peer {
     pub key: PublicKey,
+    /// Its short name: a hash, and so not computed for each packet.
+    pub id: PeerId,
     pub psk: Option<Box<Secret>>,
     /// Inner sources that it may use; empty: any.
     pub allowed: Box<[IpNet]>,
@@ -112,7 +114,7 @@ pub struct Handshake {
 
 impl Peer {
     fn new(key: PublicKey, kind: Kind) -> Peer {
-        Peer { key, psk: None, allowed: Box::default(), keepalive: 0, kind, seen: None, live: None }
+        Peer { key, id: key.id(), psk: None, allowed: Box::default(), keepalive: 0, kind, seen: None, live: None }
     }
 
     pub fn seen(&mut self) -> &mut Seen {
@@ -171,6 +173,8 @@ impl Live {
 pub struct PeerTable {
     peers: Slab<Peer>,
     places: HashMap<PeerId, u32, ahash::RandomState>,
+    /// The same by the whole key.
+    keys: HashMap<PublicKey, u32, ahash::RandomState>,
     /// Least recent in front.
     candidates: LinkedHashMap<u32, (), ahash::RandomState>,
     guests: LinkedHashMap<u32, (), ahash::RandomState>,
@@ -182,6 +186,7 @@ impl PeerTable {
         PeerTable {
             peers: Slab::new(),
             places: HashMap::default(),
+            keys: HashMap::default(),
             candidates: LinkedHashMap::with_hasher(ahash::RandomState::new()),
             guests: LinkedHashMap::with_hasher(ahash::RandomState::new()),
             guest_limit: guest_limit.max(1),
@@ -233,7 +238,8 @@ impl PeerTable {
     /// Takes a peer out.
     pub fn remove(&mut self, place: u32) -> Peer {
         let peer = self.peers.remove(place as usize);
-        self.places.remove(&peer.key.id());
+        self.places.remove(&peer.id);
+        self.keys.remove(&peer.key);
         self.candidates.remove(&place);
         self.guests.remove(&place);
         peer
@@ -241,6 +247,10 @@ impl PeerTable {
 
     pub fn find(&self, id: &PeerId) -> Option<u32> {
         self.places.get(id).copied()
+    }
+
+    pub fn find_key(&self, key: &PublicKey) -> Option<u32> {
+        self.keys.get(key).copied()
     }
 
     pub fn get(&self, place: u32) -> &Peer {
@@ -261,7 +271,15 @@ impl PeerTable {
     }
 
     fn enter(&mut self, key: PublicKey, kind: Kind) -> u32 {
-        *self.places.entry(key.id()).or_insert_with(|| self.peers.insert(Peer::new(key, kind)) as u32)
+        let peer = Peer::new(key, kind);
+        if let Some(&place) = self.places.get(&peer.id) {
+            return place;
+        }
+        let id = peer.id;
+        let place = self.peers.insert(peer) as u32;
+        self.places.insert(id, place);
+        self.keys.insert(key, place);
+        place
     }
 
     fn arrive(list: &mut LinkedHashMap<u32, (), ahash::RandomState>, place: u32, limit: usize) -> Option<u32> {
