@@ -66,6 +66,7 @@ class Tunnels:
             arguments = self.begun["port"], file, _INITIATION, FLOOD_RATE, FLOOD_ADDRESSES
             with Process(baseline("flood", *arguments), LOAD_CORE) as flood:
                 flood.wait_ready()
+                settle()  # until the guard has noticed
                 yield
                 done = flood.stop()
         rate = done["sent"] / done["seconds"]
