@@ -35,7 +35,7 @@ class Tunnels:
         self._feeder, self._port, self._count = feeder, port, count
 
     def feed(self) -> tuple[Sample, int]:
-        """Sealed datagrams a second, and the cookies that were sent meanwhile."""
+        """Sealed datagrams a second, and the cookies that were sent so far."""
         with sink(self._port, 1) as counter:
             os.kill(self._feeder.pid, signal.SIGUSR1)
             line = self._feeder.line()
