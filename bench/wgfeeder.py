@@ -49,9 +49,8 @@ def main() -> None:
     )
     print(json.dumps(begun), flush=True)
     while signal.sigwait({signal.SIGUSR1, signal.SIGTERM}) == signal.SIGUSR1:
-        cookies = counters(listener)["CookiesSent"]
         done = feed(listener, bodies, count)
-        print(json.dumps(done | {"cookies": counters(listener)["CookiesSent"] - cookies}), flush=True)
+        print(json.dumps(done | {"cookies": counters(listener)["CookiesSent"]}), flush=True)
     listener.close(0.0)
     plane.close()
 

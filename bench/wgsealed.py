@@ -35,7 +35,7 @@ class Tunnels:
         self._feeder, self._port, self._count = feeder, port, count
 
     def feed(self) -> tuple[Sample, int]:
-        """Sealed datagrams a second, and the cookies that were sent meanwhile."""
+        """Sealed datagrams a second, and the cookies that were sent so far."""
         with sink(self._port, 1) as counter:
             os.kill(self._feeder.pid, signal.SIGUSR1)
             line = self._feeder.line()
@@ -66,6 +66,7 @@ class Tunnels:
             arguments = self.begun["port"], file, _INITIATION, FLOOD_RATE, FLOOD_ADDRESSES
             with Process(baseline("flood", *arguments), LOAD_CORE) as flood:
                 flood.wait_ready()
+                settle()  # until the guard has noticed
                 yield
                 done = flood.stop()
         rate = done["sent"] / done["seconds"]
