@@ -218,7 +218,7 @@ class DeadLetterQueue:
                 one.body, one.cut = one.letter.text(SMALLEST_BYTES), True
                 self._made.append(one)
             else:
-                self._refused(one.letter, code)
+                self._refused(one, code)
                 self._end(one.of)
         self._settled()
         return codes
@@ -269,10 +269,11 @@ class DeadLetterQueue:
         head = self._head()
         self._emit(head.message if head else None, reason, detail, self._letters)
 
-    def _refused(self, letter: DeadLetter, code: str) -> None:
+    def _refused(self, one: _Letter, code: str) -> None:
         self._lost += 1
+        message, index = one.of.message, one.letter.failure.index
         detail = f"{self.name} refuses this dead letter ({code}): check its MaximumMessageSize"
-        self._emit(letter, "Refused", f"{detail}; entry {letter.index} of message {letter.message_id}", 1)
+        self._emit(message, "Refused", f"{detail}; entry {index} of message {message.message_id}", 1)
 
     def _drop(self, message: FailedMessage, letters: int) -> None:
         self._lost += letters
@@ -317,7 +318,7 @@ class DeadLetterQueue:
                 settled.set_exception(NotKept())
         self._settling.clear()
 
-    def _emit(self, of: DeadLetter | FailedMessage | None, reason: str, detail: str, letters: int) -> None:
+    def _emit(self, of: FailedMessage | None, reason: str, detail: str, letters: int) -> None:
         self._events.emit(
             "DeadLetterFailed",
             Listener=of.listener if of else None,

@@ -16,7 +16,7 @@ from typing import Protocol
 import orjson
 
 from .events.entries import Entries
-from .failures import Failures
+from .failures import Failure, Failures
 
 _CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
 _PIECE_BYTES = 1 << 20  # of lines that are written as one
@@ -24,15 +24,10 @@ _PIECE_BYTES = 1 << 20  # of lines that are written as one
 
 @dataclass(slots=True)
 class DeadLetter:
-    """`index` None: the body as a whole, which then is `entry` as text. `at` is ISO 8601 UTC."""
+    """`of` one message. Where the failure is the body's as a whole, `entry` is that body as text."""
 
-    source: str
-    listener: str
-    message_id: str
-    index: int | None
-    reason: str
-    detail: str
-    at: str
+    of: "FailedMessage"
+    failure: Failure
     entry: object
 
     def line(self) -> bytes:
@@ -49,7 +44,11 @@ class DeadLetter:
         if len(whole) <= limit:
             return whole.decode()
         entry = self.entry if isinstance(self.entry, str) else orjson.dumps(self.entry).decode()
-        cut = document | {"Detail": self.detail[:_CUT_DETAIL], "Entry": "", "EntryBytes": len(entry.encode())}
+        cut = document | {
+            "Detail": self.failure.detail[:_CUT_DETAIL],
+            "Entry": "",
+            "EntryBytes": len(entry.encode()),
+        }
         room = limit - len(_dumped(cut)) + len(b'""')
         low, high = 0, max(room, 0)
         while low < high:
@@ -58,14 +57,15 @@ class DeadLetter:
         return _dumped(cut | {"Entry": entry[:low]}).decode()
 
     def _document(self) -> dict[str, object]:
+        of, failure = self.of, self.failure
         return {
-            "PacketSource": self.source,
-            "Listener": self.listener,
-            "MessageId": self.message_id,
-            "Index": self.index,
-            "Reason": self.reason,
-            "Detail": self.detail,
-            "At": self.at,
+            "PacketSource": of.source,
+            "Listener": of.listener,
+            "MessageId": of.message_id,
+            "Index": failure.index,
+            "Reason": failure.reason,
+            "Detail": failure.detail,
+            "At": of.at,
             "Entry": self.entry,
         }
 
@@ -79,7 +79,8 @@ def _dumped(value: object) -> bytes:
 class FailedMessage:
     """The failed entries of one message, of which each is to be a dead letter.
 
-    The letters are made when they are written: together they may be hundreds of times as long as the body.
+    The letters are made when they are written: together they may be hundreds of times as long as the body. `at` is
+    ISO 8601 UTC.
     """
 
     source: str
@@ -98,16 +99,7 @@ class FailedMessage:
         """In the order of the failures."""
         entries = Entries(self.body)
         for failure in self.failures:
-            yield DeadLetter(
-                self.source,
-                self.listener,
-                self.message_id,
-                failure.index,
-                failure.reason,
-                failure.detail,
-                self.at,
-                entries.entry(failure.index),
-            )
+            yield DeadLetter(self, failure, entries.entry(failure.index))
 
 
 class NotKept(Exception):
@@ -172,13 +164,15 @@ class DeadLetterFile:
         lines: list[bytes] = []
         size = 0
         try:
-            for letter in (letter for message in messages for letter in message.letters()):
-                lines.append(letter.line())
-                size += len(lines[-1])
-                if size > _PIECE_BYTES:
-                    append_lines(self.path, b"".join(lines))
-                    left -= len(lines)
-                    lines, size = [], 0
+            for message in messages:
+                for letter in message.letters():
+                    line = letter.line()
+                    lines.append(line)
+                    size += len(line)
+                    if size > _PIECE_BYTES:
+                        append_lines(self.path, b"".join(lines))
+                        left -= len(lines)
+                        lines, size = [], 0
             if lines or not messages:
                 append_lines(self.path, b"".join(lines))
         except OSError as error:
@@ -190,31 +184,44 @@ class DeadLetterFile:
 
 def append_lines(path: Path, data: bytes) -> None:
     """Append whole lines to the file that has this name now."""
-    with locked(path) as fd:
-        size = os.fstat(fd).st_size
+    fd, size = _open_locked(path)
+    try:
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data
         while data:
             data = data[os.write(fd, data) :]
+    finally:
+        os.close(fd)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """The file at `path`, made if absent, open for appending and locked against everybody else who asks here."""
+def locked(path: Path) -> Iterator[None]:
+    """Holds the file at `path`, made if absent, locked against everybody else who asks here."""
+    fd, _ = _open_locked(path)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open_locked(path: Path) -> tuple[int, int]:
+    """The file that has this name now, open for appending and locked until it is closed, and its size."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            found = os.fstat(fd)
             # It may have been moved away while we waited for the lock.
-            if _still_there(path, fd):
-                yield fd
-                return
-        finally:
+            if _is_at(path, found):
+                return fd, found.st_size
+        except BaseException:
             os.close(fd)
+            raise
+        os.close(fd)
 
 
-def _still_there(path: Path, fd: int) -> bool:
+def _is_at(path: Path, found: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))  # noqa: PTH116 Path.stat takes twice as long
+        return os.path.samestat(os.stat(path), found)  # noqa: PTH116 Path.stat takes twice as long
     except FileNotFoundError:
         return False

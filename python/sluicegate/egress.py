@@ -16,11 +16,10 @@ Counters are the native side's (`Port.stats`): nothing is counted twice here.
 """
 
 import asyncio
-import functools
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -136,6 +135,10 @@ class _Waiter:
 _NONE = Failures()
 _Key = tuple[str, int | None, int | None]
 """`(message id, source, destination)`: two PacketSources of one Listener may carry the same message id."""
+_Account = tuple[int | None, int | None, bool, bool]
+"""`(source, destination, settles, given back)`: what failures are reported together by."""
+_Failed = tuple[str, bytes, Failures]
+"""`(message id, body, failures)`."""
 
 
 class Egress:
@@ -166,7 +169,7 @@ class Egress:
         # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
-        self._letters: dict[tuple[str, bool], list[FailedMessage]] = {}
+        self._failed: dict[_Account, list[_Failed]] = {}
         self._backlog: deque[_Waiter] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -315,9 +318,9 @@ class Egress:
         for (message_id, source, destination), records in self._in_flight.items():
             for record in records:
                 lost = Failures([(None, "SendFailed", "the Listener was closed before this ended")])
-                self._report(message_id, source, destination, record, lost)
+                self._note(message_id, source, destination, record, lost)
                 _fail(record.done)
-        self._keep_letters()
+        self._report()
         self._in_flight.clear()
         for waiter in self._backlog:
             if waiter.owed is not None:
@@ -427,7 +430,7 @@ class Egress:
             if sent:
                 self._record.sent(sent)
         known = [(one, *self._pop(one)) for one in ended]
-        self._keep_letters()
+        self._report()
         for one, record, failures in known:
             try:
                 _tell(one, record, failures)
@@ -435,7 +438,7 @@ class Egress:
                 self._fault(error, one.message_id)
 
     def _pop(self, ended: Ended) -> tuple[_InFlight | None, Failures]:
-        """What was kept of a document that has ended, and its failures, which are reported. Never raises."""
+        """What was kept of a document that has ended, and its failures, which are noted."""
         key = (ended.message_id, ended.source, ended.destination)
         records = self._in_flight.get(key)
         record = None
@@ -447,10 +450,7 @@ class Egress:
         if not failed:
             return record, _NONE
         failures = Failures(failed)
-        try:
-            self._report(*key, record or _InFlight(b""), failures)
-        except Exception as error:  # the outcomes of a whole turn depend on this
-            self._fault(error, ended.message_id)
+        self._note(*key, record or _InFlight(b""), failures)
         return record, failures
 
     def _fault(self, error: Exception, message_id: str) -> None:
@@ -466,7 +466,7 @@ class Egress:
 
     # Failures: never silent (contract section 4.5)
 
-    def _report(
+    def _note(
         self,
         message_id: str,
         source: int | None,
@@ -474,45 +474,63 @@ class Egress:
         record: _InFlight,
         failures: Failures,
     ) -> None:
+        """For `_report`, which is to follow in the same turn: what fails together is told as one."""
+        account = (source, destination, record.settles, record.given_back)
+        self._failed.setdefault(account, []).append((message_id, record.body, failures))
+
+    def _report(self) -> None:
+        """Dead letters and events of all that was noted since the last time. Never raises: the outcomes of a whole turn
+        depend on this."""
+        noted, self._failed = self._failed, {}
+        for account, failed in noted.items():
+            try:
+                self._keep_letters(account, failed)
+                self._emit(account, failed)
+            except Exception as error:
+                self._fault(error, failed[0][0])
+
+    def _keep_letters(self, account: _Account, failed: Sequence[_Failed]) -> None:
+        source, _, settles, given_back = account
         name = _name(self._sources, source)
-        if (
-            self._record is not None
-            and name is not None
-            and self._record.wants(name)
-            and not record.given_back
-        ):
-            at = iso_milliseconds(time.time())
-            message = FailedMessage(name, self.listener, message_id, at, record.body, failures)
-            self._letters.setdefault((name, record.settles), []).append(message)
-        entries = Entries(record.body)
-        event = "ReplyFailed" if source is None else "SourceFailed"
-        for failure in failures:
-            self._events.emit_detailed(
-                event,
-                functools.partial(_details, message_id, failure, entries),
+        if self._record is None or name is None or given_back or not self._record.wants(name):
+            return
+        at = iso_milliseconds(time.time())
+        messages = [
+            FailedMessage(name, self.listener, id_, at, body, failures) for id_, body, failures in failed
+        ]
+        self._record.failed(messages, settles=settles)
+
+    def _emit(self, account: _Account, failed: Sequence[_Failed]) -> None:
+        source, destination, _, _ = account
+        counts: dict[str, int] = {}
+        for _, _, failures in failed:
+            for reason, count in failures.reasons().items():
+                counts[reason] = counts.get(reason, 0) + count
+        for reason, count in counts.items():
+            self._events.emit_alike(
+                "ReplyFailed" if source is None else "SourceFailed",
+                count,
+                _details(failed, reason),
                 Listener=self.listener,
                 Destination=_name(self._destinations, destination),
-                PacketSource=name,
-                Reason=failure.reason,
+                PacketSource=_name(self._sources, source),
+                Reason=reason,
             )
-
-    def _keep_letters(self) -> None:
-        """Hand on the dead letters of all that was reported since the last time, as one for each PacketSource."""
-        letters, self._letters = self._letters, {}
-        if self._record is not None:
-            for (_, settles), messages in letters.items():
-                self._record.failed(messages, settles=settles)
 
     def _report_lost(self, message: Message) -> None:
         lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
-        self._report(message.message_id, message.source, None, _InFlight(message.body), lost)
-        self._keep_letters()
+        self._note(message.message_id, message.source, None, _InFlight(message.body), lost)
+        self._report()
 
 
-def _details(message_id: str, failure: Failure, entries: Entries) -> dict[str, object]:
-    """What the event of a failure says of this one alone."""
-    detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
-    return detail | entries.fields(failure.index)
+def _details(failed: Iterable[_Failed], reason: str) -> Iterator[dict[str, object]]:
+    """What the events of failures for this reason say of each alone."""
+    for message_id, body, failures in failed:
+        entries = Entries(body)
+        for failure in failures:
+            if failure.reason == reason:
+                detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
+                yield detail | entries.fields(failure.index)
 
 
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:

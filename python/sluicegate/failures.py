@@ -1,6 +1,7 @@
 """The failed entries of one message, in little memory."""
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
@@ -43,6 +44,12 @@ class Failures(Sequence[Failure]):
     def held_bytes(self) -> int:
         """About what this takes in memory."""
         return len(self) * _FAILURE_BYTES + sum(_CAUSE_BYTES + len(detail) for _, detail in self._causes)
+
+    def reasons(self) -> dict[str, int]:
+        """How many there are for each."""
+        if len(self._causes) == 1:
+            return {self._causes[0][0]: len(self._indices)}
+        return Counter(self._causes[which][0] for which in self._which)
 
     def __len__(self) -> int:
         return len(self._indices)

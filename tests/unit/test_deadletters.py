@@ -19,7 +19,7 @@ from sluicegate.backoff import Backoff
 from sluicegate.deadletter_queue import CHUNK, LETTER_BYTES, SMALLEST_BYTES, DeadLetterQueue
 from sluicegate.deadletters import DeadLetter, DeadLetterFile, FailedMessage, NotKept
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failures
+from sluicegate.failures import Failure, Failures
 from sluicegate.journal import Journal
 from sluicegate.ledger import Ledger
 from sluicegate.model import PacketSource
@@ -28,16 +28,7 @@ ARN = "arn:aws:sqs:eu-west-1:123456789012:dead"
 
 
 def letter(index: int = 0, entry: object = None) -> DeadLetter:
-    return DeadLetter(
-        "replies",
-        "decoder",
-        "m1",
-        index,
-        "Expired",
-        "too old",
-        "2026-06-09T10:00:00.123Z",
-        entry or {"Data": "AA=="},
-    )
+    return DeadLetter(message(index), Failure(index, "Expired", "too old"), entry or {"Data": "AA=="})
 
 
 def message(*indices: int, entry: object = None) -> FailedMessage:

@@ -288,7 +288,7 @@ async def test_what_is_given_back_makes_events_and_no_dead_letters(by: str) -> N
         rig.egress.give_back(0, ["again", "unfinished", "lost", "never seen"])
         await until(lambda: bool(rig.sink.named("SourceFailed")))
     rig.egress.close()
-    assert [letter.message_id for letter in kept.letters] == ["lost", "lost too"]
+    assert [letter.of.message_id for letter in kept.letters] == ["lost", "lost too"]
     events = [event["MessageId"] for event in rig.sink.named("SourceFailed")]
     assert events == ["again", "unfinished", "lost", "lost too"]
 

@@ -1,8 +1,10 @@
 """Events: one line each, in the contract's order, bounded in rate, and never at the cost of the caller."""
 
+import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 import orjson
 import pytest
@@ -85,23 +87,24 @@ def test_what_is_beyond_the_limit_is_counted_and_summed_up_once_a_second() -> No
 def test_details_are_asked_for_only_if_the_line_is_written_and_share_the_limit_of_plain_events() -> None:
     sink, asked = MemorySink(), []
 
-    def details() -> dict[str, object]:
-        asked.append(True)
-        return {"Detail": "x", "MessageId": "m1", "Index": None}
+    def details() -> Iterator[dict[str, object]]:
+        for number in itertools.count():
+            asked.append(number)
+            yield {"Detail": "x", "MessageId": f"m{number}", "Index": None}
 
-    log = EventLog(sink, limit=2, clock=Clock(1000.0))
+    log = EventLog(sink, limit=4, clock=Clock(1000.0))
     log.emit("SourceFailed", Listener="l", PacketSource="a", Reason="Expired")
-    for _ in range(4):
-        log.emit_detailed(
-            "SourceFailed", details, Listener="l", Destination=None, PacketSource="a", Reason="Expired"
-        )
+    for count in (2, 3, 5):
+        shared = {"Listener": "l", "Destination": None, "PacketSource": "a", "Reason": "Expired"}
+        log.emit_alike("SourceFailed", count, details(), **shared)
     log.flush()
-    assert len(asked) == 1
+    assert asked == [0, 1, 0]  # of the first two, and then there is room for one more
+    assert [event.get("MessageId") for event in sink.events] == [None, "m0", "m1", "m0", None]
     names = ["Time", "Event", "Listener", "PacketSource", "MessageId", "Reason", "Detail"]
     assert list(sink.events[1]) == names
-    assert sink.events[2]["Suppressed"] == 3
-    assert "Destination" not in sink.events[2]
-    assert log.counts() == {"SourceFailed": 5}
+    assert sink.events[4]["Suppressed"] == 7
+    assert "Destination" not in sink.events[4]
+    assert log.counts() == {"SourceFailed": 11}
 
 
 def test_the_summary_comes_by_itself_when_nothing_follows() -> None:

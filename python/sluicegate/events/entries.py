@@ -30,9 +30,11 @@ class Entries:
     def entry(self, index: int | None) -> object:
         """The entry at `index` as JSON, or as text if it is none that can be written again (or is text); the whole body
         as text where there are no entries. Never the body for an entry among others: each may be as long."""
-        if index is None or (index == 0 and not self._entries()):
+        if index is None:
             return self._body.decode("utf-8", "replace")
         entries = self._entries()
+        if index == 0 and not entries:
+            return self._body.decode("utf-8", "replace")
         if not 0 <= index < len(entries):
             return None
         entry = entries[index]

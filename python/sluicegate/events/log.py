@@ -9,8 +9,9 @@ sum of `Suppressed` = what happened.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 
@@ -55,7 +56,7 @@ class _Suppressed:
     """What a summary says."""
 
     named: dict[str, object]
-    count: int = 1
+    count: int
 
 
 class EventLog:
@@ -104,19 +105,19 @@ class EventLog:
             if self._admit(event, named, now):
                 self._write(event, named, now)
 
-    def emit_detailed(
-        self, event: str, details: Callable[[], Mapping[str, object]], /, **fields: object
+    def emit_alike(
+        self, event: str, count: int, details: Iterable[Mapping[str, object]], /, **fields: object
     ) -> None:
-        """`emit` for what happens often: `fields`, in PascalCase, decide about the limit, and `details` is asked for
-        the others only if the line is written."""
+        """`emit` for `count` events that share `fields`, in PascalCase, and so their limit. `details`, what each says
+        besides, is asked only for the first ones, whose lines are written."""
         now = self._clock()
         with self._lock:
-            if not self._admit(event, fields, now):
-                return
+            admitted = self._admit(event, fields, now, count)
         # Without the lock: `details` may read a long message.
-        named = {name: value for name, value in {**fields, **details()}.items() if value is not None}
-        with self._lock:
-            self._write(event, named, now)
+        for detail in islice(details, admitted):
+            named = {name: value for name, value in {**fields, **detail}.items() if value is not None}
+            with self._lock:
+                self._write(event, named, now)
 
     def forward(self, lines: bytes, *, skip: Sink | None = None) -> None:
         """Write whole lines that were rendered, filtered and counted elsewhere (the native side), as they are.
@@ -147,40 +148,40 @@ class EventLog:
         for sink in self._sinks:
             sink.close(seconds)
 
-    def _admit(self, event: str, named: Mapping[str, object], now: float) -> bool:
-        """Count an event; whether its line is to be written, which otherwise a summary stands for."""
+    def _admit(self, event: str, named: Mapping[str, object], now: float, count: int = 1) -> int:
+        """Count events of one kind; of how many the lines are to be written. For the others a summary stands."""
         kind: _Kind = (
             event,
             named.get("Reason"),
             named.get("Listener"),
             named.get("PacketSource") or named.get("Destination"),
         )
-        self._counts[event] += 1
+        self._counts[event] += count
         if int(now) != self._second:
             self._roll(now)
         try:
             seen = self._in_second.get(kind, 0)
         except TypeError:  # a caller named a resource by something unhashable: still write it
             kind, seen = (event, None, None, None), 0
-        if seen >= self._limit:
-            self._suppress(kind, named, now)
-            return False
-        self._in_second[kind] = seen + 1
-        return True
+        admitted = min(count, self._limit - seen)
+        self._in_second[kind] = seen + admitted
+        if admitted < count:
+            self._suppress(kind, named, now, count - admitted)
+        return admitted
 
     def _roll(self, now: float) -> None:
         self._summarize(now)
         self._second = int(now)
         self._in_second.clear()
 
-    def _suppress(self, kind: _Kind, named: Mapping[str, object], now: float) -> None:
+    def _suppress(self, kind: _Kind, named: Mapping[str, object], now: float, count: int) -> None:
         known = self._suppressed.get(kind)
         if known is not None:
-            known.count += 1
+            known.count += count
             return
         kept = ("Listener", "Destination", "PacketSource", "Reason")
         fields = {name: named[name] for name in kept if named.get(name) is not None}
-        self._suppressed[kind] = _Suppressed(fields)
+        self._suppressed[kind] = _Suppressed(fields, count)
         if self._timer is None:
             # The summary must come even when nothing happens any more: one timer per second, only while
             # suppressing.
