@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 from uuid import UUID
 
-from sluicegate.egress import Message, Outcome
+from sluicegate.messages import Message, Outcome
 from sluicegate.sources.sns_endpoint import create_app
 from sluicegate.sources.sns_message import MESSAGE_LIMIT
 from sluicegate.sources.sns_xml import NAMESPACE, unquote_plus

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sluicegate.control.api import BODY_LIMIT, create_app
 from sluicegate.control.metrics import MetricSources
 from sluicegate.control.server import BindError, Server
-from sluicegate.egress import EgressClosed, EgressFull, Failure, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.failures import Failure
+from sluicegate.messages import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.sources.topics import Topics
 
 FLAT = b'{"Data":"AQIDBA==","Remote":{"IP":"203.0.113.42","Port":4567}}'

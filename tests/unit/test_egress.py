@@ -10,9 +10,10 @@ from waiting import until
 
 from sluicegate import egress as egress_module
 from sluicegate.deadletters import DeadLetter, FailedMessage
-from sluicegate.egress import Egress, EgressClosed, EgressFull, Failure, Message, Outcome, Record
+from sluicegate.egress import Egress
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failures
+from sluicegate.failures import Failure, Failures
+from sluicegate.messages import EgressClosed, EgressFull, Message, Outcome, Record
 
 BODY = (
     b'{"Messages":[{"Data":"AQID","Remote":{"Address":"198.51.100.7","Port":40001},"Id":"a"},{"Tag":"t1"}]}'

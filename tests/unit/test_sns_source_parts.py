@@ -12,8 +12,9 @@ from fake_aws import ACCOUNT, FakeAws, FakeQueue, envelope
 from waiting import until
 
 from sluicegate.aws import AwsError
-from sluicegate.egress import EgressClosed, Failure, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.failures import Failure
+from sluicegate.messages import EgressClosed, Message, Outcome
 from sluicegate.model import GatewayConfig, PacketSource
 from sluicegate.sources import sns, sns_consumer, sns_subscription
 from sluicegate.sources.sns import SnsSetting, SnsSource, in_flight_limit

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from doubles import FakeSender
-from sluicegate.egress import Message
+from sluicegate.messages import Message
 from sluicegate.sources.topics import (
     Binding,
     InvalidTopic,

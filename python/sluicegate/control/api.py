@@ -25,7 +25,7 @@ from sluicegate.control.keys import Authenticated, Authenticator
 from sluicegate.control.metrics import MetricSources, exposition
 from sluicegate.control.openapi import openapi_routes
 from sluicegate.control.resources import ResourcesView, resource_routes
-from sluicegate.egress import EgressClosed, EgressFull, Message, Outcome
+from sluicegate.messages import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.sources.base import Sender
 from sluicegate.sources.http_input import (
     BodyTooLarge,

@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sluicegate.egress import Message, Outcome
+from sluicegate.messages import Message, Outcome
 
 
 class Sender(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sluicegate.aws import AwsError, QueueMessage
-from sluicegate.egress import EgressClosed, Message, Outcome
+from sluicegate.messages import EgressClosed, Message, Outcome
 from sluicegate.sources.base import Sender
 from sluicegate.sources.ended import Ended
 from sluicegate.sources.sns_consumer import BATCH, Consumer, Receipt, SourceStats

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sluicegate.egress import Message
+from sluicegate.messages import Message
 from sluicegate.sources.base import Sender, Source
 from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
 
