@@ -184,28 +184,17 @@ class DeadLetterFile:
 
 def append_lines(path: Path, data: bytes) -> None:
     """Append whole lines to the file that has this name now."""
-    fd, size = _open_locked(path)
-    try:
+    with locked(path) as (fd, size):
         if size and os.pread(fd, 1, size - 1) != b"\n":
             data = b"\n" + data
         while data:
             data = data[os.write(fd, data) :]
-    finally:
-        os.close(fd)
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the file at `path`, made if absent, locked against everybody else who asks here."""
-    fd, _ = _open_locked(path)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-def _open_locked(path: Path) -> tuple[int, int]:
-    """The file that has this name now, open for appending and locked until it is closed, and its size."""
+def locked(path: Path) -> Iterator[tuple[int, int]]:
+    """The file at `path`, made if absent, open for appending and locked against everybody else who asks here; and its
+    size in bytes."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -213,15 +202,14 @@ def _open_locked(path: Path) -> tuple[int, int]:
             found = os.fstat(fd)
             # It may have been moved away while we waited for the lock.
             if _is_at(path, found):
-                return fd, found.st_size
-        except BaseException:
+                yield fd, found.st_size
+                return
+        finally:
             os.close(fd)
-            raise
-        os.close(fd)
 
 
 def _is_at(path: Path, found: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.stat(path), found)  # noqa: PTH116 Path.stat takes twice as long
+        return os.path.samestat(path.stat(), found)
     except FileNotFoundError:
         return False

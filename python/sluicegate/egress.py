@@ -170,8 +170,8 @@ class Egress:
         return self._record is None or name is None or self._record.settled(name)
 
     async def settle(self, source: int) -> None:
-        """Return once `settled`. While their queue cannot be reached this waits; `EgressClosed`
-        when the gateway stops first. Then the message must not be acknowledged.
+        """Return once `settled`. While the dead letters' queue cannot be reached this waits; `EgressClosed` when the
+        gateway stops first. Then the message must not be acknowledged.
         """
         name = _name(self._sources, source)
         if self._record is None or name is None:
