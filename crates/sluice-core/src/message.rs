@@ -88,6 +88,68 @@ pub struct Entry<'a> {
     pub id: Scalar<'a>,
 }
 
+/// Where the value of an entry's key goes.
+enum Place<'e, 'a> {
+    Scalar(&'e mut Scalar<'a>),
+    Remote(&'e mut RemoteField<'a>),
+    Inner(&'e mut InnerField<'a>),
+}
+
+impl<'a> Entry<'a> {
+    /// None: an entry has no such field.
+    #[inline]
+    fn place(&mut self, key: &str) -> Option<Place<'_, 'a>> {
+        Some(match key {
+            "Data" => Place::Scalar(&mut self.data),
+            "Formatter" => Place::Scalar(&mut self.formatter),
+            "Tag" => Place::Scalar(&mut self.tag),
+            "Remote" => Place::Remote(&mut self.remote),
+            "Inner" => Place::Inner(&mut self.inner),
+            "TtlSeconds" => Place::Scalar(&mut self.ttl_seconds),
+            "ExpiresAt" => Place::Scalar(&mut self.expires_at),
+            "Id" => Place::Scalar(&mut self.id),
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> InnerObject<'a> {
+    #[inline]
+    fn place(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
+        match key {
+            "SourceAddress" => Some(&mut self.source[0]),
+            "SourcePort" => Some(&mut self.source[1]),
+            "DestinationAddress" => Some(&mut self.destination[0]),
+            "DestinationPort" => Some(&mut self.destination[1]),
+            _ => None,
+        }
+    }
+}
+
+/// The fields of [`RemoteField::Object`] while they are read.
+#[derive(Default)]
+struct RemoteParts<'a> {
+    address: Scalar<'a>,
+    port: Scalar<'a>,
+    peer_key: Scalar<'a>,
+}
+
+impl<'a> RemoteParts<'a> {
+    #[inline]
+    fn place(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
+        match key {
+            "Address" | "IP" | "IpAddress" => Some(&mut self.address),
+            "Port" => Some(&mut self.port),
+            "PeerKey" => Some(&mut self.peer_key),
+            _ => None,
+        }
+    }
+
+    fn whole(self) -> RemoteField<'a> {
+        RemoteField::Object { address: self.address, port: self.port, peer_key: self.peer_key }
+    }
+}
+
 /// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)]

@@ -1,7 +1,7 @@
 //! Any JSON as a document: every field takes every value, and text that is JSON by its grammar and still no string harms only
 //! its own entry.
 
-use super::{Document, Element, Entry, InnerField, InnerObject, RemoteField, Scalar};
+use super::{Document, Element, Entry, InnerField, InnerObject, Place, RemoteField, RemoteParts, Scalar};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt};
@@ -121,16 +121,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for RemoteField<'a> {
                 skip_seq(seq).map(|()| RemoteField::Other)
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RemoteField<'de>, A::Error> {
-                let (mut address, mut port, mut peer_key) = (Scalar::Absent, Scalar::Absent, Scalar::Absent);
+                let mut remote = RemoteParts::default();
                 while let Some(Text(key)) = map.next_key()? {
-                    match &*key {
-                        "Address" | "IP" | "IpAddress" => address = map.next_value()?,
-                        "Port" => port = map.next_value()?,
-                        "PeerKey" => peer_key = map.next_value()?,
-                        _ => drop(map.next_value::<IgnoredAny>()?),
-                    }
+                    read(remote.place(&key), &mut map)?;
                 }
-                Ok(RemoteField::Object { address, port, peer_key })
+                Ok(remote.whole())
             }
         }
         deserializer.deserialize_any(RemoteVisitor)
@@ -151,13 +146,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InnerField<'de>, A::Error> {
                 let mut inner = Box::<InnerObject>::default();
                 while let Some(Text(key)) = map.next_key()? {
-                    match &*key {
-                        "SourceAddress" => inner.source[0] = map.next_value()?,
-                        "SourcePort" => inner.source[1] = map.next_value()?,
-                        "DestinationAddress" => inner.destination[0] = map.next_value()?,
-                        "DestinationPort" => inner.destination[1] = map.next_value()?,
-                        _ => drop(map.next_value::<IgnoredAny>()?),
-                    }
+                    read(inner.place(&key), &mut map)?;
                 }
                 Ok(InnerField::Object(inner))
             }
@@ -166,19 +155,23 @@ impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
     }
 }
 
+/// Reads a value into its place, if it has one.
+fn read<'de: 'a, 'a, A: MapAccess<'de>>(place: Option<&mut Scalar<'a>>, map: &mut A) -> Result<(), A::Error> {
+    match place {
+        Some(scalar) => *scalar = map.next_value()?,
+        None => drop(map.next_value::<IgnoredAny>()?),
+    }
+    Ok(())
+}
+
 impl<'a> Entry<'a> {
     /// Takes the value of `key` if it is one of an entry's fields.
     fn take<'de: 'a, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match key {
-            "Data" => self.data = map.next_value()?,
-            "Formatter" => self.formatter = map.next_value()?,
-            "Tag" => self.tag = map.next_value()?,
-            "Remote" => self.remote = map.next_value()?,
-            "Inner" => self.inner = map.next_value()?,
-            "TtlSeconds" => self.ttl_seconds = map.next_value()?,
-            "ExpiresAt" => self.expires_at = map.next_value()?,
-            "Id" => self.id = map.next_value()?,
-            _ => drop(map.next_value::<IgnoredAny>()?),
+        match self.place(key) {
+            Some(Place::Scalar(scalar)) => *scalar = map.next_value()?,
+            Some(Place::Remote(remote)) => *remote = map.next_value()?,
+            Some(Place::Inner(inner)) => *inner = map.next_value()?,
+            None => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! without escapes, small whole numbers, or objects of such. Whatever else a document has, [`read`] leaves it to the parser
 //! of [`message`](super), and what it does read, that parser would read to the same end.
 
-use super::{Element, Entry, InnerField, InnerObject, RemoteField, Scalar};
+use super::{Element, Entry, InnerField, InnerObject, Place, RemoteField, RemoteParts, Scalar};
 use std::borrow::Cow;
 
 /// Digits of whole numbers that an f64 holds exactly.
@@ -60,16 +60,11 @@ impl<'a> Cursor<'a> {
     fn entry(&mut self) -> Option<Entry<'a>> {
         let mut entry = Entry::default();
         self.object(|cursor, key| {
-            match key {
-                "Data" => entry.data = cursor.scalar()?,
-                "Formatter" => entry.formatter = cursor.scalar()?,
-                "Tag" => entry.tag = cursor.scalar()?,
-                "Remote" => entry.remote = cursor.remote()?,
-                "Inner" => entry.inner = cursor.inner()?,
-                "TtlSeconds" => entry.ttl_seconds = cursor.scalar()?,
-                "ExpiresAt" => entry.expires_at = cursor.scalar()?,
-                "Id" => entry.id = cursor.scalar()?,
-                _ => drop(cursor.scalar()?),
+            match entry.place(key) {
+                Some(Place::Scalar(scalar)) => *scalar = cursor.scalar()?,
+                Some(Place::Remote(remote)) => *remote = cursor.remote()?,
+                Some(Place::Inner(inner)) => *inner = cursor.inner()?,
+                None => drop(cursor.scalar()?),
             }
             Some(())
         })?;
@@ -77,32 +72,24 @@ impl<'a> Cursor<'a> {
     }
 
     fn remote(&mut self) -> Option<RemoteField<'a>> {
-        let (mut address, mut port, mut peer_key) = (Scalar::Absent, Scalar::Absent, Scalar::Absent);
-        self.object(|cursor, key| {
-            match key {
-                "Address" | "IP" | "IpAddress" => address = cursor.scalar()?,
-                "Port" => port = cursor.scalar()?,
-                "PeerKey" => peer_key = cursor.scalar()?,
-                _ => drop(cursor.scalar()?),
-            }
-            Some(())
-        })?;
-        Some(RemoteField::Object { address, port, peer_key })
+        let mut remote = RemoteParts::default();
+        self.object(|cursor, key| cursor.read(remote.place(key)))?;
+        Some(remote.whole())
     }
 
     fn inner(&mut self) -> Option<InnerField<'a>> {
         let mut inner = Box::<InnerObject>::default();
-        self.object(|cursor, key| {
-            match key {
-                "SourceAddress" => inner.source[0] = cursor.scalar()?,
-                "SourcePort" => inner.source[1] = cursor.scalar()?,
-                "DestinationAddress" => inner.destination[0] = cursor.scalar()?,
-                "DestinationPort" => inner.destination[1] = cursor.scalar()?,
-                _ => drop(cursor.scalar()?),
-            }
-            Some(())
-        })?;
+        self.object(|cursor, key| cursor.read(inner.place(key)))?;
         Some(InnerField::Object(inner))
+    }
+
+    /// Reads a value into its place, if it has one.
+    fn read(&mut self, place: Option<&mut Scalar<'a>>) -> Option<()> {
+        let value = self.scalar()?;
+        if let Some(scalar) = place {
+            *scalar = value;
+        }
+        Some(())
     }
 
     /// Reads an object; `field` reads the value behind each key.
