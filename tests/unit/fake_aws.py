@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from doubles import envelope as envelope
 from sluicegate.aws import AwsError, QueueMessage, Role
 
 ACCOUNT = "123456789012"

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fake_aws import FakeQueue, envelope
-from test_sns_source_parts import TOPIC, Rig, attribute, until
+from fake_aws import FakeQueue
+from test_sns_source_parts import TOPIC, Rig, attribute
 from test_sns_source_parts import rig as rig
+from waiting import until
 
+from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources import sns_carrier, sns_subscription
 
@@ -217,23 +219,13 @@ def told(rig: Rig, name: str = "SourcePollFailed") -> None:
     assert rig.named(name)
 
 
-async def test_a_mistake_in_a_poll_is_told_and_the_queue_is_read_on(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["receive", "delete"])
+async def test_a_mistake_in_a_poll_or_a_delete_is_told_and_the_call_tried_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     await rig.start()
     queue = await rig.queue()
-    monkeypatch.setattr(queue, "receive", breaking(2, queue.receive))
-    put(queue, 1)
-    await until(lambda: len(queue.deleted) == 1)
-    told(rig)
-
-
-async def test_a_mistake_in_a_delete_is_told_and_the_delete_tried_again(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await rig.start()
-    queue = await rig.queue()
-    monkeypatch.setattr(queue, "delete", breaking(2, queue.delete))
+    monkeypatch.setattr(queue, call, breaking(2, getattr(queue, call)))
     put(queue, 1)
     await until(lambda: len(queue.deleted) == 1)
     told(rig)

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from fake_aws import envelope
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles import envelope
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.journal import Journal
 from sluicegate.model import GatewayConfig

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_aws import ACCOUNT, FakeAws, FakeQueue, envelope
+from fake_aws import ACCOUNT, FakeAws, FakeQueue
 from waiting import until
 
+from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.failures import Failure

@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 import pytest
-from fake_aws import ACCOUNT, envelope
+from fake_aws import ACCOUNT
 from test_sns_source_parts import ROLE, TOPIC, Rig, attribute
 from test_sns_source_parts import rig as rig
 from waiting import until
 
+from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources import sns_queue, sns_subscription
 from sluicegate.sources.sns_subscription import gateway_role, next_step
