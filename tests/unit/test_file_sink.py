@@ -106,6 +106,7 @@ def test_a_full_disk_costs_lines_with_a_count_and_nothing_else(
     assert sink.dropped == 40
     path.unlink()  # there is room again
     until(lambda: path.exists() and b"EventsDropped" in path.read_bytes(), "the count is told")
+    until(lambda: not sink._queued, "what was written has made room")
     sink.write(line(50))
     sink.close(10)
     events = [json.loads(one) for one in path.read_bytes().splitlines()]
