@@ -230,6 +230,7 @@ class Kept:
     def __init__(self) -> None:
         self.ids: list[tuple[str, str]] = []
         self.letters: list[DeadLetter] = []
+        self.calls: list[list[str]] = []
         self.congested_sources: list[str] = []
 
     def wants(self, source: str) -> bool:
@@ -239,6 +240,7 @@ class Kept:
         self.ids += ids
 
     def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+        self.calls.append([message.message_id for message in messages])
         self.letters += [letter for message in messages for letter in message.letters()]
 
     def congested(self, sources: Sequence[str]) -> bool:
@@ -258,10 +260,60 @@ async def test_one_poisoned_entry_costs_no_outcome_of_its_turn() -> None:
     rig.port.end((0, "MalformedData", "not base64"), (1, "InvalidTag", "altered"), entries=2)
     rig.port.end(entries=2)
     await until(lambda: len(ended) == 2)
-    assert [(outcome.message_id, outcome.sent) for outcome in ended] == [("poison", 0), ("good", 2)]
+    assert {(outcome.message_id, outcome.sent) for outcome in ended} == {("poison", 0), ("good", 2)}
     assert [json.loads(letter.line())["Index"] for letter in kept.letters] == [0, 1]
     assert str(kept.letters[0].entry).startswith('{"Data":"!!","X":[[')
     assert kept.letters[1].entry == {"Tag": "t1"}
+    rig.egress.close()
+
+
+EXPIRED = (0, "Expired", "late")
+
+
+async def test_failures_that_settle_are_kept_as_one_and_told_after_that() -> None:
+    rig = Rig(record=(kept := Kept()))
+    ended: list[Outcome] = []
+    rig.egress.try_submit(
+        [Message("a", 0, BODY), Message("b", 0, BODY), Message("good", 0, BODY)], ended.append
+    )
+    rig.egress.try_submit([Message("unsettled", 0, BODY, settles=False)], ended.append)
+    rig.port.end(EXPIRED)
+    await turns()
+    for failures in [EXPIRED], [], [EXPIRED]:
+        rig.port.end(*failures)
+    await until(lambda: len(ended) == 2)
+    assert ([outcome.message_id for outcome in ended], kept.calls) == (["good", "unsettled"], [["unsettled"]])
+    assert rig.egress.in_flight == 2
+    assert rig.egress.holds(source=0)
+    assert await rig.egress.drain(5)
+    assert ([outcome.message_id for outcome in ended[2:]], kept.calls[1:]) == (["a", "b"], [["a", "b"]])
+    rig.egress.close()
+
+
+async def test_so_many_failures_are_told_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "GATHER_SECONDS", 3600)
+    monkeypatch.setattr(egress_module, "GATHER_MESSAGES", 3)
+    rig = Rig(record=(kept := Kept()))
+    ended: list[Outcome] = []
+    rig.egress.try_submit([Message(f"m{number}", 0, BODY) for number in range(4)], ended.append)
+    for _ in range(4):
+        rig.port.end(EXPIRED)
+    await until(lambda: len(ended) == 3)
+    assert kept.calls == [["m0", "m1", "m2"]]
+    rig.egress.close()
+    assert len(ended) == 4, "the last one is told when the Listener closes"
+
+
+async def test_of_two_messages_with_one_id_the_first_ends_first() -> None:
+    rig = Rig(record=Kept())
+    first: list[Outcome] = []
+    second: list[Outcome] = []
+    rig.egress.try_submit([Message("same", 0, BODY)], first.append)
+    rig.egress.try_submit([Message("same", 0, BODY)], second.append)
+    rig.port.end(EXPIRED)
+    rig.port.end()
+    assert await rig.egress.drain(5)
+    assert [(len(one.failures), one.sent) for one in (*first, *second)] == [(1, 0), (0, 1)]
     rig.egress.close()
 
 
