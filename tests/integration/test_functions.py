@@ -202,6 +202,32 @@ async def test_a_handler_that_ignores_sigterm_is_stopped_with_its_children(make:
     await eventually(lambda: not is_alive(answer["echo"]))
 
 
+async def test_a_handler_that_cleans_up_at_sigterm_gets_to_do_so_while_it_waits(
+    make: Make, tmp_path: Path
+) -> None:
+    function = make(
+        f"""
+        import pathlib, signal, sys
+        def clean_up(number, frame):
+            pathlib.Path({str(tmp_path / "clean")!r}).write_text("yes")
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, clean_up)
+        def handler(event, context):
+            return None
+        """
+    )
+    await function.invoke(b"{}")
+    await function.close()
+    assert (tmp_path / "clean").read_text() == "yes"
+
+
+async def test_what_a_handler_sets_for_its_sockets_does_not_hold_for_the_runtimes(make: Make) -> None:
+    function = make("import socket; socket.setdefaulttimeout(0.05)\n" + textwrap.dedent(ECHO))
+    first = await call(function)
+    await asyncio.sleep(0.2)
+    assert (await call(function, do="import time; time.sleep(0.1)"))["pid"] == first["pid"]
+
+
 async def test_exception_is_reported_and_the_worker_lives_on(make: Make) -> None:
     function = make(ECHO)
     first = await call(function)
