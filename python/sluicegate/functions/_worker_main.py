@@ -18,6 +18,7 @@ import sys
 import types
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+_INVOCATION = "/2018-06-01/runtime/invocation/"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
 _LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
 _RECEIVE_BYTES = 1 << 18
@@ -89,6 +90,8 @@ def _speed_up_http() -> None:
 class _Client:
     """What the runtime calls, over one plain socket. Errors, which are rare, go through `own`, the runtime's client.
 
+    A result is sent together with the request for the next invocation, and both answers are read together.
+
     Made before the handler is loaded: a default timeout that the handler sets for its sockets must not hold here. The
     other side is `runtime_http.py`. No callbacks, as a parser in C has them: a signal's handler may raise `SystemExit`
     at any place, and through those it would not get.
@@ -96,7 +99,10 @@ class _Client:
 
     def __init__(self, api: str, own: types.ModuleType) -> None:
         self.post_error = own.post_error
-        self._host = api
+        self._host = f"Host: {api}\r\n"
+        self._next = f"GET {_INVOCATION}next HTTP/1.1\r\n{self._host}\r\n".encode()
+        self._posted = False
+        self._read = b""
         host, _, port = api.rpartition(":")
         self._socket = socket.create_connection((host, int(port)))
         # Without it a result waits for the other side's delayed acknowledgement.
@@ -105,7 +111,15 @@ class _Client:
         self._poll.register(self._socket, select.POLLIN)
 
     def next(self) -> tuple[bytes, dict[str, str | int]]:
-        status, headers, event = self._ask("GET", "next")
+        if self._posted:
+            status, _, _ = self._answer()
+            # 413: the gateway has said that it is too large. The worker is none the worse.
+            if status not in ("202", "413"):
+                raise RuntimeError(f"Failed to post invocation response: status {status}")
+            self._posted = False
+        else:
+            self._socket.sendall(self._next)
+        status, headers, event = self._answer()
         if status != "200":
             raise RuntimeError(f"Failed to get next: status {status}")
         return event, headers | {_DEADLINE: int(headers[_DEADLINE])}
@@ -113,27 +127,28 @@ class _Client:
     def post_invocation_result(
         self, request_id: str, result: bytes, content_type: str, invocation_id: str | None = None
     ) -> None:
-        headers = f"Content-Type: {content_type}\r\nContent-Length: {len(result)}\r\n"
-        status, _, _ = self._ask("POST", f"{request_id}/response", headers, result)
-        if status != "202":
-            raise RuntimeError(f"Failed to post invocation response: status {status}")
+        head = (
+            f"POST {_INVOCATION}{request_id}/response HTTP/1.1\r\n{self._host}"
+            f"Content-Type: {content_type}\r\nContent-Length: {len(result)}\r\n\r\n"
+        )
+        self._posted = True
+        self._socket.sendall(head.encode() + result + self._next)
 
-    def _ask(
-        self, method: str, path: str, headers: str = "", body: bytes = b""
-    ) -> tuple[str, dict[str, str], bytes]:
-        line = f"{method} /2018-06-01/runtime/invocation/{path} HTTP/1.1\r\n"
-        self._socket.sendall(f"{line}Host: {self._host}\r\n{headers}\r\n".encode() + body)
-        data = b""
-        while (end := data.find(b"\r\n\r\n")) < 0:
+    def _answer(self) -> tuple[str, dict[str, str], bytes]:
+        """Status, headers and body of the next one."""
+        data = self._read
+        while (start := data.find(b"\r\n\r\n") + 4) < 4:
             data += self._receive()
-        first, *lines = data[:end].decode("latin-1").split("\r\n")
-        answered = dict(line.split(": ", 1) for line in lines)
-        parts = [data[end + 4 :]]
-        left = int(answered["Content-Length"]) - len(parts[0])
-        while left > 0:
+        first, *lines = data[: start - 4].decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        end = start + int(headers["Content-Length"])
+        parts, size = [data], len(data)
+        while size < end:
             parts.append(self._receive())
-            left -= len(parts[-1])
-        return first.split()[1], answered, b"".join(parts)
+            size += len(parts[-1])
+        data = b"".join(parts)
+        self._read = data[end:]
+        return first.split()[1], headers, data[start:end]
 
     def _receive(self) -> bytes:
         while not self._poll.poll(_LOOK_MS):
