@@ -5,16 +5,19 @@ that it does besides (policy, memory of what has ended, accounts, deletes after 
 what one would write instead (`sqs_baselines.py`). "own client alone" is the last of those with the gateway's client
 of SQS: what is left is the gateway's own work.
 
-What malformed messages cost is measured in one gateway, in blocks by turns: in one block every message is good, in the
-next one each `EVERY`th cannot be sent, and both are of the same length. Two processes one after the other differ by
-more than what is looked for. A block ends when each of its messages is deleted, the malformed ones as well, and all
-that is good has arrived; afterwards each malformed one must have been counted and be a dead letter. The ratios are the
-median of those of neighbouring blocks. A block lasts for about two seconds: of each second's failures the first hundred
-are lines in the log, so that shorter blocks would have more lines for each failure than a rate that lasts.
+What malformed messages cost is measured in one gateway, in blocks by turns: in one block every message is good, in
+the next one each `EVERY`th cannot be sent, and both are of the same length. Two processes one after the other differ
+by more than what is looked for. A block ends when each of its messages is deleted, the malformed ones as well, and
+all that is good has arrived; afterwards each malformed one must have been counted and be a dead letter. Each
+malformed block is compared with the mean of the good ones before and after it, and the median of those ratios counts:
+what the machine gives changes from block to block by more than what is looked for. A block lasts for about two
+seconds: of each second's failures the first hundred are lines in the log, so that shorter blocks would have more
+lines for each failure than a rate that lasts; and the failures of its last 30 ms are told after their time.
 """
 
 import collections
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -33,7 +36,8 @@ RATE = 1_000
 BOTO3_GOAL, AIOBOTOCORE_GOAL = 4, 2
 EVERY = 10
 MALFORMED_GOAL = 0.95
-BLOCKS = 8
+BLOCKS = 13
+"""An odd number: the first and the last are good ones."""
 BLOCK = 2
 """As many times the messages of a run of its own."""
 SETTLE_SECONDS = 0.5
@@ -70,7 +74,7 @@ def _by_gateway(count: int) -> Sample:
 
 
 def _by_turns(count: int) -> tuple[list[Sample], list[Sample]]:
-    """Blocks of `count` messages: those with good ones only, and what followed each, with malformed ones."""
+    """Blocks of `count` messages: around each with malformed ones the mean of its good neighbours, and itself."""
     malformed = count // EVERY
     blocks: tuple[list[Sample], list[Sample]] = ([], [])
     with (
@@ -87,7 +91,13 @@ def _by_turns(count: int) -> tuple[list[Sample], list[Sample]]:
         letters = (directory / "dead.ndjson").read_bytes().count(b"\n")
     if counted != letters or counted != malformed * (BLOCKS // 2):
         raise BenchError(f"{malformed * (BLOCKS // 2)} malformed: {counted} counted, {letters} dead letters")
-    return blocks
+    good, bad = blocks
+    return [_mean(one, two) for one, two in itertools.pairwise(good)], bad
+
+
+def _mean(one: Sample, two: Sample) -> Sample:
+    """Of two blocks of one length, as if they were one."""
+    return Sample(2 / (1 / one.rate + 1 / two.rate), 0, ((one.cpu or 0) + (two.cpu or 0)) / 2)
 
 
 def _by_baseline(how: str, count: int) -> Sample:

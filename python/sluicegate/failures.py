@@ -61,15 +61,13 @@ class Failures(Sequence[Failure]):
     def __getitem__(self, place: int | slice) -> Failure | list[Failure]:
         if isinstance(place, slice):
             return [self[one] for one in range(len(self))[place]]
-        index = self._indices[place]
-        return Failure(None if index < 0 else index, *self._causes[self._which[place]])
+        return self._failure(self._indices[place], self._which[place])
 
     def __iter__(self) -> Iterator[Failure]:
-        return iter((self[0],)) if len(self._indices) == 1 else self._each()
+        return map(self._failure, self._indices, self._which)
 
-    def _each(self) -> Iterator[Failure]:
-        for index, which in zip(self._indices, self._which, strict=True):
-            yield Failure(None if index < 0 else index, *self._causes[which])
+    def _failure(self, index: int, which: int) -> Failure:
+        return Failure(None if index < 0 else index, *self._causes[which])
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
