@@ -2,7 +2,9 @@
 
 Arrival is the kernel's time stamp, so the receiver's own delay does not count. One message at a time: the next as soon
 as the last has arrived, or 20 ms apart, when both sides have gone to sleep in between. "own POST" is the same request
-written by hand into an open connection: what is left without boto3's own time.
+written by hand into an open connection: what is left without boto3's own time. The baseline of boto3 is boto3 with an
+endpoint that does as good as nothing (`bare_endpoint.py`): what no gateway can be faster than. The ratio is its time to
+the gateway's.
 """
 
 import base64
@@ -10,7 +12,6 @@ import http.client
 import json
 import os
 import socket
-import statistics
 import struct
 import time
 import urllib.parse
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from .gateway import TOPIC, Gateway
 from .plan import Plan
-from .processes import LOAD_CORE, BenchError, scratch
+from .processes import LOAD_CORE, TESTED_CORE, BenchError, Process, module, scratch
 from .publisher import client
 from .results import Row, percentile, yes_or_no
 
@@ -39,12 +40,14 @@ def run(plan: Plan) -> Iterator[Row]:
     try:
         with scratch() as directory, Gateway(directory, DESTINATION) as gateway, Device() as device:
             for pause, paced in (0.0, ""), (PAUSE_SECONDS, ", every 20 ms"):
-                goal = None if pause else GOAL_MS
-                for how, send in ("boto3", _boto3(gateway, device)), ("own POST", _post(gateway, device)):
-                    name = f"publish to wire, {how}{paced}"
-                    yield from _report(name, device, plan, send, pause, goal if how == "boto3" else None)
-            request = _request(gateway, device)
-            yield from _report("request to reply, batches of 1", device, plan, request, PAUSE_SECONDS)
+                with Process(module("bare_endpoint"), TESTED_CORE) as bare:
+                    least = _times(device, plan, _boto3(bare.line(), device), pause)
+                times = _times(device, plan, _boto3(gateway.sns, device), pause)
+                yield from _rows(f"publish to wire, boto3{paced}", times, least, None if pause else GOAL_MS)
+                times = _times(device, plan, _post(gateway, device), pause)
+                yield from _rows(f"publish to wire, own POST{paced}", times)
+            times = _times(device, plan, _request(gateway, device), PAUSE_SECONDS)
+            yield from _rows("request to reply, batches of 1", times)
     finally:
         os.sched_setaffinity(0, before)
 
@@ -78,35 +81,38 @@ class Device:
         self.socket.close()
 
 
-def _report(
-    name: str,
-    device: Device,
-    plan: Plan,
-    send: Callable[[bytes], None],
-    pause: float,
-    goal: float | None = None,
-) -> Iterator[Row]:
+def _times(device: Device, plan: Plan, send: Callable[[bytes], None], pause: float) -> list[float]:
+    """Milliseconds of each."""
     times = []
     for number in range(plan.publishes + WARM_UP):
         payload = b"%08d" % number
         time.sleep(pause)
         start = time.time_ns()
         send(payload)
-        took = (device.arrival(payload) - start) / 1e6
-        if number >= WARM_UP:
-            times.append(took)
-    p50 = statistics.median(times)
-    met = "" if goal is None else yes_or_no(p50 <= goal * 1.1)  # "about"
-    yield Row(f"{name}, p50", p50, " ms", goal="" if goal is None else f"about {goal:g} ms", met=met)
-    yield Row(f"{name}, p99", percentile(times, 0.99), " ms")
+        times.append((device.arrival(payload) - start) / 1e6)
+    return times[WARM_UP:]
+
+
+def _rows(
+    name: str, times: list[float], least: list[float] | None = None, goal: float | None = None
+) -> Iterator[Row]:
+    for part, label in (0.5, "p50"), (0.99, "p99"):
+        row = Row(f"{name}, {label}", percentile(times, part), " ms")
+        if least is not None:
+            row.baseline, row.baseline_rate = "boto3, bare endpoint", percentile(least, part)
+            row.ratio = row.baseline_rate / percentile(times, part)
+        if goal is not None and label == "p50":
+            row.goal = f"about {goal:g} ms"
+            row.met = yes_or_no(percentile(times, part) <= goal * 1.1)  # "about"
+        yield row
 
 
 def _message(device: Device, payload: bytes) -> str:
     return json.dumps({"Data": base64.b64encode(payload).decode(), "Remote": device.remote})
 
 
-def _boto3(gateway: Gateway, device: Device) -> Callable[[bytes], None]:
-    sns = client(gateway.sns)
+def _boto3(endpoint: str, device: Device) -> Callable[[bytes], None]:
+    sns = client(endpoint)
     return lambda payload: sns.publish(TopicArn=TOPIC, Message=_message(device, payload)) and None
 
 
