@@ -40,7 +40,7 @@ log = structlog.get_logger("sluicegate.egress")
 ROOM_RETRY_SECONDS = 0.05
 GATHER_SECONDS = 0.03
 GATHER_MESSAGES = 256
-"""So long, and so many, failures of messages that settle are gathered before they are told."""
+"""So long, and until there are so many, messages that settle and failed are gathered before that is told."""
 
 
 @dataclass(slots=True)
@@ -97,7 +97,8 @@ class Egress:
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
         self._failed: dict[_Account, list[_Failed]] = {}
-        self._gathered: dict[_Key, list[Ended]] = {}
+        self._gathered: list[Ended] = []
+        self._gathered_keys: set[_Key] = set()
         self._gathering: asyncio.TimerHandle | None = None
         self._backlog: deque[_Waiter] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
@@ -235,6 +236,7 @@ class Egress:
         """
         if self._closed:
             return
+        self._end_gathered()  # their senders may settle these yet
         for record in itertools.chain.from_iterable(self._in_flight.values()):
             record.given_back = record.settles  # nobody can settle it any more
         if self._loop is not None:
@@ -360,22 +362,21 @@ class Egress:
             if sent:
                 self._record.sent(sent)
         self._end([one for one in ended if not self._gather(one)])
+        if len(self._gathered) >= GATHER_MESSAGES:
+            self._end_gathered()
 
     def _gather(self, ended: Ended) -> bool:
         """True for one that `_end_gathered` is to tell."""
         key = _key(ended)
-        records = self._in_flight.get(key)
-        again = self._gathered.get(key)
-        if again is not None:  # of two that are alike the first ends first
-            again.append(ended)
-        elif records and records[0].settles and ended.failures:
-            self._gathered[key] = [ended]
-            if self._gathering is None and self._loop is not None:
-                self._gathering = self._loop.call_later(GATHER_SECONDS, self._on_gathered)
-            elif len(self._gathered) >= GATHER_MESSAGES:
-                self._end_gathered()
-        else:
-            return False
+        if key not in self._gathered_keys:  # of two that are alike the first ends first
+            records = self._in_flight.get(key)
+            failed = ended.entries - ended.sent - ended.duplicates
+            if not failed or not records or not records[0].settles:
+                return False
+            self._gathered_keys.add(key)
+        self._gathered.append(ended)
+        if self._gathering is None and self._loop is not None:
+            self._gathering = self._loop.call_later(GATHER_SECONDS, self._on_gathered)
         return True
 
     def _on_gathered(self) -> None:
@@ -386,8 +387,9 @@ class Egress:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
-        gathered, self._gathered = self._gathered, {}
-        self._end(itertools.chain.from_iterable(gathered.values()))
+        gathered, self._gathered = self._gathered, []
+        self._gathered_keys.clear()
+        self._end(gathered)
 
     def _end(self, ended: Iterable[Ended]) -> None:
         known = [(one, *self._pop(one)) for one in ended]

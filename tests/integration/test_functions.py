@@ -283,6 +283,13 @@ async def test_an_answer_beyond_the_limit(make: Make) -> None:
     assert long["pid"] == first["pid"]
 
 
+async def test_an_event_of_many_reads_arrives_whole(make: Make) -> None:
+    function = make(ECHO)
+    data = "".join(map(str, range(700_000)))
+    for _ in range(2):  # on a fresh connection, and behind the answer to a result
+        assert (await call(function, data=data))["echo"] == data
+
+
 async def test_output_is_logged_with_the_request_and_never_taken_for_an_answer(make: Make) -> None:
     function = make(
         """

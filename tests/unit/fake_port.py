@@ -65,7 +65,8 @@ class FakePort:
         failed = list(failures)
         if refusal is not None:
             failed = [(None, *refusal)]
-        sent = max(entries - duplicates - len(failed), 0)
+        entries = max(entries, duplicates + len(failed))
+        sent = entries - duplicates - len(failed)
         self._ended.append(FakeCompletion(message_id, source, destination, entries, sent, duplicates, failed))
         if self.announce:
             os.eventfd_write(self._fd, 1)

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
-from fake_port import FakePort
+from fake_port import FailureTuple, FakePort
 from waiting import until
 
 from sluicegate import egress as egress_module
@@ -298,22 +298,29 @@ async def test_so_many_failures_are_told_without_waiting(monkeypatch: pytest.Mon
     rig.egress.try_submit([Message(f"m{number}", 0, BODY) for number in range(4)], ended.append)
     for _ in range(4):
         rig.port.end(EXPIRED)
+        await turns()
     await until(lambda: len(ended) == 3)
     assert kept.calls == [["m0", "m1", "m2"]]
     rig.egress.close()
     assert len(ended) == 4, "the last one is told when the Listener closes"
+    assert kept.calls[1:] == [["m3"]], "and kept: its sender may settle it"
 
 
-async def test_of_two_messages_with_one_id_the_first_ends_first() -> None:
+@pytest.mark.parametrize("failures", [[[EXPIRED], []], [[], [EXPIRED]]])
+async def test_of_two_messages_with_one_id_the_first_ends_first(
+    failures: list[list[FailureTuple]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_module, "GATHER_MESSAGES", 2)
     rig = Rig(record=Kept())
     first: list[Outcome] = []
     second: list[Outcome] = []
+    rig.egress.try_submit([Message("other", 0, BODY)], lambda _: None)
     rig.egress.try_submit([Message("same", 0, BODY)], first.append)
     rig.egress.try_submit([Message("same", 0, BODY)], second.append)
-    rig.port.end(EXPIRED)
-    rig.port.end()
+    for each in [[EXPIRED], *failures]:
+        rig.port.end(*each)
     assert await rig.egress.drain(5)
-    assert [(len(one.failures), one.sent) for one in (*first, *second)] == [(1, 0), (0, 1)]
+    assert [len(one.failures) for one in (*first, *second)] == [len(each) for each in failures]
     rig.egress.close()
 
 
