@@ -1,7 +1,7 @@
 """`python -m bench.bare_endpoint`: the least that lets boto3 publish a datagram, next to the gateway's endpoint.
 
 One connection at a time: reads a Publish, sends the datagram, answers. It judges nothing and survives nothing; what is
-left of the latency is boto3's own time and the kernel's. Prints its URL.
+left of the latency is boto3's own time, the kernel's, and about 0.02 ms of parsing in Python. Prints its URL.
 """
 
 import base64

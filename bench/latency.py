@@ -3,8 +3,8 @@
 Arrival is the kernel's time stamp, so the receiver's own delay does not count. One message at a time: the next as soon
 as the last has arrived, or 20 ms apart, when both sides have gone to sleep in between. "own POST" is the same request
 written by hand into an open connection: what is left without boto3's own time. The baseline of boto3 is boto3 with an
-endpoint that does as good as nothing (`bare_endpoint.py`): what no gateway can be faster than. The ratio is its time to
-the gateway's.
+endpoint that does as good as nothing (`bare_endpoint.py`), a publish to each by turns; the ratio is its time to the
+gateway's.
 """
 
 import base64
@@ -41,12 +41,13 @@ def run(plan: Plan) -> Iterator[Row]:
         with scratch() as directory, Gateway(directory, DESTINATION) as gateway, Device() as device:
             for pause, paced in (0.0, ""), (PAUSE_SECONDS, ", every 20 ms"):
                 with Process(module("bare_endpoint"), TESTED_CORE) as bare:
-                    least = _times(device, plan, _boto3(bare.line(), device), pause)
-                times = _times(device, plan, _boto3(gateway.sns, device), pause)
+                    endpoints = gateway.sns, _url(bare)
+                    sends = [_boto3(endpoint, device) for endpoint in endpoints]
+                    times, least = _times(device, plan, pause, *sends)
                 yield from _rows(f"publish to wire, boto3{paced}", times, least, None if pause else GOAL_MS)
-                times = _times(device, plan, _post(gateway, device), pause)
+                (times,) = _times(device, plan, pause, _post(gateway, device))
                 yield from _rows(f"publish to wire, own POST{paced}", times)
-            times = _times(device, plan, _request(gateway, device), PAUSE_SECONDS)
+            (times,) = _times(device, plan, PAUSE_SECONDS, _request(gateway, device))
             yield from _rows("request to reply, batches of 1", times)
     finally:
         os.sched_setaffinity(0, before)
@@ -81,30 +82,38 @@ class Device:
         self.socket.close()
 
 
-def _times(device: Device, plan: Plan, send: Callable[[bytes], None], pause: float) -> list[float]:
-    """Milliseconds of each."""
-    times = []
+def _times(device: Device, plan: Plan, pause: float, *sends: Callable[[bytes], None]) -> list[list[float]]:
+    """Milliseconds of each, for each of `sends`, which take turns."""
+    times: list[list[float]] = [[] for _ in sends]
     for number in range(plan.publishes + WARM_UP):
-        payload = b"%08d" % number
-        time.sleep(pause)
-        start = time.time_ns()
-        send(payload)
-        times.append((device.arrival(payload) - start) / 1e6)
-    return times[WARM_UP:]
+        for send, took in zip(sends, times, strict=True):
+            payload = b"%08d" % number
+            time.sleep(pause)
+            start = time.time_ns()
+            send(payload)
+            took.append((device.arrival(payload) - start) / 1e6)
+    return [took[WARM_UP:] for took in times]
 
 
 def _rows(
     name: str, times: list[float], least: list[float] | None = None, goal: float | None = None
 ) -> Iterator[Row]:
-    for part, label in (0.5, "p50"), (0.99, "p99"):
-        row = Row(f"{name}, {label}", percentile(times, part), " ms")
-        if least is not None:
+    p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
+    rows = Row(f"{name}, p50", p50, " ms"), Row(f"{name}, p99", p99, " ms")
+    if least is not None:
+        for row, part in zip(rows, (0.5, 0.99), strict=True):
             row.baseline, row.baseline_rate = "boto3, bare endpoint", percentile(least, part)
-            row.ratio = row.baseline_rate / percentile(times, part)
-        if goal is not None and label == "p50":
-            row.goal = f"about {goal:g} ms"
-            row.met = yes_or_no(percentile(times, part) <= goal * 1.1)  # "about"
-        yield row
+        rows[0].ratio = percentile(least, 0.5) / p50
+    if goal is not None:
+        rows[0].goal, rows[0].met = f"about {goal:g} ms", yes_or_no(p50 <= goal * 1.1)  # "about"
+    yield from rows
+
+
+def _url(bare: Process) -> str:
+    url = bare.line()
+    if not url:
+        raise BenchError(f"the bare endpoint did not start: {bare.errors()}")
+    return url
 
 
 def _message(device: Device, payload: bytes) -> str:

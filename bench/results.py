@@ -17,9 +17,10 @@ class Sample:
 
 @dataclass(slots=True)
 class Row:
-    """A line of the table. `ratio` is the system's rate to the baseline's, `cpu_ratio` the baseline's processor time a
-    packet to the system's; both the median of the rounds' own ratios. `met` is
-    "unclear" where the two disagree about the goal: a machine that others use moves rates more than processor time."""
+    """A line of the table. `ratio` is the system's rate to the baseline's, `cpu_ratio` the baseline's processor time
+    a packet to the system's; both the median of the rounds' own ratios. Of latencies it is the baseline's to the
+    system's, so that more is better everywhere. `met` is "unclear" where the two disagree about the goal: a machine
+    that others use moves rates more than processor time."""
 
     name: str
     rate: float | None = None

@@ -278,6 +278,10 @@ async def test_an_answer_beyond_the_limit(make: Make) -> None:
     with pytest.raises(FunctionFailure, match="limit") as caught:
         await call(function, do=f"event['data'] = 'x' * {RESPONSE_LIMIT}")
     assert caught.value.reason == "FunctionAnswerTooLarge"
+    with pytest.raises(FunctionFailure, match="limit"):
+        await call(function, do=f"raise KeyError('x' * {RESPONSE_LIMIT})")
+    with pytest.raises(FunctionError, match="KeyError"):
+        await call(function, do="raise KeyError('x' * 600_000)")
     long = await call(function, do="event['data'] = 'x' * 6000000")
     assert len(long["echo"]) == 6_000_000
     assert long["pid"] == first["pid"]
