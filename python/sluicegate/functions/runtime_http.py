@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._requests: deque[Request] = deque()
         self._answering: Request | None = None
+        self._answers: list[bytes] = []
         self._hang_up = select.poll()
         self._early = 0
         self._in_head = False
@@ -88,11 +89,15 @@ class Connection(asyncio.Protocol):
             f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\n"
             f"{headers}{end}Content-Length: {len(body)}\r\n\r\n"
         )
-        self._transport.writelines((head.encode("latin-1"), body))
+        self._answers += (head.encode("latin-1"), body)
+        if self._requests and request.keep_alive:
+            # Whoever has asked for more already does not wait for this alone: it leaves with the next answer.
+            asyncio.get_running_loop().call_soon(self._go_on)
+            return
+        answers, self._answers = self._answers, []
+        self._transport.writelines(answers)
         if not request.keep_alive:
             self._transport.close()
-        elif self._requests:
-            asyncio.get_running_loop().call_soon(self._go_on)
 
     def close(self) -> None:
         """Cut it."""
