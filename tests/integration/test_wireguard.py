@@ -236,6 +236,7 @@ def test_a_push_reaches_a_socket_behind_the_peer_wherever_it_moves(site: Site, g
     source(running, peer, b"found you")
     assert client.receive() == (b"found you", (FAR, 5683))
     assert peers(running)[0]["Endpoint"] == {"IpAddress": PEER, "Port": peer.listen_port}
+    until(lambda: len(capture.seen) >= 2, "the capture has both")
     assert {port for port, _ in capture.seen} == {peer.listen_port}
 
 
@@ -255,8 +256,12 @@ def test_a_restarted_gateway_speaks_first_and_repeats_no_counter(site: Site, gat
         source(running, peer, b"good morning")
         assert client.receive() == (b"good morning", (FAR, 5683))
         assert time.monotonic() - begun < 3
-    data = [payload[4:16] for _, payload in capture.seen if payload[0] == DATA]
-    assert len(data) >= 4
+
+    def sent() -> list[bytes]:
+        return [payload[4:16] for _, payload in capture.seen if payload[0] == DATA]
+
+    until(lambda: len(sent()) >= 4, "the capture has a datagram of each session")
+    data = sent()
     assert len(set(data)) == len(data), "a counter was used twice with a session's key"
 
 
