@@ -73,6 +73,31 @@ async def test_runtime_api_takes_any_error_body(body: bytes, api: tuple[RuntimeA
         await invocation.answer
 
 
+@pytest.mark.parametrize("end", ["work", "garbage", "end of stream"])
+async def test_an_answer_that_waits_for_the_next_one_is_not_lost(
+    end: str, api: tuple[RuntimeApi, str]
+) -> None:
+    server, address = api
+    host, port = address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    post = f"POST {RUNTIME}/invocation/x/response HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"
+    writer.write(f"{post}GET {RUNTIME}/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await server.initialised
+    expected = [b"400"]
+    if end == "work":
+        server.submit(Invocation("id-1", b'{"a": 1}', 0, "arn", "trace"))
+        expected.append(b"200")
+        answers = await reader.readuntil(b'{"a": 1}')
+    else:
+        writer.write(b"\x00\xff\r\n\r\n" if end == "garbage" else b"")
+        if end == "end of stream":
+            writer.write_eof()
+        answers = await reader.read()
+    writer.close()
+    assert b"InvalidRequestID" in answers
+    assert [answer.split()[0] for answer in answers.split(b"HTTP/1.1 ")[1:]] == expected
+
+
 async def test_runtime_api_survives_garbage_and_vanished_pollers(api: tuple[RuntimeApi, str]) -> None:
     server, address = api
     host, port = address.split(":")

@@ -94,8 +94,7 @@ class Connection(asyncio.Protocol):
             # Whoever has asked for more already does not wait for this alone: it leaves with the next answer.
             asyncio.get_running_loop().call_soon(self._go_on)
             return
-        answers, self._answers = self._answers, []
-        self._transport.writelines(answers)
+        self._flush()
         if not request.keep_alive:
             self._transport.close()
 
@@ -125,6 +124,9 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._requests.clear()
         self._lost(self)
+
+    def eof_received(self) -> None:
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         if self._answering is not None:
@@ -193,7 +195,14 @@ class Connection(asyncio.Protocol):
             self._answering = self._requests.popleft()
             self._handle(self, self._answering)
 
+    def _flush(self) -> None:
+        """Write the answers that have waited for the next one."""
+        answers, self._answers = self._answers, []
+        if self._transport is not None and answers:
+            self._transport.writelines(answers)
+
     def _refuse(self, status: int) -> None:
+        self._flush()
         if self._transport is not None and self._answering is None:
             head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             self._transport.write(head.encode("latin-1"))
