@@ -57,12 +57,14 @@ class Process:
             raise BenchError(f"{self.name} said {line!r} instead of ready: {self.errors()}")
 
     def line(self) -> str:
-        """The next line of its output."""
+        """The next line of its output, without its end."""
         stream = self._process.stdout
         assert stream is not None  # noqa: S101
         if not select.select([stream], [], [], HANG_SECONDS)[0]:
             raise BenchError(f"{self.name} said nothing for {HANG_SECONDS:.0f} s")
-        return stream.readline().decode().strip()
+        if not (line := stream.readline()):
+            raise BenchError(f"{self.name} has ended: {self.errors()}")
+        return line.decode().strip()
 
     def report(self) -> dict[str, Any]:
         """The next line of its output, which is JSON."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -38,10 +37,9 @@ class Tunnels:
         """Sealed datagrams a second, and the cookies that were sent so far."""
         with sink(self._port, 1) as counter:
             os.kill(self._feeder.pid, signal.SIGUSR1)
-            line = self._feeder.line()
+            done = self._feeder.report()
             settle()
             seen = counter.stop()
-        done = json.loads(line) if line else {"failed": self._feeder.errors()}
         if done["failed"] or done["sent"] < self._count or seen["total"] < self._count * 0.5:
             raise BenchError(f"{self._count} to send, the sender reports {done}, the sink {seen}")
         seconds = max(seen["seconds"], done["seconds"])
@@ -86,11 +84,9 @@ def tunnels(peers: int, size: int, count: int) -> Iterator[Tunnels]:
             others.wait_ready()
             command = module("wgfeeder", port, peers, size, count, private, keys)
             with Process(command, TESTED_CORE) as feeder:
-                line = feeder.line()
-                if not line:
-                    raise BenchError(f"the handshakes failed: {feeder.errors()}")
+                began = feeder.report()
                 others.end()
-                yield Tunnels(feeder, public, port, count, json.loads(line))
+                yield Tunnels(feeder, public, port, count, began)
 
 
 def _initiation(mac1_key: bytes) -> bytes:
