@@ -14,7 +14,7 @@ import time
 from ipaddress import IPv4Address
 
 from sluicegate import _native
-from sluicegate.native_spec import DEDUP_LIMIT, DEDUP_SECONDS, RING_BYTES, SESSION_LIMIT
+from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS, RING_BYTES, SESSION_LIMIT
 
 NUMBERS = 100_000
 BODY_BYTES = 256 << 10

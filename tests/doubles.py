@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sluicegate.messages import Message, Outcome
+from sluicegate.egress.message import Message, Outcome
 
 
 class Batch:

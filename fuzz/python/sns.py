@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 from uuid import UUID
 
-from sluicegate.messages import Message, Outcome
-from sluicegate.sources.sns_endpoint import create_app
-from sluicegate.sources.sns_message import MESSAGE_LIMIT
-from sluicegate.sources.sns_xml import NAMESPACE, unquote_plus
-from sluicegate.sources.topics import Binding, Topics
+from sluicegate.egress.message import Message, Outcome
+from sluicegate.sources.local.endpoint import create_app
+from sluicegate.sources.local.request import MESSAGE_LIMIT
+from sluicegate.sources.local.topics import Binding, Topics
+from sluicegate.sources.local.xml import NAMESPACE, unquote_plus
 
 ACCOUNT = "arn:aws:sns:us-east-1:000000000000"
 BATCH = 10

@@ -2,7 +2,7 @@
 
 Life cycle: parse → validate → provision → run → drain → close (`docs/architecture.md`). Everything that can be refused
 is refused before the first side effect that others could see; a start that fails half-way takes back what it made.
-What runs in between changes with the file and the API: `registry.py`.
+What runs in between changes with the file and the API: `running/registry.py`.
 """
 
 import asyncio
@@ -11,32 +11,33 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import _native, views
-from .aws import Aws
-from .cfn.consumer import StackRequests
-from .config import Config
-from .control.api import create_app as create_api
-from .control.keys import Authenticator, KeyFile
-from .control.metrics import MetricSources
-from .control.server import BindError, Server
-from .control.sigv4 import SigV4
-from .deadletter_queue import DeadLetterQueue
-from .destinations import Destination
-from .events import EventLog, Filter, LiveEvents, Subscription
-from .functions import reload
-from .journal import Journal
-from .model import Finding
-from .model.address import is_loopback
-from .native_spec import DEDUP_LIMIT, DEDUP_SECONDS
-from .node import Node
-from .registry import Registry
-from .resources import Refused, desire
-from .running import RunningListener
-from .sources.base import Sender
-from .sources.sns import SnsSource
-from .sources.sns_endpoint import create_app as create_sns
-from .sources.topics import Topics
-from .state import ResourceTable, State, StateError, WireGuardTable
+from sluicegate import _native
+from sluicegate.api.app import create_app as create_api
+from sluicegate.api.metrics import MetricSources
+from sluicegate.aws import Aws
+from sluicegate.cfn.consumer import StackRequests
+from sluicegate.config import Config
+from sluicegate.deadletters.queue import DeadLetterQueue
+from sluicegate.destinations import Destination
+from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
+from sluicegate.functions import reload
+from sluicegate.http.auth import Authenticator, KeyFile
+from sluicegate.http.server import BindError, Server
+from sluicegate.model import Finding
+from sluicegate.model.address import is_loopback
+from sluicegate.running import views
+from sluicegate.running.documents import Refused, desire
+from sluicegate.running.listener import RunningListener
+from sluicegate.running.node import Node
+from sluicegate.running.registry import Registry
+from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
+from sluicegate.sources.base import Sender
+from sluicegate.sources.local.endpoint import create_app as create_sns
+from sluicegate.sources.local.signature import SigV4
+from sluicegate.sources.local.topics import Topics
+from sluicegate.sources.topic.source import SnsSource
+from sluicegate.state import ResourceTable, State, StateError, WireGuardTable
+from sluicegate.state.journal import Journal
 
 DRAIN_SECONDS = 10.0
 DEAD_LETTER_SECONDS = 2.0

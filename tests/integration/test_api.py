@@ -10,13 +10,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sluicegate.control.api import BODY_LIMIT, create_app
-from sluicegate.control.metrics import MetricSources
-from sluicegate.control.server import BindError, Server
+from sluicegate.api.app import BODY_LIMIT, create_app
+from sluicegate.api.metrics import MetricSources
+from sluicegate.deadletters.failures import Failure
+from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failure
-from sluicegate.messages import EgressClosed, EgressFull, Message, Outcome
-from sluicegate.sources.topics import Topics
+from sluicegate.http.server import BindError, Server
+from sluicegate.sources.local.topics import Topics
 
 FLAT = b'{"Data":"AQIDBA==","Remote":{"IP":"203.0.113.42","Port":4567}}'
 

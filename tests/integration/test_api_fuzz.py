@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 
-from sluicegate.control.openapi import document
+from sluicegate.api.openapi import document
 
 CONFIG = f"""
 listeners: [{{ name: filed, bind: 127.0.0.1 }}]

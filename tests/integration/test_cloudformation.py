@@ -16,7 +16,7 @@ from ministack import Ministack, unique
 
 from conftest import StartGateway
 from sluicegate.cfn.packaged import lambda_template
-from sluicegate.control.keys import KeyFile
+from sluicegate.http.auth import KeyFile
 
 pytestmark = pytest.mark.waits
 

@@ -18,7 +18,7 @@ from test_cloudformation import Stacks, article, deploy_provider, failing
 from test_cloudformation import stacks as stacks
 
 from sluicegate.cfn.packaged import FORMS
-from sluicegate.control.keys import KeyFile
+from sluicegate.http.auth import KeyFile
 
 pytestmark = pytest.mark.waits
 

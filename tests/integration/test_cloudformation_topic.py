@@ -12,14 +12,14 @@ from harness import free_port
 from stack_answers import Bucket
 from stack_answers import bucket as bucket
 
+from sluicegate.api.app import create_app
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import load
-from sluicegate.control.api import create_app
-from sluicegate.control.keys import Authenticator, KeyFile
 from sluicegate.events import EventLog
 from sluicegate.gateway import Gateway
+from sluicegate.http.auth import Authenticator, KeyFile
 
 pytestmark = pytest.mark.waits
 

@@ -15,7 +15,7 @@ from harness import Client, Gateway, Metrics, until
 
 from conftest import StartGateway
 from sluicegate import _native
-from sluicegate.native_spec import DESTINATION_QUEUE_BYTES, RING_BYTES
+from sluicegate.running.spec import DESTINATION_QUEUE_BYTES, RING_BYTES
 
 SECONDS = float(os.environ.get("SLUICEGATE_FLOOD_SECONDS", "3"))
 RESIDENT_AT_REST = 120 << 20  # interpreter, libraries, session table

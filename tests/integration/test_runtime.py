@@ -12,7 +12,7 @@ from harness import Client, free_port
 from sluicegate.config import load
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.gateway import Gateway
-from sluicegate.resources import Refused
+from sluicegate.running.documents import Refused
 from sluicegate.state import StateError
 
 CONFIG = """

@@ -7,9 +7,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from sluicegate.control import server
-from sluicegate.control.server import BindError, Server
-from sluicegate.sources.http_input import read_body
+from sluicegate.http import server
+from sluicegate.http.doors import read_body
+from sluicegate.http.server import BindError, Server
 
 
 async def size(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doubles import FakeSender
-from sluicegate.control.server import Server
-from sluicegate.sources.sns_endpoint import BODY_LIMIT, create_app
-from sluicegate.sources.sns_xml import unquote_plus
-from sluicegate.sources.topics import Binding, Topics
+from sluicegate.http.server import Server
+from sluicegate.sources.local.endpoint import BODY_LIMIT, create_app
+from sluicegate.sources.local.topics import Binding, Topics
+from sluicegate.sources.local.xml import unquote_plus
 
 ARN = "arn:aws:sns:us-east-1:123456789012:my-packet-source-topic"
 LIMIT = 262_144

@@ -9,7 +9,7 @@ import pytest
 from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import LATER, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
-from sluicegate.yamlfile import Problem, YamlError
+from sluicegate.config.yamlfile import Problem, YamlError
 
 LISTENER = """
   Entry:

@@ -8,9 +8,9 @@ import pytest
 from test_deadletters import ARN, Sqs, message
 
 from sluicegate.aws import AwsError
-from sluicegate.deadletter_places import DeadLetterPlaces
-from sluicegate.deadletter_queue import DeadLetterQueue
-from sluicegate.deadletters import DeadLetterPlace
+from sluicegate.deadletters.letter import DeadLetterPlace
+from sluicegate.deadletters.places import DeadLetterPlaces
+from sluicegate.deadletters.queue import DeadLetterQueue
 from sluicegate.events import EventLog, MemorySink
 
 OTHER = f"{ARN}-other"

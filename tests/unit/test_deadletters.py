@@ -16,13 +16,13 @@ from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
-from sluicegate.deadletter_queue import CHUNK, LETTER_BYTES, SMALLEST_BYTES, DeadLetterQueue
-from sluicegate.deadletters import DeadLetter, DeadLetterFile, FailedMessage, NotKept
+from sluicegate.deadletters.failures import Failure, Failures
+from sluicegate.deadletters.letter import DeadLetter, DeadLetterFile, FailedMessage, NotKept
+from sluicegate.deadletters.queue import CHUNK, LETTER_BYTES, SMALLEST_BYTES, DeadLetterQueue
+from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failure, Failures
-from sluicegate.journal import Journal
-from sluicegate.ledger import Ledger
 from sluicegate.model import PacketSource
+from sluicegate.state.journal import Journal
 
 ARN = "arn:aws:sqs:eu-west-1:123456789012:dead"
 

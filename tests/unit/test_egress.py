@@ -8,12 +8,12 @@ import pytest
 from fake_port import FailureTuple, FakePort
 from waiting import until
 
-from sluicegate import egress as egress_module
-from sluicegate.deadletters import DeadLetter, FailedMessage
-from sluicegate.egress import Egress
+from sluicegate.deadletters.failures import Failure, Failures
+from sluicegate.deadletters.letter import DeadLetter, FailedMessage
+from sluicegate.egress import egress as egress_module
+from sluicegate.egress.egress import Egress
+from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome, Record
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failure, Failures
-from sluicegate.messages import EgressClosed, EgressFull, Message, Outcome, Record
 
 BODY = (
     b'{"Messages":[{"Data":"AQID","Remote":{"Address":"198.51.100.7","Port":40001},"Id":"a"},{"Tag":"t1"}]}'

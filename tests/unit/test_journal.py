@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sluicegate.journal import Journal
+from sluicegate.state.journal import Journal
 
 
 class Clock:

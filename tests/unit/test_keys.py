@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from sluicegate.cli import main
-from sluicegate.control.keys import Authenticated, Authenticator, KeyFile, KeysError
+from sluicegate.http.auth import Authenticated, Authenticator, KeyFile, KeysError
 
 
 async def seen(request: Request) -> PlainTextResponse:

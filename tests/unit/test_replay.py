@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sluicegate.cli.dead_letters import Choice, parse
-from sluicegate.cli.replay_queue import read
+from sluicegate.cli.replay.letters import Choice, parse
+from sluicegate.cli.replay.queue import read
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:replies"
 SOURCES = [{"Name": "replies", "ListenerName": "decoder", "SnsTopicSource": {"TopicArn": TOPIC}}]

@@ -12,8 +12,9 @@ from waiting import until
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.sources import sns_leftovers, sns_queue
-from sluicegate.sources.sns_leftovers import Leftovers
+from sluicegate.sources.topic import leftovers as sns_leftovers
+from sluicegate.sources.topic import queue as sns_queue
+from sluicegate.sources.topic.leftovers import Leftovers
 from sluicegate.state import SourceQueue, State
 
 TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:replies"

@@ -12,7 +12,8 @@ from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
-from sluicegate.sources import sns_carrier, sns_subscription
+from sluicegate.sources.topic import carrier as sns_carrier
+from sluicegate.sources.topic import subscription as sns_subscription
 
 
 def put(queue: FakeQueue, count: int, start: int = 0) -> None:

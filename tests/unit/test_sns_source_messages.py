@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from doubles import envelope
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.journal import Journal
 from sluicegate.model import GatewayConfig
-from sluicegate.sources.ended import Ended
-from sluicegate.sources.sns import SnsSetting
-from sluicegate.sources.sns_envelope import Confirmation, Notification, read
+from sluicegate.sources.topic.ended import Ended
+from sluicegate.sources.topic.envelope import Confirmation, Notification, read
+from sluicegate.sources.topic.source import SnsSetting
+from sluicegate.state.journal import Journal
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:replies"
 

@@ -13,14 +13,16 @@ from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
+from sluicegate.deadletters.failures import Failure
+from sluicegate.egress.message import EgressClosed, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
-from sluicegate.failures import Failure
-from sluicegate.messages import EgressClosed, Message, Outcome
 from sluicegate.model import GatewayConfig, PacketSource
-from sluicegate.sources import sns, sns_consumer, sns_subscription
-from sluicegate.sources.sns import SnsSetting, SnsSource, in_flight_limit
-from sluicegate.sources.sns_carrier import IN_FLIGHT_MESSAGES
-from sluicegate.sources.sns_subscription import gateway_role
+from sluicegate.sources.topic import consumer as sns_consumer
+from sluicegate.sources.topic import source as sns
+from sluicegate.sources.topic import subscription as sns_subscription
+from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES
+from sluicegate.sources.topic.source import SnsSetting, SnsSource, in_flight_limit
+from sluicegate.sources.topic.subscription import gateway_role
 from sluicegate.state import State
 
 TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:replies"

@@ -11,8 +11,9 @@ from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
-from sluicegate.sources import sns_queue, sns_subscription
-from sluicegate.sources.sns_subscription import gateway_role, next_step
+from sluicegate.sources.topic import queue as sns_queue
+from sluicegate.sources.topic import subscription as sns_subscription
+from sluicegate.sources.topic.subscription import gateway_role, next_step
 
 STRANGER = "999999999999"
 

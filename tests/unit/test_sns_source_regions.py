@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sluicegate.aws import AwsError
-from sluicegate.sources.sns_regions import SERVED_SECONDS, UNSERVED_SECONDS, Regions, Verdict
+from sluicegate.sources.topic.regions import SERVED_SECONDS, UNSERVED_SECONDS, Regions, Verdict
 
 
 class Known:

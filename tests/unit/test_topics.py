@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from doubles import FakeSender
-from sluicegate.messages import Message
-from sluicegate.sources.topics import (
+from sluicegate.egress.message import Message
+from sluicegate.sources.local.topics import (
     Binding,
     InvalidTopic,
     LocalTopicSource,

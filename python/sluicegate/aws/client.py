@@ -15,10 +15,10 @@ from sluicegate.aws.logs import LogStream
 from sluicegate.aws.queue import Queue
 from sluicegate.aws.service import Service
 from sluicegate.aws.signing import LOGS, SQS, Protocol, Signer
-from sluicegate.aws.threads import Threads
+from sluicegate.threads import Threads
 
 if TYPE_CHECKING:
-    from sluicegate.aws.control import Control
+    from sluicegate.aws.sdk import Control
 
 CALL_SECONDS = 30.0
 PAUSES = (0.3, 1.0)
@@ -145,7 +145,7 @@ class Aws:
             if self._control is None:
 
                 def load() -> Control:
-                    from sluicegate.aws.control import Control
+                    from sluicegate.aws.sdk import Control
 
                     return Control(self.region, self._endpoint_url)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sluicegate.aws.threads import Threads
+from sluicegate.threads import Threads
 
 CHECK_SECONDS = 60.0
 """So often botocore is asked whether its credentials want renewing; it begins 15 minutes before they expire."""

@@ -9,9 +9,9 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
-from .provider import PATHS, attributes, identity, resource_path
-from .record import Made, Record, digest
-from .stack import Item, Known, Stack
+from sluicegate.cfn.provider import PATHS, attributes, identity, resource_path
+from sluicegate.cfn.record import Made, Record, digest
+from sluicegate.cfn.stack import Item, Known, Stack
 
 Action = Literal["create", "update", "replace", "keep", "delete"]
 _LENIENT = {"Prefer": "handling=lenient"}

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import ASGIApp
 
-from ..aws import AwsError
-from ..aws.threads import Threads
-from ..backoff import Backoff
-from ..events import EventLog
-from ..sources.sns_queue import is_gone
-from .provider import API_SECONDS, Unreachable, refusal, refused_url, respond, within
+from sluicegate.aws import AwsError
+from sluicegate.backoff import Backoff
+from sluicegate.cfn.provider import API_SECONDS, Unreachable, refusal, refused_url, respond, within
+from sluicegate.events import EventLog
+from sluicegate.sources.topic.queue import is_gone
+from sluicegate.threads import Threads
 
 if TYPE_CHECKING:
     import httpx

@@ -1,145 +1,102 @@
-"""Lambda functions of a template as functions of this machine: where their code is and what they are told.
+"""The Lambda functions of a template: which one an ARN names, and what it is on this machine."""
 
-What Lambda takes from `Handler`, `Timeout` and `Environment` a `function:` Destination takes too. Only Python runtimes
-and custom ones (`provided.*`, a `bootstrap` program) run here.
-"""
-
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .resolve import origins
+from sluicegate.cfn.local_function import (
+    LocalFunction,
+    NotLocal,
+    environment_of,
+    local_function,
+    placeholders,
+)
+from sluicegate.cfn.reader import Map
+from sluicegate.cfn.resolve import Resolver
+from sluicegate.cfn.template import Declared, Template
 
-LAMBDA_TIMEOUT_SECONDS = 3.0  # Lambda's default
-LIMITED_FROM_MB = 512
-"""A smaller `MemorySize` is no limit here: what a gateway limits is the address space, and 128 MB of that hold no
-Python with boto3, though Lambda's 128 MB do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalFunction:
-    """`target` and `arguments` of a `function:` Destination; `inline` is code to be written before: `(file, text)`."""
-
-    target: str
-    arguments: dict[str, Any]
-    inline: tuple[Path, str] | None
-    notes: list[str]
+FUNCTIONS = ("AWS::Lambda::Function", "AWS::Serverless::Function")
 
 
-class NotLocal(Exception):
-    """This function cannot run here: why, and what would help."""
+class Lambdas:
+    """The functions of one template. `name` gives a resource's physical name, `is_made` whether it is made here."""
 
+    def __init__(
+        self,
+        template: Template,
+        resolver: Resolver,
+        made_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        name: Callable[[Declared], str],
+        is_made: Callable[[Declared], bool],
+        note: Callable[[Declared, str], None],
+    ) -> None:
+        self._template = template
+        self._resolver = resolver
+        self._made_dir = made_dir
+        self._environment = environment
+        self._name = name
+        self._is_made = is_made
+        self._note = note
+        self._found: dict[str, LocalFunction | NotLocal] = {}
+        self.code: dict[Path, str] = {}
+        """Inline code to be written: file → text."""
 
-def local_function(
-    logical_id: str,
-    properties: Mapping[str, Any],
-    template_dir: Path,
-    made_dir: Path,
-    environment: Mapping[str, str],
-) -> LocalFunction:
-    """The function with these resolved properties (of either type). Raises `NotLocal`.
+    @property
+    def invoked(self) -> set[str]:
+        """The logical ids of those that a Destination delivers to."""
+        return set(self._found)
 
-    Inline code will be in `made_dir`. `environment` has variables for functions that do not set them.
-    """
-    runtime = str(properties.get("Runtime", ""))
-    inline, root = _code(logical_id, properties, template_dir, made_dir)
-    arguments: dict[str, Any] = {}
-    variables = dict(environment)
-    if runtime.startswith("python"):
-        target, inside = _python_target(properties, root, inline is not None)
-        if not inside:
-            variables["PYTHONPATH"] = str(root)  # Lambda's imports begin at the root of the code
-    elif runtime.startswith("provided") and inline is None:
-        target = f"function:{_bootstrap(root)}"
-    else:
-        raise NotLocal(f"the runtime {runtime or '(none)'} does not run here: Python and provided.* do")
-    notes = _notes(properties)
-    variables |= environment_of(properties)
-    if variables:
-        arguments["Environment"] = variables
-    arguments["TimeoutInSeconds"] = _number(properties.get("Timeout"), LAMBDA_TIMEOUT_SECONDS)
-    memory = int(_number(properties.get("MemorySize"), 128))
-    if memory >= LIMITED_FROM_MB:
-        arguments["MemoryInMb"] = memory
-    written = (root / "index.py", inline) if inline is not None else None
-    return LocalFunction(target, arguments, written, notes)
+    def named(self, arn: str) -> str | None:
+        """The function of the template that an ARN names, with or without a qualifier."""
+        if ":lambda:" not in arn or ":function:" not in arn:
+            return None
+        name = arn.partition(":function:")[2].partition(":")[0]
+        for declared in self._template.resources.values():
+            if declared.type in FUNCTIONS and self._name(declared) == name:
+                return declared.logical_id
+        return None
 
+    def aliased(self, declared: Declared) -> str:
+        """The name of the function that an alias or a version stands for."""
+        function: str = self._resolver.properties(declared.properties).get("FunctionName", "")
+        return function.partition(":function:")[2] or function
 
-def placeholders(properties: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Environment variables with values that resources of the template gave: variable → logical ids."""
-    return {name: of for name, value in environment_of(properties).items() if (of := origins(value))}
+    def used(self, logical_id: str) -> LocalFunction | NotLocal:
+        """What a Destination delivers to in its place."""
+        if logical_id not in self._found:
+            declared = self._template.resources[logical_id]
+            directory = self._template.path.absolute().parent
+            try:
+                properties = self._properties(declared)
+                function = local_function(
+                    logical_id, properties, directory, self._made_dir, self._environment
+                )
+            except NotLocal as reason:
+                self._found[logical_id] = reason
+                return reason
+            self._found[logical_id] = function
+            if function.inline is not None:
+                self.code[function.inline[0]] = function.inline[1]
+            for note in function.notes:
+                self._note(declared, note)
+            self._note_placeholders(declared, properties)
+        return self._found[logical_id]
 
+    def _properties(self, declared: Declared) -> dict[str, Any]:
+        """Its own, over those that SAM's `Globals` give to all."""
+        own = self._resolver.properties(declared.properties)
+        raw = self._template.globals.get("Function")
+        if declared.type != "AWS::Serverless::Function" or not isinstance(raw, Map):
+            return own
+        shared = self._resolver.properties(raw)
+        variables = {**environment_of(shared), **environment_of(own)}
+        return {**shared, **own, "Environment": {"Variables": variables}}
 
-def environment_of(properties: Mapping[str, Any]) -> dict[str, str]:
-    """`Environment.Variables`. Raises `NotLocal` where they are not text."""
-    environment = properties.get("Environment") or {}
-    variables = environment.get("Variables") or {} if isinstance(environment, Mapping) else None
-    if not isinstance(variables, Mapping):
-        raise NotLocal("its Environment is not `{ Variables: { NAME: VALUE } }`")
-    wrong = [name for name, value in variables.items() if not isinstance(value, str)]
-    if wrong:
-        raise NotLocal(f"{', '.join(wrong)} in its Environment is not text")
-    return dict(variables)
-
-
-def _code(
-    logical_id: str, properties: Mapping[str, Any], template_dir: Path, made_dir: Path
-) -> tuple[str | None, Path]:
-    """`(inline code or None, the directory with the code)`."""
-    if properties.get("PackageType") == "Image" or "ImageUri" in properties:
-        raise NotLocal("it is a container image: give its code as CodeUri")
-    code = properties.get("Code", properties.get("CodeUri"))
-    inline = properties.get("InlineCode")
-    if isinstance(code, Mapping):
-        inline = code.get("ZipFile", inline)
-        if inline is None:
-            raise NotLocal("its code is in S3: name a local directory as CodeUri")
-    if inline is not None:
-        return str(inline), made_dir / logical_id
-    if not isinstance(code, str):
-        raise NotLocal("it has no code: add CodeUri or InlineCode")
-    if code.startswith("s3://"):
-        raise NotLocal(f"its code is in S3 ({code}): name a local directory as CodeUri")
-    root = (template_dir / code).absolute()
-    if root.is_file():
-        raise NotLocal(f"its code is the file {code}: unpack it and name the directory as CodeUri")
-    if not root.is_dir():
-        raise NotLocal(f"there is no directory {root}: correct CodeUri, or build it")
-    return None, root
-
-
-def _python_target(properties: Mapping[str, Any], root: Path, is_inline: bool) -> tuple[str, bool]:
-    """`(function: target, whether its file lies directly in the root)`."""
-    handler = str(properties.get("Handler", ""))
-    module, _, name = handler.rpartition(".")
-    if not module or not name:
-        raise NotLocal(f'its Handler "{handler}" is not FILE.FUNCTION')
-    if is_inline and module != "index":
-        raise NotLocal(
-            f'inline code is index.py in Lambda too, and its Handler is "{handler}": write index.{name}'
-        )
-    file = root.joinpath(*module.replace("/", ".").split(".")).with_suffix(".py")
-    if not is_inline and not file.is_file():
-        raise NotLocal(f"there is no {file}: correct Handler or CodeUri, or build it")
-    return f"function:{file}:{name}", file.parent == root
-
-
-def _bootstrap(root: Path) -> Path:
-    file = root / "bootstrap"
-    if not file.is_file():
-        raise NotLocal(f"there is no program {file}: build it there")
-    return file
-
-
-def _notes(properties: Mapping[str, Any]) -> list[str]:
-    if properties.get("Layers"):
-        return ["its layers are not unpacked: install what they hold into the gateway's Python"]
-    return []
-
-
-def _number(value: Any, default: float) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return default
+    def _note_placeholders(self, declared: Declared, properties: Mapping[str, Any]) -> None:
+        for variable, of in placeholders(properties).items():
+            unmade = [name for name in sorted(of) if not self._is_made(self._template.resources[name])]
+            if unmade:
+                text = f"{variable} in its environment is a placeholder: {', '.join(unmade)} is not made here"
+                self._note(declared, text)

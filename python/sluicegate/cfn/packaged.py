@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import provider
+from sluicegate.cfn import provider
 
 LAMBDA_HEAD = """\
 # The provider of Sluicegate's custom resources as a Lambda function, which calls the gateway's REST API.

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .reader import Items, Map, Place
-from .template import Template, TemplateError
+from sluicegate.cfn.reader import Items, Map, Place
+from sluicegate.cfn.template import Template, TemplateError
 
 _LISTS = re.compile(r"CommaDelimitedList|List<.+>")
 _NUMBERS = ("Number", "List<Number>")

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-from ..yamlfile import Problem, YamlError, read_text, syntax_problem
+from sluicegate.config.yamlfile import Problem, YamlError, read_text, syntax_problem
 
 SIZE_LIMIT = 1 << 20
 """Of a template, as in CloudFormation (from S3)."""

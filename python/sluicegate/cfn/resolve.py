@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from ..yamlfile import YamlError
-from .parameters import Parameters
-from .reader import Items, Map, Place
-from .template import Template, TemplateError
+from sluicegate.cfn.parameters import Parameters
+from sluicegate.cfn.reader import Items, Map, Place
+from sluicegate.cfn.template import Template, TemplateError
+from sluicegate.config.yamlfile import YamlError
 
 _VARIABLE = re.compile(r"\$\{(!?)([^}]*)\}")
 _DYNAMIC = re.compile(r"\{\{resolve:([a-z-]+):([^}]*)\}\}")

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .functions import LocalFunction
-from .lambdas import FUNCTIONS, Lambdas
-from .parameters import Parameters
-from .placeholders import ACCOUNT_ID, Placeholder, name_property
-from .provider import NOT_OURS, document, kind_of
-from .reader import Items, Map, parse, read
-from .resolve import NO_VALUE, Resolver, origins
-from .template import Declared, Template, TemplateError, references
+from sluicegate.cfn.functions import FUNCTIONS, Lambdas
+from sluicegate.cfn.local_function import LocalFunction
+from sluicegate.cfn.parameters import Parameters
+from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
+from sluicegate.cfn.provider import NOT_OURS, document, kind_of
+from sluicegate.cfn.reader import Items, Map, parse, read
+from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
+from sluicegate.cfn.template import Declared, Template, TemplateError, references
 
 LATER = "(known after it is made)"
 TOPIC = "AWS::SNS::Topic"

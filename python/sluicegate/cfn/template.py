@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..yamlfile import Problem, YamlError
-from .reader import Items, Map, Place, read
+from sluicegate.cfn.reader import Items, Map, Place, read
+from sluicegate.config.yamlfile import Problem, YamlError
 
 _SECTIONS = (
     "AWSTemplateFormatVersion",

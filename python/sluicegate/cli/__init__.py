@@ -8,8 +8,8 @@ import importlib
 
 import click
 
-from .. import __version__
-from .errors import no_color
+from sluicegate import __version__
+from sluicegate.cli.errors import no_color
 
 COMMANDS = {
     "dev": "Run a gateway on this machine, with a listener and an echo handler ready to try.",

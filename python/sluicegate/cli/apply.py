@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from ..cfn.apply import ApplyError, Applying, Step
-from ..cfn.record import Record, RecordError
-from ..cfn.stack import TOPIC, Known, Settings, Stack
-from ..cfn.template import Template, TemplateError
-from .client import api_option, reason, request
-from .errors import CliError, Exit
-from .options import endpoint_text, output_option
+from sluicegate.cfn.apply import ApplyError, Applying, Step
+from sluicegate.cfn.record import Record, RecordError
+from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
+from sluicegate.cfn.template import Template, TemplateError
+from sluicegate.cli.client import api_option, reason, request
+from sluicegate.cli.errors import CliError, Exit
+from sluicegate.cli.options import endpoint_text, output_option
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 _SIGNS = {"create": "+", "update": "~", "replace": "±", "keep": "=", "delete": "-"}

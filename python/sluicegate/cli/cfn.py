@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ..cfn.packaged import FORMS
-from .errors import CliError
+from sluicegate.cfn.packaged import FORMS
+from sluicegate.cli.errors import CliError
 
 
 @click.group("cfn")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .errors import CliError, Exit
+from sluicegate.cli.errors import CliError, Exit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 DEFAULT_API = "http://127.0.0.1:8080"

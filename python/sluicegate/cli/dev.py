@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from ..gateway import Gateway
-from .errors import CliError
-from .options import endpoint_text
-from .serving import load_or_fail, serve
+from sluicegate.cli.errors import CliError
+from sluicegate.cli.options import endpoint_text
+from sluicegate.cli.serving import load_or_fail, serve
+from sluicegate.gateway import Gateway
 
 CONFIG = Path("sluicegate.yaml")
 HANDLER = Path("handlers/echo.py")

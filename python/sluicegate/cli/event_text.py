@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ..events.types import TYPES
+from sluicegate.events.types import TYPES
 
 _PLACE = ("Time", "Event", "Node", "Region", "Listener", "Destination", "PacketSource", "Remote")
 _SHOWN = frozenset([*_PLACE, "Bytes", "Reason", "Detail", "Suppressed"])

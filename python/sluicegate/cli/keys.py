@@ -6,11 +6,11 @@ from typing import cast
 
 import click
 
-from ..config import ConfigError, load
-from ..control.keys import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
-from . import table
-from .errors import CliError
-from .options import output_option
+from sluicegate.cli import table
+from sluicegate.cli.errors import CliError
+from sluicegate.cli.options import output_option
+from sluicegate.config import ConfigError, load
+from sluicegate.http.auth import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
 
 
 @click.group("keys")

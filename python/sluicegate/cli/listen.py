@@ -8,8 +8,8 @@ import time
 
 import click
 
-from .errors import CliError, Exit
-from .options import Endpoint, HexBytes, endpoint_text, output_option
+from sluicegate.cli.errors import CliError, Exit
+from sluicegate.cli.options import Endpoint, HexBytes, endpoint_text, output_option
 
 _LARGEST_DATAGRAM = 65_535
 

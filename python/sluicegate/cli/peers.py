@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 import click
 
-from . import table
-from .client import api_option, call, no_gateway
-from .errors import CliError, Exit, error
-from .options import output_option
-from .wgquick import Invitation, addresses, next_address, outward_endpoint
+from sluicegate.cli import table
+from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.errors import CliError, Exit, error
+from sluicegate.cli.options import output_option
+from sluicegate.cli.wgquick import Invitation, addresses, next_address, outward_endpoint
 
 
 @click.group("peers")

@@ -4,10 +4,10 @@ import asyncio
 import signal
 import sys
 
-from ..config import stamp
-from ..gateway import Gateway
-from ..registry import ReloadRefused
-from .errors import error
+from sluicegate.cli.errors import error
+from sluicegate.config import stamp
+from sluicegate.gateway import Gateway
+from sluicegate.running.registry import ReloadRefused
 
 POLL_SECONDS = 0.5
 

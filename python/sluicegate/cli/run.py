@@ -2,8 +2,8 @@
 
 import click
 
-from ..gateway import Gateway
-from .serving import load_or_fail, serve
+from sluicegate.cli.serving import load_or_fail, serve
+from sluicegate.gateway import Gateway
 
 
 @click.command("run")

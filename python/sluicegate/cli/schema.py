@@ -4,8 +4,8 @@ import json
 
 import click
 
-from ..config import json_schema
-from .options import output_option
+from sluicegate.cli.options import output_option
+from sluicegate.config import json_schema
 
 
 @click.command("schema")

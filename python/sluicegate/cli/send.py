@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import click
 
-from .client import api_option, call, no_gateway
-from .errors import CliError, Exit, error
-from .options import Endpoint, HexBytes, output_option
+from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.errors import CliError, Exit, error
+from sluicegate.cli.options import Endpoint, HexBytes, output_option
 
 
 @click.command("send")

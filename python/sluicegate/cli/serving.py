@@ -11,13 +11,13 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from ..config import Config, ConfigError, load
-from ..events import EventLog
-from ..events.setup import open_sinks
-from ..gateway import DRAIN_SECONDS, Gateway, StartError
-from ..model import Finding
-from .errors import CliError, Exit, error, no_color
-from .reloading import Reloading
+from sluicegate.cli.errors import CliError, Exit, error, no_color
+from sluicegate.cli.reloading import Reloading
+from sluicegate.config import Config, ConfigError, load
+from sluicegate.events import EventLog
+from sluicegate.events.setup import open_sinks
+from sluicegate.gateway import DRAIN_SECONDS, Gateway, StartError
+from sluicegate.model import Finding
 
 
 def load_or_fail(file: str) -> Config:

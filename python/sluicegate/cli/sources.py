@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import click
 
-from . import table
-from .client import api_option, call, no_gateway
-from .options import output_option
+from sluicegate.cli import table
+from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.options import output_option
 
 
 @click.group("sources")

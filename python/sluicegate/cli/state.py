@@ -7,11 +7,11 @@ from typing import TextIO
 
 import click
 
-from ..config import ConfigError, load
-from ..resources import KINDS
-from ..state import Commit, ResourceTable, State, StateError
-from ..state.transfer import export, restore
-from .errors import CliError
+from sluicegate.cli.errors import CliError
+from sluicegate.config import ConfigError, load
+from sluicegate.running.documents import KINDS
+from sluicegate.state import Commit, ResourceTable, State, StateError
+from sluicegate.state.transfer import export, restore
 
 _SQLITE = b"SQLite format 3\0"
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..events.types import TYPES
-from .client import api_option, credentials, no_gateway
-from .errors import CliError, Exit
-from .event_text import event_line
-from .options import output_option
+from sluicegate.cli.client import api_option, credentials, no_gateway
+from sluicegate.cli.errors import CliError, Exit
+from sluicegate.cli.event_text import event_line
+from sluicegate.cli.options import output_option
+from sluicegate.events.types import TYPES
 
 if TYPE_CHECKING:
     import httpx

@@ -4,9 +4,9 @@ import json
 
 import click
 
-from ..config import ConfigError, Problem, load
-from .errors import Exit
-from .options import output_option
+from sluicegate.cli.errors import Exit
+from sluicegate.cli.options import output_option
+from sluicegate.config import ConfigError, Problem, load
 
 
 @click.command("validate")

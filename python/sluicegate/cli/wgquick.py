@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import _native
-from ..model.listener import is_key
-from .errors import CliError
+from sluicegate import _native
+from sluicegate.cli.errors import CliError
+from sluicegate.model.listener import is_key
 
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.60.0.0/24")
 """Where the first peer of a Listener gets its address from."""

@@ -19,7 +19,7 @@ from sluicegate.destinations.base import (
     delivery_id,
 )
 from sluicegate.functions import Function, FunctionFailure
-from sluicegate.handlers import check_function
+from sluicegate.functions.check import check_function
 
 log = structlog.get_logger("sluicegate.functions")
 

@@ -19,12 +19,12 @@ import orjson
 
 from sluicegate.aws import Aws, AwsError, LogStream, Role
 from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD, LINE_BYTES
+from sluicegate.aws.outage import Outage
 from sluicegate.backoff import Backoff
 from sluicegate.events.filter import Filter
 from sluicegate.events.hub import Subscription
 from sluicegate.events.log import EventLog
 from sluicegate.events.types import TYPES
-from sluicegate.outage import Outage
 
 QUEUE_BYTES = 4 << 20
 LINGER_SECONDS = 1.0

@@ -4,16 +4,16 @@ Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into
 `support.unavailable` names what a valid configuration asks of a later version.
 """
 
-from .address import BindAddress, parse_bind, parse_server
-from .base import Finding, Path, Resource
-from .destination import Batching, Destination, Formatter, Target, parse_target
-from .destination_arn import DestinationArn
-from .errors import findings
-from .gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
-from .listener import ClientRestrictions, Listener, Peer
-from .packet_source import PacketSource, RateLimit, SnsTopicSource
-from .secrets import keep_secrets, pointer, secrets_of, with_secrets
-from .support import unavailable
+from sluicegate.model.address import BindAddress, parse_bind, parse_server
+from sluicegate.model.base import Finding, Path, Resource
+from sluicegate.model.destination import Batching, Destination, Formatter, Target, parse_target
+from sluicegate.model.destination_arn import DestinationArn
+from sluicegate.model.errors import findings
+from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
+from sluicegate.model.listener import ClientRestrictions, Listener, Peer
+from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
+from sluicegate.model.secrets import keep_secrets, pointer, secrets_of, with_secrets
+from sluicegate.model.support import unavailable
 
 __all__ = [
     "Api",

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
 
-from .base import invalid
+from sluicegate.model.base import invalid
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from .address import BindAddress, parse_bind
-from .base import Finding, Path, Resource
-from .destination import Destination
-from .listener import Listener, Peer
-from .packet_source import PacketSource
+from sluicegate.model.address import BindAddress, parse_bind
+from sluicegate.model.base import Finding, Path, Resource
+from sluicegate.model.destination import Destination
+from sluicegate.model.listener import Listener, Peer
+from sluicegate.model.packet_source import PacketSource
 
 
 def with_names(data: dict[Any, Any]) -> dict[Any, Any]:

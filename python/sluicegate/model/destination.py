@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from .base import Finding, Resource, invalid, invalid_at
-from .names import DestinationName, LogGroupName, Role, is_arn, region_map_key
+from sluicegate.model.base import Finding, Resource, invalid, invalid_at
+from sluicegate.model.names import DestinationName, LogGroupName, Role, is_arn, region_map_key
 
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 TargetKind = Literal["aws", "http", "nats", "function", "file", "console"]

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ValidationInfo, field_validator
 
-from .base import Resource, invalid
-from .destination import checked_target
-from .names import DestinationName, region_map_key
+from sluicegate.model.base import Resource, invalid
+from sluicegate.model.destination import checked_target
+from sluicegate.model.names import DestinationName, region_map_key
 
 
 def _region_key(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .base import Finding, Path, Resource
+from sluicegate.model.base import Finding, Path, Resource
 
 _Sentence = Callable[[str, dict[str, Any], Any], tuple[str, str]]
 

@@ -11,12 +11,12 @@ from pydantic import (
     model_validator,
 )
 
-from .address import parse_server
-from .base import Finding, Resource, invalid
-from .crosscheck import cross_check, with_names
-from .listener import Listener
-from .names import Region
-from .packet_source import PacketSource
+from sluicegate.model.address import parse_server
+from sluicegate.model.base import Finding, Resource, invalid
+from sluicegate.model.crosscheck import cross_check, with_names
+from sluicegate.model.listener import Listener
+from sluicegate.model.names import Region
+from sluicegate.model.packet_source import PacketSource
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _QUEUE_URL = re.compile(r"https?://[^/\s]+/[0-9]{12}/[\w-]{1,80}", re.ASCII)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer
 
-from .address import BindAddress, Network, parse_bind
-from .base import Resource, invalid
-from .destination import Destination
-from .names import LogGroupName, Name, Role
+from sluicegate.model.address import BindAddress, Network, parse_bind
+from sluicegate.model.base import Resource, invalid
+from sluicegate.model.destination import Destination
+from sluicegate.model.names import LogGroupName, Name, Role
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
 _DNS_NAME = re.compile(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from .base import invalid, role_arn
+from sluicegate.model.base import invalid, role_arn
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _DESTINATION_NAME = re.compile(r"[A-Za-z0-9-]{1,255}")

@@ -5,9 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .address import Network
-from .base import Resource, invalid
-from .names import Name, Region, Role, TopicArn, topic_region
+from sluicegate.model.address import Network
+from sluicegate.model.base import Resource, invalid
+from sluicegate.model.names import Name, Region, Role, TopicArn, topic_region
 
 _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}")
 

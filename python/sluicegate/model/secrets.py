@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from .base import Path, Resource, pascal_case
-from .listener import Listener
+from sluicegate.model.base import Path, Resource, pascal_case
+from sluicegate.model.listener import Listener
 
 _R = TypeVar("_R", bound=Resource)
 

@@ -7,10 +7,10 @@ feature is one line in a list below; the change that brings the feature deletes 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from .base import Finding, Path, Resource
-from .destination import Destination, Target, parse_target
-from .gateway import GatewayConfig
-from .listener import Listener
+from sluicegate.model.base import Finding, Path, Resource
+from sluicegate.model.destination import Destination, Target, parse_target
+from sluicegate.model.gateway import GatewayConfig
+from sluicegate.model.listener import Listener
 
 _R = TypeVar("_R", bound=Resource)
 

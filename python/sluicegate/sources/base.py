@@ -16,11 +16,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from sluicegate.messages import Message, Outcome
+from sluicegate.egress.message import Message, Outcome
 
 
 class Sender(Protocol):
-    """Where a Source hands its messages: `sluicegate.egress.Egress`, or a stand-in in tests."""
+    """Where a Source hands its messages: `sluicegate.egress.egress.Egress`, or a stand-in in tests."""
 
     @property
     def full(self) -> bool:

@@ -2,10 +2,10 @@
 1.1, 2, 4.2), resources that were declared by the API, decisions about PacketSources, and keys and peers of WireGuard
 Listeners."""
 
-from .lock import StateError
-from .resources import Answer, Commit, Decision, ResourceTable, Stored, changed
-from .store import SourceQueue, State
-from .wireguard import WireGuardTable
+from sluicegate.state.lock import StateError
+from sluicegate.state.resources import Answer, Commit, Decision, ResourceTable, Stored, changed
+from sluicegate.state.store import SourceQueue, State
+from sluicegate.state.wireguard import WireGuardTable
 
 __all__ = [
     "Answer",

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .store import State
-from .vault import Vault
+from sluicegate.state.store import State
+from sluicegate.state.vault import Vault
 
 ANSWER_SECONDS = 86_400.0
 """How long the first answer to an `Idempotency-Key` is kept."""

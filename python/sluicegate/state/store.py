@@ -13,8 +13,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from .lock import Lock, StateError
-from .migrations import LATEST, migrate, version
+from sluicegate.state.lock import Lock, StateError
+from sluicegate.state.migrations import LATEST, migrate, version
 
 _T = TypeVar("_T")
 _KEY_BYTES = 32

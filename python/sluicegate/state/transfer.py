@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .lock import StateError
-from .migrations import LATEST, version
-from .resources import Commit, Decision, ResourceTable, Stored
-from .store import SOURCE_QUEUES, SourceQueue, State, failed
-from .vault import Vault
-from .wireguard import WireGuardTable, key_label, peer_label
+from sluicegate.state.lock import StateError
+from sluicegate.state.migrations import LATEST, version
+from sluicegate.state.resources import Commit, Decision, ResourceTable, Stored
+from sluicegate.state.store import SOURCE_QUEUES, SourceQueue, State, failed
+from sluicegate.state.vault import Vault
+from sluicegate.state.wireguard import WireGuardTable, key_label, peer_label
 
 FORMAT = 1
 

@@ -9,8 +9,7 @@ import stat
 from pathlib import Path
 
 from sluicegate import _native
-
-from .lock import StateError
+from sluicegate.state.lock import StateError
 
 _KEY_BYTES = 32
 

@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from sluicegate import _native
-
-from .store import State
-from .vault import Vault
+from sluicegate.state.store import State
+from sluicegate.state.vault import Vault
 
 Memory = Mapping[str, Any]
 """`{"PublicKey", "Remote", "Local", "Recent"}` of a peer, as the native side gives and takes it."""

@@ -1,0 +1,1 @@
+"""The REST API (contract section 8): resources, publishing, live events, metrics, and its own description."""

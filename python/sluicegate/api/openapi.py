@@ -1,0 +1,346 @@
+"""OpenAPI 3.1 and JSON Schema of the API, generated from the models (`/v1/openapi.json`, `/v1/schemas/KIND`)."""
+
+from functools import cache
+from typing import Any
+
+import orjson
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sluicegate import __version__
+from sluicegate.http.auth import wanted_scope
+from sluicegate.running.documents import KINDS, PATHS
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_ADDED: dict[str, dict[str, Any]] = {
+    "Listener": {
+        "Id": {"type": "string"},
+        "Domain": {"type": "string"},
+        "Address": {"type": "string"},
+        "Port": {"type": "integer", "minimum": 1, "maximum": 65535},
+        "DestinationNames": {"type": "array", "items": {"type": "string"}},
+        "WireGuardPublicKey": {"type": "string"},
+        "DtlsServerCertificate": {"type": "string"},
+    },
+    "PacketSource": {
+        "Id": {"type": "string"},
+        "State": {"enum": ["Active", "PendingApproval", "Rejected", "Disabled"]},
+        "Subscription": {
+            "enum": ["Subscribed", "Pending", "Failed"],
+            "description": "Of one that is Active. Pending and Failed are tried again.",
+        },
+        "SubscriptionProblem": {"type": "string"},
+    },
+    "DestinationArn": {"Id": {"type": "string"}, "Name": {"type": "string"}},
+}
+_COMMON = {
+    "Version": {"type": "string", "description": "As in ETag."},
+    "DeclaredBy": {"enum": ["File", "Api"]},
+    "Warnings": {"type": "array", "items": {"type": "string"}},
+}
+
+
+def openapi_routes() -> list[Route]:
+    """The routes of the descriptions."""
+
+    async def openapi(request: Request) -> Response:
+        return Response(orjson.dumps(document()), media_type="application/json")
+
+    async def schema(request: Request) -> Response:
+        kind = request.path_params["kind"]
+        if kind not in KINDS:
+            raise HTTPException(404, f"there is no schema {kind!r}: there are {', '.join(KINDS)}")
+        described = {"$schema": _DIALECT, **KINDS[kind].model_json_schema(by_alias=True)}
+        return Response(orjson.dumps(described), media_type="application/schema+json")
+
+    return [
+        Route("/v1/openapi.json", openapi, methods=["GET"]),
+        Route("/v1/schemas/{kind}", schema, methods=["GET"]),
+    ]
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in KINDS.values()],
+        by_alias=True,
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas = dict(definitions["$defs"])
+    paths: dict[str, Any] = {}
+    for kind, path in PATHS.items():
+        added = {
+            "type": "object",
+            "properties": _ADDED[kind] | _COMMON,
+            "required": ["Id", "Version", "DeclaredBy"],
+        }
+        schemas[f"{kind}View"] = added
+        schemas[f"{kind}List"] = {
+            "type": "object",
+            "properties": {
+                "Items": {"type": "array", "items": _ref(f"{kind}View")},
+                "NextToken": {"type": ["string", "null"]},
+            },
+            "required": ["Items", "NextToken"],
+        }
+        paths |= _resource_paths(kind, path)
+    schemas["PeerView"] = _PEER
+    schemas["PeerList"] = {
+        "type": "object",
+        "properties": {
+            "Items": {"type": "array", "items": _ref("PeerView")},
+            "NextToken": {"type": ["string", "null"]},
+        },
+        "required": ["Items", "NextToken"],
+    }
+    schemas["Problem"] = _PROBLEM
+    schemas["Outcome"] = _OUTCOME
+    paths |= _other_paths()
+    for path, operations in paths.items():
+        for method in operations.keys() - {"parameters"}:
+            scope = wanted_scope(method.upper(), path)
+            # Nobody needs a key on loopback. OpenAPI 3.1 names roles here for schemes that are not OAuth.
+            operations[method]["security"] = [{}, {"key": [scope]}] if scope else []
+    return {
+        "openapi": "3.1.0",
+        "jsonSchemaDialect": _DIALECT,
+        "info": {"title": "Sluicegate", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+_TEXT = {"type": "string"}
+_PROBLEM = {
+    "type": "object",
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": {"type": "integer"},
+        "detail": _TEXT,
+        "Errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"Resource": _TEXT, "Pointer": _TEXT, "Cause": _TEXT, "Fix": _TEXT},
+                "required": ["Cause"],
+            },
+        },
+    },
+    "required": ["type", "title", "status", "detail"],
+}
+_OUTCOME = {
+    "type": "object",
+    "properties": {
+        "MessageId": _TEXT,
+        "Entries": {"type": "integer"},
+        "Sent": {"type": "integer"},
+        "Duplicates": {"type": "integer"},
+        "Failures": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"Index": {"type": ["integer", "null"]}, "Reason": _TEXT, "Detail": _TEXT},
+            },
+        },
+    },
+    "required": ["MessageId", "Entries", "Sent", "Duplicates", "Failures"],
+}
+_PEER = {
+    "type": "object",
+    "properties": {
+        "PublicKey": _TEXT,
+        "Name": _TEXT,
+        "AllowedIPs": {"type": "array", "items": _TEXT},
+        "PersistentKeepaliveSeconds": {"type": "integer"},
+        "Configured": {"type": "boolean", "description": "It is one of the Listener's Peers."},
+        "Endpoint": {
+            "type": ["object", "null"],
+            "properties": {"IpAddress": _TEXT, "Port": {"type": "integer"}},
+        },
+        "LastHandshakeAt": {"type": ["string", "null"], "format": "date-time"},
+        "ReceivedBytes": {"type": "integer"},
+        "SentBytes": {"type": "integer"},
+        "Session": {"type": "boolean", "description": "There is a session to send with."},
+    },
+    "required": [
+        "PublicKey",
+        "Configured",
+        "Endpoint",
+        "LastHandshakeAt",
+        "ReceivedBytes",
+        "SentBytes",
+        "Session",
+    ],
+}
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _resource_paths(kind: str, path: str) -> dict[str, Any]:
+    one = _answer(f"{kind}View")
+    body = {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
+    lenient = _header("Prefer", "`handling=lenient`: unknown properties become Warnings.")
+    match = _header("If-Match", "Only if it has this version.")
+    key = _header("Idempotency-Key", "A repeated request with the same key has the first answer.")
+    return {
+        f"/v1/{path}": {
+            "get": _operation(f"list{kind}", {"200": _answer(f"{kind}List")}, ()),
+            "post": _operation(
+                f"create{kind}", {"201": one}, ("400", "409", "413", "422", "503"), [key, lenient], body
+            ),
+        },
+        f"/v1/{path}/{{name}}": {
+            "parameters": [_NAME],
+            "get": _operation(f"read{kind}", {"200": one}, ("404",)),
+            "put": _operation(
+                f"replace{kind}",
+                {"200": one},
+                ("400", "404", "409", "412", "413", "422", "503"),
+                [match, lenient],
+                body,
+            ),
+            "delete": _operation(
+                f"delete{kind}",
+                {"204": {"description": "It is gone."}},
+                ("404", "409", "412", "422", "503"),
+                [match],
+            ),
+        },
+    }
+
+
+def _peer_paths() -> dict[str, Any]:
+    key = {**_NAME, "name": "key", "description": "The public key, percent-encoded."}
+    problems = ("400", "404", "409", "413", "422", "503")
+    many = {"type": "object", "properties": {"Peers": {"type": "array", "items": _ref("Peer")}}}
+    one_or_many = {"anyOf": [_ref("Peer"), many]}
+    body = {"required": True, "content": {"application/json": {"schema": one_or_many}}}
+    after = {"name": "after", "in": "query", "schema": _TEXT, "description": "NextToken of the part before."}
+    gone = {"description": "Its session is cut."}
+    return {
+        "/v1/listeners/{name}/peers": {
+            "parameters": [_NAME],
+            "get": _operation("listPeers", {"200": _answer("PeerList")}, ("400", "404"), [after]),
+            "post": _operation("addPeer", {"201": _answer("Peer")}, problems, [], body),
+        },
+        "/v1/listeners/{name}/peers/{key}": {
+            "parameters": [_NAME, key],
+            "delete": _operation("removePeer", {"204": gone}, ("404", "409", "422", "503")),
+        },
+    }
+
+
+def _other_paths() -> dict[str, Any]:
+    source = _answer("PacketSourceView")
+    message = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
+    changes = {"type": "object", "properties": {"Changes": {"type": "array", "items": _TEXT}}}
+    health = {
+        "description": "Every Listener is bound.",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    not_yet = {"description": "Not every Listener is bound."}
+    about = {
+        "type": "object",
+        "properties": {
+            "Region": _TEXT,
+            "Node": {"type": "integer"},
+            "Domain": _TEXT,
+            "Sns": {"type": ["object", "null"], "properties": {"Url": _TEXT}},
+            "RequireApproval": {"type": "boolean"},
+        },
+        "required": ["Region", "Node", "Domain", "Sns", "RequireApproval"],
+    }
+    this_node = {"description": "This node.", "content": {"application/json": {"schema": about}}}
+    return {
+        "/v1/gateway": {"get": _operation("about", {"200": this_node}, ())},
+        **_peer_paths(),
+        "/v1/packet-sources/{name}/approve": {
+            "parameters": [_NAME],
+            "post": _operation("approve", {"200": source}, ("404", "409", "422", "503")),
+        },
+        "/v1/packet-sources/{name}/reject": {
+            "parameters": [_NAME],
+            "post": _operation("reject", {"200": source}, ("404", "409", "422", "503")),
+        },
+        "/v1/packet-sources/{name}/messages": {
+            "parameters": [_NAME],
+            "post": _operation(
+                "send", {"200": _answer("Outcome")}, ("404", "409", "413", "429", "503"), [], message
+            ),
+        },
+        "/v1/reload": {
+            "post": _operation(
+                "reload",
+                {
+                    "200": {
+                        "description": "What changed.",
+                        "content": {"application/json": {"schema": changes}},
+                    }
+                },
+                ("422",),
+            )
+        },
+        "/v1/events": {
+            "get": _operation(
+                "events", {"200": _content("text/event-stream", "application/x-ndjson")}, ("400", "503")
+            )
+        },
+        "/v1/openapi.json": {"get": _operation("describe", {"200": _content("application/json")}, ())},
+        "/v1/schemas/{kind}": {
+            "parameters": [{**_NAME, "name": "kind", "schema": {"enum": list(KINDS)}}],
+            "get": _operation("schema", {"200": _content("application/schema+json")}, ("404",)),
+        },
+        "/metrics": {"get": _operation("metrics", {"200": _content("text/plain")}, ())},
+        "/healthz": {"get": {"operationId": "health", "responses": {"200": health, "503": not_yet}}},
+    }
+
+
+def _operation(
+    name: str,
+    answers: dict[str, Any],
+    problems: tuple[str, ...],
+    parameters: list[dict[str, Any]] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    refused = {
+        "description": "Refused.",
+        "content": {"application/problem+json": {"schema": _ref("Problem")}},
+    }
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "responses": answers | dict.fromkeys(sorted({"401", "403", *problems}), refused),
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if body:
+        operation["requestBody"] = body
+    return operation
+
+
+def _answer(schema: str) -> dict[str, Any]:
+    return {"description": "Done.", "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _content(*media_types: str) -> dict[str, Any]:
+    return {"description": "Done.", "content": {one: {} for one in media_types}}
+
+
+def _header(name: str, meaning: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": meaning,
+        "schema": {"type": "string"},
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,93 @@
+"""Replaying a file of dead letters.
+
+Each letter is moved once. The file is renamed to FILE.replay first, so that the gateway goes on with a new FILE; then
+letter by letter either goes to the gateway or back into FILE. FILE.replay.done says how far that has come, so that a
+replay which was interrupted goes on where it was: at most the last request is then sent twice, and not even that where
+entries have an `Id`.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sluicegate.cli.client import call
+from sluicegate.cli.errors import CliError
+from sluicegate.cli.replay.letters import Choice, Letter, Pace, fitting, keeping, parse, send
+from sluicegate.deadletters.letter import append_lines, locked
+
+
+def count_file(file: Path, choice: Choice) -> Counter[str]:
+    """What `replay_file` would do."""
+    counts: Counter[str] = Counter()
+    for path in (_moved(file), file):
+        if path.exists():
+            counts.update(choice.verdict(letter) for letter in _read(path, 0))
+    return counts
+
+
+def replay_file(file: Path, api: str, choice: Choice, rate: float | None) -> Counter[str]:
+    """Send what is asked for; how many letters ended how. Raises `CliError`."""
+    moved, counts, pace = _moved(file), Counter[str](), Pace(rate)
+    if not moved.exists():
+        _take(file, moved)
+    keeps = keeping(call(api, "GET", "/v1/packet-sources")["Items"])
+    progress = moved.with_name(moved.name + ".done")
+    done = int(progress.read_text() or 0) if progress.exists() else 0
+    letters = _read(moved, done)
+    for (verdict, source), group in itertools.groupby(
+        letters, key=lambda one: (choice.verdict(one), one.source)
+    ):
+        for batch in _batches(group, pace.batch):
+            if verdict == "Replayed":
+                time.sleep(pace.seconds(sum(len(letter.entries or ()) for letter in batch)))
+                sent = send(api, source, batch, choice.ignore_expiry)
+                counts["Failed"] += len(sent.failed)
+                counts["Replayed"] += len(batch) - len(sent.failed)
+                # The gateway keeps what fails again, if the PacketSource has a place for it; else it goes back.
+                kept = source in keeps and sent.settled
+                back = [] if kept else [batch[place].raw for place in sorted(sent.failed)]
+            else:
+                counts[verdict] += len(batch)
+                back = [letter.raw for letter in batch]
+            if back:
+                append_lines(file, b"".join(back))
+            done += len(batch)
+            progress.write_text(str(done))
+    moved.unlink()
+    progress.unlink(missing_ok=True)
+    return counts
+
+
+def _moved(file: Path) -> Path:
+    return file.with_name(file.name + ".replay")
+
+
+def _take(file: Path, moved: Path) -> None:
+    """Move the file away, while nobody writes to it."""
+    if not file.exists():
+        raise CliError(
+            f"{file} does not exist: no entry has failed, or `dead_letter_queue_arn` names another file"
+        )
+    try:
+        with locked(file):
+            file.rename(moved)
+    except OSError as refused:
+        raise CliError(
+            f"{file} cannot be moved: {refused.strerror}, check the directory's permissions"
+        ) from None
+
+
+def _batches(letters: Iterator[Letter], limit: int) -> Iterator[list[Letter]]:
+    waiting: list[Letter] = []
+    while waiting := waiting + list(itertools.islice(letters, limit - len(waiting))):
+        count = fitting(waiting, limit)
+        yield waiting[:count]
+        waiting = waiting[count:]
+
+
+def _read(path: Path, done: int) -> Iterator[Letter]:
+    with path.open("rb") as lines:
+        for line in itertools.islice((line for line in lines if line.strip()), done, None):
+            yield parse(line if line.endswith(b"\n") else line + b"\n")

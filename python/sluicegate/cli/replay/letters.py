@@ -1,0 +1,157 @@
+"""Dead letters as `replay` sees them, wherever they come from: what they hold, which are asked for, sending them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+import orjson
+
+from sluicegate.cli.client import call
+from sluicegate.events.entries import writable
+
+BATCH = 100  # letters in one request
+BATCH_BYTES = 200_000
+"""Less than the API takes. One larger letter goes alone."""
+
+Verdict = Literal["Replayed", "Expired", "NotAsked", "OtherRegion", "Unusable"]
+
+
+@dataclass(slots=True)
+class Letter:
+    """`entries` of one message as contract section 4.1 has them, None for what could not be sent. `regions` are those
+    that the message asks for by `EgressRegion`."""
+
+    raw: bytes
+    """As it was found, one line."""
+    source: str = ""
+    reason: str = ""
+    entries: list[Any] | None = None
+    regions: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user asks for. Empty means every reason, every PacketSource."""
+
+    reasons: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    ignore_expiry: bool = False
+
+    def asks_for(self, letter: Letter) -> bool:
+        return (not self.reasons or letter.reason in self.reasons) and (
+            not self.sources or letter.source in self.sources
+        )
+
+    def verdict(self, letter: Letter, region: str | None = None) -> Verdict:
+        """What to do with a letter, by the name under which it is counted. `region` is the gateway's."""
+        if letter.entries is None:
+            return "Unusable"
+        if not self.asks_for(letter):
+            return "NotAsked"
+        if letter.regions is not None and region not in letter.regions:
+            return "OtherRegion"
+        if not self.ignore_expiry and letter.entries and all(map(_expired, letter.entries)):
+            return "Expired"
+        return "Replayed"
+
+
+@dataclass(slots=True)
+class Sent:
+    """How a request went: the letters of which something failed again, by their place in the request."""
+
+    message_id: str
+    settled: bool
+    """What failed again is where the PacketSource's dead letters go, if they go anywhere."""
+    failed: set[int] = field(default_factory=set)
+
+
+class Pace:
+    """At most `rate` entries a second."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._begun = time.monotonic()
+        self._sent = 0
+
+    @property
+    def batch(self) -> int:
+        """Letters in one request, so that no burst is longer than a tenth of a second."""
+        return BATCH if self._rate is None else max(1, min(BATCH, int(self._rate / 10)))
+
+    def seconds(self, entries: int) -> float:
+        """What to wait before so many more are sent."""
+        wait = 0.0
+        if self._rate is not None:
+            wait = max(0.0, self._begun + self._sent / self._rate - time.monotonic())
+        self._sent += entries
+        return wait
+
+
+def parse(raw: bytes) -> Letter:
+    """The gateway's own form (contract section 4.5)."""
+    try:
+        document = orjson.loads(raw)
+        source, reason, entry = document["PacketSource"], document["Reason"], document["Entry"]
+    except (ValueError, KeyError, TypeError):
+        return Letter(raw)
+    return Letter(raw, str(source), str(reason), entries_of(entry))
+
+
+def entries_of(body: object) -> list[Any] | None:
+    """The entries of a message or of one entry, also as JSON text; None if it is neither, or nested deeper than a
+    request can be."""
+    if isinstance(body, str):
+        try:
+            body = orjson.loads(body)
+        except ValueError:
+            return None
+    if not isinstance(body, dict) or not writable(body):
+        return None
+    messages = body.get("Messages")
+    return messages if isinstance(messages, list) else [body]
+
+
+def fitting(letters: Sequence[Letter], limit: int) -> int:
+    """How many of them, from the first on, go into one request."""
+    size = 0
+    for count, letter in enumerate(letters[:limit]):
+        size += len(letter.raw)
+        if count and size > BATCH_BYTES:
+            return count
+    return min(len(letters), limit)
+
+
+def send(api: str, source: str, letters: Sequence[Letter], ignore_expiry: bool) -> Sent:
+    """One request to the gateway. Raises `CliError`."""
+    entries: list[Any] = []
+    owners: list[int] = []
+    for place, letter in enumerate(letters):
+        for entry in letter.entries or ():
+            kept = entry
+            if ignore_expiry and isinstance(entry, dict):
+                kept = {name: value for name, value in entry.items() if name != "ExpiresAt"}
+            entries.append(kept)
+            owners.append(place)
+    # An entry alone goes as the message that it was: it may be as large as a message may be.
+    body = entries[0] if len(entries) == 1 and isinstance(entries[0], dict) else {"Messages": entries}
+    answer = call(api, "POST", f"/v1/packet-sources/{quote(source, safe='')}/messages", body)
+    sent = Sent(answer["MessageId"], bool(answer.get("Settled", True)))
+    for failure in answer["Failures"]:
+        index = failure["Index"]
+        sent.failed |= {owners[index]} if index is not None else set(owners)
+    return sent
+
+
+def keeping(sources: Sequence[dict[str, Any]]) -> set[str]:
+    """The PacketSources, as the API shows them, whose entries the gateway keeps if they fail again."""
+    return {source["Name"] for source in sources if source.get("DeadLetterQueueArn") is not None}
+
+
+def _expired(entry: Any) -> bool:
+    try:
+        return datetime.fromisoformat(entry["ExpiresAt"]) <= datetime.now(UTC)
+    except (KeyError, TypeError, ValueError):
+        return False

@@ -1,0 +1,117 @@
+"""The configuration file: YAML in, a checked `GatewayConfig` or every problem with its line and column out.
+
+The file is read in three steps: text → YAML nodes (which know their places) → plain data for the model.
+Problems of the model come with a path; the nodes turn the path into `file:line:col`. Contract section 8:
+relative paths are relative to the file, unknown keys are errors, and all errors are shown at once.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sluicegate.config.yamlfile import Document, Problem, YamlError, read
+from sluicegate.functions.check import check_target
+from sluicegate.model import Finding, GatewayConfig, findings, unavailable
+
+__all__ = ["Config", "ConfigError", "Problem", "json_schema", "load", "stamp"]
+
+
+class ConfigError(Exception):
+    """The file cannot be used: `problems` has every reason, in the order of the file."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+Stamp = tuple[int, int, int]
+"""What changes whenever a file is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A valid configuration: `gateway` with its `state` path made absolute, and where it came from.
+
+    `base_dir` is what `file:` and `function:` paths are relative to. `warnings` are worth a line, not a
+    refusal.
+    """
+
+    gateway: GatewayConfig
+    path: Path
+    base_dir: Path
+    warnings: list[Problem]
+    document: Document = dataclasses.field(repr=False)
+    stamp: Stamp | None = None
+    """The file's before it was read: what is saved later has another one."""
+
+    def locate(self, found: Finding) -> Problem:
+        """A finding about `gateway` as a problem at its place in the file."""
+        return self.document.locate(found)
+
+    def unavailable(self) -> list[Problem]:
+        """What the file asks of a later version: a gateway refuses to run while there is any."""
+        return _in_order(self.locate(found) for found in unavailable(self.gateway))
+
+
+def load(path: str | Path) -> Config:
+    """Read and check a configuration file. Raises `ConfigError`; touches nothing but the files that it
+    reads."""
+    given = Path(path)
+    before = stamp(given)
+    try:
+        document = read(given)
+    except YamlError as error:
+        raise ConfigError(_in_order(error.problems)) from None
+    base_dir = given.absolute().parent
+    problems = list(document.duplicate_keys())
+    try:
+        gateway = GatewayConfig.model_validate(
+            document.data, context={"check_target": lambda target: check_target(base_dir, target)}
+        )
+    except ValidationError as error:
+        problems += [document.locate(found) for found in findings(error, GatewayConfig)]
+        raise ConfigError(_in_order(problems)) from None
+    if problems:
+        raise ConfigError(_in_order(problems))
+    gateway.state = str(base_dir / gateway.state)
+    warnings = _in_order(document.locate(found) for found in _doubtful(gateway))
+    return Config(gateway, given, base_dir, warnings, document, before)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """None while there is no such file: between the two steps of an editor that replaces it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the YAML file, in its snake_case spelling, for completion in editors."""
+    schema = GatewayConfig.model_json_schema(by_alias=False)
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **schema, "title": "Sluicegate gateway"}
+
+
+def _doubtful(gateway: GatewayConfig) -> list[Finding]:
+    found: list[Finding] = []
+    for index, listener in enumerate(gateway.listeners):
+        sourced = any(source.listener_name == listener.name for source in gateway.packet_sources)
+        if not listener.destinations and not sourced:
+            cause = f'the Listener "{listener.name}" has neither Destinations nor a PacketSource'
+            found.append(Finding(("listeners", index), cause, "add one, otherwise packets are only counted"))
+        for position, destination in enumerate(listener.destinations):
+            if destination.destination_arn is None:
+                cause = f'the Destination "{destination.name}" has no `destination_arn`'
+                place = ("listeners", index, "destinations", position)
+                found.append(Finding(place, cause, "its packets are dropped and counted until it has one"))
+    return found
+
+
+def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+    # One mistake in an anchor is found once per alias, at the same place.
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.col))

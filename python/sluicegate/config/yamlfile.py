@@ -1,0 +1,208 @@
+"""A YAML file whose every key and value knows its place.
+
+ruamel's node tree is kept beside the data: a path of the model leads through the nodes to a line and a
+column. Every way in which a file can fail to be one YAML mapping is a `Problem` with a next step.
+"""
+
+import dataclasses
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+
+from sluicegate.model import Finding, GatewayConfig, Resource
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a file; `line` and `col` count from 1. `str()` is `file:line:col: cause, fix`."""
+
+    file: str
+    line: int
+    col: int
+    cause: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.col}: {self.cause}, {self.fix}"
+
+
+class YamlError(Exception):
+    """The file is not one YAML mapping; `problems` says why."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
+
+
+class Document:
+    """A mapping read from a YAML file: plain `data`, and the place of everything in it."""
+
+    def __init__(self, file: str, root: MappingNode, data: dict[Any, Any]) -> None:
+        self.data = data
+        self._file = file
+        self._root = root
+
+    def locate(self, found: Finding) -> Problem:
+        """The place of a finding: its value, its key if that is wrong, else the nearest thing around it."""
+        node: Node = self._root
+        model: type[Resource] | None = GatewayConfig
+        place = node
+        for depth, part in enumerate(found.path):
+            entry = _step(node, part, model)
+            if entry is None:
+                break
+            key, node = entry
+            last = depth == len(found.path) - 1
+            place = key if key is not None and last and found.on_key else node
+            if isinstance(part, str) and model is not None:
+                model = model.child(part)
+        return self._at(place, found.cause, found.fix)
+
+    def duplicate_keys(self) -> Iterator[Problem]:
+        """Keys that stand twice in one mapping: YAML forbids it, and one of the two would be lost."""
+        for mapping in _mappings(self._root, set()):
+            seen: dict[str, Node] = {}
+            for key, _ in mapping.value:
+                if not isinstance(key, ScalarNode) or key.value == "<<":
+                    continue
+                first = seen.setdefault(key.value, key)
+                if first is not key:
+                    cause = f"the key `{key.value}` is already in line {first.start_mark.line + 1}"
+                    yield self._at(key, cause, "keep one of the two")
+
+    def _at(self, node: Node, cause: str, fix: str) -> Problem:
+        return Problem(self._file, node.start_mark.line + 1, node.start_mark.column + 1, cause, fix)
+
+
+def read(path: Path) -> Document:
+    """Read a YAML file whose root is a mapping. Raises `YamlError`."""
+    file = str(path)
+    text = read_text(path)
+    # Pure: the C loader has no node tree that keeps places. Safe: no tag of a file may build an object.
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_duplicate_keys = True
+    try:
+        root = yaml.compose(text)
+        if root is None or (isinstance(root, ScalarNode) and root.value == ""):
+            fix = "write a configuration: `sluicegate dev` makes one"
+            raise YamlError(Problem(file, 1, 1, "the file is empty", fix))
+        if not isinstance(root, MappingNode):
+            mark = root.start_mark
+            kind = "list" if isinstance(root, SequenceNode) else "single value"
+            cause = f"the file holds a {kind}, not a mapping"
+            raise YamlError(Problem(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`"))
+        data = yaml.load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise YamlError(syntax_problem(file, text, error)) from None
+    return Document(file, root, data)
+
+
+def read_text(path: Path) -> str:
+    """The file as text; `YamlError` when it cannot be read or is not UTF-8."""
+    file = str(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        cause, fix = {
+            errno.ENOENT: ("the file does not exist", "correct the path"),
+            errno.EISDIR: ("this is a directory", "name the configuration file in it"),
+            errno.EACCES: ("the file cannot be read: permission denied", "correct its permissions"),
+        }.get(error.errno or 0, (f"the file cannot be read: {error.strerror}", "correct the path"))
+        raise YamlError(Problem(file, 1, 1, cause, fix)) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, col = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        cause = f"the byte 0x{raw[error.start]:02x} is not UTF-8 text"
+        raise YamlError(Problem(file, line, col, cause, "save the file as UTF-8")) from None
+
+
+def _step(node: Node, part: str | int, model: type[Resource] | None) -> tuple[Node | None, Node] | None:
+    """One step of a path: `(key node or None, value node)`, None where the file has nothing there."""
+    if isinstance(node, SequenceNode) and isinstance(part, int):
+        return (None, node.value[part]) if part < len(node.value) else None
+    if not isinstance(node, MappingNode):
+        return None
+    spellings = model.spellings() if model else {}
+    for key, value in node.value:
+        written = key.value if isinstance(key, ScalarNode) else None
+        if written == str(part) or (written is not None and spellings.get(written) == part):
+            return key, value
+    # `<<: *defaults`: the key stands in the mapping that is merged.
+    merged = (value for key, value in node.value if isinstance(key, ScalarNode) and key.value == "<<")
+    return next((found for value in merged if (found := _step(value, part, model))), None)
+
+
+def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
+    # Aliases make one node appear in several places, and may make it contain itself.
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value, seen)
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            yield from _mappings(value, seen)
+
+
+def syntax_problem(file: str, text: str, error: Exception) -> Problem:
+    """What ruamel found wrong in `text`, in our words and at its place."""
+    if isinstance(error, ReaderError):
+        before = text[: error.position]
+        line, col = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
+        return Problem(file, line, col, "a control character stands here", "remove it")
+    mark = None
+    problem = ""
+    if isinstance(error, MarkedYAMLError):
+        mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or ""
+    line, col = (mark.line, mark.column) if mark else (0, 0)
+    lines = text.splitlines()
+    written = lines[line] if line < len(lines) else ""
+    indentation = written[: len(written) - len(written.lstrip())]
+    if "\t" in indentation or r"'\t'" in problem:
+        col = written.find("\t") if "\t" in written else col
+        return Problem(file, line + 1, col + 1, "a tab is used for indentation", "indent with spaces")
+    for words, cause, fix in _SYNTAX:
+        if words in problem:
+            return Problem(file, line + 1, col + 1, cause, fix)
+    cause = "this is not valid YAML" + (f" ({problem})" if problem else "")
+    fix = "check indentation, quotes, colons and brackets here and above"
+    return Problem(file, line + 1, col + 1, cause, fix)
+
+
+_SYNTAX = [
+    (
+        "mapping values are not allowed",
+        "a second `:` in a plain value",
+        'put a value that contains ": " or ends with ":" in quotes, or correct the indentation',
+    ),
+    ("could not find expected ':'", "a key without a `:`", "write `key: value`"),
+    ("found another document", "a second document begins here", "keep one document per file"),
+    (
+        "found undefined alias",
+        "this alias is not defined",
+        "define it above with `&NAME`, or quote the value",
+    ),
+    ("could not determine a constructor", "tags such as `!name` are not supported", "remove the tag"),
+    ("found unhashable key", "a list or mapping cannot be a key", "put the key in quotes"),
+    ("found unexpected end of stream", "a quote or bracket is not closed", "close it"),
+    (
+        "expected <block end>",
+        "this does not line up with what stands above",
+        'indent it like its neighbours; an address in brackets must be quoted: "[::]:2048"',
+    ),
+    ("expected ',' or ']'", "a list in brackets is not closed", "add `]`, or quote the value if it is text"),
+    ("expected ',' or '}'", "a mapping in braces is not closed", "add `}`, or quote the value if it is text"),
+    ("found character '@'", "a value cannot begin with `@`", "put it in quotes"),
+    ("found character '`'", "a value cannot begin with a backquote", "put it in quotes"),
+    ("found character '%'", "a value cannot begin with `%`", "put it in quotes"),
+]

@@ -1,0 +1,525 @@
+"""Messages in, outcomes out: one Listener's egress (contract sections 4.2, 4.3, 4.5).
+
+Theory of operation. The native side owns a bounded ring and sends at its own pace: `submit` and `reply` put
+documents into the ring, `completions` reports each of them once all of its entries have ended. Four rules
+keep that honest:
+
+- *First come, first served.* Whoever found the ring full waits in one backlog, sourced messages and handlers'
+  answers alike, and while somebody waits nobody else is let past. Acceptance without waiting (`try_submit`)
+  then takes nothing.
+- *Room is tried for when the native side says so*, by the completions descriptor, and every 50 ms while the
+  ring is known to be full: one lost wake-up must not stop a Listener for good.
+- *A body is kept exactly as long as it is in flight*, to name the entries that failed; the outcome carries no
+  bytes.
+- *Failures of messages that their senders keep anyway are told together*, a moment later: to write letters and events
+  costs about the same for one message as for fifty, and whoever would lose one in a crash now gets the message again.
+  Until then they count as in flight.
+
+Counters are the native side's (`Port.stats`): nothing is counted twice here.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from sluicegate.deadletters.failures import Failures
+from sluicegate.deadletters.letter import FailedMessage, NotKept
+from sluicegate.egress.message import EgressClosed, EgressFull, EgressPort, Ended, Message, Outcome, Record
+from sluicegate.events import EventLog
+from sluicegate.events.entries import Entries
+from sluicegate.events.times import iso_milliseconds
+from sluicegate.faults import log_fault
+
+log = structlog.get_logger("sluicegate.egress")
+
+ROOM_RETRY_SECONDS = 0.05
+GATHER_SECONDS = 0.03
+GATHER_MESSAGES = 256
+"""So long, and until there are so many, messages that settle and failed are gathered before that is told."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    body: bytes
+    done: "asyncio.Future[Outcome] | None" = None
+    ended: Callable[[Outcome], None] | None = None
+    settles: bool = False
+    given_back: bool = False
+
+
+@dataclass(slots=True)
+class _Waiter:
+    put: Callable[[], bool]
+    room: "asyncio.Future[None]"
+    owed: Message | None = None
+
+
+_NONE = Failures()
+_Key = tuple[str, int | None, int | None]
+"""`(message id, source, destination)`: two PacketSources of one Listener may carry the same message id."""
+_Account = tuple[int | None, int | None, bool, bool]
+"""`(source, destination, settles, given back)`: what failures are reported together by."""
+_Failed = tuple[str, bytes, Failures]
+"""`(message id, body, failures)`."""
+
+
+class Egress:
+    """Sends for one Listener. Everything here runs in the loop given to `start`; nothing here blocks.
+
+    `sources` and `destinations` are the names in the order of the Port's spec.
+    """
+
+    def __init__(
+        self,
+        port: EgressPort,
+        listener: str,
+        sources: Sequence[str],
+        destinations: Sequence[str],
+        events: EventLog,
+        record: Record | None = None,
+    ) -> None:
+        self._record = record
+        self.listener = listener
+        self._port = port
+        self._sources = list(sources)
+        self._destinations = list(destinations)
+        self._events = events
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._full = False
+        self._retry: asyncio.TimerHandle | None = None
+        # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
+        # list.
+        self._in_flight: dict[_Key, deque[_InFlight]] = {}
+        self._failed: dict[_Account, list[_Failed]] = {}
+        self._gathered: list[Ended] = []
+        self._gathered_keys: set[_Key] = set()
+        self._gathering: asyncio.TimerHandle | None = None
+        self._backlog: deque[_Waiter] = deque()
+        self._idle_waiters: list[asyncio.Future[None]] = []
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read completions in `loop`."""
+        self._loop = loop
+        loop.add_reader(self._port.completions_fileno(), self._on_readable)
+
+    def rename(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
+        """The Port's spec has changed: the names in its order."""
+        self._sources, self._destinations = list(sources), list(destinations)
+
+    def holds(self, *, source: int | None = None, destination: int | None = None) -> bool:
+        """True while something of this PacketSource or Destination may be under way: it must keep its place."""
+        if self._backlog:
+            return True
+        return any((one, other) == (source, destination) for _, one, other in self._in_flight)
+
+    @property
+    def full(self) -> bool:
+        """True while the ring is known to have no room: `try_submit` would take nothing."""
+        return self._full or bool(self._backlog)
+
+    @property
+    def congested(self) -> bool:
+        """True while dead letters of its PacketSources wait beyond their bound: a sender that settles its messages is
+        to fetch and submit nothing more, as each could fail and wait there too."""
+        return self._record is not None and self._record.congested(self._sources)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages and answers taken by the ring of which some entry has not ended."""
+        return sum(map(len, self._in_flight.values()))
+
+    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
+        """Hand over messages without waiting; how many of them, from the first on, were taken. `ended` gets
+        the outcome of each, except of those that a closed Listener left unfinished; without it they go to the
+        events alone.
+
+        Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
+        """
+        if self._closed or self.full or not messages:
+            return 0
+        taken = self._port.submit([_submission(message) for message in messages])
+        for message in messages[:taken]:
+            self._track_message(message, None, ended)
+        if taken < len(messages):
+            self._mark_full()
+        return taken
+
+    def submit_later(self, message: Message) -> None:
+        """Hand over a message that must not be refused any more, behind everything that waits already.
+
+        For a message that another PacketSource has taken. It is held in memory without a limit of its own, so
+        the caller checks `full` first: then at most one message is owed for each time that the ring fills up.
+        """
+        if self._closed:
+            self._report_lost(message)
+        elif self.full or not self._take(message, None):
+            self._wait(_Waiter(lambda: self._take(message, None), self._running().create_future(), message))
+
+    async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
+        """Send and wait until every entry has ended.
+
+        Waits for room in the ring (`EgressFull` after `room_seconds`, if given), then for the end, which
+        pacing and handshakes may hold back for the source's `HoldSeconds`. `EgressClosed` when the Listener
+        stops first. Cancelling the call does not take back a message that the ring has.
+        """
+        done: asyncio.Future[Outcome] = self._running().create_future()
+        await self._room(lambda: self._take(message, done), room_seconds)
+        return await done
+
+    def settled(self, source: int) -> bool:
+        """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
+        they go nowhere, or to a file."""
+        name = _name(self._sources, source)
+        return self._record is None or name is None or self._record.settled(name)
+
+    async def settle(self, source: int) -> None:
+        """Return once `settled`. While the dead letters' queue cannot be reached this waits; `EgressClosed` when the
+        gateway stops first. Then the message must not be acknowledged.
+        """
+        name = _name(self._sources, source)
+        if self._record is None or name is None:
+            return
+        try:
+            await self._record.settle(name)
+        except NotKept:
+            raise EgressClosed("the gateway stopped before the dead letters were kept") from None
+
+    def give_back(self, source: int, message_ids: Iterable[str]) -> None:
+        """The sender of these messages, which have not ended, keeps them for another time and settles them no more.
+
+        Their failures are events still, and become no dead letters: the entries come again.
+        """
+        for message_id in message_ids:
+            records = self._in_flight.get((message_id, source, None))
+            if records:
+                records[0].given_back = records[0].settles  # a later one is somebody else's
+
+    async def reply(self, destination: int, request_id: str, body: bytes) -> None:
+        """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
+        served."""
+
+        def put() -> bool:
+            if not self._port.reply(destination, request_id, body):
+                return False
+            self._track((request_id, None, destination), _InFlight(body))
+            return True
+
+        await self._room(put, None)
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait until everything taken or waiting has ended; False when `seconds` were not enough.
+
+        Stop the sources and Destinations first: this refuses nothing by itself.
+        """
+        if not self._in_flight and not self._backlog:
+            return True
+        idle: asyncio.Future[None] = self._running().create_future()
+        self._idle_waiters.append(idle)
+        try:
+            async with asyncio.timeout(seconds):
+                await idle
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop. Reads the last completions (call it after `Port.close`), then fails whatever is left as
+        `SendFailed`.
+
+        Callers that still wait get `EgressClosed`. Safe to call twice.
+        """
+        if self._closed:
+            return
+        self._end_gathered()  # their senders may settle these yet
+        for record in itertools.chain.from_iterable(self._in_flight.values()):
+            record.given_back = record.settles  # nobody can settle it any more
+        if self._loop is not None:
+            self._loop.remove_reader(self._port.completions_fileno())
+            self._end_all()
+            self._end_gathered()
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        for (message_id, source, destination), records in self._in_flight.items():
+            for record in records:
+                lost = Failures([(None, "SendFailed", "the Listener was closed before this ended")])
+                self._note(message_id, source, destination, record, lost)
+                _fail(record.done)
+        self._report()
+        self._in_flight.clear()
+        for waiter in self._backlog:
+            if waiter.owed is not None:
+                self._report_lost(waiter.owed)
+                waiter.room.cancel()
+            else:
+                _fail(waiter.room)
+        self._backlog.clear()
+        self._wake_idle()
+
+    # Into the ring
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None or self._closed:
+            raise EgressClosed(f"Listener {self.listener} is not running")
+        return self._loop
+
+    def _take(self, message: Message, done: "asyncio.Future[Outcome] | None") -> bool:
+        if not self._port.submit([_submission(message)]):
+            return False
+        self._track_message(message, done)
+        return True
+
+    def _track_message(
+        self,
+        message: Message,
+        done: "asyncio.Future[Outcome] | None",
+        ended: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        settles = message.settles and (done is not None or ended is not None)
+        record = _InFlight(message.body, done, ended, settles)
+        self._track((message.message_id, message.source, None), record)
+
+    def _track(self, key: _Key, record: _InFlight) -> None:
+        records = self._in_flight.get(key)
+        if records is None:
+            self._in_flight[key] = deque((record,))
+        else:
+            records.append(record)
+
+    async def _room(self, put: Callable[[], bool], seconds: float | None) -> None:
+        loop = self._running()
+        if not self.full and put():
+            return
+        waiter = _Waiter(put, loop.create_future())
+        self._wait(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter.room
+        except TimeoutError:
+            # The wait may have ended in the same turn of the loop in which its time ran out: then the ring
+            # has it.
+            if waiter.room.cancelled():
+                raise EgressFull(f"no room to send on Listener {self.listener}") from None
+
+    def _wait(self, waiter: _Waiter) -> None:
+        self._backlog.append(waiter)
+        self._mark_full()
+
+    def _mark_full(self) -> None:
+        self._full = True
+        if self._retry is None and self._loop is not None:
+            self._retry = self._loop.call_later(ROOM_RETRY_SECONDS, self._on_retry)
+
+    def _on_retry(self) -> None:
+        self._retry = None
+        self._pump()
+        self._wake_idle()
+
+    def _pump(self) -> None:
+        """Let those who wait put, in order, until the ring is full again."""
+        self._full = False
+        while self._backlog:
+            waiter = self._backlog[0]
+            if not waiter.room.done():  # done already: its caller gave up
+                try:
+                    if not waiter.put():
+                        self._mark_full()
+                        return
+                except Exception as error:
+                    self._backlog.popleft()
+                    if waiter.owed is not None:
+                        self._report_lost(waiter.owed)
+                    else:
+                        waiter.room.set_exception(error)
+                    continue
+                waiter.room.set_result(None)
+            self._backlog.popleft()
+
+    # Out of the ring
+
+    def _on_readable(self) -> None:
+        self._end_all()
+        self._pump()
+        self._wake_idle()
+
+    def _end_all(self) -> None:
+        ended = self._port.completions()
+        if self._record is not None:
+            # Before anybody is told: what is acknowledged must be known after a restart.
+            sent = [
+                (self._sources[one.source], i)
+                for one in ended
+                if one.source is not None
+                for i in one.sent_ids
+            ]
+            if sent:
+                self._record.sent(sent)
+        self._end([one for one in ended if not self._gather(one)])
+        if len(self._gathered) >= GATHER_MESSAGES:
+            self._end_gathered()
+
+    def _gather(self, ended: Ended) -> bool:
+        """True for one that `_end_gathered` is to tell."""
+        key = _key(ended)
+        if key not in self._gathered_keys:  # of two that are alike the first ends first
+            records = self._in_flight.get(key)
+            failed = ended.entries - ended.sent - ended.duplicates
+            if not failed or not records or not records[0].settles:
+                return False
+            self._gathered_keys.add(key)
+        self._gathered.append(ended)
+        if self._gathering is None and self._loop is not None:
+            self._gathering = self._loop.call_later(GATHER_SECONDS, self._on_gathered)
+        return True
+
+    def _on_gathered(self) -> None:
+        self._end_gathered()
+        self._wake_idle()
+
+    def _end_gathered(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        gathered, self._gathered = self._gathered, []
+        self._gathered_keys.clear()
+        self._end(gathered)
+
+    def _end(self, ended: Iterable[Ended]) -> None:
+        known = [(one, *self._pop(one)) for one in ended]
+        self._report()
+        for one, record, failures in known:
+            try:
+                _tell(one, record, failures)
+            except Exception as error:  # of whoever is told: the others are to be told too
+                self._fault(error, one.message_id)
+
+    def _pop(self, ended: Ended) -> tuple[_InFlight | None, Failures]:
+        """What was kept of a document that has ended, and its failures, which are noted."""
+        key = _key(ended)
+        records = self._in_flight.get(key)
+        record = None
+        if records:
+            record = records.popleft()
+            if not records:
+                del self._in_flight[key]
+        failed = ended.failures
+        if not failed:
+            return record, _NONE
+        failures = Failures(failed)
+        self._note(*key, record or _InFlight(b""), failures)
+        return record, failures
+
+    def _fault(self, error: Exception, message_id: str) -> None:
+        log_fault(log, "an outcome was not told", error, listener=self.listener, message_id=message_id)
+
+    def _wake_idle(self) -> None:
+        if self._in_flight or self._backlog:
+            return
+        for idle in self._idle_waiters:
+            if not idle.done():
+                idle.set_result(None)
+        self._idle_waiters.clear()
+
+    # Failures: never silent (contract section 4.5)
+
+    def _note(
+        self,
+        message_id: str,
+        source: int | None,
+        destination: int | None,
+        record: _InFlight,
+        failures: Failures,
+    ) -> None:
+        """For `_report`, which is to follow in the same turn: what fails together is told as one."""
+        account = (source, destination, record.settles, record.given_back)
+        self._failed.setdefault(account, []).append((message_id, record.body, failures))
+
+    def _report(self) -> None:
+        """Dead letters and events of all that was noted since the last time. Never raises: the outcomes of a whole turn
+        depend on this."""
+        noted, self._failed = self._failed, {}
+        for account, failed in noted.items():
+            try:
+                self._keep_letters(account, failed)
+                self._emit(account, failed)
+            except Exception as error:
+                self._fault(error, failed[0][0])
+
+    def _keep_letters(self, account: _Account, failed: Sequence[_Failed]) -> None:
+        source, _, settles, given_back = account
+        name = _name(self._sources, source)
+        if self._record is None or name is None or given_back or not self._record.wants(name):
+            return
+        at = iso_milliseconds(time.time())
+        messages = [
+            FailedMessage(name, self.listener, id_, at, body, failures) for id_, body, failures in failed
+        ]
+        self._record.failed(messages, settles=settles)
+
+    def _emit(self, account: _Account, failed: Sequence[_Failed]) -> None:
+        source, destination, _, _ = account
+        counts: dict[str, int] = {}
+        for _, _, failures in failed:
+            for reason, count in failures.reasons().items():
+                counts[reason] = counts.get(reason, 0) + count
+        for reason, count in counts.items():
+            self._events.emit_alike(
+                "ReplyFailed" if source is None else "SourceFailed",
+                count,
+                _details(failed, reason),
+                Listener=self.listener,
+                Destination=_name(self._destinations, destination),
+                PacketSource=_name(self._sources, source),
+                Reason=reason,
+            )
+
+    def _report_lost(self, message: Message) -> None:
+        lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
+        self._note(message.message_id, message.source, None, _InFlight(message.body), lost)
+        self._report()
+
+
+def _key(ended: Ended) -> _Key:
+    return (ended.message_id, ended.source, ended.destination)
+
+
+def _details(failed: Iterable[_Failed], reason: str) -> Iterator[dict[str, object]]:
+    """What the events of failures for this reason say of each alone."""
+    for message_id, body, failures in failed:
+        entries = Entries(body)
+        for failure in failures:
+            if failure.reason == reason:
+                detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
+                yield detail | entries.fields(failure.index)
+
+
+def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
+    if record is None or (record.done is None and record.ended is None):
+        return
+    outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+    if record.ended is not None:
+        record.ended(outcome)
+    elif record.done is not None and not record.done.done():
+        record.done.set_result(outcome)
+
+
+def _submission(message: Message) -> tuple[str, float | None, int, bytes, tuple[str, str] | None]:
+    return (message.message_id, message.published_at, message.source, message.body, message.refusal)
+
+
+def _name(names: Sequence[str], index: int | None) -> str | None:
+    if index is None:
+        return None
+    return names[index] if 0 <= index < len(names) else str(index)
+
+
+def _fail(future: "asyncio.Future[Outcome] | asyncio.Future[None] | None") -> None:
+    if future is not None and not future.done():
+        future.set_exception(EgressClosed("the Listener was closed"))

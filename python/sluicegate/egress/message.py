@@ -1,0 +1,86 @@
+"""Messages to source, how they end, and what a Listener's egress (`egress.py`) needs around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sluicegate.deadletters.failures import Failure
+from sluicegate.deadletters.letter import FailedMessage
+
+
+class EgressClosed(Exception):
+    """The Listener is stopping: the message was not taken, or its end was not seen any more."""
+
+
+class EgressFull(Exception):
+    """The ring had no room within the time given: the sender is slower than the publishers. Try again
+    later."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One sourced message. `source` is the index of the PacketSource in the Listener's spec, `body` the JSON
+    of contract section 4.1 as received, `published_at` Unix seconds. With a `refusal` `(reason, detail)`
+    every entry fails so. `settles`: its sender keeps it until `settle` has returned, so that its dead letters
+    need never be dropped."""
+
+    message_id: str
+    source: int
+    body: bytes
+    published_at: float | None = None
+    refusal: tuple[str, str] | None = None
+    settles: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a message ended: `entries == sent + duplicates + len(failures)`."""
+
+    message_id: str
+    entries: int
+    sent: int
+    duplicates: int
+    failures: Sequence[Failure]
+
+
+class Ended(Protocol):
+    """What `_native.Completion` shows."""
+
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def source(self) -> int | None: ...
+    @property
+    def destination(self) -> int | None: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def failures(self) -> list[tuple[int | None, str, str]]: ...
+    @property
+    def sent_ids(self) -> list[str]: ...
+
+
+class Record(Protocol):
+    """What is written before anything is acknowledged: `sluicegate.egress.ledger.Ledger`. Never raises."""
+
+    def wants(self, source: str) -> bool: ...
+    def sent(self, ids: Sequence[tuple[str, str]]) -> None: ...
+    def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None: ...
+    def congested(self, sources: Sequence[str]) -> bool: ...
+    def settled(self, source: str) -> bool: ...
+    async def settle(self, source: str) -> None: ...
+
+
+class EgressPort(Protocol):
+    """The part of `_native.Port` that sends; a test brings its own."""
+
+    def submit(
+        self, messages: Sequence[tuple[str, float | None, int, bytes, tuple[str, str] | None]], /
+    ) -> int: ...
+    def reply(self, destination: int, request_id: str, body: bytes, /) -> bool: ...
+    def completions_fileno(self) -> int: ...
+    def completions(self) -> Sequence[Ended]: ...

@@ -1,0 +1,87 @@
+"""Binding a Listener: at its own port, at the one that was assigned to it, or at a new one of the range."""
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from sluicegate import _native
+from sluicegate.model import Listener
+from sluicegate.state import State
+
+
+class BindRefused(Exception):
+    """The kernel refused: cause and next step; `code` is its errno."""
+
+    def __init__(self, cause: str, fix: str, code: int | None) -> None:
+        super().__init__(f"{cause}, {fix}")
+        self.cause = cause
+        self.fix = fix
+        self.code = code
+
+
+def open_port(
+    listener: Listener,
+    spec: dict[str, Any],
+    dataplane: _native.Dataplane,
+    state: State,
+    ports: range,
+    fixed_ports: Iterable[int],
+) -> _native.Port:
+    """The Listener's Port, bound. `ports` is the range to assign from, `fixed_ports` are those that others asked for.
+
+    Raises `BindRefused`, and `StateError` when no port of the range is free. Blocks.
+    """
+    host, fixed, dual_stack = listener.bind_address()
+    kept = fixed if fixed is not None else state.assigned_port(listener.name)
+    taken = set(fixed_ports)
+    while True:
+        number = kept if kept is not None else state.free_port(ports, taken)
+        try:
+            port = _open_at(spec, host, number, dual_stack, dataplane.open)
+        except _native.NativeError as error:
+            if error.args[1] == errno.EADDRINUSE and kept is None:
+                taken.add(number)
+                continue
+            raise _refused(listener.name, number, error) from None
+        if fixed is None:
+            state.assign_port(listener.name, number)
+        return port
+
+
+def _open_at(
+    spec: dict[str, Any],
+    host: str | None,
+    number: int,
+    dual_stack: bool,
+    open_: Callable[[str], _native.Port],
+) -> _native.Port:
+    address = host or "::"
+    where = {"Bind": f"[{address}]:{number}" if ":" in address else f"{address}:{number}"}
+    try:
+        return open_(orjson.dumps(spec | where | {"DualStack": dual_stack}).decode())
+    except _native.NativeError as error:
+        # A kernel without IPv6 still serves every address that it has.
+        if host is None and error.args[1] in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            return open_(orjson.dumps(spec | {"Bind": f"0.0.0.0:{number}", "DualStack": False}).decode())
+        raise
+
+
+def _refused(name: str, number: int, error: _native.NativeError) -> BindRefused:
+    attempt, code = error.args
+    match code:
+        case errno.EADDRINUSE:
+            cause = f"UDP port {number} of Listener {name} is in use by another program"
+            fix = f"stop it (`ss -lunp 'sport = :{number}'` names it), or choose another port"
+        case errno.EACCES:
+            cause = f"UDP port {number} of Listener {name} needs privileges"
+            fix = "choose a port above 1023, or grant CAP_NET_BIND_SERVICE"
+        case errno.EADDRNOTAVAIL:
+            cause = f"the address of Listener {name} is not one of this machine"
+            fix = "`ip address` lists them; 0.0.0.0 or [::] stands for all"
+        case _:
+            code_name = errno.errorcode.get(code, code)
+            cause = f"Listener {name} cannot be opened: the kernel refused to {attempt} ({code_name})"
+            fix = "check the address and the limits of the process"
+    return BindRefused(cause, fix, code)

@@ -1,0 +1,307 @@
+"""A Listener changes while it runs.
+
+Theory of operation. Everybody below (native queues, egress, sources) calls a Destination or PacketSource by its place
+in the Listener's spec. A change therefore never moves one: it makes a list of places of which each is either the one
+from before, or changed, or new, or removed; a removed one's place is given away once nothing of it is left. A Listener
+goes through the steps made → opened → provisioned → switched, or is undone before the switch; what a step of one
+Listener refuses is undone for all of them (`plan.py`).
+"""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TypeVar
+
+from sluicegate.deadletters.letter import DeadLetterPlace
+from sluicegate.destinations import Destination, DestinationError, create
+from sluicegate.destinations.delivery import Delivery, DeliveryStats
+from sluicegate.model import Destination as DestinationResource
+from sluicegate.model import Listener, PacketSource
+from sluicegate.running.documents import Complaint, Refused
+from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
+from sluicegate.running.spec import listener_spec
+
+_T = TypeVar("_T")
+
+RETIRE_SECONDS = 10.0
+"""How long what was replaced or removed may go on with what it has."""
+EMPTY_SECONDS = 0.2
+"""How often it is looked whether all messages of a removed PacketSource have ended."""
+
+# What of a resource the native side and the log groups alone look at: a change of it touches neither deliveries nor
+# sources.
+_NATIVE_OF_DESTINATION = {"batching", "description", "enable_logging", "log_group_name"}
+_NATIVE_OF_SOURCE = {"default_ttl_seconds", "description", "egress_networks", "require_session"}
+_NATIVE_OF_LOCAL_SOURCE = _NATIVE_OF_SOURCE | {"dead_letter_queue_arn", "hold_seconds", "rate_limit"}
+"""A source on AWS fetches as fast as it may send, and its subscription names the dead-letter queue."""
+
+
+class Change:
+    """A Listener on its way to `listener` with `sources` (and their states). Raises `Refused` before the switch.
+
+    `running` is one that runs, or a new one that has neither Port nor places.
+    """
+
+    def __init__(
+        self, running: RunningListener, listener: Listener, sources: Sequence[tuple[PacketSource, str]]
+    ) -> None:
+        self.running = running
+        self._node = running.node
+        self._listener = listener
+        self._sources = sources
+        self._kept: set[int] = set()
+        self._destination_places: list[DestinationPlace] = []
+        self._source_places: list[SourcePlace] = []
+        self._new_sources: list[tuple[int, str]] = []
+        self._dead_letters: dict[str, DeadLetterPlace | None] = {}
+
+    @property
+    def new_sources(self) -> set[str]:
+        """PacketSources that were not here before."""
+        return {name for _, name in self._new_sources}
+
+    def make(self) -> None:
+        """Make what is new, without side effects that others could see."""
+        self._kept = {id(place.made) for place in self.running.destinations}
+        self._destination_places = [
+            place if place.removed else dataclasses.replace(place, removed=True)
+            for place in self.running.destinations
+        ]
+        for index, resource in enumerate(self._listener.destinations):
+            self._place_destination(index, resource)
+        self._source_places = [
+            place if place.removed else dataclasses.replace(place, removed=True)
+            for place in self.running.sources
+        ]
+        for source, state in self._sources:
+            self._place_source(source, state)
+            self._dead_letters[source.name] = self._node.dead_letter_place(source)
+
+    async def provision(self, undo: AsyncExitStack) -> None:
+        """Open what the new ones need; `undo` closes it again."""
+        for index, resource in enumerate(self._listener.destinations):
+            place = next(p for p in self._destination_places if not p.removed and p.resource is resource)
+            if place.made is None or id(place.made) in self._kept:
+                continue
+            undo.push_async_callback(place.made.close)
+            try:
+                await place.made.provision()
+            except DestinationError as error:
+                raise self._refused_destination(index, error) from None
+        for at, source in enumerate(self._source_places):
+            if source.removed or source.inlet is not None:
+                continue
+            inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
+            if inlet is not None:
+                source.inlet = inlet
+                undo.push_async_callback(inlet.close)
+                await inlet.provision()
+
+    def spec(self) -> dict[str, object]:
+        """The native side's view of the Listener as it will be."""
+        node = self._node
+        return listener_spec(
+            self._listener,
+            node.state.listener_id(self._listener.name),
+            node.domain,
+            [(place.resource, place.made, place.removed) for place in self._destination_places],
+            [(place.resource, place.removed) for place in self._source_places],
+        )
+
+    async def open(self, fixed_ports: set[int]) -> None:
+        """Bind a new Listener. It receives from here on; what arrives waits for the switch."""
+        self.running.destinations, self.running.sources = self._destination_places, self._source_places
+        await asyncio.to_thread(self.running.open, self.spec(), fixed_ports)
+        self.running.serve()
+
+    def switch(self, recalled: Mapping[str, Sequence[tuple[str, float]]]) -> None:
+        """From here on the new ones get the packets and messages. Nothing that was refused comes this far."""
+        running = self.running
+        before: list[DestinationPlace] = []
+        sources_before: list[SourcePlace] = []
+        if running.destinations is not self._destination_places:
+            before, sources_before = running.destinations, running.sources
+            running.port.update(json.dumps(self.spec()))
+            if running.peers is not None:
+                running.peers.change(running.resource, self._listener)
+            running.egress.rename(
+                [place.resource.name for place in self._source_places],
+                [place.resource.name for place in self._destination_places],
+            )
+        running.resource = self._listener
+        self._node.log_groups.hold(running, self._listener)
+        running.destinations, running.sources = self._destination_places, self._source_places
+        running.port.remember(
+            [
+                (at, entry_id, ago)
+                for at, name in self._new_sources
+                for entry_id, ago in recalled.get(name, ())
+            ]
+        )
+        for name, place_of_letters in self._dead_letters.items():
+            self._node.dead_letters.use(name, place_of_letters)
+        for index, place in enumerate(running.destinations):
+            self._switch_destination(index, before[index] if index < len(before) else None, place)
+        for index, source in enumerate(running.sources):
+            self._switch_source(index, sources_before[index] if index < len(sources_before) else None, source)
+
+    # Places
+
+    def _place_destination(self, index: int, resource: DestinationResource) -> None:
+        places = self.running.destinations
+        arn = resource.arn_for(self._node.region)
+        for at, place in enumerate(places):
+            if place.removed or place.resource.name != resource.name:
+                continue
+            # Answers are read in the formatter of the packets; and what is queued is still to go where it was bound to.
+            if place.resource.formatter != resource.formatter or (place.made is not None and arn is None):
+                break
+            if place.made is not None and _delivers_alike(place.resource, resource, self._node.region):
+                self._destination_places[at] = dataclasses.replace(place, resource=resource)
+            else:
+                self._destination_places[at] = DestinationPlace(
+                    resource, self._create(index, resource, arn), place.delivery
+                )
+            return
+        made = self._create(index, resource, arn)
+        free = (
+            at
+            for at, place in enumerate(places)
+            if place.ended
+            and self._destination_places[at] is place
+            and not self.running.egress.holds(destination=at)
+        )
+        _put(self._destination_places, next(free, None), DestinationPlace(resource, made))
+
+    def _place_source(self, source: PacketSource, state: str) -> None:
+        places = self.running.sources
+        native = _NATIVE_OF_LOCAL_SOURCE if self._node.has_topics else _NATIVE_OF_SOURCE
+        for at, place in enumerate(places):
+            if place.removed or place.resource.name != source.name:
+                continue
+            alike = place.state == state and _differ_only_in(place.resource, source, native)
+            kept = (place.inlet, place.task) if alike else (None, None)
+            self._source_places[at] = SourcePlace(source, state, *kept)
+            return
+        free = (
+            at
+            for at, place in enumerate(places)
+            if place.removed
+            and place.ended
+            and self._source_places[at] is place
+            and not self.running.egress.holds(source=at)
+        )
+        given = next(free, None)
+        self._new_sources.append((len(self._source_places) if given is None else given, source.name))
+        _put(self._source_places, given, SourcePlace(source, state))
+
+    def _create(self, index: int, resource: DestinationResource, arn: str | None) -> Destination | None:
+        if arn is None:
+            return None
+        try:
+            return create(resource, arn, self._node.destination_context(self._listener.name))
+        except DestinationError as error:
+            raise self._refused_destination(index, error) from None
+
+    def _refused_destination(self, index: int, error: DestinationError) -> Refused:
+        path = ("destinations", index, "destination_arn")
+        return Refused(Complaint("Listener", self._listener.name, path, error.cause, error.fix))
+
+    # The switch
+
+    def _switch_destination(
+        self, index: int, before: DestinationPlace | None, place: DestinationPlace
+    ) -> None:
+        if before is place:
+            return
+        if place.removed:
+            if before is not None and not before.removed:
+                self._node.later(self._retire(place), f"retire {place.resource.name}")
+            return
+        was = before if before is not None and not before.removed else None
+        if was is not None and place.made is was.made:
+            return
+        counters = None
+        if was is not None and was.delivery is not None:
+            was.delivery.hand_over()
+            counters = was.delivery.counters
+            self._node.later(_end_delivery(was), f"retire {was.resource.name}")
+        place.delivery = self._delivery(index, place, counters) if place.made is not None else None
+
+    def _delivery(self, index: int, place: DestinationPlace, counters: DeliveryStats | None) -> Delivery:
+        running = self.running
+        assert place.made is not None  # noqa: S101
+
+        async def reply(request_id: str, body: bytes) -> None:
+            await running.egress.reply(index, request_id, body)
+
+        delivery = Delivery(
+            place.made,
+            running.port.reader(index),
+            listener=running.name,
+            events=self._node.events,
+            reply=reply,
+            on_delivered=partial(self._node.live.batches.delivered, running.name, place.resource.name),
+            counters=counters,
+        )
+        delivery.start()
+        return delivery
+
+    def _switch_source(self, index: int, before: SourcePlace | None, place: SourcePlace) -> None:
+        if before is place:
+            return
+        was = before if before is not None and not before.removed else None
+        if was is not None and (place.removed or was.inlet is not place.inlet):
+            # Cancelled and begun in one go, so that no message falls between the two and none comes twice.
+            if was.task is not None:
+                was.task.cancel()
+            self._node.later(self._end_inlet(was, place, index), f"end {was.resource.name}")
+        if not place.removed and place.task is None and place.inlet is not None:
+            place.task = asyncio.create_task(place.inlet.run(), name=f"source {place.resource.name}")
+
+    async def _end_inlet(self, was: SourcePlace, place: SourcePlace, index: int) -> None:
+        await end_inlet(was, RETIRE_SECONDS)
+        if place.removed:
+            # Nobody is in a hurry here: its place and its dead letters are kept for as long as a message is held.
+            while self.running.egress.holds(source=index):  # noqa: ASYNC110
+                await asyncio.sleep(EMPTY_SECONDS)
+            place.ended = True
+            self._node.let_go(place.resource.name)
+
+    async def _retire(self, place: DestinationPlace) -> None:
+        """Deliver what a removed Destination has, and close it."""
+        if place.delivery is not None:
+            await place.delivery.drain(RETIRE_SECONDS)
+        if place.made is not None:
+            await place.made.close()
+        place.ended = True
+
+
+async def _end_delivery(place: DestinationPlace) -> None:
+    """Another Delivery has the queue: end what is under way."""
+    if place.delivery is not None:
+        await place.delivery.end_running(RETIRE_SECONDS)
+    if place.made is not None:
+        await place.made.close()
+
+
+def _delivers_alike(before: DestinationResource, after: DestinationResource, region: str) -> bool:
+    return before.arn_for(region) == after.arn_for(region) and _differ_only_in(
+        before, after, _NATIVE_OF_DESTINATION | {"destination_arn"}
+    )
+
+
+def _differ_only_in(
+    before: DestinationResource | PacketSource, after: DestinationResource | PacketSource, fields: set[str]
+) -> bool:
+    return before.model_dump(exclude=fields) == after.model_dump(exclude=fields)
+
+
+def _put(places: list[_T], index: int | None, place: _T) -> None:
+    if index is None:
+        places.append(place)
+    else:
+        places[index] = place

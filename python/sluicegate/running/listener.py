@@ -1,0 +1,196 @@
+"""One Listener that runs.
+
+Everybody below (native queues, egress, sources) calls a Destination or PacketSource by its place in the Listener's
+spec: `change.py` makes the places, and sees to it that none moves.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+
+from sluicegate import _native
+from sluicegate.destinations import Destination
+from sluicegate.destinations.delivery import Delivery, DeliveryStats
+from sluicegate.egress.egress import Egress
+from sluicegate.model import Destination as DestinationResource
+from sluicegate.model import Listener, PacketSource
+from sluicegate.running.bind import BindRefused, open_port
+from sluicegate.running.documents import Complaint, Refused
+from sluicegate.running.node import Node
+from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
+from sluicegate.sources.base import Source
+from sluicegate.state import StateError
+
+
+@dataclass(slots=True, eq=False)
+class DestinationPlace:
+    """A Destination at its place. Without an ARN for this region it has neither `made` nor `delivery`."""
+
+    resource: DestinationResource
+    made: Destination | None
+    delivery: Delivery | None = None
+    removed: bool = False
+    ended: bool = False
+    """Removed, and everything of it has been delivered."""
+
+
+@dataclass(slots=True, eq=False)
+class SourcePlace:
+    """A PacketSource at its place. `inlet` is what takes its messages, in `task`; None until it is provisioned."""
+
+    resource: PacketSource
+    state: str
+    inlet: Source | None = None
+    task: "asyncio.Task[None] | None" = None
+    removed: bool = False
+    ended: bool = False
+    """Removed, and it takes no more messages."""
+
+
+class RunningListener:
+    """A Listener and everything that serves it. Belongs to the event loop; made by `Change`."""
+
+    def __init__(self, node: Node, resource: Listener) -> None:
+        self.node = node
+        self.resource = resource
+        self.destinations: list[DestinationPlace] = []
+        self.sources: list[SourcePlace] = []
+        self.ended = False
+        self.public_key = ""
+        """Of a `wg` Listener."""
+        self.peers: PeerKeeper | None = None
+        """Likewise."""
+        self._port: _native.Port | None = None
+        self._egress: Egress | None = None
+
+    @property
+    def name(self) -> str:
+        return self.resource.name
+
+    @property
+    def port(self) -> _native.Port:
+        assert self._port is not None  # noqa: S101  (a change opens it before anybody else sees the Listener)
+        return self._port
+
+    @property
+    def egress(self) -> Egress:
+        assert self._egress is not None  # noqa: S101
+        return self._egress
+
+    @property
+    def live_destinations(self) -> list[DestinationPlace]:
+        """Those that are not removed."""
+        return [place for place in self.destinations if not place.removed]
+
+    @property
+    def live_sources(self) -> list[tuple[int, SourcePlace]]:
+        """Likewise, with their places."""
+        return [(index, place) for index, place in enumerate(self.sources) if not place.removed]
+
+    def stats(self) -> dict[str, DeliveryStats]:
+        """What became of the packets that each Destination read."""
+        return {
+            place.resource.name: place.delivery.stats
+            for place in self.live_destinations
+            if place.delivery is not None
+        }
+
+    # Opening and ending
+
+    def open(self, spec: dict[str, object], fixed_ports: set[int]) -> None:
+        """Bind. Raises `Refused`. Blocks."""
+        node = self.node
+        try:
+            if self.resource.protocol == "wg":
+                self.public_key = _native.public_key(own_key(self.resource, node.wireguard))
+                spec["WireGuard"] = wireguard_spec(self.resource, node.wireguard)
+            self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
+        except BindRefused as error:
+            complaint = Complaint("Listener", self.name, ("bind",), error.cause, error.fix, conflict=True)
+            raise Refused(complaint) from None
+        except StateError as error:
+            raise Refused(Complaint("Listener", self.name, (), str(error), "", conflict=True)) from None
+
+    def serve(self) -> None:
+        """The Port is open: answers, completions and events go their ways from now on."""
+        loop = asyncio.get_running_loop()
+        names = [place.resource.name for place in self.sources], [p.resource.name for p in self.destinations]
+        self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
+        self._egress.start(loop)
+        self.node.log_groups.hold(self, self.resource)
+        if self.public_key:
+            self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
+            self.peers.start()
+        self.node.live.watch(self.name, self.port)
+        host, number = self.port.local_address
+        self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
+
+    async def stop_sources(self) -> None:
+        """Take no more messages."""
+        await asyncio.gather(*(stop_inlet(place) for _, place in self.live_sources))
+
+    async def end_sources(self, seconds: float) -> None:
+        """After the egress is drained and before the Port is closed: what has not ended by then stays where it came
+        from, and is not to be counted as given up."""
+        await asyncio.gather(*(end_inlet(place, seconds) for _, place in self.live_sources))
+
+    async def end(self, seconds: float) -> None:
+        """End what was taken within `seconds`, close the socket, and say what became of everything. After
+        `stop_sources`."""
+        deadline = asyncio.get_running_loop().time() + seconds
+
+        def left() -> float:
+            return max(0.0, deadline - asyncio.get_running_loop().time())
+
+        await asyncio.to_thread(self.port.stop)
+        await self.end_deliveries(left())
+        await self.egress.drain(left())
+        await self.end_sources(left())
+        await self.close(left())
+        self.node.log_groups.drop(self)
+
+    async def end_deliveries(self, seconds: float) -> None:
+        """After the Port has stopped: deliver what is queued."""
+        deliveries = [place.delivery for place in self.destinations if place.delivery is not None]
+        await asyncio.gather(*(delivery.drain(seconds) for delivery in deliveries))
+
+    async def close(self, seconds: float) -> None:
+        """Send what is queued, close the socket and the Destinations, report."""
+        self.ended = True
+        await asyncio.to_thread(self.port.close, seconds)
+        if self.peers is not None:
+            await self.peers.close()
+        self.egress.close()
+        self.node.events.emit(
+            "ListenerStopped",
+            Listener=self.name,
+            Totals=json.loads(self.port.stats()),
+            Deliveries={
+                name: {
+                    "PacketsDelivered": stats.packets_delivered,
+                    "PacketsFailed": stats.packets_failed,
+                    "FailedByReason": stats.failed_by_reason,
+                }
+                for name, stats in self.stats().items()
+            },
+        )
+        self.node.live.unwatch(self.name, self.port)
+        for place in self.live_destinations:
+            if place.made is not None:
+                await place.made.close()
+
+
+async def stop_inlet(place: SourcePlace) -> None:
+    """Take no more messages of a PacketSource."""
+    if place.task is not None:
+        place.task.cancel()
+        await asyncio.gather(place.task, return_exceptions=True)
+        place.task = None
+
+
+async def end_inlet(place: SourcePlace, seconds: float) -> None:
+    """Likewise, and let end what was taken, for at most so long."""
+    await stop_inlet(place)
+    if place.inlet is not None:
+        await place.inlet.drain(seconds)
+        await place.inlet.close()

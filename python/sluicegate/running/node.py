@@ -1,0 +1,160 @@
+"""What every Listener of a node shares, and the making of what a Listener consists of."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from sluicegate import _native
+from sluicegate.aws import Aws
+from sluicegate.config import Config
+from sluicegate.deadletters.letter import DeadLetterPlace
+from sluicegate.deadletters.places import DeadLetterPlaces
+from sluicegate.destinations import DestinationContext
+from sluicegate.egress.egress import Egress
+from sluicegate.egress.ledger import Ledger
+from sluicegate.events import EventLog, LiveEvents
+from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
+from sluicegate.model import PacketSource
+from sluicegate.running.documents import Complaint, Desired, Refused
+from sluicegate.sources.base import Source
+from sluicegate.sources.local.topics import Binding, LocalTopicSource, Topics
+from sluicegate.sources.topic.source import SnsSetting, SnsSource
+from sluicegate.state import State, WireGuardTable
+from sluicegate.state.journal import Journal
+
+
+class Node:
+    """Belongs to the event loop. `config` follows the file as it is reloaded."""
+
+    def __init__(
+        self,
+        config: Config,
+        events: EventLog,
+        live: LiveEvents,
+        state: State,
+        dataplane: _native.Dataplane,
+        journal: Journal,
+        topics: Topics,
+        aws: Aws,
+        wireguard: WireGuardTable,
+    ) -> None:
+        self.config = config
+        self.events = events
+        self.live = live
+        self.state = state
+        self.dataplane = dataplane
+        self.journal = journal
+        self.topics = topics
+        self.dead_letters = DeadLetterPlaces(aws, events)
+        self.ledger = Ledger(journal, self.dead_letters.by_source, events)
+        self.log_groups = LogGroups(config.gateway, aws, events, live)
+        self._sns = SnsSetting(config.gateway, aws, state, events)
+        self._desired = Desired([], [], {})
+        self.wireguard = wireguard
+        self._background: set[asyncio.Task[None]] = set()
+
+    @property
+    def region(self) -> str:
+        return self.config.gateway.region
+
+    @property
+    def domain(self) -> str:
+        return self.config.gateway.domain
+
+    @property
+    def ports(self) -> range:
+        """From which ports are assigned."""
+        return self.config.gateway.port_range()
+
+    @property
+    def base_dir(self) -> Path:
+        return self.config.base_dir
+
+    @property
+    def has_topics(self) -> bool:
+        """True if topics are the gateway's own; else they are on AWS."""
+        return self.config.gateway.sns is not None
+
+    def destination_context(self, listener: str) -> DestinationContext:
+        """What a Destination of this Listener may know."""
+        return DestinationContext(
+            listener=listener, region=self.region, base_dir=self.base_dir, events=self.events
+        )
+
+    def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
+        """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
+
+        A local topic is bound in every state: what is published to a source that is not Active fails, and is told. From
+        a topic on AWS nothing is taken then.
+        """
+        if not self.has_topics:
+            setting = self._sns
+            return (
+                SnsSource(setting, source, source.listener_name, index, egress) if state == "Active" else None
+            )
+        binding = Binding(source.name, index, egress, source.home_region, state)
+        return LocalTopicSource(self.topics, source.sns_topic_source.topic_arn, binding)
+
+    def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
+        """Where its dead letters are to go. Raises `Refused`."""
+        try:
+            return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir)
+        except OSError as error:
+            cause = f"dead letters cannot be written to {error.filename} ({error.strerror})"
+            fix = "check the directory and its permissions"
+            raise Refused(
+                Complaint("PacketSource", source.name, ("dead_letter_queue_arn",), cause, fix)
+            ) from None
+
+    def want(self, desired: Desired) -> None:
+        """What is to run from now on. What is not wanted any more is for `let_go` and `sweep` to end."""
+        self._desired = desired
+        self.dead_letters.tidy()
+
+    def let_go(self, source: str) -> None:
+        """A PacketSource was removed from a Listener, and all of its messages there have ended."""
+        if source not in self._desired.states:
+            self.dead_letters.use(source, None)
+            self.dead_letters.tidy()
+
+    def sweep(self) -> None:
+        """Begin to take away what was made on AWS for PacketSources that take no messages any more."""
+        sources = [] if self.has_topics else self._desired.packet_sources
+        named = {(one.name, one.sns_topic_source.topic_arn): one for one in sources}
+        active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
+        self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
+
+    async def gone(self, source: str, seconds: float) -> None:
+        """Wait for at most so long until what `sweep` takes away of a PacketSource is gone."""
+        await self._sns.leftovers.gone(source, seconds)
+
+    async def recall(self, sources: set[str]) -> dict[str, list[tuple[str, float]]]:
+        """`(Id, seconds ago)` of what these PacketSources sent lately, oldest first."""
+        recalled: dict[str, list[tuple[str, float]]] = {}
+        if sources:
+            for name, entry_id, ago in await asyncio.to_thread(self.journal.recall):
+                if name in sources:
+                    recalled.setdefault(name, []).append((entry_id, ago))
+        return recalled
+
+    def later(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do it in the background; `settle` waits for it."""
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def settle(self, seconds: float) -> None:
+        """Wait for what is done in the background, then give it up."""
+        if not self._background:
+            return
+        _, late = await asyncio.wait(self._background, timeout=max(0.0, seconds))
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def close(self) -> None:
+        """After the Listeners and the live events."""
+        await self.dead_letters.close(0.0)
+        await self._sns.close()
+        await self.log_groups.close(LOG_SECONDS)

@@ -1,0 +1,189 @@
+"""What a WireGuard Listener has beside the others: its key, its peers, and what is remembered of them."""
+
+import asyncio
+import json
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from sluicegate import _native
+from sluicegate.events import EventLog
+from sluicegate.events.times import iso_milliseconds
+from sluicegate.model import Listener, Peer
+from sluicegate.state import StateError, WireGuardTable
+from sluicegate.state.wireguard import Memory
+
+WRITE_SECONDS = 0.3
+"""How long changes are gathered before they are written: all of it must be on disk within a second (contract 5)."""
+RETRY_SECONDS = 5.0
+"""The same, after a disk refused."""
+
+
+def own_key(listener: Listener, table: WireGuardTable) -> str:
+    """The Listener's private key: the one it was given, else the one that the gateway made for it. `StateError`."""
+    if listener.private_key is not None:
+        return listener.private_key.get_secret_value()
+    return table.private_key(listener.name)
+
+
+def wireguard_spec(listener: Listener, table: WireGuardTable) -> orjson.Fragment:
+    """The native side's view of a `wg` Listener, as JSON: there may be too many peers to hold them all as objects.
+
+    `StateError`; blocks.
+    """
+    head = {
+        "PrivateKey": own_key(listener, table),
+        **_unknown(listener),
+        "DecapsulatedDelivery": listener.decapsulated_delivery,
+    }
+    peers = [_items(peer_spec(peer) for peer in listener.peers)]
+    peers += [
+        _items(_spec_of(document, secret) for document, secret in some) for some in table.peers(listener.name)
+    ]
+    known = (memory for some in table.memories(listener.name) for memory in some)
+    whole = b'%b,"Peers":[%b],"Known":[%b]}' % (
+        orjson.dumps(head)[:-1],
+        b",".join(filter(None, peers)),
+        ",".join(known).encode(),
+    )
+    return orjson.Fragment(whole)
+
+
+def peer_spec(peer: Peer) -> dict[str, object]:
+    """The native side's view of a peer."""
+    return {
+        "PublicKey": peer.public_key,
+        "AllowedIPs": peer.allowed_ips,
+        "SharedSecret": secret_of(peer),
+        "PersistentKeepaliveSeconds": peer.persistent_keepalive_seconds,
+    }
+
+
+def _spec_of(document: Mapping[str, Any], secret: str | None) -> dict[str, object]:
+    """The same of one that was kept as a document."""
+    names = ("PublicKey", "AllowedIPs", "PersistentKeepaliveSeconds")
+    return {name: document[name] for name in names} | {"SharedSecret": secret}
+
+
+def secret_of(peer: Peer) -> str | None:
+    """Its pre-shared key."""
+    return peer.shared_secret.get_secret_value() if peer.shared_secret else None
+
+
+class PeerKeeper:
+    """Writes down where a Listener's peers are, within a second of a change. Belongs to the event loop."""
+
+    def __init__(self, port: _native.Port, listener: str, table: WireGuardTable, events: EventLog) -> None:
+        self._port = port
+        self._listener = listener
+        self._table = table
+        self._events = events
+        self._pending: dict[str, Memory] = {}
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """From now on, until `close`."""
+        asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
+
+    def change(self, before: Listener, after: Listener) -> None:
+        """Other peers from here on: sessions of those that are removed end at once, the others' go on."""
+        old = {peer.public_key: peer for peer in before.peers}
+        new = {peer.public_key: peer for peer in after.peers}
+        removed = [key for key in old if key not in new]
+        change: dict[str, object] = {
+            "Remove": removed,
+            "Set": [peer_spec(peer) for key, peer in new.items() if old.get(key) != peer],
+        }
+        if _unknown(before) != _unknown(after):
+            change["Unknown"] = _unknown(after)
+        if any(change.values()):
+            self._port.change_peers(json.dumps(change))
+            self._pending |= {key: {"PublicKey": key, "Remote": None} for key in removed}
+            self._changed()
+
+    async def close(self) -> None:
+        """Write the last changes."""
+        asyncio.get_running_loop().remove_reader(self._port.peer_changes_fileno())
+        self._closing.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._write()
+
+    def _changed(self) -> None:
+        if self._task is None or self._task.done():
+            asyncio.get_running_loop().remove_reader(self._port.peer_changes_fileno())
+            self._task = asyncio.create_task(self._write_soon(), name=f"peers of {self._listener}")
+
+    async def _write_soon(self) -> None:
+        pause = WRITE_SECONDS
+        while pause and not self._closing.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+            written = await self._write()
+            more = WRITE_SECONDS if self._pending else 0.0
+            pause = more if written else RETRY_SECONDS
+        if not self._closing.is_set():
+            asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
+
+    async def _write(self) -> bool:
+        """False if the state refused; the changes wait then."""
+        taken = json.loads(await asyncio.to_thread(self._port.peer_changes))
+        self._pending |= {one["PublicKey"]: one for one in taken}
+        writing, self._pending = self._pending, {}
+        if not writing:
+            return True
+        try:
+            await asyncio.to_thread(self._table.remember, self._listener, list(writing.values()))
+        except StateError as error:
+            self._pending = writing | self._pending
+            detail = f"the endpoints of {len(writing)} peers: {error}"
+            self._events.emit("PeersNotKept", Listener=self._listener, Reason="WriteFailed", Detail=detail)
+            return False
+        return True
+
+
+def _unknown(listener: Listener) -> dict[str, object]:
+    secret = listener.unknown_peer_pre_shared_key
+    return {
+        "AllowUnknownPeers": listener.allow_unknown_peers,
+        "UnknownPeerPreSharedKey": secret.get_secret_value() if secret else None,
+    }
+
+
+def peer_views(
+    listener: Listener, table: WireGuardTable, statuses: Collection[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Peers as the API shows them: without secrets. `StateError`; blocks."""
+    listed = {peer.public_key: peer for peer in listener.peers}
+    keys = [one["PublicKey"] for one in statuses]
+    added = table.peers_among(listener.name, [key for key in keys if key not in listed])
+    documents = {key: listed[key].dump() for key in keys if key in listed} | added
+    return [
+        documents.get(one["PublicKey"], {"PublicKey": one["PublicKey"]}) | _status(one) for one in statuses
+    ]
+
+
+def _items(values: Iterable[object]) -> bytes:
+    return orjson.dumps(list(values))[1:-1]
+
+
+def _status(status: Mapping[str, Any]) -> dict[str, Any]:
+    handshake = status["LastHandshakeMs"]
+    return {
+        "Configured": status["Configured"],
+        "Endpoint": _endpoint(status["Endpoint"]),
+        "LastHandshakeAt": iso_milliseconds(handshake / 1000) if handshake else None,
+        "ReceivedBytes": status["ReceivedBytes"],
+        "SentBytes": status["SentBytes"],
+        "Session": status["Session"],
+    }
+
+
+def _endpoint(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    return {"IpAddress": host.strip("[]"), "Port": int(port)}

@@ -1,0 +1,449 @@
+"""Resources as users change them: declared by the file or by the API, versioned, approved, and written down.
+
+One change at a time, whoever asks for it. A change is checked as a whole (`resources.desire`), brought about
+(`plan.py`), written to the state, and told as events: `ResourceChanged` says who did what, `SourceStateChanged` what
+became of a PacketSource. What is refused changes nothing, and is told too.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from sluicegate.config import Config, ConfigError, load
+from sluicegate.events import EventLog
+from sluicegate.model import GatewayConfig, Listener, Peer, keep_secrets, secrets_of
+from sluicegate.running.documents import (
+    PATHS,
+    Complaint,
+    Desired,
+    Refused,
+    desire,
+    file_owned,
+    parse,
+    parse_peer,
+    restored,
+)
+from sluicegate.running.listener import RunningListener
+from sluicegate.running.node import Node
+from sluicegate.running.peers import peer_spec, secret_of
+from sluicegate.running.plan import Runtime
+from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored, changed
+
+# Settings that a reload takes over; every other one needs a restart.
+_RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
+
+GONE_SECONDS = 4.0
+"""How long a delete waits for what its PacketSource has on AWS to be gone; that goes on afterwards."""
+
+
+class NotFound(Exception):
+    """No such resource; the message says so."""
+
+
+class WrongVersion(Exception):
+    """It has changed since it was read: `current` is its version now."""
+
+    def __init__(self, message: str, current: str) -> None:
+        super().__init__(message)
+        self.current = current
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A resource as it was declared. `owner` is `File` or `Api`, `version` changes with every change of it."""
+
+    kind: str
+    resource: Any
+    owner: str
+    version: str
+
+
+class Registry:
+    """Belongs to the event loop. `config` is the file that is in force."""
+
+    def __init__(self, config: Config, table: ResourceTable, node: Node, events: EventLog) -> None:
+        self.config = config
+        self._table = table
+        self._node = node
+        self._events = events
+        self._changing = asyncio.Lock()
+        self._stopping = False
+        self._stored: list[Stored] = []
+        self._decisions: dict[str, Decision] = {}
+        self._states: dict[str, str] = {}
+        self.desired = Desired([], [], {})
+        self.runtime = Runtime(node)
+
+    async def start(self) -> None:
+        """Run what the file and the state name. Raises `Refused` and `StateError`."""
+        self._stored, self._decisions = await asyncio.to_thread(self._read)
+        async with self._turn():
+            await self._change(Commit(), starting=True)
+        for name in await asyncio.to_thread(self._node.state.listener_names):
+            if name not in self.runtime.listeners:
+                await asyncio.to_thread(self._node.state.release_listener, name)
+
+    @asynccontextmanager
+    async def frozen(self) -> AsyncIterator[None]:
+        """Nothing changes meanwhile, nor after: the gateway stops."""
+        self._stopping = True
+        async with self._changing:
+            yield
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One change at a time. Raises `Refused` once the gateway stops."""
+        if not self._stopping:
+            async with self._changing:
+                if not self._stopping:
+                    yield
+                    return
+        raise Refused(
+            Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
+        )
+
+    # What there is
+
+    def declared(self, kind: str) -> list[Declared]:
+        """Every resource of this kind: the file's, then the API's in the order of their creation."""
+        gateway = self.config.gateway
+        of_file: dict[str, Sequence[Any]] = {
+            "Listener": gateway.listeners,
+            "PacketSource": gateway.packet_sources,
+        }
+        of_api = [one for one in self._stored if one.kind == kind]
+        return [
+            *(Declared(kind, one, "File", _digest(one.dump())) for one in of_file.get(kind, ())),
+            *(Declared(kind, restored(one), "Api", str(one.version)) for one in of_api),
+        ]
+
+    def find(self, kind: str, name: str) -> Declared:
+        """One of them; `NotFound`."""
+        for one in self.declared(kind):
+            if one.resource.name == name:
+                return one
+        raise NotFound(f"there is no {kind} {name!r}")
+
+    def running(self, name: str) -> RunningListener:
+        """A Listener as it runs; `NotFound`."""
+        found = self.runtime.listeners.get(name)
+        if found is None:
+            raise NotFound(f"there is no Listener {name!r}")
+        return found
+
+    # Changes by the API
+
+    async def create(
+        self, kind: str, data: Any, who: str, *, lenient: bool = False
+    ) -> tuple[Declared, list[str]]:
+        """A new resource, and warnings. Raises `Refused`, with a conflict if there is one of this name."""
+        generated = f"{kind.lower()}-{uuid4().hex[:10]}"
+        async with self._turn():
+            with self._audit(who, "Create", kind, "") as audit:
+                resource, warnings = parse(kind, data, self.config, name=generated, lenient=lenient)
+                audit.name = name = resource.name
+                self._refuse_file(kind, name)
+                if any((one.kind, one.name) == (kind, name) for one in self._stored):
+                    fix = f"change it with PUT /v1/{PATHS[kind]}/{name}, delete it first, or choose another name"
+                    cause = f'there is already a {kind} named "{name}"'
+                    raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+                await self._change(Commit(put=[_stored(kind, resource)]))
+        return self.find(kind, name), warnings
+
+    async def replace(
+        self,
+        kind: str,
+        name: str,
+        data: Any,
+        who: str,
+        *,
+        versions: Collection[str] | None,
+        lenient: bool = False,
+    ) -> tuple[Declared, list[str]]:
+        """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has one of these `versions`,
+        `WrongVersion`."""
+        async with self._turn():
+            with self._audit(who, "Replace", kind, name):
+                self._refuse_file(kind, name)
+                self._check_version(kind, name, versions)
+                resource, warnings = parse(kind, data, self.config, name=name, lenient=lenient)
+                if resource.name != name:
+                    cause = f'the document is of "{resource.name}", not of "{name}"'
+                    raise Refused(
+                        Complaint(
+                            kind, name, ("name",), cause, "a name cannot be changed: create another one"
+                        )
+                    )
+                if isinstance(resource, Listener) and not lenient:
+                    # A template says everything each time; others send back what they have read.
+                    resource = keep_secrets(resource, self.find(kind, name).resource)
+                if isinstance(resource, Listener):
+                    await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
+                await self._change(Commit(put=[_stored(kind, resource)]))
+        return self.find(kind, name), warnings
+
+    async def delete(self, kind: str, name: str, who: str, *, versions: Collection[str] | None) -> None:
+        """Raises as `replace` does; a conflict while something else needs it."""
+        async with self._turn():
+            with self._audit(who, "Delete", kind, name):
+                self._refuse_file(kind, name)
+                self._check_version(kind, name, versions)
+                self._refuse_needed(kind, name)
+                await self._change(Commit(delete=[(kind, name)]))
+        if kind == "PacketSource":
+            # Whoever deletes it may delete the role next, and nobody could unsubscribe then.
+            await self._node.gone(name, GONE_SECONDS)
+
+    async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
+        """More peers of the WireGuard Listener `name`, all of them or none. Raises `NotFound` and `Refused`."""
+        async with self._turn():
+            with self._audit(who, "AddPeers", "Listener", name) as audit:
+                listener = self._with_peers(name)
+                running = self.running(name)
+                places = [("peers", index) if len(data) > 1 else () for index in range(len(data))]
+                peers = [parse_peer(one, place) for one, place in zip(data, places, strict=True)]
+                audit.detail = ", ".join(peer.public_key for peer in peers[:10]) + ", …" * (len(peers) > 10)
+                keys = [peer.public_key for peer in peers]
+                await self._refuse_known_peers(listener, keys, [one.public_key for one in listener.peers])
+                added = [(peer.dump(), secret_of(peer)) for peer in peers]
+                await asyncio.to_thread(self._node.wireguard.add_peers, name, added)
+                change = {"Set": [peer_spec(peer) for peer in peers]}
+                running.port.change_peers(json.dumps(change))
+        return peers
+
+    async def remove_peer(self, name: str, public_key: str, who: str) -> None:
+        """Its session is cut at once. Raises `NotFound` and `Refused`."""
+        async with self._turn():
+            with self._audit(who, "RemovePeer", "Listener", name) as audit:
+                audit.detail = public_key
+                listener = self._with_peers(name)
+                left = [one for one in listener.peers if one.public_key != public_key]
+                if len(left) < len(listener.peers):
+                    changed = listener.model_copy(update={"peers": left})
+                    await self._change(Commit(put=[_stored("Listener", changed)]))
+                elif await asyncio.to_thread(self._node.wireguard.remove_peer, name, public_key):
+                    self.running(name).port.change_peers(json.dumps({"Remove": [public_key]}))
+                else:
+                    raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
+
+    def _with_peers(self, name: str) -> Listener:
+        """A Listener whose peers may be changed."""
+        listener: Listener = self.find("Listener", name).resource
+        if listener.protocol != "wg":
+            cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
+            fix = "name one with `protocol: wg`"
+            raise Refused(Complaint("Listener", name, ("protocol",), cause, fix, conflict=True))
+        self._refuse_file("Listener", name)
+        return listener
+
+    async def _refuse_known_peers(
+        self, listener: Listener, keys: Sequence[str], others: Collection[str] = ()
+    ) -> None:
+        """A key belongs to one peer: of the document, or added by itself."""
+        known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
+        counts = Counter(keys)
+        twice = [key for key in counts if key in known or counts[key] > 1]
+        if twice:
+            cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'
+            fix = "remove it first, or choose another key"
+            raise Refused(Complaint("Peer", "", ("public_key",), cause, fix, conflict=True))
+
+    async def decide(self, name: str, decision: str, who: str) -> Declared:
+        """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
+        async with self._turn():
+            with self._audit(who, "Approve" if decision == "Approved" else "Reject", "PacketSource", name):
+                source = self.find("PacketSource", name).resource
+                await self._change(Commit(decide={name: Decision(source.listener_name, decision, who)}))
+        return self.find("PacketSource", name)
+
+    # The file
+
+    async def reload(self, who: str) -> list[str]:
+        """Take the file as it is now; what changes, in words. Raises `ReloadRefused`; then nothing has changed."""
+        async with self._turn():
+            try:
+                config = await asyncio.to_thread(load, self.config.path)
+                _refuse_restart(self.config.gateway, config)
+                lines = await self._change(Commit(), config)
+            except (ConfigError, Refused, StateError) as error:
+                problems = (
+                    [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
+                )
+                if isinstance(error, Refused):
+                    problems = error.lines(config)
+                self._events.emit("ReloadRefused", Actor=who, Detail="; ".join(problems))
+                raise ReloadRefused(problems) from None
+            self._events.emit("Reloaded", Actor=who, Detail="; ".join(lines) or "nothing changes")
+            return lines
+
+    # Steps
+
+    def _read(self) -> tuple[list[Stored], dict[str, Decision]]:
+        return self._table.all(), self._table.decisions()
+
+    async def _change(
+        self, commit: Commit, config: Config | None = None, *, starting: bool = False
+    ) -> list[str]:
+        if self._stopping:
+            raise Refused(
+                Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
+            )
+        config = config or self.config
+        stored = changed(self._stored, commit)
+        desired = desire(config, stored, self._decided(commit))
+        self._settle_decisions(desired, config, commit)
+        desired = desire(config, stored, self._decided(commit))
+        lines = self.runtime.plan(desired).lines()
+        before, self._node.config = self._node.config, config
+        try:
+            versions, ending = await self.runtime.apply(desired, lambda: self._table.commit(commit))
+        except BaseException:
+            self._node.config = before
+            raise
+        # Together with the switch, without a pause between: whoever looks sees what runs.
+        self.config, self.desired = config, desired
+        self._stored = [
+            dataclasses.replace(one, version=versions.get((one.kind, one.name), one.version))
+            for one in stored
+        ]
+        self._decisions = self._decided(commit)
+        if starting:
+            # What is as it should be is no news; that somebody has to decide is.
+            self._states = {
+                name: state for name, state in desired.states.items() if state != "PendingApproval"
+            }
+        self._tell_states(desired)
+        await ending
+        return lines
+
+    def _decided(self, commit: Commit) -> dict[str, Decision]:
+        both = {**self._decisions, **commit.decide}
+        return {name: decision for name, decision in both.items() if decision is not None}
+
+    def _settle_decisions(self, desired: Desired, config: Config, commit: Commit) -> None:
+        """What runs without approval has it: only what is new must ask once `require_approval` is set."""
+        listeners = {source.name: source.listener_name for source in desired.packet_sources}
+        decided = self._decided(commit)
+        for name, listener in listeners.items():
+            decision = decided.get(name)
+            if not config.gateway.require_approval and (decision is None or decision.listener != listener):
+                commit.decide[name] = Decision(listener, "Approved", "require_approval: false")
+        for name in decided:
+            if name not in listeners:
+                commit.decide[name] = None
+
+    def _tell_states(self, desired: Desired) -> None:
+        listeners = {source.name: source.listener_name for source in desired.packet_sources}
+        for name, state in desired.states.items():
+            if self._states.get(name) != state:
+                decision = self._decisions.get(name)
+                by = f"decided by {decision.by}" if decision and state in ("Active", "Rejected") else ""
+                self._events.emit(
+                    "SourceStateChanged",
+                    Listener=listeners[name],
+                    PacketSource=name,
+                    State=state,
+                    Detail=by or None,
+                )
+        self._states = dict(desired.states)
+
+    def _refuse_file(self, kind: str, name: str) -> None:
+        if (kind, name) in file_owned(self.config):
+            cause = f'the {kind} "{name}" is declared by {self.config.path}, and the file owns what it names'
+            fix = "change it there: the gateway takes it over when the file is reloaded"
+            raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+
+    def _check_version(self, kind: str, name: str, versions: Collection[str] | None) -> None:
+        current = self.find(kind, name).version
+        if versions is not None and not {"*", current} & set(versions):
+            raise WrongVersion(
+                f"the {kind} {name} has changed since: its version is {current} now, read it again", current
+            )
+
+    def _refuse_needed(self, kind: str, name: str) -> None:
+        """A Listener goes after what is bound to it."""
+        if kind != "Listener":
+            return
+        listener = self.find(kind, name).resource
+        destinations = {destination.name for destination in listener.destinations}
+        users = [
+            *(("PacketSource", s.name) for s in self.desired.packet_sources if s.listener_name == name),
+            *(
+                ("DestinationArn", one.resource.name)
+                for one in self.declared("DestinationArn")
+                if one.resource.destination in destinations
+            ),
+        ]
+        if users:
+            named = ", ".join(f"{kind} {user}" for kind, user in users)
+            cause = f'the Listener "{name}" is needed by {named}'
+            raise Refused(Complaint(kind, name, (), cause, "delete them first", conflict=True))
+
+    def _audit(self, who: str, action: str, kind: str, name: str) -> "_Audit":
+        return _Audit(self._events, who, action, kind, name)
+
+
+class ReloadRefused(Exception):
+    """The file was not taken over: `problems` says why, one line each. What ran before still runs."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class _Audit:
+    """Tells who did what, and whether it was done."""
+
+    def __init__(self, events: EventLog, who: str, action: str, kind: str, name: str) -> None:
+        self.name = name
+        self.detail: str | None = None
+        self._events = events
+        self._who, self._action, self._kind = who, action, kind
+
+    def __enter__(self) -> "_Audit":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._events.emit(
+            "ResourceChanged",
+            Actor=self._who,
+            Action=self._action,
+            Kind=self._kind,
+            Name=self.name or None,
+            Result="Done" if error is None else "Refused",
+            Detail=str(error)
+            if isinstance(error, Refused | NotFound | WrongVersion | StateError)
+            else self.detail,
+        )
+
+
+def _stored(kind: str, resource: Any) -> Stored:
+    return Stored(kind, resource.name, resource.dump(), secrets_of(resource))
+
+
+def _digest(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _refuse_restart(running: GatewayConfig, config: Config) -> None:
+    wanted = config.gateway
+    complaints = [
+        Complaint(
+            "",
+            "",
+            (name,),
+            f"`{name}` has changed, which a reload cannot take over",
+            "restart the gateway, or change it back",
+        )
+        for name in GatewayConfig.model_fields
+        if name not in _RELOADED and getattr(running, name) != getattr(wanted, name)
+    ]
+    if complaints:
+        raise Refused(*complaints)

@@ -1,0 +1,302 @@
+"""The gateway's own SNS endpoint (contract section 4.2): the SNS query API over local topics, as AWS SDKs
+speak it.
+
+`create_app` is served on loopback without credentials: a signature is neither required nor read, and what
+keeps web pages out is in `http/doors.py`. On any other address it is given an `Authorize`
+(`sources/local/signature.py`). One Publish is one hop: the form is read, the message checked as SNS would, and handed
+to the sender in the same turn of the event loop; `Throttled` (429) answers when the sender has no room.
+
+Whatever a client sends, the answer is 2xx or 4xx with SNS's error document.
+"""
+
+import json
+import re
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sluicegate.http.doors import BodyTooLarge, Disconnected, header, read_body, refused_host, refused_origin
+from sluicegate.sources.local.request import MESSAGE_LIMIT, message_size, read_message
+from sluicegate.sources.local.topics import InvalidTopic, Throttled, TopicLimitExceeded, TopicNotFound, Topics
+from sluicegate.sources.local.xml import (
+    SnsError,
+    element,
+    entries,
+    error_response,
+    group,
+    invalid_parameter,
+    members,
+    parse_form,
+    response,
+    text,
+)
+
+BODY_LIMIT = (
+    4 << 20
+)  # 256 KiB with every byte percent-encoded is 768 KiB; beyond this no answer can be "too long"
+BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
+
+_BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
+_Fields = Mapping[str, bytes]
+_Action = Callable[[_Fields], str | None]
+Authorize = Callable[[Scope, bytes], Callable[[str], bool]]
+"""Who sends this request with this body? The answer tells whether they may do an action. Raises `SnsError`."""
+
+_TOPIC_ATTRIBUTE = re.compile(
+    "(Application|Firehose|HTTP|Lambda|SQS)((Failure|Success)FeedbackRoleArn|SuccessFeedbackSampleRate)"
+    "|(Archive|DataProtection|Delivery)?Policy|ContentBasedDeduplication|DisplayName|FifoThroughputScope"
+    "|FifoTopic|KmsMasterKeyId|SignatureVersion|TracingConfig"
+)
+
+
+def create_app(topics: Topics, authorize: Authorize | None = None) -> ASGIApp:
+    """The endpoint as an ASGI application, for every path (SDKs post to `/`, wherever `endpoint_url` puts
+    that). Without `authorize` everybody may do everything."""
+    return SnsEndpoint(topics, authorize)
+
+
+class SnsEndpoint:
+    """The ASGI endpoint. Raw ASGI, because a request object per publish costs more than the publish."""
+
+    def __init__(
+        self, topics: Topics, authorize: Authorize | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._topics = topics
+        self._authorize = authorize
+        self._clock = clock
+        self._actions: dict[str, _Action] = {
+            "CreateTopic": self._create_topic,
+            "DeleteTopic": self._delete_topic,
+            "GetTopicAttributes": self._get_topic_attributes,
+            "ListTopics": self._list_topics,
+            "Publish": self._publish,
+            "PublishBatch": self._publish_batch,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(uuid4())
+        extra: list[tuple[bytes, bytes]] = []
+        try:
+            status, body = 200, await self._answer(scope, receive, request_id)
+        except SnsError as error:
+            status, body = error.status, error_response(error, request_id)
+            if status == 405:
+                extra.append((b"allow", b"POST"))
+            elif status == 413:
+                extra.append((b"connection", b"close"))
+        except Disconnected:
+            return
+        headers = [
+            (b"content-type", b"text/xml"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-amzn-requestid", request_id.encode()),
+            *extra,
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> bytes:
+        # The body is read first in any case: an answer to a half-written request breaks the client's
+        # connection.
+        try:
+            body = await read_body(scope, receive, BODY_LIMIT)
+        except BodyTooLarge:
+            raise SnsError(
+                "RequestEntityTooLarge", f"the request is larger than {BODY_LIMIT} bytes", 413
+            ) from None
+        _check_request(scope)
+        may = self._authorize(scope, body) if self._authorize is not None else None
+        fields = parse_form(body)
+        name = text(fields, "Action")
+        if not name:
+            raise SnsError("MissingAction", "The request must contain the parameter Action.")
+        action = self._actions.get(name)
+        if action is None:
+            raise SnsError(
+                "InvalidAction",
+                f"The action {name[:100]} is not valid for this web service: "
+                f"this endpoint knows {', '.join(self._actions)}.",
+            )
+        if may is not None and not may(name):
+            message = f"This access key is not authorized to perform: SNS:{name}"
+            raise SnsError("AuthorizationError", message, 403)
+        try:
+            return response(name, action(fields), request_id)
+        except InvalidTopic as error:
+            raise invalid_parameter(str(error)) from None
+        except TopicNotFound as error:
+            raise SnsError("NotFound", str(error), 404) from None
+        except TopicLimitExceeded as error:
+            raise SnsError("TopicLimitExceeded", str(error), 403) from None
+        except Throttled:
+            raise _throttled() from None
+
+    # Topics
+
+    def _create_topic(self, fields: _Fields) -> str:
+        attributes: dict[str, str] = {}
+        for parts in group(fields, "Attributes.entry").values():
+            key, value = text(parts, "key") or "", text(parts, "value") or ""
+            if _TOPIC_ATTRIBUTE.fullmatch(key) is None:
+                raise invalid_parameter(f"Attributes Reason: Unknown attribute {key[:100]}")
+            attributes[key] = value
+        if attributes.pop("FifoTopic", "false").lower() == "true":
+            raise invalid_parameter(
+                "Attributes Reason: FIFO topics are not supported here, use a standard topic"
+            )
+        arn = self._topics.create(text(fields, "Name") or "", attributes)
+        return element("TopicArn", arn)
+
+    def _delete_topic(self, fields: _Fields) -> None:
+        self._topics.delete(_topic_arn(fields))
+
+    def _get_topic_attributes(self, fields: _Fields) -> str:
+        topic = self._topics.get(_topic_arn(fields))
+        owner = topic.arn.split(":")[4]
+        bound = len(self._topics.sources(topic.arn))
+        policy = {
+            "Version": "2008-10-17",
+            "Id": "__default_policy_ID",
+            "Statement": [{"Sid": "loopback", "Effect": "Allow", "Principal": {"AWS": "*"},
+                           "Action": "SNS:Publish", "Resource": topic.arn}],
+        }  # fmt: skip
+        return entries(
+            "Attributes",
+            {
+                "TopicArn": topic.arn,
+                "Owner": owner,
+                "DisplayName": "",
+                "Policy": json.dumps(policy),
+                "SubscriptionsConfirmed": str(bound),
+                "SubscriptionsPending": "0",
+                "SubscriptionsDeleted": "0",
+                **topic.attributes,
+            },
+        )
+
+    def _list_topics(self, fields: _Fields) -> str:
+        token = text(fields, "NextToken")
+        arns, following = self._topics.page(_decode_token(token) if token else "")
+        listed = members("Topics", (element("TopicArn", arn) for arn in arns))
+        if following is None:
+            return listed
+        return listed + element("NextToken", _encode_token(following))
+
+    # Messages
+
+    def _publish(self, fields: _Fields) -> str:
+        if "PhoneNumber" in fields:
+            raise invalid_parameter("PhoneNumber Reason: text messages are not supported by this endpoint")
+        parameter = "TopicArn" if "TopicArn" in fields else "TargetArn"
+        arn = text(fields, parameter)
+        if not arn:
+            raise invalid_parameter("TopicArn or TargetArn Reason: no value for required parameter")
+        if parameter == "TopicArn" and fields.get("TargetArn"):
+            raise invalid_parameter("Both TopicArn and TargetArn are given, only one is allowed")
+        self._topics.get(arn, parameter)
+        message = read_message(fields)
+        message_id = str(uuid4())
+        self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
+        return element("MessageId", message_id)
+
+    def _publish_batch(self, fields: _Fields) -> str:
+        arn = _topic_arn(fields)
+        batch = list(group(fields, "PublishBatchRequestEntries.member").values())
+        _check_batch(batch)
+        self._topics.get(arn)
+        if sum(map(message_size, batch)) > MESSAGE_LIMIT:
+            raise SnsError(
+                "BatchRequestTooLong",
+                "The length of all the batch messages put together is more than the limit.",
+            )
+        successful: list[str] = []
+        failed: list[str] = []
+        for entry in batch:
+            entry_id = element("Id", entry["Id"].decode())
+            try:
+                message = read_message(entry)
+                message_id = str(uuid4())
+                self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
+            except SnsError as error:
+                failed.append(entry_id + _failed(error))
+            except Throttled:
+                failed.append(entry_id + _failed(_throttled()))
+            else:
+                successful.append(entry_id + element("MessageId", message_id))
+        return members("Successful", successful) + members("Failed", failed)
+
+
+def _check_request(scope: Scope) -> None:
+    """What must hold before the body is looked at."""
+    if scope["method"] != "POST":
+        # A GET would be answered to any web page's <img>, which carries no Origin to know it by.
+        raise SnsError("InvalidMethod", "The query API is served for POST only.", 405)
+    refused = refused_host(scope) or refused_origin(scope)
+    if refused is not None:
+        raise SnsError("AccessDenied", refused, 403)
+    kind = (header(scope, b"content-type") or b"").partition(b";")[0].strip().lower()
+    if kind != b"application/x-www-form-urlencoded":
+        raise SnsError(
+            "UnsupportedMediaType",
+            "The query API takes application/x-www-form-urlencoded, "
+            f"not {kind[:100].decode('latin-1') or 'a request without Content-Type'}.",
+            415,
+        )
+    encoding = (header(scope, b"content-encoding") or b"identity").lower()
+    if encoding != b"identity":
+        raise SnsError("UnsupportedMediaType", "Compressed requests are not supported.", 415)
+
+
+def _check_batch(batch: list[dict[str, bytes]]) -> None:
+    if not batch or batch == [{"": b""}]:
+        raise SnsError("EmptyBatchRequest", "The batch request doesn't contain any entries.")
+    if len(batch) > BATCH_LIMIT:
+        raise SnsError(
+            "TooManyEntriesInBatchRequest", "The batch request contains more entries than permissible."
+        )
+    seen: set[str] = set()
+    for entry in batch:
+        entry_id = text(entry, "Id") or ""
+        if _BATCH_ID.fullmatch(entry_id) is None:
+            raise SnsError(
+                "InvalidBatchEntryId",
+                "The Id of a batch entry in a batch request doesn't abide by the specification.",
+            )
+        if entry_id in seen:
+            raise SnsError(
+                "BatchEntryIdsNotDistinct", "Two or more batch entries in the request have the same Id."
+            )
+        seen.add(entry_id)
+
+
+def _topic_arn(fields: _Fields) -> str:
+    arn = text(fields, "TopicArn")
+    if not arn:
+        raise invalid_parameter("TopicArn Reason: no value for required parameter")
+    return arn
+
+
+def _encode_token(after: str) -> str:
+    return urlsafe_b64encode(after.encode()).decode()
+
+
+def _decode_token(token: str) -> str:
+    try:
+        after = urlsafe_b64decode(token.encode()).decode()
+    except ValueError:  # not base64, or not UTF-8
+        after = ""
+    if not after or _encode_token(after) != token:  # the decoder skips characters it does not know
+        raise invalid_parameter("NextToken")
+    return after
+
+
+def _throttled() -> SnsError:
+    return SnsError("Throttled", "Rate exceeded: the sender has no room, publish again later", 429)
+
+
+def _failed(error: SnsError) -> str:
+    fault = "true" if error.status < 500 and error.code != "Throttled" else "false"
+    return element("Code", error.code) + element("Message", error.message) + element("SenderFault", fault)

@@ -1,0 +1,242 @@
+"""Local topics: the registry behind the gateway's own SNS endpoint (contract section 4.2).
+
+A topic exists because somebody created it or because a PacketSource is bound to its ARN. Bindings belong to
+the configuration and topics to their users: deleting a bound topic stops its messages (`TopicNotFound`), and
+creating it again brings them back, as a subscription that is reconciled would.
+"""
+
+import asyncio
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from sluicegate.egress.message import Message
+from sluicegate.sources.base import Sender, Source
+from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
+
+ACCOUNT_ID = "000000000000"
+PAGE_SIZE = 100  # ListTopics answers up to 100 topics, as SNS does
+TOPIC_LIMIT = 100_000  # SNS: standard topics per account
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
+_ARN = re.compile(r"arn:aws(?:-[a-z0-9-]+)?:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?", re.ASCII)
+
+Attributes = Mapping[str, str | bytes]
+"""Message attributes: String and Number values as `str`, Binary as `bytes`."""
+
+
+class TopicNotFound(Exception):
+    """No topic has this ARN here."""
+
+
+class TopicLimitExceeded(Exception):
+    """There are as many topics as this gateway keeps."""
+
+
+class Throttled(Exception):
+    """A sender behind the topic has no room: nothing of the message was taken, publish it again later."""
+
+
+class InvalidTopic(ValueError):
+    """A topic name or ARN that SNS refuses as well; the message is worded as SNS words it."""
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A PacketSource that takes a topic's messages while its `state` (contract 1.3) is Active. `home_region` is its
+    `HomeRegion` where set explicitly, else None."""
+
+    source: str
+    index: int
+    sender: Sender
+    home_region: str | None = None
+    state: str = "Active"
+
+
+@dataclass(slots=True)
+class Topic:
+    """A local topic. `attributes` are those of CreateTopic, kept to be shown again."""
+
+    arn: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    published: int = 0
+
+
+def check_arn(arn: str, parameter: str = "TopicArn") -> str:
+    """`arn` when it names a topic that can exist here; `InvalidTopic` otherwise."""
+    if len(arn.split(":")) < 6:
+        raise InvalidTopic(
+            f"{parameter} Reason: An ARN must have at least 6 elements, not {len(arn.split(':'))}"
+        )
+    match = _ARN.fullmatch(arn)
+    if match is None:
+        raise InvalidTopic(f"{parameter} Reason: {arn[:300]!r} is not the ARN of an SNS topic")
+    if match[1]:
+        raise InvalidTopic(f"{parameter} Reason: FIFO topics are not supported here, use a standard topic")
+    return arn
+
+
+class Topics:
+    """The topics of one gateway, all in memory. To be used from the event loop only.
+
+    `region` is the node's. `on_create(arn, attributes)` and `on_delete(arn)` are called for topics that users
+    create and delete, so that the state can keep them; topics that exist through a PacketSource are the
+    configuration's.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        *,
+        known: Iterable[tuple[str, Mapping[str, str]]] = (),
+        on_create: Callable[[str, Mapping[str, str]], None] | None = None,
+        on_delete: Callable[[str], None] | None = None,
+    ) -> None:
+        self.region = region
+        self.unrouted = 0
+        self.throttled = 0
+        self._on_create = on_create
+        self._on_delete = on_delete
+        self._topics = {arn: Topic(arn, dict(attributes)) for arn, attributes in known}
+        self._bindings: dict[str, list[Binding]] = {}
+
+    # Topics
+
+    def create(self, name: str, attributes: Mapping[str, str] | None = None) -> str:
+        """The ARN of the topic of this name in this region, made if it is new. `InvalidTopic` for a name SNS
+        refuses."""
+        if name.endswith(".fifo"):
+            raise InvalidTopic("Topic Name Reason: FIFO topics are not supported here, use a standard topic")
+        if _NAME.fullmatch(name) is None:
+            raise InvalidTopic("Topic Name")
+        arn = f"arn:aws:sns:{self.region}:{ACCOUNT_ID}:{name}"
+        wanted = dict(attributes or {})
+        topic = self._topics.get(arn)
+        if topic is not None:
+            if any(topic.attributes.get(key, value) != value for key, value in wanted.items()):
+                raise InvalidTopic("Attributes Reason: Topic already exists with different attributes")
+            return arn
+        if len(self._topics) >= TOPIC_LIMIT:
+            raise TopicLimitExceeded(f"there are {TOPIC_LIMIT} topics already: delete some")
+        if self._on_create is not None:
+            self._on_create(arn, wanted)
+        self._topics[arn] = Topic(arn, wanted)
+        return arn
+
+    def delete(self, arn: str) -> None:
+        """Remove a topic; one that does not exist is no error, as in SNS."""
+        check_arn(arn)
+        if self._topics.pop(arn, None) is not None and self._on_delete is not None:
+            self._on_delete(arn)
+
+    def get(self, arn: str, parameter: str = "TopicArn") -> Topic:
+        """The topic; `TopicNotFound`, or `InvalidTopic` when `arn` cannot be one."""
+        topic = self._topics.get(arn)
+        if topic is None:
+            check_arn(arn, parameter)
+            raise TopicNotFound("Topic does not exist")
+        return topic
+
+    def page(self, after: str = "") -> tuple[list[str], str | None]:
+        """One page of ARNs in order, those behind `after`; and the last of them when more follow."""
+        arns = sorted(self._topics)
+        start = bisect_right(arns, after)
+        page = arns[start : start + PAGE_SIZE]
+        return page, page[-1] if start + PAGE_SIZE < len(arns) else None
+
+    def sources(self, arn: str) -> tuple[Binding, ...]:
+        """The PacketSources bound to a topic."""
+        return tuple(self._bindings.get(arn, ()))
+
+    # Bindings
+
+    def bind(self, arn: str, binding: Binding) -> None:
+        """Let a PacketSource take this topic's messages; the topic exists from now on."""
+        check_arn(arn)
+        self._topics.setdefault(arn, Topic(arn))
+        self._bindings.setdefault(arn, []).append(binding)
+
+    def unbind(self, arn: str, binding: Binding) -> None:
+        """Stop that. The topic stays until it is deleted: a publisher may still hold its ARN."""
+        bound = self._bindings.get(arn, [])
+        if binding in bound:
+            bound.remove(binding)
+        if not bound:
+            self._bindings.pop(arn, None)
+
+    # Messages
+
+    def publish(
+        self, arn: str, message_id: str, body: bytes, attributes: Attributes, published_at: float
+    ) -> None:
+        """Hand a message to every PacketSource bound to the topic. Returns once all of them have it.
+
+        `body` is the message as published, `published_at` Unix seconds. `Throttled`: a sender is full, and
+        none has it. `TopicNotFound`, `InvalidTopic`: no such topic. A topic without a PacketSource takes the
+        message, and counts it.
+        """
+        topic = self.get(arn)
+        bound = self._bindings.get(arn)
+        if not bound:
+            topic.published += 1
+            self.unrouted += 1
+            return
+        if any(binding.sender.full for binding in bound):
+            self.throttled += 1
+            raise Throttled(arn)
+        taken = False
+        for binding in bound:
+            refusal = self._refusal(binding, attributes)
+            message = Message(message_id, binding.index, body, published_at, refusal)
+            if taken:
+                # The first sender has the message: a retry of the publisher would send it there twice.
+                binding.sender.submit_later(message)
+            elif binding.sender.try_submit([message]) == 0:
+                self.throttled += 1
+                raise Throttled(arn)
+            taken = True
+        topic.published += 1
+
+    def _refusal(self, binding: Binding, attributes: Attributes) -> tuple[str, str] | None:
+        if binding.state != "Active":
+            return "SourceDisabled", f"PacketSource {binding.source} is {binding.state}"
+        wanted = attributes.get(ATTRIBUTE)
+        if wanted is None:
+            if binding.home_region is None or binding.home_region == self.region:
+                return None
+            home = f"the HomeRegion of {binding.source} is {binding.home_region}"
+            return "WrongRegion", f"no EgressRegion, and {home}, not {self.region}"
+        if self.region in named_regions(wanted):
+            return None
+        return (
+            "WrongRegion",
+            f"EgressRegion is {shown(wanted)}, local topics are served in {self.region} only",
+        )
+
+
+class LocalTopicSource(Source):
+    """A PacketSource on a local topic. Publishing pushes straight into the sender, so `run` has nothing to
+    fetch."""
+
+    def __init__(self, topics: Topics, topic_arn: str, binding: Binding) -> None:
+        super().__init__(binding.source, binding.index, binding.sender)
+        self._topics = topics
+        self._arn = topic_arn
+        self._binding = binding
+
+    async def provision(self) -> None:
+        """Check the ARN (`InvalidTopic`). Nothing is bound before `run`, so that no message is taken too
+        early."""
+        check_arn(self._arn)
+
+    async def run(self) -> None:
+        """Bound to the topic until cancelled."""
+        self._topics.bind(self._arn, self._binding)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._topics.unbind(self._arn, self._binding)
+
+    async def close(self) -> None:
+        """Nothing outlives `run`."""
