@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from sluicegate.model import (
     Batching,
-    Destination,
+    DestinationSpec,
     Finding,
     GatewayConfig,
     Listener,
@@ -102,7 +102,7 @@ def test_string_scalars_are_the_values_they_spell(count: int, timeout: float, si
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("True", True)])
 def test_string_booleans(text: str, value: bool) -> None:
-    assert Destination.model_validate({"MetricsEnabled": text}).metrics_enabled is value
+    assert DestinationSpec.model_validate({"MetricsEnabled": text}).metrics_enabled is value
 
 
 @given(st.dictionaries(st.sampled_from(sorted(Batching.spellings())), st.just("7"), max_size=3))
@@ -126,7 +126,7 @@ def test_contract_defaults() -> None:
     assert config.api.address() == ("127.0.0.1", 8080)
     assert (config.sns, config.aws.endpoint_url, config.require_approval) == (None, None, False)
     assert (config.port_range(), config.tag_lifetime_seconds) == (range(20000, 30000), 3600)
-    batching = Destination().batching
+    batching = DestinationSpec().batching
     assert (batching.count, batching.timeout_in_seconds, batching.size_in_mb) == (100, 0.1, 1)
     listener = Listener()
     assert (listener.protocol, listener.session_idle_seconds, listener.destinations) == ("udp", 300, [])
@@ -305,21 +305,21 @@ def test_a_key_belongs_to_one_peer() -> None:
 
 @pytest.mark.parametrize("role", ["arn:aws:iam::1:role/r", {"Arn": "arn:aws:iam::1:role/r"}])
 def test_role_as_object_or_text(role: Any) -> None:
-    assert Destination.model_validate({"Role": role}).role == "arn:aws:iam::1:role/r"
+    assert DestinationSpec.model_validate({"Role": role}).role == "arn:aws:iam::1:role/r"
 
 
 @pytest.mark.parametrize("role", ["admin", {"Name": "x"}, {"Arn": "arn:aws:sns:us-east-1:1:x"}])
 def test_bad_role(role: Any) -> None:
-    assert only({"Role": role}, Destination).path == ("role",)
+    assert only({"Role": role}, DestinationSpec).path == ("role",)
 
 
 def test_destination_arn_for_a_region() -> None:
     def arn(region: str, **arns: str) -> str | None:
         named = {key.replace("_", "-") if key != "any" else "*": value for key, value in arns.items()}
-        return Destination.model_validate({"DestinationArn": named}).arn_for(region)
+        return DestinationSpec.model_validate({"DestinationArn": named}).arn_for(region)
 
-    assert Destination(destination_arn="file:a").arn_for("us-east-1") == "file:a"
-    assert Destination().arn_for("us-east-1") is None
+    assert DestinationSpec(destination_arn="file:a").arn_for("us-east-1") == "file:a"
+    assert DestinationSpec().arn_for("us-east-1") is None
     assert arn("us-east-1") is None
     assert arn("us-west-2", us_west_2="file:a", any="file:b") == "file:a"
     assert arn("eu-west-1", us_west_2="file:a", any="file:b") == "file:b"
@@ -328,7 +328,9 @@ def test_destination_arn_for_a_region() -> None:
 
 
 def test_errors_in_a_map_of_arns_stand_at_their_region() -> None:
-    found = problems({"DestinationArn": {"us-east-1": "nonsense", "Mars": "console:", "*": 5}}, Destination)
+    found = problems(
+        {"DestinationArn": {"us-east-1": "nonsense", "Mars": "console:", "*": 5}}, DestinationSpec
+    )
     assert [finding.path[-1] for finding in found] == ["us-east-1", "Mars", "*"]
 
 
@@ -365,7 +367,7 @@ def test_targets(text: str, kind: str, path: str | None, handler: str | None) ->
     ],
 )
 def test_bad_targets(text: str) -> None:
-    assert only({"destination_arn": text}, Destination).path == ("destination_arn",)
+    assert only({"destination_arn": text}, DestinationSpec).path == ("destination_arn",)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +389,7 @@ def test_the_home_region_is_the_topics() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "/devices/my group", "aws/mine", "x" * 513, "grüppe"])
-@pytest.mark.parametrize("model", [Listener, Destination])
+@pytest.mark.parametrize("model", [Listener, DestinationSpec])
 def test_a_log_group_s_name_is_one_that_cloudwatch_takes(name: str, model: type[Resource]) -> None:
     found = only({"name": "decoder", "log_group_name": name}, model)
     assert found.path == ("log_group_name",)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sluicegate.model import Destination, Finding, GatewayConfig, Listener, findings
+from sluicegate.model import DestinationSpec, Finding, GatewayConfig, Listener, findings
 
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
 
@@ -45,7 +45,7 @@ def test_generated_names_follow_the_position() -> None:
 
 
 def test_models_made_in_python_are_named_too() -> None:
-    config = GatewayConfig(listeners=[Listener(destinations=[Destination()])])
+    config = GatewayConfig(listeners=[Listener(destinations=[DestinationSpec()])])
     assert config.listeners[0].destinations[0].name == "listener-1-destination-1"
 
 

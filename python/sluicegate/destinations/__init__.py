@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
 
 from sluicegate.destinations.base import (
     DeliveryError,
@@ -17,6 +15,7 @@ from sluicegate.destinations.base import (
     EventSink,
     PacketBatch,
 )
+from sluicegate.model import DestinationSpec
 
 __all__ = [
     "DeliveryError",
@@ -38,15 +37,6 @@ _BUILT_IN = {
     "console": "sluicegate.destinations.console:ConsoleDestination",
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-
-
-class DestinationSpec(Protocol):
-    """The part of `sluicegate.model.Destination` that is needed here."""
-
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def arguments(self) -> Mapping[str, Any] | None: ...
 
 
 def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Destination:

@@ -6,7 +6,7 @@ Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into
 
 from sluicegate.model.address import BindAddress, parse_bind, parse_server
 from sluicegate.model.base import Finding, Path, Resource
-from sluicegate.model.destination import Batching, Destination, Formatter, Target, parse_target
+from sluicegate.model.destination import Batching, DestinationSpec, Formatter, Target, parse_target
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
@@ -22,8 +22,8 @@ __all__ = [
     "BindAddress",
     "ClientRestrictions",
     "CloudFormation",
-    "Destination",
     "DestinationArn",
+    "DestinationSpec",
     "Events",
     "Finding",
     "Formatter",

@@ -82,6 +82,11 @@ class Resource(BaseModel):
     synonyms: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
+    def kind(cls) -> str:
+        """What users call such a resource: `Listener`, `Destination`."""
+        return cls.model_config.get("title") or cls.__name__
+
+    @classmethod
     def spellings(cls) -> dict[str, str]:
         """Every accepted key → the field that it means."""
         names = {name: name for name in cls.model_fields}
@@ -124,7 +129,7 @@ class Resource(BaseModel):
             field = spellings.get(key) if isinstance(key, str) else None
             if field is None:
                 if lenient:
-                    warning = f"{cls.__name__}: unknown property {key} is ignored"
+                    warning = f"{cls.kind()}: unknown property {key} is ignored"
                     context.setdefault("warnings", []).append(warning)
                 else:
                     out[key] = value

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from sluicegate.model.address import BindAddress, parse_bind
 from sluicegate.model.base import Finding, Path, Resource
-from sluicegate.model.destination import Destination
+from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
 from sluicegate.model.packet_source import PacketSource
 
@@ -40,11 +40,11 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
     destinations = [
         found
         for path, listener in listeners
-        for found in _items(Listener.peek(listener, "destinations"), Destination, (*path, "destinations"))
+        for found in _items(Listener.peek(listener, "destinations"), DestinationSpec, (*path, "destinations"))
     ]
     return [
         *_duplicates("Listener", Listener, listeners),
-        *_duplicates("Destination", Destination, destinations),
+        *_duplicates("Destination", DestinationSpec, destinations),
         *_duplicates("PacketSource", PacketSource, sources),
         *_repeated_peers(listeners),
         *_unknown_listeners(listeners, sources),
@@ -77,7 +77,7 @@ def _named_destinations(listener: Any) -> Any:
         return listener
     # A Destination's name takes fewer characters than a Listener's.
     stem = re.sub(r"[^A-Za-z0-9-]", "-", str(Listener.peek(listener, "name")))
-    named = _named(destinations, Destination, lambda position: f"{stem}-destination-{position}")
+    named = _named(destinations, DestinationSpec, lambda position: f"{stem}-destination-{position}")
     if isinstance(listener, Listener):
         return listener.model_copy(update={"destinations": named})
     spellings = Listener.spellings()

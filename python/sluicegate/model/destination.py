@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.names import DestinationName, LogGroupName, Role, is_arn, region_map_key
@@ -67,8 +67,10 @@ class Batching(Resource):
     """Size of a batch in MB, never above the service's own limit."""
 
 
-class Destination(Resource):
+class DestinationSpec(Resource):
     """Gets every packet of its Listener, independently of the other Destinations."""
+
+    model_config = ConfigDict(title="Destination")
 
     name: DestinationName = ""
     """Unique in the gateway; generated from the Listener's name when absent."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_se
 
 from sluicegate.model.address import BindAddress, Network, parse_bind
 from sluicegate.model.base import Resource, invalid
-from sluicegate.model.destination import Destination
+from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.names import LogGroupName, Name, Role
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
@@ -125,7 +125,7 @@ class Listener(Resource):
     """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
     kept; without an address both families are bound."""
     client_restrictions: ClientRestrictions = Field(default_factory=ClientRestrictions)
-    destinations: list[Destination] = Field(default_factory=list)
+    destinations: list[DestinationSpec] = Field(default_factory=list)
     """Each gets every packet."""
     peers: list[Peer] = Field(default_factory=list)
     """WireGuard peers."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from sluicegate.model.base import Finding, Path, Resource
-from sluicegate.model.destination import Destination, Target, parse_target
+from sluicegate.model.destination import DestinationSpec, Target, parse_target
 from sluicegate.model.gateway import GatewayConfig
 from sluicegate.model.listener import Listener
 
@@ -31,7 +31,7 @@ _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
     ),
 ]
 
-_DESTINATION: list[tuple[str, Callable[[Destination], bool], str, str]] = [
+_DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [
     ("formatter", lambda r: r.formatter == "coap", "the formatter coap", "use base64, hex, utf8 or ascii"),
     (
         "filter_expression",
@@ -69,7 +69,7 @@ def unavailable(config: GatewayConfig) -> list[Finding]:
     return found
 
 
-def _targets(destination: Destination, path: Path) -> Iterator[Finding]:
+def _targets(destination: DestinationSpec, path: Path) -> Iterator[Finding]:
     single = not isinstance(destination.destination_arn, dict)
     for region, text in destination.targets().items():
         place = (*path, "destination_arn") if single else (*path, "destination_arn", region)

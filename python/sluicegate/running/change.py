@@ -18,8 +18,7 @@ from typing import TypeVar
 from sluicegate.deadletters.letter import DeadLetterPlace
 from sluicegate.destinations import Destination, DestinationError, create
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
-from sluicegate.model import Destination as DestinationResource
-from sluicegate.model import Listener, PacketSource
+from sluicegate.model import DestinationSpec, Listener, PacketSource
 from sluicegate.running.documents import Complaint, Refused
 from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
 from sluicegate.running.spec import listener_spec
@@ -150,7 +149,7 @@ class Change:
 
     # Places
 
-    def _place_destination(self, index: int, resource: DestinationResource) -> None:
+    def _place_destination(self, index: int, resource: DestinationSpec) -> None:
         places = self.running.destinations
         arn = resource.arn_for(self._node.region)
         for at, place in enumerate(places):
@@ -198,7 +197,7 @@ class Change:
         self._new_sources.append((len(self._source_places) if given is None else given, source.name))
         _put(self._source_places, given, SourcePlace(source, state))
 
-    def _create(self, index: int, resource: DestinationResource, arn: str | None) -> Destination | None:
+    def _create(self, index: int, resource: DestinationSpec, arn: str | None) -> Destination | None:
         if arn is None:
             return None
         try:
@@ -288,14 +287,14 @@ async def _end_delivery(place: DestinationPlace) -> None:
         await place.made.close()
 
 
-def _delivers_alike(before: DestinationResource, after: DestinationResource, region: str) -> bool:
+def _delivers_alike(before: DestinationSpec, after: DestinationSpec, region: str) -> bool:
     return before.arn_for(region) == after.arn_for(region) and _differ_only_in(
         before, after, _NATIVE_OF_DESTINATION | {"destination_arn"}
     )
 
 
 def _differ_only_in(
-    before: DestinationResource | PacketSource, after: DestinationResource | PacketSource, fields: set[str]
+    before: DestinationSpec | PacketSource, after: DestinationSpec | PacketSource, fields: set[str]
 ) -> bool:
     return before.model_dump(exclude=fields) == after.model_dump(exclude=fields)
 

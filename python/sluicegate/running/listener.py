@@ -12,8 +12,7 @@ from sluicegate import _native
 from sluicegate.destinations import Destination
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.egress.egress import Egress
-from sluicegate.model import Destination as DestinationResource
-from sluicegate.model import Listener, PacketSource
+from sluicegate.model import DestinationSpec, Listener, PacketSource
 from sluicegate.running.bind import BindRefused, open_port
 from sluicegate.running.documents import Complaint, Refused
 from sluicegate.running.node import Node
@@ -26,7 +25,7 @@ from sluicegate.state import StateError
 class DestinationPlace:
     """A Destination at its place. Without an ARN for this region it has neither `made` nor `delivery`."""
 
-    resource: DestinationResource
+    resource: DestinationSpec
     made: Destination | None
     delivery: Delivery | None = None
     removed: bool = False

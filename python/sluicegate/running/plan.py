@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 
 from sluicegate import _native
-from sluicegate.model import BindAddress, Destination, Listener, PacketSource
+from sluicegate.model import BindAddress, DestinationSpec, Listener, PacketSource
 from sluicegate.running.change import Change
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
@@ -248,7 +248,9 @@ def _differences(
 
 
 def _named(
-    kind: str, before: Sequence[Destination | PacketSource], after: Sequence[Destination | PacketSource]
+    kind: str,
+    before: Sequence[DestinationSpec | PacketSource],
+    after: Sequence[DestinationSpec | PacketSource],
 ) -> list[str]:
     old = {one.name: one for one in before}
     new = {one.name: one for one in after}

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from sluicegate.destinations import Destination
-from sluicegate.model import Destination as DestinationResource
-from sluicegate.model import Listener, PacketSource
+from sluicegate.model import DestinationSpec, Listener, PacketSource
 
 # What one Listener may hold in memory, at most: its ring, plus this for each Destination, plus the session table
 # (about 100 bytes a remote).
@@ -22,7 +21,7 @@ def listener_spec(
     listener: Listener,
     listener_id: int,
     domain: str,
-    destinations: Sequence[tuple[DestinationResource, Destination | None, bool]],
+    destinations: Sequence[tuple[DestinationSpec, Destination | None, bool]],
     sources: Sequence[tuple[PacketSource, bool]],
 ) -> dict[str, object]:
     """Everything but where to bind. `destinations` and `sources` by their places, the flag is true for removed ones; a
@@ -41,7 +40,7 @@ def listener_spec(
     }
 
 
-def _destination(resource: DestinationResource, made: Destination | None, removed: bool) -> dict[str, object]:
+def _destination(resource: DestinationSpec, made: Destination | None, removed: bool) -> dict[str, object]:
     return {
         "Name": resource.name,
         "Formatter": resource.formatter,
