@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
+from sluicegate.aws.access import Access
 from sluicegate.aws.credentials import Keys, Role
 from sluicegate.aws.errors import BAD_ANSWER, EXPIRED, NO_ANSWER, TIMED_OUT, AwsError
 from sluicegate.aws.http import Host, NoAnswer
 from sluicegate.aws.signing import Protocol, Signer
 
-if TYPE_CHECKING:
-    from sluicegate.aws.client import Aws
-
 
 class Service:
     """One service in one region, called in the name of `role`. Nothing happens before the first call."""
 
-    def __init__(self, aws: Aws, protocol: Protocol, region: str, role: Role | None) -> None:
-        self._aws = aws
+    def __init__(self, access: Access, protocol: Protocol, region: str, role: Role | None) -> None:
+        self._access = access
         self._protocol = protocol
         self._region, self._role = region, role
         self._place: tuple[Host, Signer] | None = None
@@ -55,7 +53,7 @@ class Service:
         if status != 200:
             failed = self._refusal(operation, status, answer, resource, keys)
             if failed.code in EXPIRED and not last:
-                self._aws.forget(self._role, keys)
+                self._access.forget(self._role, keys)
                 raise _Again from failed
             raise failed
         try:
@@ -70,12 +68,12 @@ class Service:
     async def _prepare(self, operation: str, resource: str) -> tuple[Host, Signer, Keys]:
         try:
             if self._place is None:
-                self._place = await self._aws.place(self._protocol, self._region)
-            return *self._place, await self._aws.credentials(self._role).keys()
+                self._place = await self._access.place(self._protocol, self._region)
+            return *self._place, await self._access.credentials(self._role).keys()
         except AwsError:
             raise
         except Exception as error:
-            raise self._aws.explain(error, self._protocol.service, operation, resource) from error
+            raise self._access.explain(error, self._protocol.service, operation, resource) from error
 
     def _refusal(self, operation: str, status: int, answer: bytes, resource: str, keys: Keys) -> AwsError:
         try:

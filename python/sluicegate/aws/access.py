@@ -1,0 +1,85 @@
+"""Access to AWS: where a service is, who signs for a call, and the one botocore session behind both."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from sluicegate.aws.credentials import BadCredentials, Credentials, Keys, Role
+from sluicegate.aws.errors import NO_CREDENTIALS, AwsError
+from sluicegate.aws.http import Host
+from sluicegate.aws.signing import Protocol, Signer
+from sluicegate.threads import Threads
+
+if TYPE_CHECKING:  # botocore is loaded with the first call
+    from sluicegate.aws.sdk import Control
+
+THREADS = 4
+
+
+class Access:
+    """What all calls of one event loop share. Nothing is loaded or opened before the first of them."""
+
+    def __init__(self, region: str, endpoint_url: str | None) -> None:
+        self.threads = Threads("aws", THREADS)
+        self._region = region
+        self._endpoint_url = endpoint_url
+        self._credentials: dict[Role | None, Credentials] = {}
+        self._control: Control | None = None
+        self._hosts: dict[str, Host] = {}
+        self._opening = asyncio.Lock()
+
+    async def control(self) -> Control:
+        """botocore, for use in a thread. The first call imports it, in a thread too."""
+        async with self._opening:
+            if self._control is None:
+
+                def load() -> Control:
+                    from sluicegate.aws.sdk import Control
+
+                    return Control(self._region, self._endpoint_url)
+
+                self._control = await self.threads.call(load)
+        return self._control
+
+    async def place(self, protocol: Protocol, region: str) -> tuple[Host, Signer]:
+        """Where a service is, and who signs for it."""
+        control = await self.control()
+        url, proxy, tls = await self.threads.call(lambda: control.way_to(protocol.service, region))
+        if url not in self._hosts:
+            self._hosts[url] = Host(url, tls, proxy)
+        return self._hosts[url], Signer(url, region, protocol)
+
+    def credentials(self, role: Role | None) -> Credentials:
+        """Those of `role`, or the gateway's own."""
+        if role not in self._credentials:
+
+            def load() -> Any:
+                assert self._control is not None  # noqa: S101 `place` comes first
+                return self._control.credentials(role)
+
+            self._credentials[role] = Credentials(self.threads, load)
+        return self._credentials[role]
+
+    def forget(self, role: Role | None, keys: Keys) -> None:
+        """The service says that these have expired."""
+        self.credentials(role).forget(keys)
+        if self._control is not None:
+            self._control.forget(role)
+
+    def explain(self, error: Exception, service: str, operation: str, resource: str | None) -> AwsError:
+        """An exception of botocore as ours; any other is raised again."""
+        if isinstance(error, BadCredentials):
+            return AwsError(service, operation, NO_CREDENTIALS, str(error), resource=resource)
+        if self._control is None:
+            raise error
+        return self._control.explain(error, service, operation, resource)
+
+    async def close(self) -> None:
+        """Close every connection. Calls that are under way fail."""
+        for credentials in self._credentials.values():
+            await credentials.close()
+        for host in self._hosts.values():
+            await host.close()
+        if self._control is not None:
+            self._control.close()
