@@ -29,7 +29,7 @@ async def test_another_attempt_mends_what_is_transient(aws_server: Server) -> No
 
 
 async def test_any_operation_without_an_answer(aws_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aws_client, "PAUSES", ())
+    monkeypatch.setattr(aws_client, "ATTEMPTS", 1)
     topic = "arn:aws:sns:us-east-1:123456789012:replies"
     aws = Aws("us-east-1", aws_server.url)
     for bad, code in (

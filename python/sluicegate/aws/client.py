@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +14,12 @@ from sluicegate.aws.logs import LogStream
 from sluicegate.aws.queue import Queue
 from sluicegate.aws.service import Service
 from sluicegate.aws.signing import LOGS, SQS
+from sluicegate.backoff import Backoff
 
 CALL_SECONDS = 30.0
-PAUSES = (0.3, 1.0)
-"""Before the second and the third attempt, in seconds, less up to a half."""
+ATTEMPTS = 3
+PAUSES = Backoff(0.5, 1.0)
+"""Between the attempts."""
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -57,7 +58,7 @@ class Aws:
         """
         control = await self._access.control()
         place = region or self.region
-        for pause in (*PAUSES, None):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with asyncio.timeout(CALL_SECONDS):
                     return await self._access.threads.call(
@@ -69,11 +70,11 @@ class Aws:
                     service, operation, TIMED_OUT, cause, resource=control.resource(params)
                 ) from None
             except AwsError as error:
-                if pause is None or not (error.retryable or error.code in EXPIRED):
+                if attempt == ATTEMPTS or not (error.retryable or error.code in EXPIRED):
                     raise
                 if error.code in EXPIRED:
                     control.forget(role)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            await asyncio.sleep(PAUSES.pause(attempt))
         raise AssertionError("the last attempt returns or raises")
 
     def queue(self, url: str, *, region: str | None = None, role: Role | None = None) -> Queue:

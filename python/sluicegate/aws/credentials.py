@@ -13,14 +13,24 @@ from sluicegate.threads import Threads
 CHECK_SECONDS = 60.0
 """So often botocore is asked whether its credentials want renewing; it begins 15 minutes before they expire."""
 RETRY_SECONDS = 10.0
+_SESSION_NAME_LIMIT = 64
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role that the gateway assumes, and the name of its sessions (at most 64 characters)."""
+    """A role that the gateway assumes, and the name of its sessions (see `session_name`)."""
 
     arn: str
     session_name: str
+
+
+def session_name(region: str, account: str, purpose: str) -> str:
+    """The name of a session that a gateway opens with a role, e.g. `sluicegate-eu-west-1@123456789012-src-replies`.
+
+    CloudTrail shows it to the role's owner. `purpose` is one word of ours and the name of what needs the role. STS
+    takes 64 characters; the end of a longer name is left out.
+    """
+    return f"sluicegate-{region}@{account}-{purpose}"[:_SESSION_NAME_LIMIT]
 
 
 class Keys(NamedTuple):

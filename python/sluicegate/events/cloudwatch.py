@@ -17,7 +17,7 @@ from datetime import datetime
 
 import orjson
 
-from sluicegate.aws import Aws, AwsError, LogStream, Role
+from sluicegate.aws import Aws, AwsError, LogStream, Role, session_name
 from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD, LINE_BYTES
 from sluicegate.aws.outage import Outage
 from sluicegate.backoff import Backoff
@@ -34,7 +34,6 @@ _MISSING = "ResourceNotFoundException"
 _EXISTS = "ResourceAlreadyExistsException"
 # CloudWatch will never take these events: not a matter of time or of a policy.
 _REFUSED = frozenset(["InvalidParameterException", "DataAlreadyAcceptedException"])
-_SESSION_NAME = 64  # characters of a role's session name
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +157,8 @@ class LogGroup:
     async def _put_events(self, stream: str, batch: Sequence[tuple[int, str]]) -> None:
         if self._role is None and self.target.role is not None:
             account = await self._aws.account()
-            name = (
-                f"sluicegate-{self._region}@{account}-log-{self.target.destination or self.target.listener}"
-            )
-            self._role = Role(self.target.role, name[:_SESSION_NAME])
+            purpose = f"log-{self.target.destination or self.target.listener}"
+            self._role = Role(self.target.role, session_name(self._region, account, purpose))
         if stream not in self._streams:
             self._streams = {stream: self._aws.log_stream(self.target.group, stream, role=self._role)}
         try:

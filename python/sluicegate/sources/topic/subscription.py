@@ -14,13 +14,12 @@ import json
 import time
 from dataclasses import dataclass, replace
 
-from sluicegate.aws import Aws, AwsError, Role
+from sluicegate.aws import Aws, AwsError, Role, session_name
 from sluicegate.model import PacketSource
 from sluicegate.model.names import topic_region
 from sluicegate.sources.topic import queue as sns_queue
 from sluicegate.state import SourceQueue, State
 
-SESSION_NAME_LIMIT = 64  # STS
 REPLACE_EVERY_SECONDS = 3600.0
 """No subscription is replaced more often: should SNS find fault with what it was asked for, queues would not end."""
 FILTER_SECONDS = 900.0
@@ -63,7 +62,7 @@ def gateway_role(role_arn: str | None, region: str, source: str) -> Role | None:
     if role_arn is None:
         return None
     account = role_arn.split(":")[4]
-    return Role(role_arn, f"sluicegate-{region}@{account}-src-{source}"[:SESSION_NAME_LIMIT])
+    return Role(role_arn, session_name(region, account, f"src-{source}"))
 
 
 async def subscriptions(aws: Aws, topic_arn: str, role: Role | None) -> list[Subscription]:
