@@ -1,10 +1,12 @@
-"""Writes docs/configuration.md and docs/resources.md from the models: `python docs/generate.py`.
+"""Writes docs/configuration.md and docs/resources.md from the models, and the table of layers in docs/architecture.md
+from the imports: `python docs/generate.py`.
 
 `tests/unit/test_docs.py` fails while a file is not what this would write.
 """
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from sluicegate.model.base import pascal_case
 
 TARGET = Path(__file__).with_name("configuration.md")
 RESOURCES = Path(__file__).with_name("resources.md")
+ARCHITECTURE = Path(__file__).with_name("architecture.md")
 
 _SECTIONS: list[tuple[str, str, type[Resource]]] = [
     ("The gateway", "Keys at the top of the file.", GatewayConfig),
@@ -307,6 +310,15 @@ def _in_pascal_case(text: str) -> str:
     return re.sub(r"`([a-z_]+(?:\.[a-z_]+)*)`", spelled, text)
 
 
+def render_architecture() -> str:
+    """The page as it is, with the table of layers made anew."""
+    before, begin, rest = ARCHITECTURE.read_text().partition("<!-- layers: written by docs/generate.py -->\n")
+    _, end, after = rest.partition("<!-- /layers -->")
+    table = runpy.run_path(str(Path(__file__).with_name("layers.py")))["table"]()
+    return before + begin + table + end + after
+
+
 if __name__ == "__main__":
+    ARCHITECTURE.write_text(render_architecture())
     TARGET.write_text(render())
     RESOURCES.write_text(render_resources())

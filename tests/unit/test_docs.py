@@ -23,7 +23,14 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize(("page", "render"), [("configuration", "render"), ("resources", "render_resources")])
+@pytest.mark.parametrize(
+    ("page", "render"),
+    [
+        ("configuration", "render"),
+        ("resources", "render_resources"),
+        ("architecture", "render_architecture"),
+    ],
+)
 def test_a_generated_page_is_up_to_date(page: str, render: str) -> None:
     written = (ROOT / f"docs/{page}.md").read_text()
     made = runpy.run_path(str(ROOT / "docs/generate.py"))[render]()

@@ -1,4 +1,4 @@
-"""Destinations, found by the scheme of their `DestinationArn` (contract section 1.2)."""
+"""What batches of packets are delivered to, found by the scheme of a `DestinationArn` (contract section 1.2)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
-"""What must survive a restart: assigned ports, Listener ids, Tag keys, local topics, queues on AWS (contract sections
-1.1, 2, 4.2), resources that were declared by the API, decisions about PacketSources, and keys and peers of WireGuard
-Listeners."""
+"""What must survive a restart.
+
+In SQLite: assigned ports, Listener ids, Tag keys, local topics, queues on AWS (contract sections 1.1, 2, 4.2),
+resources that were declared by the API, decisions about PacketSources, and keys and peers of WireGuard Listeners.
+Beside it, in files: the journal of what was sent, and keys of the API.
+"""
 
 from sluicegate.state.lock import StateError
 from sluicegate.state.resources import Answer, Commit, Decision, ResourceTable, Stored, changed
