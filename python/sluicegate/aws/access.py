@@ -83,3 +83,4 @@ class Access:
             await host.close()
         if self._control is not None:
             self._control.close()
+        self.threads.close()

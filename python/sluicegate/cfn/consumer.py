@@ -89,6 +89,7 @@ class StackRequests:
             for task in serving:
                 task.cancel()
             await asyncio.gather(*serving, return_exceptions=True)
+            self._threads.close()
 
     async def _receive(self, limit: int) -> Sequence[QueueMessage]:
         failures = 0

@@ -16,7 +16,7 @@ The life of a Destination, in order, each step only after the one before succeed
     close                `close()`: releases everything; is called too when `provision` failed
 
 A Destination runs in the gateway's event loop and must never block it: what can only block belongs into a
-thread (`destinations/_thread.py`). Queueing, retries, events and counters are the business of `delivery.py`,
+thread (`sluicegate.threads.Threads`). Queueing, retries, events and counters are the business of `delivery.py`,
 not of a Destination.
 """
 

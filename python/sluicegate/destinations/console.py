@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import orjson
 
-from sluicegate.destinations._thread import CallThread
 from sluicegate.destinations.base import (
     Arguments,
     DeliveryError,
@@ -18,6 +17,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.threads import Threads
 
 DATA_LIMIT = 120
 """Characters of a payload that are shown."""
@@ -38,7 +38,7 @@ class ConsoleDestination(Destination):
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         super().__init__(name, context)
-        self._thread = CallThread(f"console {name}")
+        self._thread = Threads(f"console {name}")
 
     @classmethod
     def from_spec(

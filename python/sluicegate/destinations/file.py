@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from sluicegate.destinations._thread import CallThread
 from sluicegate.destinations.base import (
     Arguments,
     DeliveryError,
@@ -16,6 +15,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.threads import Threads
 
 
 class FileDestination(Destination):
@@ -32,7 +32,7 @@ class FileDestination(Destination):
     def __init__(self, name: str, path: Path, context: DestinationContext) -> None:
         super().__init__(name, context)
         self._path = path
-        self._thread = CallThread(f"file {name}")
+        self._thread = Threads(f"file {name}")
         self._file: int | None = None
 
     @classmethod
