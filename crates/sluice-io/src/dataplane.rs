@@ -1,21 +1,20 @@
 //! The handle of the I/O thread: what others may ask of it, each request a command that it answers.
 
-use crate::{Port, Signal, socket::OpenError, sys, thread::Thread};
-use serde::Deserialize;
+use crate::{
+    Port,
+    command::{Command, PeerChange, Remembered, Snapshot},
+    signal::Waker,
+    socket::OpenError,
+    sys,
+    thread::Thread,
+};
 use sluice_core::{
-    ListenerSpec, listener,
-    session::wireguard::{PeerStatus, PublicKey, Secret},
-    spec::PeerSpec,
+    ListenerSpec, Shared,
+    session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
-    collections::BTreeMap,
     fmt, io,
-    os::fd::{AsFd, BorrowedFd},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::{Mutex, PoisonError, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -30,92 +29,6 @@ impl fmt::Display for Gone {
     }
 }
 
-/// What the thread is asked for, and where it answers.
-pub(crate) enum Command {
-    Open(Box<ListenerSpec>, mpsc::SyncSender<Result<Port, OpenError>>),
-    Stop(usize, mpsc::SyncSender<()>),
-    Close(usize, Duration, mpsc::SyncSender<()>),
-    Counters(usize, mpsc::SyncSender<Snapshot>),
-    Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
-    Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
-    Peers(usize, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
-    ChangePeers(usize, PeerChange, mpsc::SyncSender<()>),
-    End,
-}
-
-/// An `Id` that a PacketSource sent before this start.
-#[derive(Clone, Debug)]
-pub struct Remembered {
-    /// Index of the PacketSource.
-    pub source: usize,
-    /// The Id.
-    pub id: String,
-    /// How long ago.
-    pub ago: Duration,
-}
-
-/// What changes about a `wg` Listener's peers.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
-pub struct PeerChange {
-    /// Peers that are new or changed.
-    pub set: Vec<PeerSpec>,
-    /// Peers that are listed no longer.
-    pub remove: Vec<PublicKey>,
-    /// How unknown peers are met from now on, if otherwise than before.
-    pub unknown: Option<UnknownPeers>,
-}
-
-/// How unknown peers are met.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-pub struct UnknownPeers {
-    /// They may speak to the Listener,
-    pub allow_unknown_peers: bool,
-    /// if they know this.
-    pub unknown_peer_pre_shared_key: Option<Secret>,
-}
-
-/// One Listener's counters at a moment, with what only the I/O layer knows.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Snapshot {
-    pub counters: sluice_core::Counters,
-    pub kernel_drops: u64,
-    pub icmp_errors: BTreeMap<&'static str, u64>,
-}
-
-/// Wakes the thread; at most one wake-up is under way.
-#[derive(Clone)]
-pub(crate) struct Waker(Arc<(Signal, AtomicBool)>);
-
-impl Waker {
-    pub fn wake(&self) {
-        if !self.0.1.swap(true, Ordering::AcqRel) {
-            self.0.0.set();
-        }
-    }
-
-    /// Before looking at what there is to do: whatever comes after this wakes again.
-    pub fn rearm(&self) {
-        self.0.0.clear();
-        self.0.1.store(false, Ordering::Release);
-    }
-}
-
-impl AsFd for Waker {
-    /// Readable when somebody has woken the thread.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waker")
-    }
-}
-
 /// Handle of the I/O thread. Dropping it closes everything at once.
 pub struct Dataplane {
     commands: mpsc::Sender<Command>,
@@ -125,9 +38,9 @@ pub struct Dataplane {
 
 impl Dataplane {
     /// Starts the thread. `salt` yields fresh random bytes.
-    pub fn start(shared: listener::Shared, salt: fn() -> [u8; 6]) -> io::Result<Dataplane> {
+    pub fn start(shared: Shared, salt: fn() -> [u8; 6]) -> io::Result<Dataplane> {
         sys::keep_freed_memory();
-        let waker = Waker(Arc::new((Signal::new()?, AtomicBool::new(false))));
+        let waker = Waker::new()?;
         let (commands, inbox) = mpsc::channel();
         let turn = Thread::new(waker.clone(), inbox, shared, salt)?;
         let thread = std::thread::Builder::new().name("sluice-io".to_owned()).spawn(move || turn.run())?;

@@ -4,6 +4,7 @@
 //! with other threads is in [`port`] and [`queue`]: bounded, locked for the length of a push or a pop, and signalled by
 //! eventfd, so that an event loop can wait for it.
 
+mod command;
 mod dataplane;
 mod open;
 pub mod port;
@@ -14,7 +15,8 @@ mod sys;
 mod thread;
 mod watch;
 
-pub use dataplane::{Dataplane, Gone, PeerChange, Remembered, Snapshot, UnknownPeers};
+pub use command::{PeerChange, Remembered, Snapshot, UnknownPeers};
+pub use dataplane::{Dataplane, Gone};
 pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::Signal;

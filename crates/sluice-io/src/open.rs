@@ -2,13 +2,13 @@
 
 use crate::{
     Port,
-    dataplane::{PeerChange, UnknownPeers},
+    command::{PeerChange, UnknownPeers},
     socket::{Buffers, Sent, UdpSocket},
     sys,
     watch::Place,
 };
 use sluice_core::{
-    About, Dropped, Event, Kinds, Listener, Now, Rejected, listener,
+    About, Dropped, Event, Kinds, Listener, Now, Rejected, Shared,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
@@ -136,7 +136,7 @@ impl Open {
     }
 
     /// Hands the events since the last call to whoever watches.
-    pub fn show_events(&mut self, port: &Port, shared: &listener::Shared, now: Now) {
+    pub fn show_events(&mut self, port: &Port, shared: &Shared, now: Now) {
         let mut events = self.listener.take_events();
         for (name, remote) in self.socket.take_icmp() {
             let about = About::Icmp(name);

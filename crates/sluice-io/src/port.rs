@@ -1,6 +1,6 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, FilterSpec, Signal, Watch, dataplane::Waker};
+use crate::{BatchQueue, FilterSpec, Signal, Watch, signal::Waker};
 use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
     collections::{BTreeMap, VecDeque},

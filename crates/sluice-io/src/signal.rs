@@ -1,9 +1,13 @@
-//! A flag that an event loop can wait for.
+//! A flag that an event loop can wait for, and what wakes the I/O thread with it.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
-    io,
+    fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// An eventfd: readable from [`set`](Self::set) until [`clear`](Self::clear).
@@ -37,5 +41,40 @@ impl AsFd for Signal {
 impl AsRawFd for Signal {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// Wakes the thread; at most one wake-up is under way.
+#[derive(Clone)]
+pub(crate) struct Waker(Arc<(Signal, AtomicBool)>);
+
+impl Waker {
+    pub fn new() -> io::Result<Waker> {
+        Ok(Waker(Arc::new((Signal::new()?, AtomicBool::new(false)))))
+    }
+
+    pub fn wake(&self) {
+        if !self.0.1.swap(true, Ordering::AcqRel) {
+            self.0.0.set();
+        }
+    }
+
+    /// Before looking at what there is to do: whatever comes after this wakes again.
+    pub fn rearm(&self) {
+        self.0.0.clear();
+        self.0.1.store(false, Ordering::Release);
+    }
+}
+
+impl AsFd for Waker {
+    /// Readable when somebody has woken the thread.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
     }
 }

@@ -8,14 +8,15 @@
 
 use crate::{
     BatchQueue, Port,
-    dataplane::{Command, Remembered, Snapshot, Waker},
+    command::{Command, Remembered, Snapshot},
     open::Open,
+    signal::Waker,
     socket::{Buffers, OpenError, UdpSocket},
     sys,
     watch::Place,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
-use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Reason, listener};
+use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Reason, Shared};
 use std::{
     io,
     mem::MaybeUninit,
@@ -51,7 +52,7 @@ pub(crate) struct Thread {
     epoll: OwnedFd,
     waker: Waker,
     commands: mpsc::Receiver<Command>,
-    shared: Arc<listener::Shared>,
+    shared: Arc<Shared>,
     salt: fn() -> [u8; 6],
     slots: Vec<Slot>,
     own: OwnEndpoints,
@@ -65,7 +66,7 @@ impl Thread {
     pub fn new(
         waker: Waker,
         commands: mpsc::Receiver<Command>,
-        shared: listener::Shared,
+        shared: Shared,
         salt: fn() -> [u8; 6],
     ) -> io::Result<Thread> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

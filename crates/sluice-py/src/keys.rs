@@ -1,5 +1,6 @@
 //! WireGuard key pairs, in the base64 that its programs use.
 
+use crate::random::random;
 use base64_simd::STANDARD;
 use pyo3::{exceptions::PyValueError, prelude::*};
 use sluice_core::session::wireguard::{PublicKey, Secret, keys::Identity};
@@ -7,7 +8,7 @@ use sluice_core::session::wireguard::{PublicKey, Secret, keys::Identity};
 /// A new private key: 32 random bytes, with the bits that X25519 ignores as `wg genkey` sets them (RFC 7748, section 5).
 #[pyfunction]
 pub fn generate_private_key() -> String {
-    let mut key: [u8; 32] = crate::random();
+    let mut key: [u8; 32] = random();
     key[0] &= 0b1111_1000;
     key[31] = key[31] & 0b0111_1111 | 0b0100_0000;
     STANDARD.encode_to_string(key)

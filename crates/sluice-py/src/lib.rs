@@ -3,6 +3,7 @@
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
 mod keys;
+mod random;
 mod seal;
 
 use pyo3::{
@@ -12,7 +13,7 @@ use pyo3::{
     pybacked::PyBackedBytes,
     types::{PyBytes, PyList},
 };
-use ring::rand::{SecureRandom, SystemRandom};
+use random::random;
 use serde::Serialize;
 use sluice_core::{Body, DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
@@ -24,12 +25,6 @@ create_exception!(
     pyo3::exceptions::PyException,
     "A Listener could not be opened: what was tried, and the kernel's errno."
 );
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0u8; N];
-    SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
-}
 
 fn gone(error: sluice_io::Gone) -> PyErr {
     PyRuntimeError::new_err(error.to_string())

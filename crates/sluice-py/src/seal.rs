@@ -1,5 +1,6 @@
 //! Sealing of secrets that are kept on disk: AES-256-GCM under a key of the caller's.
 
+use crate::random::random;
 use pyo3::{exceptions::PyValueError, prelude::*, types::PyBytes};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
@@ -13,7 +14,7 @@ fn cipher(bytes: &[u8]) -> PyResult<LessSafeKey> {
 #[pyfunction]
 #[pyo3(signature = (key, plain, about))]
 pub fn seal<'py>(py: Python<'py>, key: &[u8], plain: &[u8], about: &str) -> PyResult<Bound<'py, PyBytes>> {
-    let nonce: [u8; NONCE_LEN] = crate::random();
+    let nonce: [u8; NONCE_LEN] = random();
     let mut body = plain.to_vec();
     cipher(key)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(about.as_bytes()), &mut body)

@@ -1,0 +1,65 @@
+//! What others may ask of the I/O thread.
+
+use crate::{Port, socket::OpenError};
+use serde::Deserialize;
+use sluice_core::{
+    Counters, ListenerSpec,
+    session::wireguard::{PeerStatus, PublicKey, Secret},
+    spec::PeerSpec,
+};
+use std::{collections::BTreeMap, sync::mpsc, time::Duration};
+
+/// What the thread is asked for, and where it answers.
+pub(crate) enum Command {
+    Open(Box<ListenerSpec>, mpsc::SyncSender<Result<Port, OpenError>>),
+    Stop(usize, mpsc::SyncSender<()>),
+    Close(usize, Duration, mpsc::SyncSender<()>),
+    Counters(usize, mpsc::SyncSender<Snapshot>),
+    Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
+    Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
+    Peers(usize, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
+    ChangePeers(usize, PeerChange, mpsc::SyncSender<()>),
+    End,
+}
+
+/// An `Id` that a PacketSource sent before this start.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// Index of the PacketSource.
+    pub source: usize,
+    /// The Id.
+    pub id: String,
+    /// How long ago.
+    pub ago: Duration,
+}
+
+/// What changes about a `wg` Listener's peers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase", deny_unknown_fields)]
+pub struct PeerChange {
+    /// Peers that are new or changed.
+    pub set: Vec<PeerSpec>,
+    /// Peers that are listed no longer.
+    pub remove: Vec<PublicKey>,
+    /// How unknown peers are met from now on, if otherwise than before.
+    pub unknown: Option<UnknownPeers>,
+}
+
+/// How unknown peers are met.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct UnknownPeers {
+    /// They may speak to the Listener,
+    pub allow_unknown_peers: bool,
+    /// if they know this.
+    pub unknown_peer_pre_shared_key: Option<Secret>,
+}
+
+/// One Listener's counters at a moment, with what only the I/O layer knows.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Snapshot {
+    pub counters: Counters,
+    pub kernel_drops: u64,
+    pub icmp_errors: BTreeMap<&'static str, u64>,
+}
