@@ -5,19 +5,21 @@
 //! to one of the gateway's own Listeners. What is for the peers of a tunnel is judged in `tunnel.rs`.
 
 use crate::{
-    Now, OwnEndpoints, canonical,
+    Now, OwnEndpoints,
+    address::{address_of, malformed_remote},
     document::Origin,
     format::Formatter,
-    listener::Shared,
     message::{Element, Entry, RemoteField, Scalar},
-    reason::Reason,
+    outgoing::To,
+    reason::{Reason, Refused},
     session::PlainSessions,
+    shared::Shared,
     spec::ListenerSpec,
     tag::TagError,
     time,
-    tunnel::{ToPeer, Tunnels},
+    tunnel::Tunnels,
 };
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 
 /// Largest UDP payload: 65,535 less the headers that count into the length (IPv4: RFC 791, RFC 768; in IPv6 the length
 /// excludes the IP header, RFC 8200).
@@ -26,9 +28,6 @@ pub const PAYLOAD_LIMIT_V4: usize = 65_507;
 pub const PAYLOAD_LIMIT_V6: usize = 65_527;
 /// Longest `Id` in bytes: it is kept in a journal and shown in events.
 const ID_LIMIT: usize = 256;
-
-/// Why an entry is not sent: as counted, and for a person.
-pub type Refused = (Reason, String);
 
 /// What judging an entry needs to know, borrowed from the Listener for the length of one document.
 pub struct Surroundings<'a> {
@@ -60,15 +59,6 @@ pub struct Read {
     pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
-}
-
-/// Where an entry goes.
-pub enum To {
-    /// An address; `local` is the one to send from, where the Tag says.
-    #[allow(missing_docs)]
-    Remote { local: Option<IpAddr>, remote: SocketAddr },
-    /// A WireGuard peer.
-    Peer(ToPeer),
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -269,44 +259,4 @@ fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
         _ => return Err(malformed_remote("Remote.PeerKey is not a string")),
     }
     Ok(remote)
-}
-
-/// `Remote.Address` and `Remote.Port`.
-pub fn address_of(address: &Scalar, port: &Scalar) -> Result<SocketAddr, Refused> {
-    let Scalar::Text(address) = address else {
-        return Err(malformed_remote("Remote.Address is missing or not a string"));
-    };
-    let (ip, zone) = parse_address(address).ok_or_else(|| malformed_remote("Remote.Address is not an IP address"))?;
-    let port = port_of(port, 1).ok_or_else(|| malformed_remote("Remote.Port is not a whole number from 1 to 65535"))?;
-    Ok(match ip {
-        IpAddr::V4(_) => SocketAddr::new(ip, port),
-        IpAddr::V6(v6) => canonical(SocketAddr::V6(SocketAddrV6::new(v6, port, 0, zone))),
-    })
-}
-
-/// A whole number from `least` to 65535.
-pub fn port_of(port: &Scalar, least: u16) -> Option<u16> {
-    match port {
-        Scalar::Number(port) if port.fract() == 0.0 && (f64::from(least)..=65_535.0).contains(port) => {
-            Some(*port as u16)
-        }
-        _ => None,
-    }
-}
-
-/// A refusal of `Remote` or `Inner`.
-pub fn malformed_remote(detail: &str) -> Refused {
-    (Reason::MalformedRemote, detail.to_owned())
-}
-
-/// An address as RequestPacket writes it: strict dotted decimals (no `127.1`), IPv6, a numeric zone if it is link-local.
-fn parse_address(text: &str) -> Option<(IpAddr, u32)> {
-    match text.split_once('%') {
-        None => text.parse().ok().map(|ip| (ip, 0)),
-        Some((address, zone)) => {
-            let ip: std::net::Ipv6Addr = address.parse().ok()?;
-            let digits = !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_digit());
-            (ip.is_unicast_link_local() && digits).then_some((IpAddr::V6(ip), zone.parse().ok()?))
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! Where packets wait for their peer's session (`HoldSeconds`, contract section 1.3): bounded for each peer and in all, each
 //! with its own deadline, in order.
 
-use crate::{Now, outgoing::Outgoing, session::wireguard::PeerId};
+use crate::{Now, outgoing::Outgoing, session::wireguard::keys::PeerId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Packets that may wait for one peer.

@@ -7,169 +7,21 @@
 //! `"\ud800"`); then a second, slower pass cuts the array into its elements first and parses each by itself.
 
 mod any;
+mod element;
 mod plain;
 
-use std::borrow::Cow;
+pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Scalar};
 
-/// Any JSON value, kept as far as a field may need it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Scalar<'a> {
-    /// The field does not occur.
-    #[default]
-    Absent,
-    /// `null`
-    Null,
-    /// A string.
-    Text(Cow<'a, str>),
-    /// A number.
-    Number(f64),
-    /// `true`, `false`, an array or an object.
-    Other,
-}
-
-impl Scalar<'_> {
-    /// True where the field has no value: absent or `null`.
-    pub fn is_none(&self) -> bool {
-        matches!(self, Scalar::Absent | Scalar::Null)
-    }
-}
-
-/// `Remote` of an entry.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum RemoteField<'a> {
-    /// Absent or `null`.
-    #[default]
-    None,
-    /// An object.
-    Object {
-        /// `Address`, `IP` or `IpAddress`: the same thing.
-        address: Scalar<'a>,
-        /// `Port`
-        port: Scalar<'a>,
-        /// `PeerKey`
-        peer_key: Scalar<'a>,
-    },
-    /// Anything else.
-    Other,
-}
-
-/// `Inner` of an entry.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum InnerField<'a> {
-    /// Absent or `null`.
-    #[default]
-    None,
-    /// An object. Boxed, because few entries have one.
-    Object(Box<InnerObject<'a>>),
-    /// Anything else.
-    Other,
-}
-
-/// Addresses inside a tunnel; `Version` and `Protocol` follow from them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct InnerObject<'a> {
-    /// `SourceAddress`, `SourcePort`: the client's side.
-    pub source: [Scalar<'a>; 2],
-    /// `DestinationAddress`, `DestinationPort`: the gateway's side.
-    pub destination: [Scalar<'a>; 2],
-}
-
-/// One element of `Messages` or `Replies`, not yet judged.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)] // the fields are the contract's
-pub struct Entry<'a> {
-    pub data: Scalar<'a>,
-    pub formatter: Scalar<'a>,
-    pub tag: Scalar<'a>,
-    pub remote: RemoteField<'a>,
-    pub inner: InnerField<'a>,
-    pub ttl_seconds: Scalar<'a>,
-    pub expires_at: Scalar<'a>,
-    pub id: Scalar<'a>,
-}
-
-/// Where the value of an entry's key goes.
-enum Place<'e, 'a> {
-    Scalar(&'e mut Scalar<'a>),
-    Remote(&'e mut RemoteField<'a>),
-    Inner(&'e mut InnerField<'a>),
-}
-
-impl<'a> Entry<'a> {
-    /// None: an entry has no such field.
-    #[inline]
-    fn place(&mut self, key: &str) -> Option<Place<'_, 'a>> {
-        Some(match key {
-            "Data" => Place::Scalar(&mut self.data),
-            "Formatter" => Place::Scalar(&mut self.formatter),
-            "Tag" => Place::Scalar(&mut self.tag),
-            "Remote" => Place::Remote(&mut self.remote),
-            "Inner" => Place::Inner(&mut self.inner),
-            "TtlSeconds" => Place::Scalar(&mut self.ttl_seconds),
-            "ExpiresAt" => Place::Scalar(&mut self.expires_at),
-            "Id" => Place::Scalar(&mut self.id),
-            _ => return None,
-        })
-    }
-}
-
-impl<'a> InnerObject<'a> {
-    #[inline]
-    fn place(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
-        match key {
-            "SourceAddress" => Some(&mut self.source[0]),
-            "SourcePort" => Some(&mut self.source[1]),
-            "DestinationAddress" => Some(&mut self.destination[0]),
-            "DestinationPort" => Some(&mut self.destination[1]),
-            _ => None,
-        }
-    }
-}
-
-/// The fields of [`RemoteField::Object`] while they are read.
-#[derive(Default)]
-struct RemoteParts<'a> {
-    address: Scalar<'a>,
-    port: Scalar<'a>,
-    peer_key: Scalar<'a>,
-}
-
-impl<'a> RemoteParts<'a> {
-    #[inline]
-    fn place(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
-        match key {
-            "Address" | "IP" | "IpAddress" => Some(&mut self.address),
-            "Port" => Some(&mut self.port),
-            "PeerKey" => Some(&mut self.peer_key),
-            _ => None,
-        }
-    }
-
-    fn whole(self) -> RemoteField<'a> {
-        RemoteField::Object { address: self.address, port: self.port, peer_key: self.peer_key }
-    }
-}
-
-/// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant)]
-pub enum Element<'a> {
-    /// An object.
-    Entry(Entry<'a>),
-    /// `null`
-    Null,
-    /// Neither; what is wrong with it.
-    Malformed(String),
-}
+use element::Parsed;
 
 /// The entries of a sourced message: `Messages` of the wrapped generation, or the one flat entry that the body is.
 /// An error describes why there are none.
 pub fn parse_message(body: &[u8]) -> Result<Vec<Element<'_>>, String> {
     match parse(body, "Messages")? {
-        Document::List(elements) => Ok(elements),
-        Document::Flat(entry) => Ok(vec![Element::Entry(*entry)]),
-        Document::NotAList => Err("Messages is not an array".to_owned()),
-        Document::Null | Document::NotAnObject => Err("the message is not a JSON object".to_owned()),
+        Parsed::List(elements) => Ok(elements),
+        Parsed::Flat(entry) => Ok(vec![Element::Entry(*entry)]),
+        Parsed::NotAList => Err("Messages is not an array".to_owned()),
+        Parsed::Null | Parsed::NotAnObject => Err("the message is not a JSON object".to_owned()),
     }
 }
 
@@ -179,27 +31,18 @@ pub fn parse_replies(body: &[u8]) -> Result<Vec<Element<'_>>, String> {
         return Ok(Vec::new());
     }
     match parse(body, "Replies")? {
-        Document::List(elements) => Ok(elements),
-        Document::Flat(_) | Document::Null => Ok(Vec::new()),
-        Document::NotAList => Err("Replies is not an array".to_owned()),
-        Document::NotAnObject => Err("the answer is not a JSON object".to_owned()),
+        Parsed::List(elements) => Ok(elements),
+        Parsed::Flat(_) | Parsed::Null => Ok(Vec::new()),
+        Parsed::NotAList => Err("Replies is not an array".to_owned()),
+        Parsed::NotAnObject => Err("the answer is not a JSON object".to_owned()),
     }
 }
 
-enum Document<'a> {
-    List(Vec<Element<'a>>),
-    /// An object without the list (or with `null` for it): itself the entry.
-    Flat(Box<Entry<'a>>),
-    NotAList,
-    Null,
-    NotAnObject,
-}
-
-fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Document<'a>, String> {
+fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Parsed<'a>, String> {
     // JSON is UTF-8 (RFC 8259, section 8.1): also where nobody reads, so that a body has one verdict.
     let body = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 (at byte {})", error.valid_up_to()))?;
     match plain::read(body, list) {
-        Some(elements) => Ok(Document::List(elements)),
+        Some(elements) => Ok(Parsed::List(elements)),
         None => any::parse(body, list),
     }
 }
@@ -208,6 +51,7 @@ fn parse<'a>(body: &'a [u8], list: &'static str) -> Result<Document<'a>, String>
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::borrow::Cow;
 
     fn text(text: &str) -> Scalar<'_> {
         Scalar::Text(Cow::Borrowed(text))

@@ -1,10 +1,35 @@
 //! Datagrams that wait for the socket, and how many of them may leave together.
 
-use crate::{Now, dedup, tunnel::ToPeer};
+use crate::{
+    Now, dedup,
+    session::wireguard::keys::{PeerId, PublicKey},
+};
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
 };
+
+/// Where an entry goes.
+pub enum To {
+    /// An address; `local` is the one to send from, where the Tag says.
+    #[allow(missing_docs)]
+    Remote { local: Option<IpAddr>, remote: SocketAddr },
+    /// A WireGuard peer.
+    Peer(ToPeer),
+}
+
+/// An entry's way to a peer.
+#[derive(Clone, Copy, Debug)]
+pub struct ToPeer {
+    /// Whose.
+    pub key: PublicKey,
+    /// Its short name.
+    pub peer: PeerId,
+    /// `Remote.Address` and `Remote.Port`: where to begin a handshake, if nothing better is known.
+    pub given: Option<SocketAddr>,
+    /// The plaintext is a packet that we have made: it is padded.
+    pub pad: bool,
+}
 
 /// A datagram that waits for the socket.
 #[derive(Debug)]

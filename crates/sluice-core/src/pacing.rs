@@ -4,7 +4,7 @@
 //! once and is told when to leave, so nothing is polled and a packet that would leave too late fails at once, without
 //! taking a place from one behind it. Places only ever get later, so packets for one remote keep their order.
 
-use crate::{Now, session::wireguard::PeerId, spec::RateLimitSpec, time::SECOND};
+use crate::{Now, session::wireguard::keys::PeerId, spec::RateLimitSpec, time::SECOND};
 use hashlink::LinkedHashMap;
 use std::net::SocketAddr;
 

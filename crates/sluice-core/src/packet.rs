@@ -3,7 +3,7 @@
 //! The parts that a Listener never changes are rendered once; what all Destinations share of one packet (Tag, addresses,
 //! time) is rendered once per packet; only `Formatter` and `Data` differ between them.
 
-use crate::{Now, format::Formatter, inner::Inner, session::wireguard::PublicKey, time};
+use crate::{Now, format::Formatter, inner::Inner, session::wireguard::keys::PublicKey, time};
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},

@@ -115,3 +115,6 @@ pub enum Dropped {
     /// The Destination's queue was full; its oldest batch gave way.
     QueueFull,
 }
+
+/// Why an entry is not sent: as counted, and for a person.
+pub type Refused = (Reason, String);

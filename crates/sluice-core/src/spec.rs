@@ -5,7 +5,7 @@ use crate::{
     format::Formatter,
     inner::Recent,
     policy::Networks,
-    session::wireguard::{PublicKey, Secret},
+    session::wireguard::keys::{PublicKey, Secret},
 };
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};

@@ -26,7 +26,7 @@
 //! five million. A counter in the state file would not survive restoring a backup; random nonces alone would leave the
 //! safe zone within hours at full rate.
 
-use crate::{inner::Inner, session::wireguard::PeerId, time::Now};
+use crate::{inner::Inner, session::wireguard::keys::PeerId, time::Now};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 

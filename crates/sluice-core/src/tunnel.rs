@@ -3,10 +3,12 @@
 
 use crate::{
     Now, PAYLOAD_LIMIT_V4,
+    address::{address_of, malformed_remote, port_of},
     inner::{Inner, Ip, Recent, Unwrapped},
-    judge::{self, Refused, Surroundings},
+    judge::{self, Surroundings},
     message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
-    reason::{Reason, Rejected},
+    outgoing::ToPeer,
+    reason::{Reason, Refused, Rejected},
     session::{
         WireGuard,
         wireguard::{OVERHEAD, Outcome, PeerId, PublicKey, Received, Sealed},
@@ -49,19 +51,6 @@ pub struct Delivery {
     pub inner: Option<Inner>,
     /// Where its payload lies in the plaintext.
     pub payload: Range<usize>,
-}
-
-/// An entry's way to a peer.
-#[derive(Clone, Copy, Debug)]
-pub struct ToPeer {
-    /// Whose.
-    pub key: PublicKey,
-    /// Its short name.
-    pub peer: PeerId,
-    /// `Remote.Address` and `Remote.Port`: where to begin a handshake, if nothing better is known.
-    pub given: Option<SocketAddr>,
-    /// The plaintext is a packet that we have made: it is padded.
-    pub pad: bool,
 }
 
 impl Tunnels {
@@ -129,18 +118,16 @@ impl Tunnels {
     /// Where `Remote` and `Inner` lead.
     pub fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
         let RemoteField::Object { address, port, peer_key } = &entry.remote else {
-            return Err(judge::malformed_remote("Remote (or Tag) is missing or not an object"));
+            return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
         };
         let Scalar::Text(text) = peer_key else {
-            return Err(judge::malformed_remote(
-                "Remote.PeerKey is missing or not a string; the Listener's protocol is wg",
-            ));
+            return Err(malformed_remote("Remote.PeerKey is missing or not a string; the Listener's protocol is wg"));
         };
         let key = PublicKey::from_base64(text)
-            .ok_or_else(|| judge::malformed_remote("Remote.PeerKey is not the Base64 of 32 bytes"))?;
+            .ok_or_else(|| malformed_remote("Remote.PeerKey is not the Base64 of 32 bytes"))?;
         let given = match (address.is_none(), port.is_none()) {
             (true, true) => None,
-            _ => Some(judge::address_of(address, port)?),
+            _ => Some(address_of(address, port)?),
         };
         // An unknown peer can be reached only where somebody says it is.
         let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
@@ -150,7 +137,7 @@ impl Tunnels {
             Some(_) if !self.decapsulate => {
                 let detail =
                     "Inner is set, but the Listener delivers and sends whole packets (DecapsulatedDelivery is off)";
-                return Err(judge::malformed_remote(detail));
+                return Err(malformed_remote(detail));
             }
             Some(inner) => Recent::Udp(inner),
             None if self.decapsulate => self.wg.recent(&peer),
@@ -222,7 +209,7 @@ impl Tunnels {
 fn inner_of(field: &InnerField) -> Result<Option<Inner>, Refused> {
     let InnerObject { source, destination } = match field {
         InnerField::None => return Ok(None),
-        InnerField::Other => return Err(judge::malformed_remote("Inner is not an object")),
+        InnerField::Other => return Err(malformed_remote("Inner is not an object")),
         InnerField::Object(inner) => &**inner,
     };
     // A client may send from port 0, but nothing can be sent there.
@@ -230,7 +217,7 @@ fn inner_of(field: &InnerField) -> Result<Option<Inner>, Refused> {
     let destination = inner_side(destination, 0, "Destination")?;
     match source.is_ipv4() == destination.is_ipv4() {
         true => Ok(Some(Inner { source, destination })),
-        false => Err(judge::malformed_remote("Inner.SourceAddress and Inner.DestinationAddress are of two families")),
+        false => Err(malformed_remote("Inner.SourceAddress and Inner.DestinationAddress are of two families")),
     }
 }
 
@@ -239,10 +226,9 @@ fn inner_side([address, port]: &[Scalar; 2], least: u16, side: &str) -> Result<S
         Scalar::Text(text) => text.parse::<IpAddr>().ok(),
         _ => None,
     };
-    let address = address
-        .ok_or_else(|| judge::malformed_remote(&format!("Inner.{side}Address is missing or not an IP address")))?;
-    let port = judge::port_of(port, least).ok_or_else(|| {
-        judge::malformed_remote(&format!("Inner.{side}Port is not a whole number from {least} to 65535"))
-    })?;
+    let address =
+        address.ok_or_else(|| malformed_remote(&format!("Inner.{side}Address is missing or not an IP address")))?;
+    let port = port_of(port, least)
+        .ok_or_else(|| malformed_remote(&format!("Inner.{side}Port is not a whole number from {least} to 65535")))?;
     Ok(SocketAddr::new(address, port))
 }

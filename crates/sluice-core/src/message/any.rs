@@ -1,26 +1,26 @@
 //! Any JSON as a document: every field takes every value, and text that is JSON by its grammar and still no string harms only
 //! its own entry.
 
-use super::{Document, Element, Entry, InnerField, InnerObject, Place, RemoteField, RemoteParts, Scalar};
+use super::element::{Element, Entry, Field, InnerField, InnerObject, Parsed, RemoteField, RemoteParts, Scalar};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt};
 
 /// What the body is, or why it is no JSON.
-pub fn parse<'a>(body: &'a str, list: &'static str) -> Result<Document<'a>, String> {
+pub fn parse<'a>(body: &'a str, list: &'static str) -> Result<Parsed<'a>, String> {
     let mut json = serde_json::Deserializer::from_str(body);
-    let whole = json.deserialize_any(DocumentVisitor { list }).and_then(|document| json.end().map(|()| document));
+    let whole = json.deserialize_any(ParsedVisitor { list }).and_then(|document| json.end().map(|()| document));
     whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(&error)))
 }
 
 /// The slow way: the array's elements are cut out by grammar alone, then each stands or falls by itself.
-fn parse_each<'a>(body: &'a str, list: &str) -> Option<Document<'a>> {
+fn parse_each<'a>(body: &'a str, list: &str) -> Option<Parsed<'a>> {
     let fields: std::collections::HashMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(body).ok()?;
     let elements: Vec<&'a RawValue> = serde_json::from_str(fields.get(list)?.get()).ok()?;
     let element = |raw: &'a RawValue| {
         serde_json::from_str(raw.get()).unwrap_or_else(|error| Element::Malformed(describe(&error)))
     };
-    Some(Document::List(elements.into_iter().map(element).collect()))
+    Some(Parsed::List(elements.into_iter().map(element).collect()))
 }
 
 fn describe(error: &serde_json::Error) -> String {
@@ -123,7 +123,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RemoteField<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RemoteField<'de>, A::Error> {
                 let mut remote = RemoteParts::default();
                 while let Some(Text(key)) = map.next_key()? {
-                    read(remote.place(&key), &mut map)?;
+                    read(remote.field(&key), &mut map)?;
                 }
                 Ok(remote.whole())
             }
@@ -146,7 +146,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InnerField<'de>, A::Error> {
                 let mut inner = Box::<InnerObject>::default();
                 while let Some(Text(key)) = map.next_key()? {
-                    read(inner.place(&key), &mut map)?;
+                    read(inner.field(&key), &mut map)?;
                 }
                 Ok(InnerField::Object(inner))
             }
@@ -167,10 +167,10 @@ fn read<'de: 'a, 'a, A: MapAccess<'de>>(place: Option<&mut Scalar<'a>>, map: &mu
 impl<'a> Entry<'a> {
     /// Takes the value of `key` if it is one of an entry's fields.
     fn take<'de: 'a, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        match self.place(key) {
-            Some(Place::Scalar(scalar)) => *scalar = map.next_value()?,
-            Some(Place::Remote(remote)) => *remote = map.next_value()?,
-            Some(Place::Inner(inner)) => *inner = map.next_value()?,
+        match self.field(key) {
+            Some(Field::Scalar(scalar)) => *scalar = map.next_value()?,
+            Some(Field::Remote(remote)) => *remote = map.next_value()?,
+            Some(Field::Inner(inner)) => *inner = map.next_value()?,
             None => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())
@@ -233,20 +233,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
     }
 }
 
-struct DocumentVisitor {
+struct ParsedVisitor {
     list: &'static str,
 }
 
-fn not_a_document<'a>(scalar: Scalar<'_>) -> Document<'a> {
-    if scalar == Scalar::Null { Document::Null } else { Document::NotAnObject }
+fn not_a_document<'a>(scalar: Scalar<'_>) -> Parsed<'a> {
+    if scalar == Scalar::Null { Parsed::Null } else { Parsed::NotAnObject }
 }
 
-impl<'de> Visitor<'de> for DocumentVisitor {
-    visit_scalars!(Document<'de>, not_a_document);
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Document<'de>, A::Error> {
-        skip_seq(seq).map(|()| Document::NotAnObject)
+impl<'de> Visitor<'de> for ParsedVisitor {
+    visit_scalars!(Parsed<'de>, not_a_document);
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Parsed<'de>, A::Error> {
+        skip_seq(seq).map(|()| Parsed::NotAnObject)
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed<'de>, A::Error> {
         let mut flat = Entry::default();
         let mut list = List::Null;
         while let Some(Text(key)) = map.next_key()? {
@@ -257,9 +257,9 @@ impl<'de> Visitor<'de> for DocumentVisitor {
             }
         }
         Ok(match list {
-            List::Elements(elements) => Document::List(elements),
-            List::Null => Document::Flat(Box::new(flat)),
-            List::Other => Document::NotAList,
+            List::Elements(elements) => Parsed::List(elements),
+            List::Null => Parsed::Flat(Box::new(flat)),
+            List::Other => Parsed::NotAList,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! without escapes, small whole numbers, or objects of such. Whatever else a document has, [`read`] leaves it to the parser
 //! of [`message`](super), and what it does read, that parser would read to the same end.
 
-use super::{Element, Entry, InnerField, InnerObject, Place, RemoteField, RemoteParts, Scalar};
+use super::element::{Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Scalar};
 use std::borrow::Cow;
 
 /// Digits of whole numbers that an f64 holds exactly.
@@ -60,10 +60,10 @@ impl<'a> Cursor<'a> {
     fn entry(&mut self) -> Option<Entry<'a>> {
         let mut entry = Entry::default();
         self.object(|cursor, key| {
-            match entry.place(key) {
-                Some(Place::Scalar(scalar)) => *scalar = cursor.scalar()?,
-                Some(Place::Remote(remote)) => *remote = cursor.remote()?,
-                Some(Place::Inner(inner)) => *inner = cursor.inner()?,
+            match entry.field(key) {
+                Some(Field::Scalar(scalar)) => *scalar = cursor.scalar()?,
+                Some(Field::Remote(remote)) => *remote = cursor.remote()?,
+                Some(Field::Inner(inner)) => *inner = cursor.inner()?,
                 None => drop(cursor.scalar()?),
             }
             Some(())
@@ -73,13 +73,13 @@ impl<'a> Cursor<'a> {
 
     fn remote(&mut self) -> Option<RemoteField<'a>> {
         let mut remote = RemoteParts::default();
-        self.object(|cursor, key| cursor.read(remote.place(key)))?;
+        self.object(|cursor, key| cursor.read(remote.field(key)))?;
         Some(remote.whole())
     }
 
     fn inner(&mut self) -> Option<InnerField<'a>> {
         let mut inner = Box::<InnerObject>::default();
-        self.object(|cursor, key| cursor.read(inner.place(key)))?;
+        self.object(|cursor, key| cursor.read(inner.field(key)))?;
         Some(InnerField::Object(inner))
     }
 
@@ -190,7 +190,7 @@ fn plain_len(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Document, any};
+    use crate::message::{Parsed, any};
     use proptest::{collection::vec, option, prelude::*, sample::select};
     use serde_json::{Value, json};
 
@@ -297,7 +297,7 @@ mod tests {
             let Ok(body) = String::from_utf8(bytes) else { return Ok(()) };
             if let Some(elements) = read(&body, "Messages") {
                 match any::parse(&body, "Messages") {
-                    Ok(Document::List(others)) => prop_assert_eq!(elements, others),
+                    Ok(Parsed::List(others)) => prop_assert_eq!(elements, others),
                     _ => prop_assert!(false, "only one of them reads {}", body),
                 }
             }

@@ -1,0 +1,164 @@
+//! One element of `Messages` or `Replies`: every field takes any JSON value, and is judged afterwards.
+
+use std::borrow::Cow;
+
+/// Any JSON value, kept as far as a field may need it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Scalar<'a> {
+    /// The field does not occur.
+    #[default]
+    Absent,
+    /// `null`
+    Null,
+    /// A string.
+    Text(Cow<'a, str>),
+    /// A number.
+    Number(f64),
+    /// `true`, `false`, an array or an object.
+    Other,
+}
+
+impl Scalar<'_> {
+    /// True where the field has no value: absent or `null`.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Scalar::Absent | Scalar::Null)
+    }
+}
+
+/// `Remote` of an entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum RemoteField<'a> {
+    /// Absent or `null`.
+    #[default]
+    None,
+    /// An object.
+    Object {
+        /// `Address`, `IP` or `IpAddress`: the same thing.
+        address: Scalar<'a>,
+        /// `Port`
+        port: Scalar<'a>,
+        /// `PeerKey`
+        peer_key: Scalar<'a>,
+    },
+    /// Anything else.
+    Other,
+}
+
+/// `Inner` of an entry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum InnerField<'a> {
+    /// Absent or `null`.
+    #[default]
+    None,
+    /// An object. Boxed, because few entries have one.
+    Object(Box<InnerObject<'a>>),
+    /// Anything else.
+    Other,
+}
+
+/// Addresses inside a tunnel; `Version` and `Protocol` follow from them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InnerObject<'a> {
+    /// `SourceAddress`, `SourcePort`: the client's side.
+    pub source: [Scalar<'a>; 2],
+    /// `DestinationAddress`, `DestinationPort`: the gateway's side.
+    pub destination: [Scalar<'a>; 2],
+}
+
+/// One element of `Messages` or `Replies`, not yet judged.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)] // the fields are the contract's
+pub struct Entry<'a> {
+    pub data: Scalar<'a>,
+    pub formatter: Scalar<'a>,
+    pub tag: Scalar<'a>,
+    pub remote: RemoteField<'a>,
+    pub inner: InnerField<'a>,
+    pub ttl_seconds: Scalar<'a>,
+    pub expires_at: Scalar<'a>,
+    pub id: Scalar<'a>,
+}
+
+/// Where the value of an entry's key goes.
+pub(super) enum Field<'e, 'a> {
+    Scalar(&'e mut Scalar<'a>),
+    Remote(&'e mut RemoteField<'a>),
+    Inner(&'e mut InnerField<'a>),
+}
+
+impl<'a> Entry<'a> {
+    /// None: an entry has no such field.
+    #[inline]
+    pub(super) fn field(&mut self, key: &str) -> Option<Field<'_, 'a>> {
+        Some(match key {
+            "Data" => Field::Scalar(&mut self.data),
+            "Formatter" => Field::Scalar(&mut self.formatter),
+            "Tag" => Field::Scalar(&mut self.tag),
+            "Remote" => Field::Remote(&mut self.remote),
+            "Inner" => Field::Inner(&mut self.inner),
+            "TtlSeconds" => Field::Scalar(&mut self.ttl_seconds),
+            "ExpiresAt" => Field::Scalar(&mut self.expires_at),
+            "Id" => Field::Scalar(&mut self.id),
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> InnerObject<'a> {
+    #[inline]
+    pub(super) fn field(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
+        match key {
+            "SourceAddress" => Some(&mut self.source[0]),
+            "SourcePort" => Some(&mut self.source[1]),
+            "DestinationAddress" => Some(&mut self.destination[0]),
+            "DestinationPort" => Some(&mut self.destination[1]),
+            _ => None,
+        }
+    }
+}
+
+/// The fields of [`RemoteField::Object`] while they are read.
+#[derive(Default)]
+pub(super) struct RemoteParts<'a> {
+    address: Scalar<'a>,
+    port: Scalar<'a>,
+    peer_key: Scalar<'a>,
+}
+
+impl<'a> RemoteParts<'a> {
+    #[inline]
+    pub(super) fn field(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
+        match key {
+            "Address" | "IP" | "IpAddress" => Some(&mut self.address),
+            "Port" => Some(&mut self.port),
+            "PeerKey" => Some(&mut self.peer_key),
+            _ => None,
+        }
+    }
+
+    pub(super) fn whole(self) -> RemoteField<'a> {
+        RemoteField::Object { address: self.address, port: self.port, peer_key: self.peer_key }
+    }
+}
+
+/// An element of `Messages` or `Replies`. Nearly all are entries: boxing them would only cost.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)]
+pub enum Element<'a> {
+    /// An object.
+    Entry(Entry<'a>),
+    /// `null`
+    Null,
+    /// Neither; what is wrong with it.
+    Malformed(String),
+}
+
+/// What a body is.
+pub(super) enum Parsed<'a> {
+    List(Vec<Element<'a>>),
+    /// An object without the list (or with `null` for it): itself the entry.
+    Flat(Box<Entry<'a>>),
+    NotAList,
+    Null,
+    NotAnObject,
+}
