@@ -1,149 +1,16 @@
-"""Delivery with a fake native queue: an eventfd that is readable while there is something to read."""
+"""A Delivery: what it reads, repeats, counts and hands on."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
+from delivering import Batch, Rig, balance, nothing, settle
 
-from sluicegate.destinations import DeliveryError, Destination, DestinationContext
-from sluicegate.destinations.base import PacketBatch, delivery_id
-from sluicegate.destinations.delivery import Delivery, RetryPolicy
-from sluicegate.events import EventLog, MemorySink
-
-
-class Batch:
-    def __init__(self, name: str, count: int = 10) -> None:
-        self.name = name
-        self.count = count
-
-    def body(self) -> bytes:
-        return b'{"Messages":[]}'
-
-    def records(self) -> list[bytes]:
-        return []
-
-
-class Reader:
-    """Level triggered like the real one: readable while batches wait, for good once the Port is closed."""
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
-        self.queue: list[Batch] = []
-        self.port_closed = False
-        self.reads: list[int] = []
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def put(self, *batches: Batch) -> None:
-        self.queue += batches
-        os.eventfd_write(self._fd, 1)
-
-    def close_port(self) -> None:
-        self.port_closed = True
-        os.eventfd_write(self._fd, 1)
-
-    def read(self, limit: int) -> list[PacketBatch]:
-        self.reads.append(limit)
-        taken, self.queue = self.queue[:limit], self.queue[limit:]
-        if not self.queue and not self.port_closed:
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._fd)
-        return list(taken)
-
-    @property
-    def closed(self) -> bool:
-        return self.port_closed and not self.queue
-
-
-Deliver = Callable[[Any], Awaitable[bytes | None]]
-
-
-class Scripted(Destination):
-    def __init__(self, deliver: Deliver, concurrency: int = 1) -> None:
-        context = DestinationContext(listener="l", region="r", base_dir=Path(), events=EventLog())
-        super().__init__("echo", context)
-        self._deliver = deliver
-        self._concurrency = concurrency
-
-    @classmethod
-    def from_spec(
-        cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
-    ) -> Self:
-        raise NotImplementedError
-
-    async def provision(self) -> None: ...
-
-    async def deliver(self, batch: PacketBatch) -> bytes | None:
-        return await self._deliver(batch)
-
-    async def close(self) -> None: ...
-
-    @property
-    def concurrency(self) -> int:
-        return self._concurrency
-
-
-class Rig:
-    """A Delivery with everything around it."""
-
-    def __init__(self, deliver: Deliver, concurrency: int = 1, attempts: int = 3) -> None:
-        self.reader = Reader()
-        self.sink = MemorySink()
-        self.events = EventLog(self.sink)
-        self.replies: list[tuple[str, bytes]] = []
-        self.pauses: list[float] = []
-        self.delivered: list[tuple[int, str]] = []
-        self.delivery = Delivery(
-            Scripted(deliver, concurrency),
-            self.reader,
-            listener="decoder",
-            events=self.events,
-            reply=self.reply,
-            on_delivered=lambda packets, request_id: self.delivered.append((packets, request_id)),
-            retry=RetryPolicy(attempts=attempts, first_seconds=1.0, longest_seconds=3.0),
-            sleep=self.sleep,
-            chance=lambda: 0.0,
-        )
-        self.delivery.start()
-
-    @property
-    def seen(self) -> list[dict[str, Any]]:
-        """The events so far."""
-        return self.sink.events
-
-    async def reply(self, request_id: str, body: bytes) -> None:
-        self.replies.append((request_id, body))
-
-    async def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-
-    async def finish(self, seconds: float = 10.0) -> None:
-        """Close the Port and drain."""
-        self.reader.close_port()
-        await self.delivery.drain(seconds)
-
-
-async def settle() -> None:
-    """Let everything that can run, run; time does not pass."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-async def nothing(batch: Any) -> bytes | None:
-    return None
-
-
-def balance(rig: Rig) -> tuple[int, int]:
-    stats = rig.delivery.stats
-    assert sum(stats.failed_by_reason.values()) == stats.packets_failed
-    return stats.packets_delivered, stats.packets_failed
+from sluicegate.destinations import DeliveryError
+from sluicegate.destinations.base import delivery_id
 
 
 async def test_delivers_all_that_is_waiting_and_all_that_comes() -> None:
