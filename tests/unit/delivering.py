@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from sluicegate.aws import Aws
+from sluicegate.backoff import Backoff
 from sluicegate.destinations import Destination, DestinationContext
 from sluicegate.destinations.base import PacketBatch
-from sluicegate.destinations.delivery import Delivery, RetryPolicy
+from sluicegate.destinations.delivery import Delivery
 from sluicegate.events import EventLog, MemorySink
 
 
@@ -70,7 +72,9 @@ Deliver = Callable[[Any], Awaitable[bytes | None]]
 
 class Scripted(Destination):
     def __init__(self, deliver: Deliver, concurrency: int = 1) -> None:
-        context = DestinationContext(listener="l", region="r", base_dir=Path(), events=EventLog())
+        context = DestinationContext(
+            listener="l", region="r", base_dir=Path(), events=EventLog(), aws=Aws("us-east-1")
+        )
         super().__init__("echo", context)
         self._deliver = deliver
         self._concurrency = concurrency
@@ -110,9 +114,9 @@ class Rig:
             events=self.events,
             reply=self.reply,
             on_delivered=lambda packets, request_id: self.delivered.append((packets, request_id)),
-            retry=RetryPolicy(attempts=attempts, first_seconds=1.0, longest_seconds=3.0),
+            attempts=attempts,
+            pauses=Backoff(1.0, 3.0, chance=lambda: 0.0),
             sleep=self.sleep,
-            chance=lambda: 0.0,
         )
         self.delivery.start()
 

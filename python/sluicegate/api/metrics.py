@@ -221,16 +221,16 @@ class _GatewayCollector(Collector):
 
 
 def _feed_delivery(families: _Families, labels: Mapping[str, str], stats: DeliveryStats) -> None:
-    families.add("delivery_batches", "Batches that the service took.", labels, stats.batches_delivered)
+    families.add("delivery_batches", "Batches that the service took whole.", labels, stats.batches_delivered)
     families.add("delivery_packets", "Packets that the service took.", labels, stats.packets_delivered)
-    families.add("delivery_failed_batches", "Batches that were given up.", labels, stats.batches_failed)
+    families.add("delivery_failed_batches", "Batches of which packets were given up.", labels, stats.batches_failed)
     families.add("delivery_failed_packets", "Packets that were given up.", labels, stats.packets_failed)
     families.add("delivery_retries", "Deliveries that were tried again.", labels, stats.retries)
     families.add(
         "delivery_in_flight_batches", "Batches being delivered.", labels, stats.in_flight, gauge=True
     )
     for reason, count in stats.failed_by_reason.items():
-        families.add("delivery_failures", "Batches given up, by reason.", {**labels, "reason": reason}, count)
+        families.add("delivery_failures", "Packets given up, by reason.", {**labels, "reason": reason}, count)
 
 
 def _live(counted: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:

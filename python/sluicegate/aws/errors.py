@@ -85,6 +85,7 @@ class AwsError(Exception):
         self.message, self.resource = message, resource
         self.throttled = code in _THROTTLED or status == 429
         self.denied = code in _DENIED
+        self.expired = code in EXPIRED
         self.retryable = self.throttled or code in _TRANSIENT or (status is not None and status >= 500)
         super().__init__(self._sentence())
 

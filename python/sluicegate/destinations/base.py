@@ -22,12 +22,16 @@ not of a Destination.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+if TYPE_CHECKING:
+    from sluicegate.aws import Aws, AwsError, Role
 
 delivery_id: ContextVar[str] = ContextVar("sluicegate_delivery_id", default="")
 """Id of the batch that the current task delivers; the same for all attempts. It joins our log to the
@@ -44,7 +48,15 @@ class EventSink(Protocol):
 
 
 class PacketBatch(Protocol):
-    """Packets of one Destination, formatted; `sluicegate._native.Batch` is the real one."""
+    """Packets of one Destination, formatted.
+
+    `sluicegate._native.Batch` is the real one; `sluicegate.testing.packet_batch` makes one for a test.
+
+        >>> from sluicegate.testing import packet_batch
+        >>> batch = packet_batch("hello", "world")
+        >>> batch.count, batch.lines().count(b"\\n")
+        (2, 2)
+    """
 
     @property
     def count(self) -> int:
@@ -73,33 +85,90 @@ class DestinationError(Exception):
 
 
 class DeliveryError(Exception):
-    """A batch was not delivered.
+    """A batch was not delivered, or not all of it.
 
-    `reason` is a stable PascalCase word for counters, `detail` a sentence for a person: our words, no bare
-    library text, no secrets. `retryable`: the same batch may succeed a moment later (throttling, 5xx, a full
-    disk).
+    - `reason`: a stable PascalCase word for counters.
+    - `detail`: a sentence for a person, in our words: no bare text of a library, no secret.
+    - `retryable`: the same packets may be taken a moment later (throttling, 5xx, a full disk).
+    - `packets`: which packets of the batch failed, by their index from 0; None means all. Only these are tried again,
+      as a smaller batch in the same order. The others count as delivered at once.
+
+        >>> throttled = DeliveryError("Throttled", "2 of 10 packets were too fast", retryable=True, packets=[3, 7])
+        >>> sorted(throttled.packets)
+        [3, 7]
+
+    A service may refuse each packet for a reason of its own. Then `packets` has a `DeliveryError` for each of them,
+    and each is repeated or given up as its own error says:
+
+        >>> DeliveryError("Refused", "the service took 8 of 10 packets", packets={
+        ...     3: DeliveryError("Throttled", "too fast", retryable=True),
+        ...     7: DeliveryError("TooLong", "the service takes 256 KiB"),
+        ... }).packets[3].retryable
+        True
+
+    With no index in `packets`, or one that the batch does not have, all packets count as failed.
     """
 
-    def __init__(self, reason: str, detail: str, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        detail: str,
+        retryable: bool = False,
+        *,
+        packets: Iterable[int] | Mapping[int, DeliveryError] | None = None,
+    ) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+        self.packets: Mapping[int, DeliveryError] | None = None
+        if packets is not None:
+            named = isinstance(packets, Mapping)
+            self.packets = (
+                packets if named else dict.fromkeys(packets, DeliveryError(reason, detail, retryable))
+            )
+
+    @classmethod
+    def from_aws(cls, error: AwsError) -> DeliveryError:
+        """What a failed call to AWS means for the packets that it was to deliver.
+
+        Retryable are throttling, no answer in time, 5xx, and credentials that have expired. A missing permission or
+        resource is not: it stays until somebody mends it. The reason is `Throttled`, `AccessDenied`,
+        `ExpiredCredentials`, or the service's own code.
+
+            >>> from sluicegate.aws import AwsError
+            >>> failed = DeliveryError.from_aws(AwsError("sqs", "SendMessage", "QueueDoesNotExist", "no such queue"))
+            >>> failed.reason, failed.retryable
+            ('QueueDoesNotExist', False)
+        """
+        return cls(_aws_reason(error), str(error), error.retryable or error.expired)
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationContext:
     """What a Destination may know about the gateway around it.
 
-    `region` is the node's region; relative paths are relative to `base_dir`, the configuration's directory
-    (contract section 8). `cache` is shared by all Destinations of the gateway, for clients that are worth
-    sharing.
+    - `listener`: the Listener's name.
+    - `region`: the node's region.
+    - `base_dir`: the configuration's directory. Relative paths are relative to it (contract section 8).
+    - `events`: where events go. Failed deliveries are reported for you.
+    - `aws`: the gateway's way to AWS. It costs nothing before the first call.
+    - `role`: what the Destination's `role` names, for `aws.call(…, role=context.role)`; None means the gateway's own
+      credentials.
+    - `cache`: shared by all Destinations of the gateway, for clients that are worth sharing.
+
+        >>> from sluicegate.testing import destination_context
+        >>> context = destination_context(region="eu-west-1")
+        >>> context.region, context.role
+        ('eu-west-1', None)
     """
 
     listener: str
     region: str
     base_dir: Path
     events: EventSink
+    aws: Aws
+    role: Role | None = None
     cache: MutableMapping[str, Any] = field(default_factory=dict)
 
 
@@ -137,8 +206,13 @@ class Destination(ABC):
         """Deliver one batch; return the service's answer as it came, or None when there is none.
 
         The answer is meant to be `{"Replies": [...]}` (contract section 3), but need not be checked here.
-        Raises `DeliveryError`; then no packet of the batch counts as delivered. May be cancelled while the
-        gateway drains.
+        Raises `DeliveryError`: then no packet of the batch counts as delivered, or all but those that the error
+        names. Packets that are tried again come in a smaller batch, which may succeed and give an answer.
+
+        With `concurrency` 1, batches keep their order. Within a batch, packets that are tried again come after the
+        packets that were taken before; the next batch comes after both.
+
+        The gateway may cancel a delivery when it stops.
         """
 
     @abstractmethod
@@ -220,6 +294,18 @@ class Arguments:
                 f"{self._owner}: {name} is {value!r}", f"use {what} from {low:g} to {high:g}"
             )
         return number
+
+
+def _aws_reason(error: AwsError) -> str:
+    if error.throttled:
+        return "Throttled"
+    if error.denied:
+        return "AccessDenied"
+    if error.expired:
+        return "ExpiredCredentials"
+    # AWS.SimpleQueueService.NonExistentQueue → NonExistentQueue
+    word = re.sub(r"[^A-Za-z0-9]", "", error.code.rpartition(".")[2])
+    return word[:1].upper() + word[1:64] or "AwsError"
 
 
 def _spelling(name: str) -> str:

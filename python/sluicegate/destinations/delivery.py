@@ -4,14 +4,15 @@ section 3).
 Theory of operation. The native queue is the one bounded queue, and it drops the oldest; so nothing may pile
 up here: a batch is read only when a delivery can start with it at once. The file descriptor is level
 triggered, therefore it is watched only while a slot is free; else the loop would spin. Each batch is a `_Job`
-in a task of its own and ends exactly once, as delivered or as failed: the first call of `_delivered` or
-`_failed` wins, so that a Destination which ignores its cancellation cannot be counted twice.
+in a task of its own. A job is narrowed down until nothing of it is left: `_delivered` and `_failed` count packets and
+take them off, and do nothing once it has ended. So each packet ends exactly once, as delivered or as failed, also when
+a Destination ignores its cancellation. A batch counts when its job ends: as failed if any of its packets failed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
+import itertools
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,10 @@ from typing import Protocol
 
 import structlog
 
+from sluicegate.backoff import Backoff
 from sluicegate.destinations.base import DeliveryError, Destination, EventSink, PacketBatch, delivery_id
+from sluicegate.destinations.batch import RecordBatch
+from sluicegate.destinations.partial import names_others, parts
 from sluicegate.faults import log_fault
 
 log = structlog.get_logger("sluicegate.delivery")
@@ -28,6 +32,12 @@ Reply = Callable[[str, bytes], Awaitable[None]]
 """`reply(request_id, body)` hands an answer, a JSON object, to the native side; it waits while the ring is
 full.
 """
+
+ATTEMPTS = 5
+"""How often a batch is tried in all."""
+
+PAUSES = Backoff(0.2, 10.0)
+"""Between the attempts."""
 
 DETAIL_LIMIT = 1000
 """Characters of a failure's detail: a Destination may quote an answer of any length."""
@@ -45,29 +55,14 @@ class BatchReader(Protocol):
     def closed(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """`attempts` in all; the pause before retry n is random in (0.5 … 1) · `first_seconds` · 2ⁿ⁻¹, at most
-    `longest_seconds`.
-    """
-
-    attempts: int = 5
-    first_seconds: float = 0.2
-    longest_seconds: float = 10.0
-
-    def pause(self, retry: int, chance: float) -> float:
-        """Seconds before retry number `retry` (1 is the first), `chance` in [0, 1)."""
-        # Jitter, so that Destinations which failed together do not come back together.
-        return float(min(self.longest_seconds, self.first_seconds * 2 ** (retry - 1)) * (0.5 + chance / 2))
-
-
 @dataclass(slots=True)
 class DeliveryStats:
     """Counters since the start; `in_flight` is the number of batches being delivered now.
 
     Packets read so far = `packets_delivered` + `packets_failed` + those in flight; `failed_by_reason` counts
-    packets and sums up to `packets_failed`. `replies` are answers handed on, `replies_failed` answers that
-    could not be.
+    packets and sums up to `packets_failed`. A batch of which some packets failed counts in `batches_failed`, one that
+    was delivered as a whole, even in several attempts, in `batches_delivered`. `replies` are answers handed on,
+    `replies_failed` answers that could not be.
     """
 
     batches_delivered: int = 0
@@ -83,19 +78,24 @@ class DeliveryStats:
 
 @dataclass(slots=True, eq=False)
 class _Job:
+    """A batch; `batch` becomes what is left of it, `left` is how many packets that are."""
+
     batch: PacketBatch
-    packets: int
+    left: int
     request_id: str
-    ended: bool = False
+    failed: bool = False
+
+    @property
+    def ended(self) -> bool:
+        return not self.left
 
 
 class Delivery:
     """Delivers what `reader` yields to `destination`, from `start` to the end of `drain`.
 
     `destination` is provisioned before and closed after by the owner. `reply` gets the answers, `on_delivered` the
-    packets and the request id of each batch that the service took. `counters` are those of the Delivery whose queue
-    this one takes over. `sleep` and `chance` are there for tests. Everything runs in the event loop that called
-    `start`.
+    number of packets and the request id of what the service took with one attempt. `counters` are those of the Delivery
+    whose queue this one takes over. `sleep` is there for tests. Everything runs in the event loop that called `start`.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Delivery:
         events: EventSink,
         reply: Reply,
         on_delivered: Callable[[int, str], None] = lambda packets, request_id: None,
-        retry: RetryPolicy | None = None,
+        attempts: int = ATTEMPTS,
+        pauses: Backoff = PAUSES,
         counters: DeliveryStats | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        chance: Callable[[], float] = random.random,
     ) -> None:
         self._destination = destination
         self._reader = reader
@@ -118,9 +118,9 @@ class Delivery:
         self._events = events
         self._reply = reply
         self._on_delivered = on_delivered
-        self._retry = retry or RetryPolicy()
+        self._attempts = attempts
+        self._pauses = pauses
         self._sleep = sleep
-        self._chance = chance
         self._slots = max(1, destination.concurrency)
         self._running: dict[asyncio.Task[None], _Job] = {}
         self._watched: int | None = None
@@ -180,7 +180,8 @@ class Delivery:
             batches += len(left)
             packets += sum(batch.count for batch in left)
         if packets:
-            self._count_failed("Shutdown", batches, packets)
+            self._stats.batches_failed += batches
+            self._count_failed("Shutdown", packets)
             detail = "the gateway stopped before these batches could be delivered"
             self._emit("DeliveryFailed", Reason="Shutdown", Detail=detail, Packets=packets, Batches=batches)
 
@@ -245,9 +246,6 @@ class Delivery:
         delivery_id.set(job.request_id)
         try:
             answer = await self._deliver(job)
-        except DeliveryError as error:
-            self._failed(job, error.reason, error.detail)
-            return
         except asyncio.CancelledError:
             if _cancelled_by_us():
                 detail = "the gateway stopped while the batch was being delivered"
@@ -259,22 +257,39 @@ class Delivery:
         except Exception as error:
             self._internal_error(job, error)
             return
-        if self._delivered(job) and answer is not None:
+        if answer is not None:
             await self._answer(job, answer)
 
     async def _deliver(self, job: _Job) -> bytes | None:
-        for attempt in range(1, self._retry.attempts + 1):
+        """Deliver until nothing is left; the answer, if the last attempt had one."""
+        for attempt in itertools.count(1):
             try:
-                return await self._destination.deliver(job.batch)
+                answer = await self._destination.deliver(job.batch)
             except DeliveryError as error:
-                if not error.retryable:
-                    raise
-                if attempt >= self._retry.attempts:
-                    detail = f"{error.detail} (given up after {attempt} attempts)"
-                    raise DeliveryError(error.reason, detail) from error
+                self._narrow(job, error, attempt)
+            else:
+                return answer if self._delivered(job, job.left) else None
+            if job.ended:
+                return None
             self._stats.retries += 1
-            await self._sleep(self._retry.pause(attempt, self._chance()))
-        raise DeliveryError("InternalError", "the retry policy allows no attempt")
+            await self._sleep(self._pauses.pause(attempt))
+        raise AssertionError("it counts on")
+
+    def _narrow(self, job: _Job, error: DeliveryError, attempt: int) -> None:
+        """Count what this attempt has decided; what is worth another one stays in the job."""
+        if job.ended:
+            return
+        whole = job.left
+        if names_others(error, whole):
+            what = "a Destination names packets that its batch does not have"
+            log.error(what, destination=self._destination.name, packets=whole)
+        found = parts(error, whole, attempt, last=attempt >= self._attempts)
+        self._delivered(job, found.delivered)
+        for reason, (packets, detail) in found.given_up.items():
+            self._failed(job, reason, detail, packets)
+        if 0 < len(found.again) < whole:
+            records = job.batch.records()
+            job.batch = RecordBatch(records[index] for index in found.again)
 
     async def _answer(self, job: _Job, answer: bytes) -> None:
         """Hand on an answer. The packets are delivered whatever happens here."""
@@ -305,27 +320,33 @@ class Delivery:
 
     # Ends
 
-    def _delivered(self, job: _Job) -> bool:
+    def _delivered(self, job: _Job, packets: int) -> bool:
+        """Count packets of a job as delivered; False if it has ended without them."""
         if job.ended:
             return False
-        job.ended = True
-        self._stats.batches_delivered += 1
-        self._stats.packets_delivered += job.packets
-        self._on_delivered(job.packets, job.request_id)
+        if packets:
+            self._stats.packets_delivered += packets
+            self._on_delivered(packets, job.request_id)
+            self._take_off(job, packets)
         return True
 
-    def _failed(self, job: _Job, reason: str, detail: str) -> None:
+    def _failed(self, job: _Job, reason: str, detail: str, packets: int | None = None) -> None:
+        """Count and report packets of a job, by default what is left of it, as given up."""
         if job.ended:
             return
-        job.ended = True
-        self._count_failed(reason, 1, job.packets)
+        packets = job.left if packets is None else packets
+        job.failed = True
+        self._count_failed(reason, packets)
         self._emit(
-            "DeliveryFailed",
-            Reason=reason,
-            Detail=_cut(detail),
-            Packets=job.packets,
-            RequestId=job.request_id,
+            "DeliveryFailed", Reason=reason, Detail=_cut(detail), Packets=packets, RequestId=job.request_id
         )
+        self._take_off(job, packets)
+
+    def _take_off(self, job: _Job, packets: int) -> None:
+        job.left -= packets
+        if job.ended:
+            self._stats.batches_failed += job.failed
+            self._stats.batches_delivered += not job.failed
 
     def _internal_error(self, job: _Job, error: BaseException) -> None:
         log_fault(
@@ -339,15 +360,16 @@ class Delivery:
         )
         self._failed(job, "InternalError", detail)
 
-    def _count_failed(self, reason: str, batches: int, packets: int) -> None:
-        self._stats.batches_failed += batches
+    def _count_failed(self, reason: str, packets: int) -> None:
         self._stats.packets_failed += packets
         by_reason = self._stats.failed_by_reason
         by_reason[reason] = by_reason.get(reason, 0) + packets
 
     def _reply_failed(self, job: _Job, reason: str, detail: str) -> None:
         self._stats.replies_failed += 1
-        self._emit("ReplyFailed", Reason=reason, Detail=detail, Packets=job.packets, RequestId=job.request_id)
+        self._emit(
+            "ReplyFailed", Reason=reason, Detail=detail, Packets=job.batch.count, RequestId=job.request_id
+        )
 
     def _emit(self, event: str, **fields: object) -> None:
         try:

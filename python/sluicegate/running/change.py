@@ -201,7 +201,8 @@ class Change:
         if arn is None:
             return None
         try:
-            return create(resource, arn, self._node.destination_context(self._listener.name))
+            context = self._node.destination_context(self._listener.name, resource)
+            return create(resource, arn, context)
         except DestinationError as error:
             raise self._refused_destination(index, error) from None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate import _native
-from sluicegate.aws import Aws
+from sluicegate.aws import Aws, Role, session_name
 from sluicegate.config import Config
 from sluicegate.deadletters.letter import DeadLetterPlace
 from sluicegate.deadletters.places import DeadLetterPlaces
@@ -15,7 +15,7 @@ from sluicegate.egress.egress import Egress
 from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
-from sluicegate.model import PacketSource
+from sluicegate.model import DestinationSpec, PacketSource
 from sluicegate.running.documents import Complaint, Desired, Refused
 from sluicegate.sources.base import Source
 from sluicegate.sources.local.topics import Binding, LocalTopicSource, Topics
@@ -46,6 +46,7 @@ class Node:
         self.dataplane = dataplane
         self.journal = journal
         self.topics = topics
+        self._aws = aws
         self.dead_letters = DeadLetterPlaces(aws, events)
         self.ledger = Ledger(journal, self.dead_letters.by_source, events)
         self.log_groups = LogGroups(config.gateway, aws, events, live)
@@ -76,11 +77,22 @@ class Node:
         """True if topics are the gateway's own; else they are on AWS."""
         return self.config.gateway.sns is not None
 
-    def destination_context(self, listener: str) -> DestinationContext:
+    def destination_context(self, listener: str, destination: DestinationSpec) -> DestinationContext:
         """What a Destination of this Listener may know."""
         return DestinationContext(
-            listener=listener, region=self.region, base_dir=self.base_dir, events=self.events
+            listener=listener,
+            region=self.region,
+            base_dir=self.base_dir,
+            events=self.events,
+            aws=self._aws,
+            role=self._destination_role(destination),
         )
+
+    def _destination_role(self, destination: DestinationSpec) -> Role | None:
+        if destination.role is None:
+            return None
+        account = destination.role.split(":")[4]
+        return Role(destination.role, session_name(self.region, account, f"dest-{destination.name}"))
 
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
         """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
