@@ -122,11 +122,10 @@ class DeliveryError(Exception):
         self.detail = detail
         self.retryable = retryable
         self.packets: Mapping[int, DeliveryError] | None = None
-        if packets is not None:
-            named = isinstance(packets, Mapping)
-            self.packets = (
-                packets if named else dict.fromkeys(packets, DeliveryError(reason, detail, retryable))
-            )
+        if isinstance(packets, Mapping):
+            self.packets = packets
+        elif packets is not None:
+            self.packets = dict.fromkeys(packets, DeliveryError(reason, detail, retryable))
 
     @classmethod
     def from_aws(cls, error: AwsError) -> DeliveryError:
