@@ -17,6 +17,7 @@ from sluicegate.cfn.provider import ATTRIBUTES, IDENTITY
 from sluicegate.config import json_schema
 from sluicegate.model import (
     Api,
+    AssumedRole,
     Aws,
     Batching,
     ClientRestrictions,
@@ -56,6 +57,7 @@ _SECTIONS: list[tuple[str, str, type[Resource]]] = [
     ("listeners[].peers[]", "", Peer),
     ("listeners[].destinations[]", "", DestinationSpec),
     ("listeners[].destinations[].batching", "", Batching),
+    ("listeners[].role, listeners[].destinations[].role", "Or the ARN alone, as text.", AssumedRole),
     ("packet_sources[]", "", PacketSource),
     ("packet_sources[].sns_topic_source", "", SnsTopicSource),
     ("packet_sources[].rate_limit", "", RateLimit),
@@ -88,7 +90,7 @@ Rules that hold everywhere:
   the plain transliteration, except for those named below. The same key twice is an error, and so is a key
   that does not exist.
 - Numbers and booleans may be quoted (`"10"`, `"true"`).
-- Relative paths are relative to the file. A role is an ARN or `{ Arn: … }`.
+- Relative paths are relative to the file. A role is an ARN or `{ arn: …, duration: … }`.
 - A network is `ADDRESS/PREFIX` without host bits; an address alone is that address.
 - Quote whatever begins with `[` or holds `: `; in YAML it would mean something else.
 
@@ -210,6 +212,7 @@ _KINDS: dict[str, tuple[type[Resource], list[tuple[str, type[Resource]]]]] = {
             ("ClientRestrictions", ClientRestrictions),
             ("Destinations[]", DestinationSpec),
             ("Destinations[].Batching", Batching),
+            ("Role", AssumedRole),
             ("Peers[]", Peer),
         ],
     ),

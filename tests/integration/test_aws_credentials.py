@@ -86,7 +86,8 @@ async def test_a_session_of_a_role_is_kept_and_replaced_before_it_expires(
             writer.write(answer(200, EMPTY))
 
     aws_server.answers = [serve]
-    role = Role("arn:aws:iam::123456789012:role/replies", "sluicegate-us-east-1@123456789012-src-replies")
+    name = "sluicegate-us-east-1@123456789012-src-replies"
+    role = Role("arn:aws:iam::123456789012:role/replies", name, 1800)
     aws = Aws("us-east-1", aws_server.url)
     queue = aws.queue(f"{aws_server.url}/{ACCOUNT}/replies", role=role)
     await queue.receive()
@@ -97,6 +98,26 @@ async def test_a_session_of_a_role_is_kept_and_replaced_before_it_expires(
         await queue.receive()
     assert len(bodies) == 2
     assert "RoleSessionName=sluicegate-us-east-1%40123456789012-src-replies" in bodies[0]
+    assert "DurationSeconds=1800" in bodies[0]
+    await aws.close()
+
+
+async def test_the_shortest_session_is_not_opened_again_with_every_call(
+    aws_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lasts for the 15 minutes that botocore would begin to renew it in."""
+    monkeypatch.setattr(aws_credentials, "CHECK_SECONDS", 0.0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sts = b"Action=AssumeRole" in aws_server.requests[-1][2]
+        writer.write(assumed("ROLEONE", 900) if sts else answer(200, EMPTY))
+
+    aws_server.answers = [serve]
+    aws = Aws("us-east-1", aws_server.url)
+    queue = aws.queue(f"{aws_server.url}/1/q", role=Role("arn:aws:iam::123456789012:role/r", "session", 900))
+    for _ in range(5):
+        await queue.receive()
+    assert sum(b"Action=AssumeRole" in body for _, _, body in aws_server.requests) == 1
     await aws.close()
 
 

@@ -18,6 +18,7 @@ from sluicegate.events.batches import Batches
 from sluicegate.events.cloudwatch import LogGroup, LogTarget, batches
 from sluicegate.events.times import iso_milliseconds
 from sluicegate.events.types import TYPES
+from sluicegate.model import AssumedRole
 
 NOON = 1_780_999_200.0  # 2026-06-09T10:00:00Z
 ROLE = "arn:aws:iam::123456789012:role/logs"
@@ -155,13 +156,13 @@ async def test_only_the_listener_s_own_failures_and_life_are_written(rig: Rig) -
 
 
 async def test_a_destination_s_group_has_its_failures_in_the_name_of_its_role() -> None:
-    rig = Rig(LogTarget("devices", "decoder", "echo", ROLE))
+    rig = Rig(LogTarget("devices", "decoder", "echo", AssumedRole(arn=ROLE, duration="2:00:00")))
     rig.events.emit("DeliveryFailed", Listener="decoder", Destination="echo", Reason="Timeout")
     rig.events.emit("DeliveryFailed", Listener="decoder", Destination="other", Reason="Timeout")
     rig.events.emit("ListenerStarted", Listener="decoder")
     await rig.group.stop(5)
     assert [(line["Event"], line["Destination"]) for line in rig.logs.lines()] == [("DeliveryFailed", "echo")]
-    assert rig.logs.roles == {Role(ROLE, "sluicegate-eu-west-1@123456789012-log-echo")}
+    assert rig.logs.roles == {Role(ROLE, "sluicegate-eu-west-1@123456789012-log-echo", 7200)}
 
 
 async def test_an_outage_is_ridden_out_in_order_and_told_once(rig: Rig) -> None:

@@ -17,6 +17,7 @@ from sluicegate.model import (
     PacketSource,
     Peer,
     Resource,
+    SnsTopicSource,
     findings,
     parse_target,
     secrets_of,
@@ -303,14 +304,51 @@ def test_a_key_belongs_to_one_peer() -> None:
     assert "two peers have this key" in found.cause
 
 
-@pytest.mark.parametrize("role", ["arn:aws:iam::1:role/r", {"Arn": "arn:aws:iam::1:role/r"}])
-def test_role_as_object_or_text(role: Any) -> None:
-    assert DestinationSpec.model_validate({"Role": role}).role == "arn:aws:iam::1:role/r"
+ROLE = "arn:aws:iam::1:role/r"
 
 
-@pytest.mark.parametrize("role", ["admin", {"Name": "x"}, {"Arn": "arn:aws:sns:us-east-1:1:x"}])
-def test_bad_role(role: Any) -> None:
-    assert only({"Role": role}, DestinationSpec).path == ("role",)
+@pytest.mark.parametrize("model", [DestinationSpec, Listener])
+@pytest.mark.parametrize(
+    ("role", "duration", "seconds"),
+    [
+        (ROLE, "1:00:00", 3600),
+        ({"Arn": ROLE}, "1:00:00", 3600),
+        ({"Arn": ROLE, "Duration": "0:15:00"}, "0:15:00", 900),
+        ({"arn": ROLE, "duration": "0.12:00:00"}, "0.12:00:00", 43_200),
+    ],
+)
+def test_a_role_is_text_or_an_object_with_the_duration_of_its_sessions(
+    model: type[Any], role: Any, duration: str, seconds: int
+) -> None:
+    resource = model.model_validate({"Name": "a", "Role": role})
+    assert (resource.role.arn, resource.role.duration, resource.role.seconds) == (ROLE, duration, seconds)
+    assert resource.dump()["Role"] == {"Arn": ROLE, "Duration": duration}
+    assert model.model_validate(resource.dump()) == resource
+
+
+@pytest.mark.parametrize(
+    ("role", "path", "cause"),
+    [
+        ("admin", ("role", "arn"), '"admin" is not a role ARN'),
+        ({"Arn": "arn:aws:sns:us-east-1:1:x"}, ("role", "arn"), "is not a role ARN"),
+        ({"Duration": "1:00:00"}, ("role", "arn"), "is missing"),
+        (["x"], ("role",), "this is not a role"),
+        ({"Arn": ROLE, "Duration": "3600"}, ("role", "duration"), '"3600" is not a duration'),
+        ({"Arn": ROLE, "Duration": "0:75:00"}, ("role", "duration"), "is not a duration"),
+        ({"Arn": ROLE, "Duration": "0:14:59"}, ("role", "duration"), "not one that AWS gives"),
+        ({"Arn": ROLE, "Duration": "1.00:00:00"}, ("role", "duration"), "not one that AWS gives"),
+    ],
+)
+def test_a_bad_role(role: Any, path: tuple[str, ...], cause: str) -> None:
+    found = only({"Role": role}, DestinationSpec)
+    assert found.path == path
+    assert cause in found.cause
+    assert found.fix
+
+
+def test_the_role_of_a_topic_is_plain_text() -> None:
+    source = {"TopicArn": "arn:aws:sns:us-east-1:123456789012:t", "Role": ROLE}
+    assert SnsTopicSource.model_validate(source).role == ROLE
 
 
 def test_destination_arn_for_a_region() -> None:

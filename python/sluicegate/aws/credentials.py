@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +19,22 @@ _SESSION_NAME_LIMIT = 64
 
 @dataclass(frozen=True)
 class Role:
-    """A role that the gateway assumes, and the name of its sessions (see `session_name`)."""
+    """A role that the gateway assumes, the name of its sessions (see `session_name`), and how long each lasts."""
 
     arn: str
     session_name: str
+    seconds: int = 3600
 
 
 def session_name(region: str, account: str, purpose: str) -> str:
     """The name of a session that a gateway opens with a role, e.g. `sluicegate-eu-west-1@123456789012-src-replies`.
 
     CloudTrail shows it to the role's owner. `purpose` is one word of ours and the name of what needs the role. STS
-    takes 64 characters; the end of a longer name is left out.
+    takes 64 characters; the end of a longer name is left out, and `-` stands for what STS does not take.
     """
-    return f"sluicegate-{region}@{account}-{purpose}"[:_SESSION_NAME_LIMIT]
+    return re.sub(
+        r"[^\w+=,.@-]", "-", f"sluicegate-{region}@{account}-{purpose}"[:_SESSION_NAME_LIMIT], flags=re.A
+    )
 
 
 class Keys(NamedTuple):

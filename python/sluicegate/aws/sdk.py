@@ -139,7 +139,11 @@ class Control:
 
     def assumed(self, role: Role) -> Any:
         """Credentials of `role`, fetched when they are first used."""
-        params = {"RoleArn": role.arn, "RoleSessionName": role.session_name}
+        params = {
+            "RoleArn": role.arn,
+            "RoleSessionName": role.session_name,
+            "DurationSeconds": role.seconds,
+        }
 
         def refresh() -> dict[str, str]:
             found = self.call("sts", "AssumeRole", params, None, self._region)["Credentials"]
@@ -150,7 +154,12 @@ class Control:
                 "expiry_time": found["Expiration"].isoformat(),
             }
 
-        return DeferredRefreshableCredentials(refresh, "assume-role")
+        credentials = DeferredRefreshableCredentials(refresh, "assume-role")
+        # botocore asks for new ones 15 minutes before the end, and waits for them in the last 10. Of the shortest
+        # session (15 minutes) nothing would be left: every call would open another one.
+        credentials._advisory_refresh_timeout = min(900, role.seconds // 4)
+        credentials._mandatory_refresh_timeout = min(600, role.seconds // 6)
+        return credentials
 
 
 class _Assume:

@@ -25,6 +25,7 @@ from sluicegate.events.filter import Filter
 from sluicegate.events.hub import Subscription
 from sluicegate.events.log import EventLog
 from sluicegate.events.types import TYPES
+from sluicegate.model import AssumedRole
 
 QUEUE_BYTES = 4 << 20
 LINGER_SECONDS = 1.0
@@ -39,12 +40,12 @@ _REFUSED = frozenset(["InvalidParameterException", "DataAlreadyAcceptedException
 @dataclass(frozen=True, slots=True)
 class LogTarget:
     """Where to write, and for whom. Without `destination` everything of the Listener is meant, with it the failures of
-    this Destination. `role` is the ARN to assume, None for the gateway's own credentials."""
+    this Destination. `role` is assumed for it, None for the gateway's own credentials."""
 
     group: str
     listener: str
     destination: str | None = None
-    role: str | None = None
+    role: AssumedRole | None = None
 
     def wants(self, event: Mapping[str, object]) -> bool:
         """True for what belongs into the group; events of single packets come another way."""
@@ -158,7 +159,8 @@ class LogGroup:
         if self._role is None and self.target.role is not None:
             account = await self._aws.account()
             purpose = f"log-{self.target.destination or self.target.listener}"
-            self._role = Role(self.target.role, session_name(self._region, account, purpose))
+            name = session_name(self._region, account, purpose)
+            self._role = Role(self.target.role.arn, name, self.target.role.seconds)
         if stream not in self._streams:
             self._streams = {stream: self._aws.log_stream(self.target.group, stream, role=self._role)}
         try:

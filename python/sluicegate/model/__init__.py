@@ -12,11 +12,13 @@ from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
 from sluicegate.model.listener import ClientRestrictions, Listener, Peer
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
+from sluicegate.model.role import AssumedRole
 from sluicegate.model.secrets import keep_secrets, pointer, secrets_of, with_secrets
 from sluicegate.model.support import unavailable
 
 __all__ = [
     "Api",
+    "AssumedRole",
     "Aws",
     "Batching",
     "BindAddress",

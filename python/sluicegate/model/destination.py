@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
-from sluicegate.model.names import DestinationName, LogGroupName, Role, is_arn, region_map_key
+from sluicegate.model.names import DestinationName, LogGroupName, is_arn, region_map_key
+from sluicegate.model.role import Role
 
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 TargetKind = Literal["aws", "http", "nats", "function", "file", "console"]
@@ -76,7 +77,7 @@ class DestinationSpec(Resource):
     """Unique in the gateway; generated from the Listener's name when absent."""
     description: str | None = None
     role: Role = None
-    """The role that is assumed for the delivery, as ARN or as `{Arn}`."""
+    """The role that is assumed for the delivery and for `log_group_name`: its ARN, or `{Arn, Duration}`."""
     batching: Batching = Field(default_factory=Batching)
     destination_arn: str | dict[str, str] | None = None
     """An ARN, a URL, `function:PATH.py:HANDLER`, `file:PATH.ndjson` or `console:`; or a map of regions (and

@@ -11,7 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_se
 from sluicegate.model.address import BindAddress, Network, parse_bind
 from sluicegate.model.base import Resource, invalid
 from sluicegate.model.destination import DestinationSpec
-from sluicegate.model.names import LogGroupName, Name, Role
+from sluicegate.model.names import LogGroupName, Name
+from sluicegate.model.role import Role
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
 _DNS_NAME = re.compile(
@@ -144,7 +145,7 @@ class Listener(Resource):
     """Seconds after its last packet for which a plain UDP remote counts as having a session."""
     description: str | None = None
     role: Role = None
-    """The role for `log_group_name`."""
+    """The role for `log_group_name`: its ARN, or `{Arn, Duration}`."""
 
     @field_serializer("protocol", when_used="json")
     def _protocols(self, protocol: str) -> list[str]:

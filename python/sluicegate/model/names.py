@@ -82,7 +82,10 @@ LogGroupName = Annotated[str, AfterValidator(_log_group_name)]
 Region = Annotated[str, AfterValidator(_region)]
 TopicArn = Annotated[str, AfterValidator(_topic_arn)]
 
-Role = Annotated[
+RequiredRoleArn = Annotated[str, AfterValidator(_role)]
+"""`arn:aws:iam::ACCOUNT:role/NAME`."""
+
+RoleArn = Annotated[
     str | None,
     BeforeValidator(role_arn, json_schema_input_type=str | dict[str, str] | None),
     AfterValidator(lambda role: role if role is None else _role(role)),

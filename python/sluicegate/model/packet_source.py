@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sluicegate.model.address import Network
 from sluicegate.model.base import Resource, invalid
-from sluicegate.model.names import Name, Region, Role, TopicArn, topic_region
+from sluicegate.model.names import Name, Region, RoleArn, TopicArn, topic_region
 
 _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}")
 
@@ -28,7 +28,7 @@ class SnsTopicSource(Resource):
 
     topic_arn: TopicArn
     """`arn:aws:sns:REGION:ACCOUNT:NAME`."""
-    role: Role = None
+    role: RoleArn = None
     """The role that is assumed to manage the subscription. Ignored with the gateway's own SNS endpoint."""
 
 
