@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
@@ -59,6 +59,8 @@ def _function_target(text: str, rest: str) -> Target:
 
 class Batching(Resource):
     """When a batch is closed: whichever of the three comes first."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {"SizeInMB": "size_in_mb"}
 
     count: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Packets in a batch."""
