@@ -186,7 +186,11 @@ _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "str
 def _resource_paths(kind: str, path: str) -> dict[str, Any]:
     one = _answer(f"{kind}View")
     body = {"required": True, "content": {"application/json": {"schema": _ref(kind)}}}
-    lenient = _header("Prefer", "`handling=lenient`: unknown properties become Warnings.")
+    lenient = _header(
+        "Prefer",
+        "`handling=lenient`: the document comes from a template. Unknown properties become Warnings, and a template's "
+        "defaults hold for what it leaves out.",
+    )
     match = _header("If-Match", "Only if it has this version.")
     key = _header("Idempotency-Key", "A repeated request with the same key has the first answer.")
     return {

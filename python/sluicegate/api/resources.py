@@ -3,7 +3,8 @@
 Every resource has a version, its `ETag`. `If-Match` makes a PUT or DELETE fail with 412 when somebody else was faster.
 A POST with an `Idempotency-Key` may be repeated: the first answer comes again for a day, also where the gateway ended
 between making the resource and keeping the answer. A resource that another request made is never taken for its own.
-`Prefer: handling=lenient` (RFC 7240) turns unknown properties into `Warnings`, as CloudFormation templates need it.
+`Prefer: handling=lenient` (RFC 7240) says that the document comes from a template: unknown properties become
+`Warnings`, and a template's defaults hold for what it leaves out (contract sections 1.1 and 3).
 
 A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """

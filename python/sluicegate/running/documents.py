@@ -28,6 +28,7 @@ from sluicegate.model import (
     with_secrets,
 )
 from sluicegate.model.crosscheck import cross_check, with_names
+from sluicegate.model.template_defaults import with_template_defaults
 from sluicegate.state import Decision, Stored
 
 KINDS: dict[str, type[Resource]] = {
@@ -97,7 +98,8 @@ def parse(
 ) -> tuple[Any, list[str]]:
     """`(resource, warnings)` of a document of the API; without a name of its own it gets `name`.
 
-    `lenient` as for CloudFormation: unknown properties are warnings. Raises `Refused`.
+    `lenient`: it comes from a template. Unknown properties are warnings, and a template's defaults hold for what it
+    leaves out. Raises `Refused`.
     """
     model = KINDS[kind]
     context = {"check_target": lambda target: check_target(config.base_dir, target)}
@@ -122,6 +124,9 @@ def parse(
         ) from None
     if isinstance(resource, Listener):
         resource = with_names({"listeners": [resource]})["listeners"][0]
+        if lenient:
+            resource, said = with_template_defaults(resource)
+            warnings += said
     return resource, warnings
 
 
