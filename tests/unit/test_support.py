@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sluicegate.model import GatewayConfig, unavailable
+from sluicegate.model import GatewayConfig, notes, unavailable
 
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
 
@@ -56,7 +56,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
     [
         {"formatter": "coap"},
         {"filter_expression": "[0] == 1"},
-        {"metrics_enabled": True},
         {"destination_arn": "arn:aws:lambda:us-east-1:123456789012:function:f"},
         {"destination_arn": "https://example.com/"},
         {"destination_arn": "nats://h/s"},
@@ -73,3 +72,33 @@ def test_a_map_of_arns_is_located_by_region() -> None:
         GatewayConfig.model_validate({"listeners": [{"destinations": [{"destination_arn": arns}]}]})
     )
     assert [finding.path[-2:] for finding in found] == [("destination_arn", "us-east-1")]
+
+
+def test_what_is_accepted_with_a_note() -> None:
+    config = GatewayConfig.model_validate(
+        {
+            "listeners": [
+                {
+                    "name": "a",
+                    "metrics_enabled": True,
+                    "destinations": [{"name": "d", "metrics_enabled": "true"}],
+                },
+                {"name": "closed", "client_restrictions": {"networks": []}},
+            ],
+            "packet_sources": [
+                source(listener_name="a"),
+                source(listener_name="closed"),
+                source(listener_name="closed", egress_networks=["192.0.2.0/24"]),
+            ],
+        }
+    )
+    assert unavailable(config) == []
+    found = notes(config.listeners, config.packet_sources)
+    assert [one.path for one in found] == [
+        ("listeners", 0, "metrics_enabled"),
+        ("listeners", 0, "destinations", 0, "metrics_enabled"),
+        ("packet_sources", 1, "egress_networks"),
+    ]
+    assert 'the Destination "d" publishes no metrics to CloudWatch yet' in found[1].cause
+    assert 'its Listener "closed" admits no networks' in found[2].cause
+    assert "EgressNetworks" in found[2].fix

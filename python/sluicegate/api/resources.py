@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
-from sluicegate.running.documents import KINDS, PATHS, Refused, parse
+from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse
 from sluicegate.running.peers import peer_views
 from sluicegate.running.registry import Declared, Registry
 from sluicegate.running.views import COMMON, READ_ONLY, shown
@@ -218,6 +218,7 @@ class Resources:
 
     def _with_warnings(self, one: Declared, warnings: list[str]) -> dict[str, Any]:
         document = shown(self._registry, one)
+        warnings = [*warnings, *notes_about(self._registry.desired, one.kind, one.resource.name)]
         return document | {"Warnings": warnings} if warnings else document
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sluicegate.config.yamlfile import Document, Problem, YamlError, read
 from sluicegate.functions.check import check_target
-from sluicegate.model import Finding, GatewayConfig, findings, unavailable
+from sluicegate.model import Finding, GatewayConfig, findings, notes, unavailable
 
 __all__ = ["Config", "ConfigError", "Problem", "json_schema", "load", "stamp"]
 
@@ -98,7 +98,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:
-    found: list[Finding] = []
+    found = notes(gateway.listeners, gateway.packet_sources)
     for index, listener in enumerate(gateway.listeners):
         sourced = any(source.listener_name == listener.name for source in gateway.packet_sources)
         if not listener.destinations and not sourced:

@@ -11,6 +11,7 @@ from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
 from sluicegate.model.listener import ClientRestrictions, Listener, Peer
+from sluicegate.model.notes import notes
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
 from sluicegate.model.role import AssumedRole
 from sluicegate.model.secrets import keep_secrets, pointer, secrets_of, with_secrets
@@ -41,6 +42,7 @@ __all__ = [
     "Target",
     "findings",
     "keep_secrets",
+    "notes",
     "parse_bind",
     "parse_server",
     "parse_target",

@@ -91,7 +91,7 @@ class DestinationSpec(Resource):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Options of the service behind the ARN."""
     metrics_enabled: bool = False
-    """Publish packets and bytes in and out to CloudWatch."""
+    """Publish packets and bytes in and out to CloudWatch. Not built yet: it is accepted with a note."""
     log_group_name: LogGroupName | None = None
     """The CloudWatch log group for this Destination's delivery errors, written with its `role`."""
     enable_logging: bool | None = None

@@ -139,6 +139,8 @@ class Listener(Resource):
     """The pre-shared key that unknown peers must use. Never printed."""
     decapsulated_delivery: bool = False
     """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""
+    metrics_enabled: bool = False
+    """Publish packets and bytes in and out to CloudWatch. Not built yet: it is accepted with a note."""
     log_group_name: LogGroupName | None = None
     """The CloudWatch log group for failures and a sample of arriving packets."""
     session_idle_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300

@@ -39,12 +39,6 @@ _DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [
         "filtering",
         "remove it and filter in the handler",
     ),
-    (
-        "metrics_enabled",
-        lambda r: r.metrics_enabled,
-        "publishing metrics to CloudWatch",
-        "remove it and read `/metrics` of the API",
-    ),
 ]
 
 _TARGETS: list[tuple[Callable[[Target], bool], str]] = [

@@ -23,6 +23,7 @@ from sluicegate.model import (
     Peer,
     Resource,
     findings,
+    notes,
     pointer,
     unavailable,
     with_secrets,
@@ -176,6 +177,19 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
         raise Refused(*complaints)
     states = {one.name: _state(one, ours.require_approval, decisions.get(one.name)) for one in sources}
     return Desired(listeners, sources, states)
+
+
+def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
+    """What whoever asked for a resource should know of it, a sentence each."""
+    resources: dict[str, Sequence[Any]] = {
+        "listeners": desired.listeners,
+        "packet_sources": desired.packet_sources,
+    }
+    return [
+        f"{one.cause}: {one.fix}"
+        for one in notes(desired.listeners, desired.packet_sources)
+        if _SECTIONS[str(one.path[0])] == kind and resources[str(one.path[0])][int(one.path[1])].name == name
+    ]
 
 
 def refuse_owned(config: Config, stored: Iterable[Stored]) -> None:
