@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from doubles import Batch
+from sluicegate.aws import Aws
 from sluicegate.destinations import (
     DeliveryError,
     Destination,
@@ -33,7 +34,9 @@ from sluicegate.events import EventLog
 
 @pytest.fixture
 def context(tmp_path: Path) -> DestinationContext:
-    return DestinationContext(listener="decoder", region="us-west-2", base_dir=tmp_path, events=EventLog())
+    return DestinationContext(
+        listener="decoder", region="us-west-2", base_dir=tmp_path, events=EventLog(), aws=Aws("us-west-2")
+    )
 
 
 HANDLER = """
@@ -255,7 +258,7 @@ class Batch:
     count = 1
     def records(self): return [b'{"Data": "%s"}' % (b"x" * 100)] * 5000
 async def main():
-    console = ConsoleDestination.from_spec("c", "", {}, DestinationContext("l", "r", pathlib.Path(), None))
+    console = ConsoleDestination.from_spec("c", "", {}, DestinationContext("l", "r", pathlib.Path(), None, None))
     stuck = asyncio.create_task(console.deliver(Batch()))
     done, _ = await asyncio.wait({stuck}, timeout=0.3)
     print("stuck" if not done else "not stuck", file=sys.stderr, flush=True)

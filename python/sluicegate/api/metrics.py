@@ -223,7 +223,9 @@ class _GatewayCollector(Collector):
 def _feed_delivery(families: _Families, labels: Mapping[str, str], stats: DeliveryStats) -> None:
     families.add("delivery_batches", "Batches that the service took whole.", labels, stats.batches_delivered)
     families.add("delivery_packets", "Packets that the service took.", labels, stats.packets_delivered)
-    families.add("delivery_failed_batches", "Batches of which packets were given up.", labels, stats.batches_failed)
+    families.add(
+        "delivery_failed_batches", "Batches of which packets were given up.", labels, stats.batches_failed
+    )
     families.add("delivery_failed_packets", "Packets that were given up.", labels, stats.packets_failed)
     families.add("delivery_retries", "Deliveries that were tried again.", labels, stats.retries)
     families.add(

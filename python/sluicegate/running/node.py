@@ -89,10 +89,11 @@ class Node:
         )
 
     def _destination_role(self, destination: DestinationSpec) -> Role | None:
-        if destination.role is None:
+        role = destination.role
+        if role is None:
             return None
-        account = destination.role.split(":")[4]
-        return Role(destination.role, session_name(self.region, account, f"dest-{destination.name}"))
+        account = role.arn.split(":")[4]
+        return Role(role.arn, session_name(self.region, account, f"dest-{destination.name}"), role.seconds)
 
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
         """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
