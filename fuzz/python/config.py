@@ -5,7 +5,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from sluicegate.config import ConfigError, Problem, load
+from sluicegate.config import ConfigError, load
+from sluicegate.model import Finding
 
 HANDLER = "def handler(event, context):\n    return None\n"
 # What ends a line: to the reader of bytes, to everybody, and to YAML 1.1.
@@ -23,9 +24,9 @@ def check(data: bytes) -> None:
     try:
         config = load(path)
     except ConfigError as error:
-        if not error.problems:
+        if not error.findings:
             raise AssertionError("refused without a problem") from None
-        problems = error.problems
+        problems = error.findings
     else:
         problems = config.warnings + config.unavailable()
         config.gateway.dump()
@@ -42,7 +43,7 @@ def _directory() -> Path:
     return made
 
 
-def _check(problem: Problem, path: Path, data: bytes) -> None:
+def _check(problem: Finding, path: Path, data: bytes) -> None:
     text = data.decode("utf-8-sig", "replace")
     if problem.file != str(path) or not any(_inside(problem, breaks.split(text)) for breaks in BREAKS):
         raise AssertionError(f"not in the file: {problem}")
@@ -50,7 +51,7 @@ def _check(problem: Problem, path: Path, data: bytes) -> None:
         raise AssertionError(f"says nothing: {problem}")
 
 
-def _inside(problem: Problem, lines: list[str]) -> bool:
+def _inside(problem: Finding, lines: list[str]) -> bool:
     if not 1 <= problem.line <= len(lines):
         return False
     # Where a byte is no text the column counts bytes.

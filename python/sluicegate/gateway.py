@@ -7,6 +7,7 @@ What runs in between changes with the file and the API: `running/registry.py`.
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
 from sluicegate.http.auth import Authenticator, KeyFile
 from sluicegate.http.server import BindError, Server
-from sluicegate.model import Finding
+from sluicegate.model import Finding, FindingsError
 from sluicegate.model.address import is_loopback
 from sluicegate.running import views
 from sluicegate.running.documents import Refused, desire
@@ -44,8 +45,8 @@ DEAD_LETTER_SECONDS = 2.0
 """Of these, for dead letters of what fails at the very end."""
 
 
-class StartError(Exception):
-    """The gateway cannot start; the message names the place in the configuration, the cause and the next step."""
+class StartError(FindingsError):
+    """The gateway cannot start."""
 
 
 class Gateway:
@@ -94,11 +95,7 @@ class Gateway:
             await self._start()
         except Refused as error:
             await self._abandon()
-            lines = error.lines(self._config)
-            for one in error.of_api(self._config):
-                remove = f"sluicegate state remove {self._config.path} {one.kind} {one.name}"
-                lines.append(f"or start without it, for good: {remove}")
-            raise StartError("\n".join(lines)) from None
+            raise StartError(*map(self._removable, error.located(self._config))) from None
         except BaseException:
             await self._abandon()
             raise
@@ -266,7 +263,14 @@ class Gateway:
         return self._node.dead_letters.queues if self._node is not None else []
 
     def _refused(self, place: tuple[str | int, ...], cause: str) -> StartError:
-        return StartError(str(self._config.locate(Finding(place, cause, ""))).removesuffix(", "))
+        return StartError(self._config.locate(Finding(place, cause)))
+
+    def _removable(self, found: Finding) -> Finding:
+        """What the API declared can be removed without a gateway that runs."""
+        if found.file or found.resource is None:
+            return found
+        remove = f"sluicegate state remove {self._config.path} {found.kind} {found.name}"
+        return dataclasses.replace(found, fix=f"{found.fix}\nor start without it, for good: {remove}".strip())
 
     def _bind_servers(self) -> None:
         settings = self._settings

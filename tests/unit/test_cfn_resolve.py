@@ -61,7 +61,7 @@ def value(expression: str, sections: str = "", include: Any = no_include, **give
 def problem(expression: str, sections: str = "", **given: str) -> str:
     with pytest.raises(TemplateError) as caught:
         value(expression, sections, **given)
-    return str(caught.value.problems[0])
+    return str(caught.value.findings[0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import LATER, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
-from sluicegate.config.yamlfile import Problem, YamlError
+from sluicegate.config.yamlfile import YamlError
+from sluicegate.model import Finding
 
 LISTENER = """
   Entry:
@@ -274,7 +275,7 @@ def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) ->
     """Lines of the example changed, removed and doubled: resolved, or refused in a sentence, never anything else."""
     example = Path(__file__).parents[2] / "examples/sam/template.yaml"
     chance = random.Random(seed)
-    refused: list[Problem] = []
+    refused: list[Finding] = []
     for _ in range(15):
         lines = example.read_text().split("\n")
         for _ in range(chance.randint(1, 3)):
@@ -292,6 +293,6 @@ def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) ->
             documents(made)
             made.outputs()
         except (TemplateError, YamlError) as error:
-            refused += error.problems
+            refused += error.findings
     assert refused
     assert all(problem.line > 0 and problem.cause and problem.fix for problem in refused)

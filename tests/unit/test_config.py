@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sluicegate.config import Config, ConfigError, Problem, json_schema, load
+from sluicegate.config import Config, ConfigError, json_schema, load
+from sluicegate.model import Finding
 
 # Contract section 8, word for word.
 CONTRACT_EXAMPLE = """\
@@ -43,11 +44,11 @@ def write(base: Path, text: str | bytes) -> Path:
     return path
 
 
-def problems(base: Path, text: str | bytes) -> list[Problem]:
+def problems(base: Path, text: str | bytes) -> list[Finding]:
     with pytest.raises(ConfigError) as caught:
         load(write(base, text))
-    assert str(caught.value) == "\n".join(str(problem) for problem in caught.value.problems)
-    return caught.value.problems
+    assert str(caught.value) == "\n".join(str(problem) for problem in caught.value.findings)
+    return caught.value.findings
 
 
 def places(base: Path, text: str) -> list[tuple[int, int]]:

@@ -129,8 +129,11 @@ _PROBLEM = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"Resource": _TEXT, "Pointer": _TEXT, "Cause": _TEXT, "Fix": _TEXT},
-                "required": ["Cause"],
+                "properties": {
+                    **dict.fromkeys(("Resource", "Pointer", "File", "Cause", "Fix"), _TEXT),
+                    **{key: {"type": "integer"} for key in ("Line", "Column")},
+                },
+                "required": ["Cause", "Fix"],
             },
         },
     },

@@ -1,6 +1,7 @@
 """Errors of the API: `application/problem+json` (RFC 9457), with every reason and its place where there are several.
 
 `Errors` lists `{"Resource", "Pointer", "Cause", "Fix"}`: the pointer (RFC 6901) leads into the document that was sent.
+For what stands in the configuration file it is `{"File", "Line", "Column", "Cause", "Fix"}`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sluicegate.running.documents import Complaint, Refused
+from sluicegate.model import Finding
+from sluicegate.running.documents import Refused
 from sluicegate.running.registry import NotFound, ReloadRefused, WrongVersion
 from sluicegate.state import StateError
 
@@ -22,7 +24,7 @@ def problem(
     status: int,
     detail: str,
     headers: Mapping[str, str] | None = None,
-    errors: Sequence[Mapping[str, str]] = (),
+    found: Sequence[Finding] = (),
 ) -> Response:
     """One problem as a response."""
     document: dict[str, object] = {
@@ -31,25 +33,23 @@ def problem(
         "status": status,
         "detail": detail,
     }
-    if errors:
-        document["Errors"] = errors
+    if found:
+        document["Errors"] = [one.document() for one in found]
     return Response(orjson.dumps(document), status, headers, media_type=MEDIA_TYPE)
 
 
 async def refused(request: Request, error: Exception) -> Response:
     """409 if it does not go with what is there, else 422: the document itself is wrong."""
     assert isinstance(error, Refused)  # noqa: S101
-    complaints = error.complaints
-    status = 409 if all(one.conflict for one in complaints) else 422
-    sentences = "; ".join(f"{one.cause}, {one.fix}" if one.fix else one.cause for one in complaints)
-    return problem(status, sentences, errors=[_error(one) for one in complaints])
+    status = 409 if all(one.conflict for one in error.findings) else 422
+    return problem(status, str(error), found=error.findings)
 
 
 async def reload_refused(request: Request, error: Exception) -> Response:
     """The file is wrong: its reasons with file, line and column."""
     assert isinstance(error, ReloadRefused)  # noqa: S101
-    errors = [{"Cause": line} for line in error.problems]
-    return problem(422, "the file was not taken over, what ran before runs on: " + str(error), errors=errors)
+    detail = f"the file was not taken over, what ran before runs on: {error}"
+    return problem(422, detail, found=error.findings)
 
 
 async def not_found(request: Request, error: Exception) -> Response:
@@ -92,12 +92,3 @@ HANDLERS = {
     HTTPException: http_problem,
     Exception: internal_problem,
 }
-
-
-def _error(one: Complaint) -> dict[str, str]:
-    return {
-        "Resource": f"{one.kind} {one.name}".strip(),
-        "Pointer": one.pointer,
-        "Cause": one.cause,
-        "Fix": one.fix,
-    }

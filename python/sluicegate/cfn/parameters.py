@@ -22,7 +22,7 @@ class Parameters:
             has = ", ".join(template.parameters) or "it has none"
             place = template.parameters.place
             cause = f"the template has no parameter {', '.join(unknown)}"
-            raise TemplateError(template.problem(place, cause, f"its parameters are: {has}"))
+            raise template.refused(place, cause, f"its parameters are: {has}")
         for name in given:
             self.value(name, template.parameters.places[name])
 
@@ -56,7 +56,7 @@ class Parameters:
         raise self._refused(at, f"the parameter {name} cannot be {shown}: {problem}", fix)
 
     def _refused(self, place: Place, cause: str, fix: str) -> TemplateError:
-        return TemplateError(self._template.problem(place, cause, fix))
+        return self._template.refused(place, cause, fix)
 
 
 def _wrong(declared: Map, text: str) -> str | None:

@@ -13,7 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-from sluicegate.config.yamlfile import Problem, YamlError, read_text, syntax_problem
+from sluicegate.config.yamlfile import YamlError, read_text, syntax_finding
+from sluicegate.model import Finding
 
 SIZE_LIMIT = 1 << 20
 """Of a template, as in CloudFormation (from S3)."""
@@ -64,18 +65,18 @@ def read(path: Path) -> Map:
 
 
 def parse(file: str, text: str) -> Map:
-    """Likewise, from `text`; `file` is its name in problems."""
+    """Likewise, from `text`; `file` is its name in findings."""
     if len(text) > SIZE_LIMIT:
         fix = "split it into several templates"
-        raise YamlError(Problem(file, 1, 1, f"the template is larger than {SIZE_LIMIT} characters", fix))
+        raise YamlError(Finding.at(file, 1, 1, f"the template is larger than {SIZE_LIMIT} characters", fix))
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(_without_tabs(text))
     except (YAMLError, ValueError, RecursionError) as error:
-        raise YamlError(syntax_problem(file, text, error)) from None
+        raise YamlError(syntax_finding(file, text, error)) from None
     if not isinstance(root, MappingNode):
         cause = "this is not a template"
-        raise YamlError(Problem(file, 1, 1, cause, "begin with `Resources:`"))
+        raise YamlError(Finding.at(file, 1, 1, cause, "begin with `Resources:`"))
     made = _Builder(file).build(root)
     assert isinstance(made, Map)  # noqa: S101  (the root is a mapping without a tag)
     return made
@@ -121,7 +122,7 @@ class _Builder:
         if isinstance(node, ScalarNode):
             return _scalar(node)
         if id(node) in self._open:
-            raise self._problem(node, "an alias leads back to itself", "write the value out")
+            raise self._refused(node, "an alias leads back to itself", "write the value out")
         self._open.add(id(node))
         if isinstance(node, MappingNode):
             made: Map | Items = self._map(node)
@@ -134,11 +135,11 @@ class _Builder:
         made = Map(_place(node))
         for key, value in node.value:
             if not isinstance(key, ScalarNode):
-                raise self._problem(key, "a list or mapping cannot be a key", "put the key in quotes")
+                raise self._refused(key, "a list or mapping cannot be a key", "put the key in quotes")
             if key.value == "<<":
-                raise self._problem(key, "CloudFormation has no merge keys", "write the keys out")
+                raise self._refused(key, "CloudFormation has no merge keys", "write the keys out")
             if key.value in made:
-                raise self._problem(key, f"the key `{key.value}` stands here twice", "keep one of the two")
+                raise self._refused(key, f"the key `{key.value}` stands here twice", "keep one of the two")
             made.put(_joined(key.value), self.build(value), _place(value), _place(key))
         return made
 
@@ -148,8 +149,8 @@ class _Builder:
             made.put(self.build(item), _place(item))
         return made
 
-    def _problem(self, node: Node, cause: str, fix: str) -> YamlError:
-        return YamlError(Problem(self._file, *_place(node), cause, fix))
+    def _refused(self, node: Node, cause: str, fix: str) -> YamlError:
+        return YamlError(Finding.at(self._file, *_place(node), cause, fix))
 
 
 def _place(node: Node) -> Place:

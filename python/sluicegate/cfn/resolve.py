@@ -165,7 +165,7 @@ class Resolver:
         except LookupError as error:
             raise self._refused(place, *error.args) from None
         except YamlError as error:
-            raise TemplateError(*error.problems) from None
+            raise TemplateError(*error.findings) from None
         merged = Map(raw.place)
         for source in (included, raw):
             for key, value in source.items():
@@ -348,7 +348,7 @@ class Resolver:
         return value
 
     def _refused(self, place: Place, cause: str, fix: str = "correct it") -> TemplateError:
-        return TemplateError(self._template.problem(place, cause, fix))
+        return self._template.refused(place, cause, fix)
 
 
 def _made(text: str, used: Iterable[Any]) -> str:

@@ -137,7 +137,7 @@ class Stack:
                     continue
                 value = self._resolver.value(raw["Value"], raw.places["Value"])
             except TemplateError as error:
-                found[name] = f"(not here: {error.problems[0].cause})"
+                found[name] = f"(not here: {error.findings[0].cause})"
                 continue
             found[name] = ",".join(value) if isinstance(value, list) else str(value)
         return found

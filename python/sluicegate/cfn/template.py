@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.cfn.reader import Items, Map, Place, read
-from sluicegate.config.yamlfile import Problem, YamlError
+from sluicegate.config.yamlfile import YamlError
+from sluicegate.model import Finding, FindingsError
 
 _SECTIONS = (
     "AWSTemplateFormatVersion",
@@ -29,12 +30,8 @@ _LOGICAL_ID = re.compile(r"[A-Za-z0-9]{1,255}")
 _SUBSTITUTED = re.compile(r"\$\{([A-Za-z0-9:.]+)\}")
 
 
-class TemplateError(Exception):
-    """The template cannot be used; `problems` has every reason with its place."""
-
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = list(problems)
+class TemplateError(FindingsError):
+    """The template cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +70,11 @@ class Template:
         try:
             return cls(path, read(path))
         except YamlError as error:
-            raise TemplateError(*error.problems) from None
+            raise TemplateError(*error.findings) from None
 
-    def problem(self, place: Place, cause: str, fix: str) -> Problem:
-        return Problem(self.file, place.line, place.col, cause, fix)
+    def refused(self, place: Place, cause: str, fix: str) -> TemplateError:
+        """To be raised for what stands at `place`."""
+        return TemplateError(Finding.at(self.file, place.line, place.col, cause, fix))
 
     def section(self, owner: Map, name: str) -> Map:
         """The mapping under `name`, empty where there is none. `TemplateError` when something else stands there."""
@@ -84,10 +82,8 @@ class Template:
         if value is None:
             return Map(owner.place)
         if not isinstance(value, Map):
-            raise TemplateError(
-                self.problem(
-                    owner.places[name], f"`{name}` must be a mapping", "write `key: value` lines below it"
-                )
+            raise self.refused(
+                owner.places[name], f"`{name}` must be a mapping", "write `key: value` lines below it"
             )
         return value
 
@@ -102,7 +98,7 @@ class Template:
             circle = error.args[1]
             place = self.resources[circle[0]].place
             cause = f"these resources wait for each other: {' → '.join(reversed(circle))}"
-            raise TemplateError(self.problem(place, cause, "remove one of the references")) from None
+            raise self.refused(place, cause, "remove one of the references") from None
 
     def _needs(self, declared: Declared) -> set[str]:
         named = set(declared.depends_on) | set(references(declared.properties))
@@ -112,24 +108,20 @@ class Template:
         for name, place in root.places.items():
             if name not in _SECTIONS:
                 cause = f"CloudFormation has no section `{name}`"
-                raise TemplateError(self.problem(place, cause, f"use one of: {', '.join(_SECTIONS[:-1])}"))
+                raise self.refused(place, cause, f"use one of: {', '.join(_SECTIONS[:-1])}")
         if "Resources" not in root:
-            raise TemplateError(
-                self.problem(root.place, "the template has no `Resources`", "add what it makes")
-            )
+            raise self.refused(root.place, "the template has no `Resources`", "add what it makes")
 
     def _resources(self, section: Map) -> Iterator[tuple[str, Declared]]:
         for name, raw in section.items():
             place = section.keys_at[name]
             if name.startswith("Fn::"):
                 fix = "write the resources out"
-                raise TemplateError(self.problem(place, f"`{name}` cannot be used for resources here", fix))
+                raise self.refused(place, f"`{name}` cannot be used for resources here", fix)
             if not _LOGICAL_ID.fullmatch(name):
-                raise TemplateError(
-                    self.problem(place, f'"{name}" cannot be a logical id', "use letters and digits")
-                )
+                raise self.refused(place, f'"{name}" cannot be a logical id', "use letters and digits")
             if not isinstance(raw, Map) or not isinstance(raw.get("Type"), str):
-                raise TemplateError(self.problem(place, f"the resource {name} has no `Type`", "add one"))
+                raise self.refused(place, f"the resource {name} has no `Type`", "add one")
             yield name, self._declared(name, raw, place)
 
     def _implied_roles(self) -> list[Declared]:
@@ -146,13 +138,13 @@ class Template:
         condition = raw.get("Condition")
         if condition is not None and not isinstance(condition, str):
             fix = "define it under `Conditions` and name it here"
-            raise TemplateError(self.problem(raw.places["Condition"], "a condition is named here", fix))
+            raise self.refused(raw.places["Condition"], "a condition is named here", fix)
         depends_on = raw.get("DependsOn") or []
         listed = [depends_on] if isinstance(depends_on, str) else depends_on
         for other in listed:
             if other not in self.section(self.root, "Resources"):
                 cause = f"{name} depends on {other}, which is not in this template"
-                raise TemplateError(self.problem(raw.places["DependsOn"], cause, "correct the name"))
+                raise self.refused(raw.places["DependsOn"], cause, "correct the name")
         properties = self.section(raw, "Properties")
         return Declared(name, raw["Type"], properties, place, condition, tuple(listed))
 

@@ -126,7 +126,7 @@ def command(
             record.remove()
         report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record))
     except TemplateError as error:
-        raise CliError(f"{template} cannot be applied\n" + "\n".join(map(str, error.problems))) from None
+        raise CliError(f"{template} cannot be applied\n{error}") from None
     except (ApplyError, RecordError) as error:
         raise CliError(str(error)) from None
 

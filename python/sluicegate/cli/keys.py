@@ -94,7 +94,7 @@ def _store(file: str) -> KeyFile:
     try:
         return KeyFile(Path(load(file).gateway.state + ".keys"))
     except ConfigError as refused:
-        raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
+        raise CliError(f"{file} cannot be used\n{refused}") from None
 
 
 def _kind(key: ApiKey | AccessKey) -> str:

@@ -45,7 +45,7 @@ class Reloading:
         try:
             changes = await self._gateway.registry.reload(who)
         except ReloadRefused as refused:
-            _say(f"{file} was not taken over, what ran before runs on:\n" + "\n".join(refused.problems))
+            _say(f"{file} was not taken over, what ran before runs on:\n{refused}")
         else:
             _say(f"{file} was taken over: {'; '.join(changes) or 'nothing changes'}")
             for warning in self._gateway.registry.config.warnings:

@@ -25,7 +25,7 @@ def load_or_fail(file: str) -> Config:
     try:
         return load(file)
     except ConfigError as refused:
-        raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
+        raise CliError(f"{file} cannot be used\n{refused}") from None
 
 
 def serve(
@@ -54,7 +54,7 @@ async def _serve(
     except OSError as refused:
         cause = f"events cannot be written to {refused.filename} ({refused.strerror})"
         found = Finding(("events", "file"), cause, "check the directory and its permissions")
-        raise StartError(str(config.locate(found))) from None
+        raise StartError(config.locate(found)) from None
     events = EventLog(*sinks, node=settings.node, region=settings.region)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -99,4 +99,4 @@ def _state_of(file: Path) -> Path:
     try:
         return Path(load(file).gateway.state)
     except ConfigError as refused:
-        raise CliError(f"{file} cannot be used\n" + "\n".join(map(str, refused.problems))) from None
+        raise CliError(f"{file} cannot be used\n{refused}") from None

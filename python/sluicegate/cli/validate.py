@@ -1,12 +1,14 @@
 """`sluicegate validate FILE`: is this configuration one that the gateway would run?"""
 
+import dataclasses
 import json
 
 import click
 
 from sluicegate.cli.errors import Exit
 from sluicegate.cli.options import output_option
-from sluicegate.config import ConfigError, Problem, load
+from sluicegate.config import ConfigError, load
+from sluicegate.model import Finding
 
 
 @click.command("validate")
@@ -19,7 +21,7 @@ def command(ctx: click.Context, file: str, output: str) -> None:
     Prints every problem as file:line:col: cause, fix. The exit code is 0 when the gateway would run the file,
     else 1.
     """
-    warnings: list[Problem] = []
+    warnings: list[Finding] = []
     summary = ""
     try:
         config = load(file)
@@ -27,20 +29,19 @@ def command(ctx: click.Context, file: str, output: str) -> None:
         listeners, sources = len(config.gateway.listeners), len(config.gateway.packet_sources)
         summary = f"{file}: valid, {_count(listeners, 'Listener')}, {_count(sources, 'PacketSource')}"
     except ConfigError as error:
-        problems = error.problems
+        problems = error.findings
     if output == "json":
         document = {
             "Valid": not problems,
-            "Problems": [_document(problem) for problem in problems],
-            "Warnings": [_document(problem) for problem in warnings],
+            "Problems": [problem.document() for problem in problems],
+            "Warnings": [warning.document() for warning in warnings],
         }
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         for problem in problems:
             click.echo(str(problem))
         for warning in warnings:
-            place = f"{warning.file}:{warning.line}:{warning.col}"
-            click.echo(f"{place}: warning: {warning.cause}, {warning.fix}")
+            click.echo(dataclasses.replace(warning, cause=f"warning: {warning.cause}"))
         if not problems:
             click.echo(click.style(summary, fg="green"))
     ctx.exit(Exit.FAILED if problems else Exit.OK)
@@ -48,13 +49,3 @@ def command(ctx: click.Context, file: str, output: str) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _document(problem: Problem) -> dict[str, str | int]:
-    return {
-        "File": problem.file,
-        "Line": problem.line,
-        "Column": problem.col,
-        "Cause": problem.cause,
-        "Fix": problem.fix,
-    }

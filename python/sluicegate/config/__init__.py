@@ -1,7 +1,7 @@
-"""The configuration file: YAML in, a checked `GatewayConfig` or every problem with its line and column out.
+"""The configuration file: YAML in, a checked `GatewayConfig` or every finding with its line and column out.
 
 The file is read in three steps: text → YAML nodes (which know their places) → plain data for the model.
-Problems of the model come with a path; the nodes turn the path into `file:line:col`. Contract section 8:
+Findings of the model come with a path; the nodes turn the path into `file:line:col`. Contract section 8:
 relative paths are relative to the file, unknown keys are errors, and all errors are shown at once.
 """
 
@@ -12,19 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sluicegate.config.yamlfile import Document, Problem, YamlError, read
+from sluicegate.config.yamlfile import Document, YamlError, read
 from sluicegate.functions.check import check_target
-from sluicegate.model import Finding, GatewayConfig, findings, notes, unavailable
+from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes, unavailable
 
-__all__ = ["Config", "ConfigError", "Problem", "json_schema", "load", "stamp"]
+__all__ = ["Config", "ConfigError", "json_schema", "load", "stamp"]
 
 
-class ConfigError(Exception):
-    """The file cannot be used: `problems` has every reason, in the order of the file."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
+class ConfigError(FindingsError):
+    """The file cannot be used; the findings are in the order of the file."""
 
 
 Stamp = tuple[int, int, int]
@@ -42,18 +38,24 @@ class Config:
     gateway: GatewayConfig
     path: Path
     base_dir: Path
-    warnings: list[Problem]
+    warnings: list[Finding]
     document: Document = dataclasses.field(repr=False)
     stamp: Stamp | None = None
     """The file's before it was read: what is saved later has another one."""
 
-    def locate(self, found: Finding) -> Problem:
-        """A finding about `gateway` as a problem at its place in the file."""
-        return self.document.locate(found)
+    def locate(self, found: Finding) -> Finding:
+        """A finding with its place in the file, if it is about what the file names."""
+        if found.resource is None:
+            return self.document.locate(found)
+        for section in ("listeners", "packet_sources"):
+            for index, item in enumerate(getattr(self.gateway, section)):
+                if item.name == found.name and type(item) is found.resource:
+                    return self.document.locate(found.under(section, index))
+        return found
 
-    def unavailable(self) -> list[Problem]:
+    def unavailable(self) -> list[Finding]:
         """What the file asks of a later version: a gateway refuses to run while there is any."""
-        return _in_order(self.locate(found) for found in unavailable(self.gateway))
+        return _in_order(map(self.locate, unavailable(self.gateway)))
 
 
 def load(path: str | Path) -> Config:
@@ -64,20 +66,20 @@ def load(path: str | Path) -> Config:
     try:
         document = read(given)
     except YamlError as error:
-        raise ConfigError(_in_order(error.problems)) from None
+        raise ConfigError(*error.findings) from None
     base_dir = given.absolute().parent
-    problems = list(document.duplicate_keys())
+    found = list(document.duplicate_keys())
     try:
         gateway = GatewayConfig.model_validate(
             document.data, context={"check_target": lambda target: check_target(base_dir, target)}
         )
     except ValidationError as error:
-        problems += [document.locate(found) for found in findings(error, GatewayConfig)]
-        raise ConfigError(_in_order(problems)) from None
-    if problems:
-        raise ConfigError(_in_order(problems))
+        found += map(document.locate, findings(error, GatewayConfig))
+        raise ConfigError(*_in_order(found)) from None
+    if found:
+        raise ConfigError(*_in_order(found))
     gateway.state = str(base_dir / gateway.state)
-    warnings = _in_order(document.locate(found) for found in _doubtful(gateway))
+    warnings = _in_order(map(document.locate, _doubtful(gateway)))
     return Config(gateway, given, base_dir, warnings, document, before)
 
 
@@ -112,6 +114,7 @@ def _doubtful(gateway: GatewayConfig) -> list[Finding]:
     return found
 
 
-def _in_order(problems: Iterable[Problem]) -> list[Problem]:
+def _in_order(found: Iterable[Finding]) -> list[Finding]:
     # One mistake in an anchor is found once per alias, at the same place.
-    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.col))
+    once = {str(one): one for one in found}
+    return sorted(once.values(), key=lambda one: (one.line, one.col))

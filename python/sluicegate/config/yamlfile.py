@@ -1,7 +1,7 @@
 """A YAML file whose every key and value knows its place.
 
 ruamel's node tree is kept beside the data: a path of the model leads through the nodes to a line and a
-column. Every way in which a file can fail to be one YAML mapping is a `Problem` with a next step.
+column. Every way in which a file can fail to be one YAML mapping is a `Finding` with a next step.
 """
 
 import dataclasses
@@ -15,29 +15,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from sluicegate.model import Finding, GatewayConfig, Resource
+from sluicegate.model import Finding, FindingsError, GatewayConfig, Resource
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One thing wrong in a file; `line` and `col` count from 1. `str()` is `file:line:col: cause, fix`."""
-
-    file: str
-    line: int
-    col: int
-    cause: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.col}: {self.cause}, {self.fix}"
-
-
-class YamlError(Exception):
-    """The file is not one YAML mapping; `problems` says why."""
-
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = list(problems)
+class YamlError(FindingsError):
+    """The file is not one YAML mapping."""
 
 
 class Document:
@@ -48,8 +30,8 @@ class Document:
         self._file = file
         self._root = root
 
-    def locate(self, found: Finding) -> Problem:
-        """The place of a finding: its value, its key if that is wrong, else the nearest thing around it."""
+    def locate(self, found: Finding) -> Finding:
+        """A finding with its place: its value, its key if that is wrong, else the nearest thing around it."""
         node: Node = self._root
         model: type[Resource] | None = GatewayConfig
         place = node
@@ -62,9 +44,9 @@ class Document:
             place = key if key is not None and last and found.on_key else node
             if isinstance(part, str) and model is not None:
                 model = model.child(part)
-        return self._at(place, found.cause, found.fix)
+        return self._at(place, found)
 
-    def duplicate_keys(self) -> Iterator[Problem]:
+    def duplicate_keys(self) -> Iterator[Finding]:
         """Keys that stand twice in one mapping: YAML forbids it, and one of the two would be lost."""
         for mapping in _mappings(self._root, set()):
             seen: dict[str, Node] = {}
@@ -74,10 +56,11 @@ class Document:
                 first = seen.setdefault(key.value, key)
                 if first is not key:
                     cause = f"the key `{key.value}` is already in line {first.start_mark.line + 1}"
-                    yield self._at(key, cause, "keep one of the two")
+                    yield self._at(key, Finding((), cause, "keep one of the two"))
 
-    def _at(self, node: Node, cause: str, fix: str) -> Problem:
-        return Problem(self._file, node.start_mark.line + 1, node.start_mark.column + 1, cause, fix)
+    def _at(self, node: Node, found: Finding) -> Finding:
+        line, col = node.start_mark.line + 1, node.start_mark.column + 1
+        return dataclasses.replace(found, file=self._file, line=line, col=col)
 
 
 def read(path: Path) -> Document:
@@ -91,15 +74,17 @@ def read(path: Path) -> Document:
         root = yaml.compose(text)
         if root is None or (isinstance(root, ScalarNode) and root.value == ""):
             fix = "write a configuration: `sluicegate dev` makes one"
-            raise YamlError(Problem(file, 1, 1, "the file is empty", fix))
+            raise YamlError(Finding.at(file, 1, 1, "the file is empty", fix))
         if not isinstance(root, MappingNode):
             mark = root.start_mark
             kind = "list" if isinstance(root, SequenceNode) else "single value"
             cause = f"the file holds a {kind}, not a mapping"
-            raise YamlError(Problem(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`"))
+            raise YamlError(
+                Finding.at(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`")
+            )
         data = yaml.load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise YamlError(syntax_problem(file, text, error)) from None
+        raise YamlError(syntax_finding(file, text, error)) from None
     return Document(file, root, data)
 
 
@@ -114,14 +99,14 @@ def read_text(path: Path) -> str:
             errno.EISDIR: ("this is a directory", "name the configuration file in it"),
             errno.EACCES: ("the file cannot be read: permission denied", "correct its permissions"),
         }.get(error.errno or 0, (f"the file cannot be read: {error.strerror}", "correct the path"))
-        raise YamlError(Problem(file, 1, 1, cause, fix)) from None
+        raise YamlError(Finding.at(file, 1, 1, cause, fix)) from None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         line, col = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
         cause = f"the byte 0x{raw[error.start]:02x} is not UTF-8 text"
-        raise YamlError(Problem(file, line, col, cause, "save the file as UTF-8")) from None
+        raise YamlError(Finding.at(file, line, col, cause, "save the file as UTF-8")) from None
 
 
 def _step(node: Node, part: str | int, model: type[Resource] | None) -> tuple[Node | None, Node] | None:
@@ -154,12 +139,12 @@ def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
             yield from _mappings(value, seen)
 
 
-def syntax_problem(file: str, text: str, error: Exception) -> Problem:
+def syntax_finding(file: str, text: str, error: Exception) -> Finding:
     """What ruamel found wrong in `text`, in our words and at its place."""
     if isinstance(error, ReaderError):
         before = text[: error.position]
         line, col = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
-        return Problem(file, line, col, "a control character stands here", "remove it")
+        return Finding.at(file, line, col, "a control character stands here", "remove it")
     mark = None
     problem = ""
     if isinstance(error, MarkedYAMLError):
@@ -170,13 +155,13 @@ def syntax_problem(file: str, text: str, error: Exception) -> Problem:
     indentation = written[: len(written) - len(written.lstrip())]
     if "\t" in indentation or r"'\t'" in problem:
         col = written.find("\t") if "\t" in written else col
-        return Problem(file, line + 1, col + 1, "a tab is used for indentation", "indent with spaces")
+        return Finding.at(file, line + 1, col + 1, "a tab is used for indentation", "indent with spaces")
     for words, cause, fix in _SYNTAX:
         if words in problem:
-            return Problem(file, line + 1, col + 1, cause, fix)
+            return Finding.at(file, line + 1, col + 1, cause, fix)
     cause = "this is not valid YAML" + (f" ({problem})" if problem else "")
     fix = "check indentation, quotes, colons and brackets here and above"
-    return Problem(file, line + 1, col + 1, cause, fix)
+    return Finding.at(file, line + 1, col + 1, cause, fix)
 
 
 _SYNTAX = [

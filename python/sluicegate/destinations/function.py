@@ -180,6 +180,5 @@ def _parse_target(owner: str, target: str, base: Path) -> tuple[Path, str | None
     path = base / (before if is_python else target)
     found = check_function(path, handler if is_python else None)
     if found is not None:
-        cause, fix = found
-        raise DestinationError(f"{owner}: {cause}", fix)
+        raise DestinationError(f"{owner}: {found.cause}", found.fix)
     return path, handler if is_python else None

@@ -6,20 +6,17 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sluicegate.model import Target
-
-Problem = tuple[str, str]
-"""`(cause, fix)`"""
+from sluicegate.model import Finding, Target
 
 
-def check_target(base_dir: Path, target: Target) -> Problem | None:
+def check_target(base_dir: Path, target: Target) -> Finding | None:
     """What keeps the function of `target` from being started, if anything does; other kinds are not looked at."""
     if target.kind != "function" or target.path is None:
         return None
     return check_function(base_dir / target.path, target.handler)
 
 
-def check_function(path: Path, handler: str | None) -> Problem | None:
+def check_function(path: Path, handler: str | None) -> Finding | None:
     """What keeps `handler` in the Python file `path` (or the executable `path`, without one) from being started.
 
     A Python handler must be defined at the top level of its file; the file is parsed and never imported, because
@@ -30,48 +27,49 @@ def check_function(path: Path, handler: str | None) -> Problem | None:
     if handler is None:
         if os.access(path, os.X_OK):
             return None
-        return f"{path} is not executable", f"make it executable (chmod +x {path.name})"
+        return Finding((), f"{path} is not executable", f"make it executable (chmod +x {path.name})")
     if not all(part.isidentifier() for part in handler.split(".")):
-        return f'"{handler}" is not the name of a function', f"write {path.name}:handler"
+        return Finding((), f'"{handler}" is not the name of a function', f"write {path.name}:handler")
     module, _, function = handler.rpartition(".")
     if not module and "." in path.stem:
-        return f'a module\'s name has no dot, "{path.stem}" does', "rename the file"
+        return Finding((), f'a module\'s name has no dot, "{path.stem}" does', "rename the file")
     if module and module != path.stem:
         inner = path.parent.joinpath(*module.split("."))
         path = inner.with_suffix(".py") if inner.with_suffix(".py").is_file() else inner / "__init__.py"
         if not path.is_file():
             return _no_file(path)
     if module.partition(".")[0] in sys.builtin_module_names or path.stem in sys.builtin_module_names:
-        return f"{path.stem} is the name of a built-in module", "rename the file"
+        return Finding((), f"{path.stem} is the name of a built-in module", "rename the file")
     return _check_source(path, function)
 
 
-def _no_file(path: Path) -> Problem:
+def _no_file(path: Path) -> Finding:
     what = "is not a file" if path.exists() else "does not exist"
-    return (
-        f"the handler file {path} {what}",
-        "create it or correct the path, relative to the configuration file",
-    )
+    fix = "create it or correct the path, relative to the configuration file"
+    return Finding((), f"the handler file {path} {what}", fix)
 
 
-def _check_source(path: Path, function: str) -> Problem | None:
+def _check_source(path: Path, function: str) -> Finding | None:
     try:
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except OSError as error:
-        return f"the handler file {path} cannot be read: {error.strerror}", "correct its permissions"
+        cause = f"the handler file {path} cannot be read: {error.strerror}"
+        return Finding((), cause, "correct its permissions")
     except SyntaxError as error:
         where = f" in line {error.lineno}" if error.lineno else ""
-        return f"the handler file {path} is not valid Python: {error.msg}{where}", "correct it"
+        cause = f"the handler file {path} is not valid Python: {error.msg}{where}"
+        return Finding((), cause, "correct it")
     except (ValueError, RecursionError):
-        return f"the handler file {path} is not Python source", "correct it"
+        return Finding((), f"the handler file {path} is not Python source", "correct it")
     names, anything = _top_level(tree.body)
     if function not in names and not anything:
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         has = f"it defines: {', '.join(functions)}" if functions else "it defines no function"
-        return f"{path} has no `{function}` at its top level", f"{has}; correct the name after the colon"
+        cause = f"{path} has no `{function}` at its top level"
+        return Finding((), cause, f"{has}; correct the name after the colon")
     if any(isinstance(node, ast.AsyncFunctionDef) and node.name == function for node in tree.body):
         cause = f"{function} in {path} is async, and Lambda's Python runtime calls handlers synchronously"
-        return cause, "make it a plain def that calls asyncio.run"
+        return Finding((), cause, "make it a plain def that calls asyncio.run")
     return None
 
 

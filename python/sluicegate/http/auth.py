@@ -197,7 +197,7 @@ def parse_key(text: str) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Refusal:
+class HttpRefusal:
     """Why a request is not served: an HTTP status, and a sentence for people."""
 
     status: int
@@ -211,7 +211,7 @@ class Authenticator:
         self._keys = keys
         self._required = required
 
-    def check(self, scope: Scope) -> str | Refusal:
+    def check(self, scope: Scope) -> str | HttpRefusal:
         """Who asks, for the audit events; or the refusal."""
         wanted = wanted_scope(scope["method"], scope["path"])
         if not self._required:
@@ -220,18 +220,20 @@ class Authenticator:
             return "anonymous"
         text = _presented(scope)
         if text is None:
-            return Refusal(
+            return HttpRefusal(
                 401, "this address asks for a key: send `Authorization: Bearer KEY` (sluicegate keys create)"
             )
         try:
             key = self._known(text)
         except KeysError as error:
-            return Refusal(503, str(error))
+            return HttpRefusal(503, str(error))
         if key is None:
-            return Refusal(401, "this key is unknown or revoked: make one with `sluicegate keys create`")
+            return HttpRefusal(401, "this key is unknown or revoked: make one with `sluicegate keys create`")
         if not key.may(wanted):
             has = ", ".join(sorted(key.scopes))
-            return Refusal(403, f"this needs a key of the scope {wanted}, and the key {key.name} has: {has}")
+            return HttpRefusal(
+                403, f"this needs a key of the scope {wanted}, and the key {key.name} has: {has}"
+            )
         return f"key {key.id} ({key.name})"
 
     def _known(self, text: str) -> ApiKey | None:

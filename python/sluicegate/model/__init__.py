@@ -5,7 +5,7 @@ Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into
 """
 
 from sluicegate.model.address import BindAddress, parse_bind, parse_server
-from sluicegate.model.base import Finding, Path, Resource
+from sluicegate.model.base import Finding, FindingsError, Path, Resource, pointer
 from sluicegate.model.destination import Batching, DestinationSpec, Formatter, Target, parse_target
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
@@ -14,7 +14,7 @@ from sluicegate.model.listener import ClientRestrictions, Listener, Peer
 from sluicegate.model.notes import notes
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
 from sluicegate.model.role import AssumedRole
-from sluicegate.model.secrets import keep_secrets, pointer, secrets_of, with_secrets
+from sluicegate.model.secrets import keep_secrets, secrets_of, with_secrets
 from sluicegate.model.support import unavailable
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "DestinationSpec",
     "Events",
     "Finding",
+    "FindingsError",
     "Formatter",
     "GatewayConfig",
     "Listener",

@@ -6,8 +6,9 @@ A resource document comes from a YAML file (snake_case), from the REST API (Pasc
 brought to the field's own name before pydantic sees them, so that everything after speaks of fields only.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,16 +24,80 @@ Path = tuple[str | int, ...]
 """Where in a document: field names in snake_case and list indexes, from the root."""
 
 
-class Finding(NamedTuple):
-    """Something wrong in a document: `path` from its root, the cause, and what to do next.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong that a user can put right: the cause, the next step and the place.
 
-    `on_key` is true when the key itself is wrong (an unknown one), not its value.
+    `path` leads from the root of a document to the place. The document is that of `resource` `name`, or the whole
+    configuration while `resource` is None. `file`, `line` and `col` (both from 1) are known once the place was looked
+    up in a file. `str()` is `file:line:col: cause, fix`, or names the API's resource and the place in it.
     """
 
     path: Path
     cause: str
-    fix: str
+    fix: str = ""
     on_key: bool = False
+    """The key itself is wrong (an unknown one), not its value."""
+    resource: "type[Resource] | None" = None
+    name: str = ""
+    conflict: bool = False
+    """The document is right by itself, and does not go with something else that is there."""
+    file: str = ""
+    line: int = 0
+    col: int = 0
+
+    @classmethod
+    def at(cls, file: str, line: int, col: int, cause: str, fix: str) -> "Finding":
+        """One whose place in a file is known."""
+        return cls((), cause, fix, file=file, line=line, col=col)
+
+    def __str__(self) -> str:
+        if self.file:
+            return f"{self.file}:{self.line}:{self.col}: {self.sentence}"
+        if self.resource is None:
+            return self.sentence
+        place = f" at {self.pointer}" if self.path else ""
+        return f"the API's {self.kind} {self.name}{place}: {self.sentence}"
+
+    @property
+    def sentence(self) -> str:
+        """`cause, fix`, without the place."""
+        return f"{self.cause}, {self.fix}" if self.fix else self.cause
+
+    @property
+    def kind(self) -> str:
+        """What users call the resource; "" for the configuration."""
+        return self.resource.kind() if self.resource else ""
+
+    @property
+    def pointer(self) -> str:
+        """The place in the PascalCase document (RFC 6901)."""
+        return pointer(self.resource, self.path)
+
+    def of(self, resource: "type[Resource]", name: str, path: Path | None = None) -> "Finding":
+        """The same, about this resource, at `path` in it if that is another one."""
+        return dataclasses.replace(
+            self, resource=resource, name=name, path=self.path if path is None else path
+        )
+
+    def under(self, *path: str | int) -> "Finding":
+        """The same, about what stands at `path` of a larger document."""
+        return dataclasses.replace(self, path=(*path, *self.path))
+
+    def document(self) -> dict[str, str | int]:
+        """For programs: `File`, `Line`, `Column`, or `Resource` and `Pointer`; then `Cause` and `Fix`."""
+        place: dict[str, str | int] = {"File": self.file, "Line": self.line, "Column": self.col}
+        if not self.file:
+            place = {"Resource": f"{self.kind} {self.name}".strip(), "Pointer": self.pointer}
+        return {**place, "Cause": self.cause, "Fix": self.fix}
+
+
+class FindingsError(Exception):
+    """Something cannot be used or done: `findings` has every reason, `str()` one line for each."""
+
+    def __init__(self, *findings: Finding) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = list(findings)
 
 
 def invalid(cause: str, fix: str) -> PydanticCustomError:
@@ -60,6 +125,19 @@ def invalid_at(
 def pascal_case(name: str) -> str:
     """`size_in_mb` → `SizeInMb`: the spelling of CloudFormation and the REST API."""
     return "".join(part[:1].upper() + part[1:] for part in name.split("_"))
+
+
+def pointer(resource: "type[Resource] | None", path: Path) -> str:
+    """A path of fields and indexes as a JSON pointer (RFC 6901) in the PascalCase document; "" for the root."""
+    parts: list[str] = []
+    for part in path:
+        if isinstance(part, str) and resource is not None:
+            field = resource.model_fields.get(part)
+            parts.append((field.alias or pascal_case(part)) if field else part)
+            resource = resource.child(part)
+        else:
+            parts.append(str(part))
+    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 class Resource(BaseModel):

@@ -157,9 +157,9 @@ class DestinationSpec(Resource):
 def checked_target(text: str, check: Any) -> str:
     """`text` as one ARN or one of our own forms. Raises an `invalid` error, also for what `check(target)` finds."""
     target = parse_target(text)
-    problem = check(target) if check else None
-    if problem:
-        raise invalid(*problem)
+    found = check(target) if check else None
+    if found:
+        raise invalid(found.cause, found.fix)
     return target.text
 
 

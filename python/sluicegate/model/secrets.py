@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from sluicegate.model.base import Path, Resource, pascal_case
+from sluicegate.model.base import Path, Resource, pointer
 from sluicegate.model.listener import Listener
 
 _R = TypeVar("_R", bound=Resource)
@@ -44,20 +44,6 @@ def _with_secrets_of(before: _R | None, after: _R) -> _R:
         if isinstance(value := getattr(before, name), SecretStr) and name not in after.model_fields_set
     }
     return after.model_copy(update=kept)
-
-
-def pointer(model: type[Resource], path: Path) -> str:
-    """A path of fields and indexes as a JSON pointer (RFC 6901) in the PascalCase document; "" for the root."""
-    parts: list[str] = []
-    owner: type[Resource] | None = model
-    for part in path:
-        if isinstance(part, str) and owner is not None:
-            field = owner.model_fields.get(part)
-            parts.append((field.alias or pascal_case(part)) if field else part)
-            owner = owner.child(part)
-        else:
-            parts.append(str(part))
-    return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _secrets(resource: Resource, path: Path) -> Iterator[tuple[Path, str]]:

@@ -7,18 +7,9 @@ from typing import Any
 import orjson
 
 from sluicegate import _native
-from sluicegate.model import Listener
+from sluicegate.model import Finding, Listener
+from sluicegate.running.documents import Refused
 from sluicegate.state import State
-
-
-class BindRefused(Exception):
-    """The kernel refused: cause and next step; `code` is its errno."""
-
-    def __init__(self, cause: str, fix: str, code: int | None) -> None:
-        super().__init__(f"{cause}, {fix}")
-        self.cause = cause
-        self.fix = fix
-        self.code = code
 
 
 def open_port(
@@ -31,7 +22,7 @@ def open_port(
 ) -> _native.Port:
     """The Listener's Port, bound. `ports` is the range to assign from, `fixed_ports` are those that others asked for.
 
-    Raises `BindRefused`, and `StateError` when no port of the range is free. Blocks.
+    Raises `Refused` for what the kernel refuses, and `StateError` when no port of the range is free. Blocks.
     """
     host, fixed, dual_stack = listener.bind_address()
     kept = fixed if fixed is not None else state.assigned_port(listener.name)
@@ -68,7 +59,7 @@ def _open_at(
         raise
 
 
-def _refused(name: str, number: int, error: _native.NativeError) -> BindRefused:
+def _refused(name: str, number: int, error: _native.NativeError) -> Refused:
     attempt, code = error.args
     match code:
         case errno.EADDRINUSE:
@@ -84,4 +75,4 @@ def _refused(name: str, number: int, error: _native.NativeError) -> BindRefused:
             code_name = errno.errorcode.get(code, code)
             cause = f"Listener {name} cannot be opened: the kernel refused to {attempt} ({code_name})"
             fix = "check the address and the limits of the process"
-    return BindRefused(cause, fix, code)
+    return Refused(Finding(("bind",), cause, fix, conflict=True).of(Listener, name))

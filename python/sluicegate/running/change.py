@@ -18,8 +18,8 @@ from typing import TypeVar
 from sluicegate.deadletters.letter import DeadLetterPlace
 from sluicegate.destinations import Destination, DestinationError, create
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
-from sluicegate.model import DestinationSpec, Listener, PacketSource
-from sluicegate.running.documents import Complaint, Refused
+from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
+from sluicegate.running.documents import Refused
 from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
 from sluicegate.running.spec import listener_spec
 
@@ -208,7 +208,7 @@ class Change:
 
     def _refused_destination(self, index: int, error: DestinationError) -> Refused:
         path = ("destinations", index, "destination_arn")
-        return Refused(Complaint("Listener", self._listener.name, path, error.cause, error.fix))
+        return Refused(Finding(path, error.cause, error.fix).of(Listener, self._listener.name))
 
     # The switch
 

@@ -5,6 +5,7 @@ together here and nowhere else, at a start, at a reload and at each call of the 
 """
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from sluicegate.functions.check import check_target
 from sluicegate.model import (
     DestinationArn,
     Finding,
+    FindingsError,
     GatewayConfig,
     Listener,
     PacketSource,
@@ -24,7 +26,6 @@ from sluicegate.model import (
     Resource,
     findings,
     notes,
-    pointer,
     unavailable,
     with_secrets,
 )
@@ -40,46 +41,18 @@ KINDS: dict[str, type[Resource]] = {
 PATHS = {"Listener": "listeners", "DestinationArn": "destination-arns", "PacketSource": "packet-sources"}
 """Where each kind is found under `/v1`."""
 
-_MODELS: dict[str, type[Resource]] = {**KINDS, "Peer": Peer}
-
-_SECTIONS = {"listeners": "Listener", "packet_sources": "PacketSource"}
+_SECTIONS: dict[str, type[Resource]] = {"listeners": Listener, "packet_sources": PacketSource}
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """What keeps a resource from being run. `path` leads into it; `kind` "" is the gateway itself.
+class Refused(FindingsError):
+    """A change, or a start, that cannot be. Nothing has been changed."""
 
-    `conflict`: it is right by itself, and does not go with something else that is there.
-    """
+    def __str__(self) -> str:
+        return "; ".join(one.sentence for one in self.findings)
 
-    kind: str
-    name: str
-    path: Path
-    cause: str
-    fix: str
-    conflict: bool = False
-
-    @property
-    def pointer(self) -> str:
-        """The place in the PascalCase document."""
-        return pointer(_MODELS.get(self.kind, GatewayConfig), self.path)
-
-
-class Refused(Exception):
-    """A change, or a start, that cannot be: `complaints` says why. Nothing has been changed."""
-
-    def __init__(self, *complaints: Complaint) -> None:
-        super().__init__("; ".join(f"{one.cause}, {one.fix}" for one in complaints))
-        self.complaints = list(complaints)
-
-    def of_api(self, config: Config) -> list[Complaint]:
-        """Those about resources that the file does not name."""
-        owned = file_owned(config)
-        return [one for one in self.complaints if one.kind and (one.kind, one.name) not in owned]
-
-    def lines(self, config: Config) -> list[str]:
-        """One line each: `file:line:col: cause, fix`, or the resource of the API with the place in it."""
-        return [_line(one, config) for one in self.complaints]
+    def located(self, config: Config) -> list[Finding]:
+        """Each with its place, in the file where the file names what it is about."""
+        return [config.locate(one) for one in self.findings]
 
 
 State = Literal["Active", "PendingApproval", "Rejected", "Disabled"]
@@ -105,9 +78,8 @@ def parse(
     model = KINDS[kind]
     context = {"check_target": lambda target: check_target(config.base_dir, target)}
     if not isinstance(data, Mapping):
-        raise Refused(
-            Complaint(kind, name, (), "the body is not a JSON object", "send one resource as an object")
-        )
+        found = Finding((), "the body is not a JSON object", "send one resource as an object")
+        raise Refused(found.of(model, name))
     if "name" in model.model_fields and model.peek(data, "name") in (None, ""):
         data = {key: value for key, value in data.items() if model.spellings().get(key) != "name"} | {
             "name": name
@@ -120,9 +92,7 @@ def parse(
             resource = model.model_validate(data, context=context)
     except ValidationError as error:
         shown = str(model.peek(data, "name") or name)
-        raise Refused(
-            *(Complaint(kind, shown, one.path, one.cause, one.fix) for one in findings(error, model))
-        ) from None
+        raise Refused(*(one.of(model, shown) for one in findings(error, model))) from None
     if isinstance(resource, Listener):
         resource = with_names({"listeners": [resource]})["listeners"][0]
         if lenient:
@@ -133,17 +103,15 @@ def parse(
 
 def parse_peer(data: Any, place: Path = ()) -> Peer:
     """A peer of a document of the API: at its `place` in a Listener, or by itself. Raises `Refused`."""
-    kind = "Listener" if place else "Peer"
+    model = Listener if place else Peer
     if not isinstance(data, Mapping):
-        cause = "the peer is not a JSON object"
-        raise Refused(Complaint(kind, "", place, cause, 'write it as {"PublicKey": "…"}'))
+        found = Finding(place, "the peer is not a JSON object", 'write it as {"PublicKey": "…"}')
+        raise Refused(found.of(model, ""))
     try:
         return Peer.model_validate(data)
     except ValidationError as error:
         name = str(Peer.peek(data, "name") or "")
-        raise Refused(
-            *(Complaint(kind, name, (*place, *one.path), one.cause, one.fix) for one in findings(error, Peer))
-        ) from None
+        raise Refused(*(one.under(*place).of(model, name) for one in findings(error, Peer))) from None
 
 
 def restored(stored: Stored) -> Any:
@@ -153,12 +121,7 @@ def restored(stored: Stored) -> Any:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise Refused(
-            *(
-                Complaint(stored.kind, stored.name, one.path, one.cause, one.fix)
-                for one in findings(error, model)
-            )
-        ) from None
+        raise Refused(*(one.of(model, stored.name) for one in findings(error, model))) from None
 
 
 def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Decision]) -> Desired:
@@ -168,34 +131,27 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
     refuse_owned(config, stored)
     listeners = [*ours.listeners, *declared["Listener"]]
     sources = [*ours.packet_sources, *declared["PacketSource"]]
-    listeners, complaints = _bound(listeners, declared["DestinationArn"])
+    listeners, found = _bound(listeners, declared["DestinationArn"])
     whole = ours.model_copy(update={"listeners": listeners, "packet_sources": sources})
-    found = cross_check({"listeners": listeners, "packet_sources": sources})
-    complaints += [_complaint(one, whole, conflict=True) for one in found]
-    complaints += [_complaint(one, whole) for one in unavailable(whole)]
-    if complaints:
-        raise Refused(*complaints)
+    crossed = cross_check({"listeners": listeners, "packet_sources": sources})
+    found += [dataclasses.replace(_of_resource(one, whole), conflict=True) for one in crossed]
+    found += [_of_resource(one, whole) for one in unavailable(whole)]
+    if found:
+        raise Refused(*found)
     states = {one.name: _state(one, ours.require_approval, decisions.get(one.name)) for one in sources}
     return Desired(listeners, sources, states)
 
 
 def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
     """What whoever asked for a resource should know of it, a sentence each."""
-    resources: dict[str, Sequence[Any]] = {
-        "listeners": desired.listeners,
-        "packet_sources": desired.packet_sources,
-    }
-    return [
-        f"{one.cause}: {one.fix}"
-        for one in notes(desired.listeners, desired.packet_sources)
-        if _SECTIONS[str(one.path[0])] == kind and resources[str(one.path[0])][int(one.path[1])].name == name
-    ]
+    said = [_of_resource(one, desired) for one in notes(desired.listeners, desired.packet_sources)]
+    return [f"{one.cause}: {one.fix}" for one in said if (one.kind, one.name) == (kind, name)]
 
 
 def refuse_owned(config: Config, stored: Iterable[Stored]) -> None:
     """The file owns what it names: raises `Refused` for what is declared by the API too."""
     owned = file_owned(config)
-    complaints = []
+    found = []
     for one in stored:
         if (one.kind, one.name) not in owned:
             continue
@@ -204,9 +160,9 @@ def refuse_owned(config: Config, stored: Iterable[Stored]) -> None:
             f"rename it in the file, or delete it from the API (DELETE /v1/{PATHS[one.kind]}/{one.name}; "
             f"while no gateway runs: sluicegate state remove {config.path} {one.kind} {one.name})"
         )
-        complaints.append(Complaint(one.kind, one.name, ("name",), cause, fix, conflict=True))
-    if complaints:
-        raise Refused(*complaints)
+        found.append(Finding(("name",), cause, fix, conflict=True).of(KINDS[one.kind], one.name))
+    if found:
+        raise Refused(*found)
 
 
 def file_owned(config: Config) -> set[tuple[str, str]]:
@@ -215,28 +171,24 @@ def file_owned(config: Config) -> set[tuple[str, str]]:
     return owned | {("PacketSource", one.name) for one in config.gateway.packet_sources}
 
 
-def _bound(
-    listeners: list[Listener], bindings: list[DestinationArn]
-) -> tuple[list[Listener], list[Complaint]]:
+def _bound(listeners: list[Listener], bindings: list[DestinationArn]) -> tuple[list[Listener], list[Finding]]:
     """The Listeners with the ARNs that DestinationArn resources bind to their Destinations."""
     by_destination: dict[str, dict[str, str]] = {}
     for one in bindings:
         by_destination.setdefault(one.destination, {})[one.ingress_region_key] = one.arn
     known = {destination.name for listener in listeners for destination in listener.destinations}
     names = ", ".join(sorted(known)) or "none"
-    complaints = [
-        Complaint(
-            "DestinationArn",
-            one.name,
+    found = [
+        Finding(
             ("destination",),
             f'there is no Destination named "{one.destination}"',
             f"declare it in a Listener first, or use one of: {names}",
             conflict=True,
-        )
+        ).of(DestinationArn, one.name)
         for one in bindings
         if one.destination not in known
     ]
-    return [_with_arns(listener, by_destination) for listener in listeners], complaints
+    return [_with_arns(listener, by_destination) for listener in listeners], found
 
 
 def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, str]]) -> Listener:
@@ -261,22 +213,9 @@ def _state(source: PacketSource, require_approval: bool, decision: Decision | No
     return "Active" if source.enabled else "Disabled"
 
 
-def _complaint(found: Finding, whole: GatewayConfig, *, conflict: bool = False) -> Complaint:
-    section, *rest = found.path or ("",)
-    kind = _SECTIONS.get(str(section))
-    if kind is None or not rest or not isinstance(rest[0], int):
-        return Complaint("", "", found.path, found.cause, found.fix)
-    items: Sequence[Any] = getattr(whole, str(section))
-    return Complaint(kind, items[rest[0]].name, tuple(rest[1:]), found.cause, found.fix, conflict)
-
-
-def _line(one: Complaint, config: Config) -> str:
-    fix = f", {one.fix}" if one.fix else ""
-    if one.kind == "":
-        return str(config.locate(Finding(one.path, one.cause, one.fix))).removesuffix(", ")
-    for section, kind in _SECTIONS.items():
-        names = [item.name for item in getattr(config.gateway, section)]
-        if kind == one.kind and one.name in names:
-            path = (section, names.index(one.name), *one.path)
-            return str(config.locate(Finding(path, one.cause, one.fix))).removesuffix(", ")
-    return f"the API's {one.kind} {one.name}{one.pointer and ' at ' + one.pointer}: {one.cause}{fix}"
+def _of_resource(found: Finding, whole: GatewayConfig | Desired) -> Finding:
+    """A finding about the gateway as one about the resource that it lies in, if it lies in one."""
+    match found.path:
+        case ("listeners" | "packet_sources" as section, int() as index, *rest):
+            return found.of(_SECTIONS[section], getattr(whole, section)[index].name, tuple(rest))
+    return found

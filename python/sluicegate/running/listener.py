@@ -12,9 +12,9 @@ from sluicegate import _native
 from sluicegate.destinations import Destination
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.egress.egress import Egress
-from sluicegate.model import DestinationSpec, Listener, PacketSource
-from sluicegate.running.bind import BindRefused, open_port
-from sluicegate.running.documents import Complaint, Refused
+from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
+from sluicegate.running.bind import open_port
+from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
 from sluicegate.sources.base import Source
@@ -104,11 +104,8 @@ class RunningListener:
                 self.public_key = _native.public_key(own_key(self.resource, node.wireguard))
                 spec["WireGuard"] = wireguard_spec(self.resource, node.wireguard)
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
-        except BindRefused as error:
-            complaint = Complaint("Listener", self.name, ("bind",), error.cause, error.fix, conflict=True)
-            raise Refused(complaint) from None
         except StateError as error:
-            raise Refused(Complaint("Listener", self.name, (), str(error), "", conflict=True)) from None
+            raise Refused(Finding((), str(error), conflict=True).of(Listener, self.name)) from None
 
     def serve(self) -> None:
         """The Port is open: answers, completions and events go their ways from now on."""

@@ -15,8 +15,8 @@ from sluicegate.egress.egress import Egress
 from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
-from sluicegate.model import DestinationSpec, PacketSource
-from sluicegate.running.documents import Complaint, Desired, Refused
+from sluicegate.model import DestinationSpec, Finding, PacketSource
+from sluicegate.running.documents import Desired, Refused
 from sluicegate.sources.base import Source
 from sluicegate.sources.local.topics import Binding, LocalTopicSource, Topics
 from sluicegate.sources.topic.source import SnsSetting, SnsSource
@@ -115,10 +115,8 @@ class Node:
             return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir)
         except OSError as error:
             cause = f"dead letters cannot be written to {error.filename} ({error.strerror})"
-            fix = "check the directory and its permissions"
-            raise Refused(
-                Complaint("PacketSource", source.name, ("dead_letter_queue_arn",), cause, fix)
-            ) from None
+            found = Finding(("dead_letter_queue_arn",), cause, "check the directory and its permissions")
+            raise Refused(found.of(PacketSource, source.name)) from None
 
     def want(self, desired: Desired) -> None:
         """What is to run from now on. What is not wanted any more is for `let_go` and `sweep` to end."""

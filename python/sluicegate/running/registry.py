@@ -18,10 +18,10 @@ from uuid import uuid4
 
 from sluicegate.config import Config, ConfigError, load
 from sluicegate.events import EventLog
-from sluicegate.model import GatewayConfig, Listener, Peer, keep_secrets, secrets_of
+from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from sluicegate.running.documents import (
+    KINDS,
     PATHS,
-    Complaint,
     Desired,
     Refused,
     desire,
@@ -100,14 +100,14 @@ class Registry:
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """One change at a time. Raises `Refused` once the gateway stops."""
-        if not self._stopping:
-            async with self._changing:
-                if not self._stopping:
-                    yield
-                    return
-        raise Refused(
-            Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
-        )
+        self._refuse_stopping()
+        async with self._changing:
+            self._refuse_stopping()
+            yield
+
+    def _refuse_stopping(self) -> None:
+        if self._stopping:
+            raise Refused(Finding((), "the gateway is stopping", "try again when it runs", conflict=True))
 
     # What there is
 
@@ -153,7 +153,7 @@ class Registry:
                 if any((one.kind, one.name) == (kind, name) for one in self._stored):
                     fix = f"change it with PUT /v1/{PATHS[kind]}/{name}, delete it first, or choose another name"
                     cause = f'there is already a {kind} named "{name}"'
-                    raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+                    raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
@@ -176,11 +176,8 @@ class Registry:
                 resource, warnings = parse(kind, data, self.config, name=name, lenient=lenient)
                 if resource.name != name:
                     cause = f'the document is of "{resource.name}", not of "{name}"'
-                    raise Refused(
-                        Complaint(
-                            kind, name, ("name",), cause, "a name cannot be changed: create another one"
-                        )
-                    )
+                    found = Finding(("name",), cause, "a name cannot be changed: create another one")
+                    raise Refused(found.of(KINDS[kind], name))
                 if isinstance(resource, Listener) and not lenient:
                     # A template says everything each time; others send back what they have read.
                     resource = keep_secrets(resource, self.find(kind, name).resource)
@@ -239,7 +236,7 @@ class Registry:
         if listener.protocol != "wg":
             cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
             fix = "name one with `protocol: wg`"
-            raise Refused(Complaint("Listener", name, ("protocol",), cause, fix, conflict=True))
+            raise Refused(Finding(("protocol",), cause, fix, conflict=True).of(Listener, name))
         self._refuse_file("Listener", name)
         return listener
 
@@ -253,7 +250,7 @@ class Registry:
         if twice:
             cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'
             fix = "remove it first, or choose another key"
-            raise Refused(Complaint("Peer", "", ("public_key",), cause, fix, conflict=True))
+            raise Refused(Finding(("public_key",), cause, fix, conflict=True).of(Peer, ""))
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
         """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
@@ -273,13 +270,11 @@ class Registry:
                 _refuse_restart(self.config.gateway, config)
                 lines = await self._change(Commit(), config)
             except (ConfigError, Refused, StateError) as error:
-                problems = (
-                    [str(one) for one in error.problems] if isinstance(error, ConfigError) else [str(error)]
-                )
+                found = error.findings if isinstance(error, ConfigError) else [Finding((), str(error))]
                 if isinstance(error, Refused):
-                    problems = error.lines(config)
-                self._events.emit("ReloadRefused", Actor=who, Detail="; ".join(problems))
-                raise ReloadRefused(problems) from None
+                    found = error.located(config)
+                self._events.emit("ReloadRefused", Actor=who, Detail="; ".join(map(str, found)))
+                raise ReloadRefused(*found) from None
             self._events.emit("Reloaded", Actor=who, Detail="; ".join(lines) or "nothing changes")
             return lines
 
@@ -291,10 +286,7 @@ class Registry:
     async def _change(
         self, commit: Commit, config: Config | None = None, *, starting: bool = False
     ) -> list[str]:
-        if self._stopping:
-            raise Refused(
-                Complaint("", "", (), "the gateway is stopping", "try again when it runs", conflict=True)
-            )
+        self._refuse_stopping()
         config = config or self.config
         stored = changed(self._stored, commit)
         desired = desire(config, stored, self._decided(commit))
@@ -358,7 +350,7 @@ class Registry:
         if (kind, name) in file_owned(self.config):
             cause = f'the {kind} "{name}" is declared by {self.config.path}, and the file owns what it names'
             fix = "change it there: the gateway takes it over when the file is reloaded"
-            raise Refused(Complaint(kind, name, ("name",), cause, fix, conflict=True))
+            raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
 
     def _check_version(self, kind: str, name: str, versions: Collection[str] | None) -> None:
         current = self.find(kind, name).version
@@ -384,18 +376,14 @@ class Registry:
         if users:
             named = ", ".join(f"{kind} {user}" for kind, user in users)
             cause = f'the Listener "{name}" is needed by {named}'
-            raise Refused(Complaint(kind, name, (), cause, "delete them first", conflict=True))
+            raise Refused(Finding((), cause, "delete them first", conflict=True).of(KINDS[kind], name))
 
     def _audit(self, who: str, action: str, kind: str, name: str) -> "_Audit":
         return _Audit(self._events, who, action, kind, name)
 
 
-class ReloadRefused(Exception):
-    """The file was not taken over: `problems` says why, one line each. What ran before still runs."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+class ReloadRefused(FindingsError):
+    """The file was not taken over. What ran before still runs."""
 
 
 class _Audit:
@@ -434,16 +422,11 @@ def _digest(document: Any) -> str:
 
 def _refuse_restart(running: GatewayConfig, config: Config) -> None:
     wanted = config.gateway
-    complaints = [
-        Complaint(
-            "",
-            "",
-            (name,),
-            f"`{name}` has changed, which a reload cannot take over",
-            "restart the gateway, or change it back",
-        )
+    fix = "restart the gateway, or change it back"
+    found = [
+        Finding((name,), f"`{name}` has changed, which a reload cannot take over", fix)
         for name in GatewayConfig.model_fields
         if name not in _RELOADED and getattr(running, name) != getattr(wanted, name)
     ]
-    if complaints:
-        raise Refused(*complaints)
+    if found:
+        raise Refused(*found)
