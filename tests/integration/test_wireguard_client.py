@@ -260,6 +260,71 @@ def test_key_pairs_are_made_kept_and_imported(gateway: StartGateway, client: Cli
     assert replaced.json()["WireGuardPublicKey"] not in (public, made), replaced.text
 
 
+def test_another_refresh_token_makes_another_key_pair(gateway: StartGateway, client: Clients) -> None:
+    running = gateway("listeners: []", {"echo": ECHO})
+    device, device_key = key_pair()
+    document: dict[str, Any] = {
+        "Name": "tunnel",
+        "Protocols": ["wg"],
+        "Bind": "127.0.0.1",
+        "KeyRefreshToken": "spring",
+        "Peers": [{"PublicKey": device_key}],
+        "Destinations": [
+            {"Name": "echo", "DestinationArn": "function:echo.py:handler", "Batching": {"Count": 1}}
+        ],
+    }
+    first = running.api("POST", "/v1/listeners", document).json()
+
+    def changed(**fields: Any) -> dict[str, Any]:
+        answer = running.api("PUT", "/v1/listeners/tunnel", {**document, **fields})
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    old = client(running, device).connect()
+    assert changed(Description="the same token")["WireGuardPublicKey"] == first["WireGuardPublicKey"]
+    assert changed(KeyRefreshToken=None)["WireGuardPublicKey"] == first["WireGuardPublicKey"]
+    refused = {
+        **document,
+        "KeyRefreshToken": "summer",
+        "Destinations": [{"DestinationArn": "file:echo.py/x"}],
+    }
+    assert running.api("PUT", "/v1/listeners/tunnel", refused).status_code == 422
+    assert (
+        running.api("GET", "/v1/listeners/tunnel").json()["WireGuardPublicKey"] == first["WireGuardPublicKey"]
+    )
+    old.connect().send(b"as before")
+    assert old.receive() == b"as before"
+
+    second = changed(KeyRefreshToken="summer")
+    assert second["WireGuardPublicKey"] not in ("", first["WireGuardPublicKey"])
+    assert second["Port"] == first["Port"]
+    new = client(running, device).connect()
+    assert not answered(old, old.sealed(b"the session has ended"), knocks=new)
+    running.kill()
+    running.start()
+    kept = running.api("GET", "/v1/listeners/tunnel").json()
+    assert (kept["WireGuardPublicKey"], kept["KeyRefreshToken"]) == (second["WireGuardPublicKey"], "summer")
+    assert changed(KeyRefreshToken="spring")["WireGuardPublicKey"] not in (
+        first["WireGuardPublicKey"],
+        second["WireGuardPublicKey"],
+    )
+
+
+def test_a_key_of_ones_own_is_not_refreshed(gateway: StartGateway) -> None:
+    running = gateway("listeners: []")
+    private, public = key_pair()
+    document = {"Name": "own", "Protocols": ["wg"], "Bind": "127.0.0.1", "PrivateKey": private}
+    assert running.api("POST", "/v1/listeners", document).json()["WireGuardPublicKey"] == public
+    shown = running.api("GET", "/v1/listeners/own").json()
+    # The key that there is belongs to what is sent back, although nobody is shown it.
+    refused = running.api("PUT", "/v1/listeners/own", {**shown, "KeyRefreshToken": "a"})
+    assert refused.status_code == 422
+    assert "`private_key` of your own" in refused.text
+    taken = running.api("PUT", "/v1/listeners/own", {**shown, "KeyRefreshToken": "a", "PrivateKey": None})
+    assert taken.json()["WireGuardPublicKey"] not in ("", public), taken.text
+
+
 def test_a_start_that_fails_keeps_the_key(gateway: StartGateway) -> None:
     running = gateway(config("description: made"), {"echo": ECHO})
     made = running.api("GET", "/v1/listeners/tunnel").json()["WireGuardPublicKey"]

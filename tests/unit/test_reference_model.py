@@ -1,5 +1,6 @@
 """What the reference's construct library says of Listeners and Destinations (contract sections 1.1 and 1.2)."""
 
+import base64
 from typing import Any
 
 import pytest
@@ -69,3 +70,21 @@ def test_a_batch_of_a_template_waits_a_quarter_of_a_second() -> None:
     assert [one.batching.timeout_in_seconds for one in listener.destinations] == [0.25, 0.25, 0.1]
     assert listener.destinations[1].batching.count == 5
     assert Batching().timeout_in_seconds == 0.1, "in YAML and over REST"
+
+
+# The key pair of a `wg` Listener
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def test_a_key_of_ones_own_is_not_refreshed() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Listener.model_validate({"Protocols": ["wg"], "PrivateKey": KEY, "KeyRefreshToken": "a"})
+    (found,) = findings(caught.value, Listener)
+    assert found.path == ("key_refresh_token",)
+    assert "a `private_key` of your own" in found.cause
+    assert "so that the gateway makes the keys" in found.fix
+
+
+def test_a_udp_listener_has_no_key_to_refresh() -> None:
+    Listener.model_validate({"PrivateKey": KEY, "KeyRefreshToken": "a"})

@@ -40,24 +40,37 @@ def kept(tunnels: WireGuardTable, listener: str = "a") -> list[tuple[str, str | 
 def test_a_key_pair_is_made_once_and_goes_with_the_listener(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     with State.open(path) as state:
-        made, other = table(state).private_key("a"), table(state).private_key("b")
+        made, other = table(state).key_pair("a").private, table(state).key_pair("b").private
         assert made != other
     with State.open(path) as state:
-        assert table(state).private_key("a") == made
+        assert table(state).key_pair("a").private == made
         state.release_listener("a")
-        assert table(state).private_key("a") != made
-        assert table(state).private_key("b") == other
+        assert table(state).key_pair("a").private != made
+        assert table(state).key_pair("b").private == other
     files = b"".join(file.read_bytes() for file in tmp_path.glob("gateway.db*"))
     for private in (made, other):
         assert private.encode() not in files
         assert base64.b64decode(private) not in files
 
 
+def test_another_token_gives_another_pair_once_it_is_kept(state: State) -> None:
+    tunnels = table(state)
+    first = tunnels.key_pair("a", "one")
+    assert first == tunnels.key_pair("a", "one") == tunnels.key_pair("a")
+    second = tunnels.key_pair("a", "two")
+    assert (second.private != first.private, second.kept) == (True, False)
+    assert tunnels.key_pair("a", "one") == first, "the change may be refused yet"
+    tunnels.keep_key_pair("a", second)
+    assert tunnels.key_pair("a", "two") == tunnels.key_pair("a") == second._replace(kept=True)
+    assert not tunnels.key_pair("a", "one").kept, "an old token is another token"
+    assert second.private not in repr(second)
+
+
 def test_a_key_without_its_vault_is_not_replaced(state: State, tmp_path: Path) -> None:
-    table(state).private_key("a")
+    table(state).key_pair("a")
     (tmp_path / "gateway.db.key").unlink()
     with pytest.raises(StateError, match="restore it from a backup"):
-        table(state).private_key("a")
+        table(state).key_pair("a")
 
 
 def test_peers_are_rows_by_themselves(state: State) -> None:
@@ -96,7 +109,7 @@ def test_where_peers_are_is_remembered_until_they_go(state: State) -> None:
 
 def test_an_export_with_secrets_moves_keys_and_peers(state: State, tmp_path: Path) -> None:
     tunnels = table(state)
-    private, secret = tunnels.private_key("a"), key(7_777)
+    private, secret = tunnels.key_pair("a", "first").private, key(7_777)
     tunnels.add_peers("a", [(peer(1), secret), (peer(2), None)])
     tunnels.remember("a", [memory(1)])
     shown = export(state.path, secrets=False)
@@ -108,6 +121,6 @@ def test_an_export_with_secrets_moves_keys_and_peers(state: State, tmp_path: Pat
         done = restore(other, export(state.path, secrets=True))
         assert "key pair of Listener a" in done
         moved = table(other)
-        assert moved.private_key("a") == private
+        assert moved.key_pair("a", "first").private == private
         assert kept(moved) == [(key(1), secret), (key(2), None)]
         assert len(list(moved.memories("a"))) == 1

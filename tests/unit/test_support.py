@@ -38,6 +38,7 @@ def test_a_plain_gateway_is_available() -> None:
     ("document", "path"),
     [
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
+        ({"listeners": [{"Protocols": ["webrtc"]}]}, ("listeners", 0, "protocol")),
         (
             {"listeners": [{"client_restrictions": {"domains": ["a.example"]}}]},
             ("listeners", 0, "client_restrictions", "domains"),

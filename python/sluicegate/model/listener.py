@@ -4,15 +4,17 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer, model_validator
 
 from sluicegate.model.address import BindAddress, Network, parse_bind
-from sluicegate.model.base import Resource, invalid
+from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.names import LogGroupName, Name
 from sluicegate.model.role import Role
+
+Protocol = Literal["udp", "wg", "dtls", "webrtc"]
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
 _DNS_NAME = re.compile(
@@ -117,11 +119,10 @@ class Listener(Resource):
 
     name: Name = ""
     """Unique in the gateway; generated when absent."""
-    protocol: Annotated[
-        Literal["udp", "wg", "dtls"],
-        BeforeValidator(_protocol, json_schema_input_type=Literal["udp", "wg", "dtls"]),
-    ] = Field(default="udp", alias="Protocols")
-    """`udp`, `wg` or `dtls`."""
+    protocol: Annotated[Protocol, BeforeValidator(_protocol, json_schema_input_type=Protocol)] = Field(
+        default="udp", alias="Protocols"
+    )
+    """`udp` or `wg`; later `dtls` and `webrtc`."""
     bind: Annotated[str, AfterValidator(_bind)] | None = None
     """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
     kept; without an address both families are bound."""
@@ -133,6 +134,9 @@ class Listener(Resource):
     private_key: SecretKey | None = Field(default=None, exclude=True)
     """The Listener's own WireGuard key, for one that is brought along: without it the gateway makes a key pair, and
     keeps it for the Listener's life. Never printed."""
+    key_refresh_token: Annotated[str, Field(min_length=1)] | None = None
+    """Any text. A changed one makes a new key pair for a `wg` Listener when it is updated, and sessions with the old
+    key end: peers need the new public key. Left out, the key stays. No effect on `udp` Listeners."""
     allow_unknown_peers: bool = False
     """Complete handshakes with keys that are not in `peers`."""
     unknown_peer_pre_shared_key: SecretKey | None = Field(default=None, exclude=True)
@@ -152,6 +156,23 @@ class Listener(Resource):
     @field_serializer("protocol", when_used="json")
     def _protocols(self, protocol: str) -> list[str]:
         return [protocol]
+
+    @model_validator(mode="after")
+    def _one_origin_of_the_key(self) -> Self:
+        found = self.refreshed_own_key()
+        if found is not None:
+            raise invalid_at("Listener", [found])
+        return self
+
+    def refreshed_own_key(self) -> Finding | None:
+        """What is wrong where a key of the user's own is to be refreshed: only the gateway's keys can be."""
+        if self.private_key is None or self.key_refresh_token is None or self.protocol != "wg":
+            return None
+        return Finding(
+            ("key_refresh_token",),
+            "`key_refresh_token` makes a new key pair, and this Listener has a `private_key` of your own",
+            "change `private_key` for another key, or remove it (null over the API) so that the gateway makes the keys",
+        )
 
     def bind_address(self) -> BindAddress:
         """`(host, port, dual_stack)`: host None for every address, port None for one to be assigned."""

@@ -24,6 +24,12 @@ _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
         "use `protocol: udp` or `protocol: wg`",
     ),
     (
+        "protocol",
+        lambda r: r.protocol == "webrtc",
+        "the protocol webrtc",
+        "use `protocol: udp` or `protocol: wg`",
+    ),
+    (
         "client_restrictions.domains",
         lambda r: bool(r.client_restrictions.domains),
         "restricting clients by domain",

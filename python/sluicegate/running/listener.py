@@ -18,7 +18,7 @@ from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
 from sluicegate.sources.base import Source
-from sluicegate.state import StateError
+from sluicegate.state import KeyPair, StateError
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +55,8 @@ class RunningListener:
         self.destinations: list[DestinationPlace] = []
         self.sources: list[SourcePlace] = []
         self.ended = False
+        self.key_pair: KeyPair | None = None
+        """Of a `wg` Listener that is open. One that is not kept is to be written together with the change."""
         self.public_key = ""
         """Of a `wg` Listener."""
         self.peers: PeerKeeper | None = None
@@ -101,8 +103,9 @@ class RunningListener:
         node = self.node
         try:
             if self.resource.protocol == "wg":
-                self.public_key = _native.public_key(own_key(self.resource, node.wireguard))
-                spec["WireGuard"] = wireguard_spec(self.resource, node.wireguard)
+                self.key_pair = own_key(self.resource, node.wireguard)
+                self.public_key = _native.public_key(self.key_pair.private)
+                spec["WireGuard"] = wireguard_spec(self.resource, self.key_pair.private, node.wireguard)
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
         except StateError as error:
             raise Refused(Finding((), str(error), conflict=True).of(Listener, self.name)) from None

@@ -12,7 +12,7 @@ from sluicegate import _native
 from sluicegate.events import EventLog
 from sluicegate.events.times import iso_milliseconds
 from sluicegate.model import Listener, Peer
-from sluicegate.state import StateError, WireGuardTable
+from sluicegate.state import KeyPair, StateError, WireGuardTable
 from sluicegate.state.wireguard import Memory
 
 WRITE_SECONDS = 0.3
@@ -21,20 +21,21 @@ RETRY_SECONDS = 5.0
 """The same, after a disk refused."""
 
 
-def own_key(listener: Listener, table: WireGuardTable) -> str:
-    """The Listener's private key: the one it was given, else the one that the gateway made for it. `StateError`."""
+def own_key(listener: Listener, table: WireGuardTable) -> KeyPair:
+    """The Listener's key pair: of the private key that it was given, else the one that the gateway made for it, or a
+    new one if its `key_refresh_token` has changed. `StateError`."""
     if listener.private_key is not None:
-        return listener.private_key.get_secret_value()
-    return table.private_key(listener.name)
+        return KeyPair(listener.private_key.get_secret_value(), None, kept=True)
+    return table.key_pair(listener.name, listener.key_refresh_token)
 
 
-def wireguard_spec(listener: Listener, table: WireGuardTable) -> orjson.Fragment:
+def wireguard_spec(listener: Listener, private_key: str, table: WireGuardTable) -> orjson.Fragment:
     """The native side's view of a `wg` Listener, as JSON: there may be too many peers to hold them all as objects.
 
     `StateError`; blocks.
     """
     head = {
-        "PrivateKey": own_key(listener, table),
+        "PrivateKey": private_key,
         **_unknown(listener),
         "DecapsulatedDelivery": listener.decapsulated_delivery,
     }

@@ -7,7 +7,7 @@ itself hands what is ready to the native side, and cannot be refused. What is re
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,6 +21,7 @@ from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.peers import own_key
+from sluicegate.state import SealedPair
 
 log = structlog.get_logger("sluicegate.runtime")
 
@@ -87,15 +88,20 @@ class Runtime:
             return False
         if listener.decapsulated_delivery != before.decapsulated_delivery:
             return True
-        # A given key may be the one that it has.
-        return listener.private_key != before.private_key and (
-            _native.public_key(own_key(listener, self._node.wireguard)) != running.public_key
-        )
+        if (listener.private_key, listener.key_refresh_token) == (
+            before.private_key,
+            before.key_refresh_token,
+        ):
+            return False
+        # A given key may be the one that it has, and a token the one that its key was made for.
+        pair = own_key(listener, self._node.wireguard)
+        return not pair.kept or _native.public_key(pair.private) != running.public_key
 
     async def apply(
-        self, desired: Desired, commit: Callable[[], _T]
+        self, desired: Desired, commit: Callable[[list[SealedPair]], _T]
     ) -> tuple[_T, Coroutine[None, None, None]]:
-        """Make it so; `commit` (which blocks) writes it down when nothing can be refused any more.
+        """Make it so; `commit` (which blocks) writes it down, with these new key pairs, when nothing can be refused any
+        more.
 
         `(result of commit, what remains)`: the latter is to be awaited; it ends what was replaced or deleted. Raises
         `Refused`, or what `commit` raises, and then everything is as before.
@@ -124,10 +130,19 @@ class Runtime:
             recalled = await self._node.recall({s for change in changes.values() for s in change.new_sources})
             for change in changes.values():
                 await change.provision(undo)
-            result = await asyncio.to_thread(commit)
+            result = await asyncio.to_thread(lambda: commit(self._new_pairs(changes.values())))
             undo.pop_all()
         self._switch(desired, changes, recalled, plan)
         return result, self._end(leaving, plan)
+
+    def _new_pairs(self, changes: Iterable[Change]) -> list[SealedPair]:
+        """The key pairs that Listeners begin to use with these changes."""
+        opened = [(change.running.name, change.running.key_pair) for change in changes]
+        return [
+            self._node.wireguard.sealed(name, pair)
+            for name, pair in opened
+            if pair is not None and not pair.kept
+        ]
 
     def _switch(
         self,

@@ -181,6 +181,9 @@ class Registry:
                 if isinstance(resource, Listener) and not lenient:
                     # A template says everything each time; others send back what they have read.
                     resource = keep_secrets(resource, self.find(kind, name).resource)
+                    found = resource.refreshed_own_key()
+                    if found is not None:
+                        raise Refused(Complaint(kind, name, found.path, found.cause, found.fix))
                 if isinstance(resource, Listener):
                     await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
                 await self._change(Commit(put=[_stored(kind, resource)]))
@@ -295,7 +298,9 @@ class Registry:
         lines = self.runtime.plan(desired).lines()
         before, self._node.config = self._node.config, config
         try:
-            versions, ending = await self.runtime.apply(desired, lambda: self._table.commit(commit))
+            versions, ending = await self.runtime.apply(
+                desired, lambda pairs: self._table.commit(dataclasses.replace(commit, key_pairs=pairs))
+            )
         except BaseException:
             self._node.config = before
             raise

@@ -8,13 +8,15 @@ Beside it, in files: the journal of what was sent, and keys of the API.
 from sluicegate.state.lock import StateError
 from sluicegate.state.resources import Answer, Commit, Decision, ResourceTable, Stored, changed
 from sluicegate.state.store import SourceQueue, State
-from sluicegate.state.wireguard import WireGuardTable
+from sluicegate.state.wireguard import KeyPair, SealedPair, WireGuardTable
 
 __all__ = [
     "Answer",
     "Commit",
     "Decision",
+    "KeyPair",
     "ResourceTable",
+    "SealedPair",
     "SourceQueue",
     "State",
     "StateError",

@@ -100,6 +100,10 @@ _STEPS: list[list[str]] = [
             PRIMARY KEY (listener, public_key)
         ) WITHOUT ROWID""",
     ],
+    [
+        # The `KeyRefreshToken` that the key pair was made for: another one makes another pair.
+        "ALTER TABLE listener_keys ADD COLUMN token TEXT",
+    ],
 ]
 
 LATEST = len(_STEPS)

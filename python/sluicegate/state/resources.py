@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sluicegate.state.store import State
 from sluicegate.state.vault import Vault
+from sluicegate.state.wireguard import SealedPair, put_key_pair
 
 ANSWER_SECONDS = 86_400.0
 """How long the first answer to an `Idempotency-Key` is kept."""
@@ -51,6 +52,8 @@ class Commit:
     """`(kind, name)`"""
     decide: dict[str, Decision | None] = field(default_factory=dict)
     """By PacketSource; None forgets the decision."""
+    key_pairs: list[SealedPair] = field(default_factory=list)
+    """Of WireGuard Listeners that have new ones from this change on."""
 
 
 class ResourceTable:
@@ -81,6 +84,8 @@ class ResourceTable:
         def write(db: sqlite3.Connection) -> dict[tuple[str, str], int]:
             versions = {(one.kind, one.name): _put(db, one, secrets) for one, secrets in sealed}
             db.executemany("DELETE FROM resources WHERE kind = ? AND name = ?", change.delete)
+            for pair in change.key_pairs:
+                put_key_pair(db, pair)
             for source, decision in change.decide.items():
                 db.execute("DELETE FROM approvals WHERE source = ?", (source,))
                 if decision is not None:

@@ -16,7 +16,7 @@ from sluicegate.state.migrations import LATEST, version
 from sluicegate.state.resources import Commit, Decision, ResourceTable, Stored
 from sluicegate.state.store import SOURCE_QUEUES, SourceQueue, State, failed
 from sluicegate.state.vault import Vault
-from sluicegate.state.wireguard import WireGuardTable, key_label, peer_label
+from sluicegate.state.wireguard import KeyPair, WireGuardTable, key_label, peer_label
 
 FORMAT = 1
 
@@ -60,7 +60,10 @@ def restore(state: State, document: Any) -> list[str]:
         topics = [str(arn) for arn in document["Topics"]]
         queues = [SourceQueue(**one) for one in document.get("SourceQueues", ())]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
-        own = [(str(one["Listener"]), one.get("PrivateKey")) for one in document.get("WireGuardKeys", ())]
+        own = [
+            (str(one["Listener"]), one.get("PrivateKey"), one.get("KeyRefreshToken"))
+            for one in document.get("WireGuardKeys", ())
+        ]
         peers = [
             (str(one["Listener"]), dict(one["Peer"]), one.get("SharedSecret"))
             for one in document.get("WireGuardPeers", ())
@@ -71,7 +74,9 @@ def restore(state: State, document: Any) -> list[str]:
             f"the export is damaged ({error}), make it anew with `sluicegate state export`"
         ) from None
     missing = [f"{one['Kind']} {one['Name']}" for one in document["Resources"] if one.get("SecretsLeftOut")]
-    missing += [f"Listener {name}" for name, key in own if key is None and f"Listener {name}" not in missing]
+    missing += [
+        f"Listener {name}" for name, key, _ in own if key is None and f"Listener {name}" not in missing
+    ]
     missing += [
         f"peer {one['Peer'].get('PublicKey')}"
         for one in document.get("WireGuardPeers", ())
@@ -92,8 +97,8 @@ def restore(state: State, document: Any) -> list[str]:
     table = ResourceTable(state)
     table.commit(Commit(put=stored, decide=decisions))
     wireguard = WireGuardTable(state, table.vault)
-    for name, key in own:
-        wireguard.keep_private_key(name, str(key))
+    for name, key, token in own:
+        wireguard.keep_key_pair(name, KeyPair(str(key), token, kept=False))
     for name, peer, secret in peers:
         wireguard.remove_peer(name, peer["PublicKey"])
         wireguard.add_peers(name, [(peer, secret)])
@@ -105,7 +110,7 @@ def restore(state: State, document: Any) -> list[str]:
         *(f"topic {arn}" for arn in topics),
         *(f"queue {queue.arn}" for queue in queues),
         *(f"decision about PacketSource {name}" for name in decisions),
-        *(f"key pair of Listener {name}" for name, _ in own),
+        *(f"key pair of Listener {name}" for name, _, _ in own),
         *(f"peer {peer['PublicKey']} of Listener {name}" for name, peer, _ in peers),
         *(["Tag keys"] if keys else []),
     ]
@@ -164,11 +169,15 @@ def _resources(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[s
 def _listener_keys(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
     vault = Vault(path.with_name(path.name + ".key"))
     rows = db.execute(
-        "SELECT name, sealed FROM listener_keys JOIN listeners ON listeners.id = listener ORDER BY id"
+        "SELECT name, sealed, token FROM listener_keys JOIN listeners ON listeners.id = listener ORDER BY id"
     )
     return [
-        {"Listener": name, "PrivateKey": vault.unseal(sealed, key_label(name)).decode() if secrets else None}
-        for name, sealed in rows
+        {
+            "Listener": name,
+            "PrivateKey": vault.unseal(sealed, key_label(name)).decode() if secrets else None,
+            "KeyRefreshToken": token,
+        }
+        for name, sealed, token in rows
     ]
 
 

@@ -7,7 +7,7 @@ There may be a hundred thousand peers. So each is a row, read and written by its
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sluicegate import _native
 from sluicegate.state.store import State
@@ -19,6 +19,31 @@ Memory = Mapping[str, Any]
 _CHUNK = 1000
 
 
+class KeyPair(NamedTuple):
+    """A private key in base64, which has its public key in it, and the `KeyRefreshToken` that it was made for. `kept`:
+    it is in the state."""
+
+    private: str
+    token: str | None
+    kept: bool
+
+    def __repr__(self) -> str:
+        return f"KeyPair(token={self.token!r})"
+
+
+class SealedPair(NamedTuple):
+    """A row of the table: the Listener's number, the sealed private key, and its token."""
+
+    listener: int
+    sealed: bytes
+    token: str | None
+
+
+def put_key_pair(db: sqlite3.Connection, row: SealedPair) -> None:
+    """Write a row in place of the one that there may be."""
+    db.execute("INSERT OR REPLACE INTO listener_keys (listener, sealed, token) VALUES (?, ?, ?)", row)
+
+
 class WireGuardTable:
     """By the names of Listeners. What is kept of one goes when it is released. Raises `StateError`."""
 
@@ -28,24 +53,34 @@ class WireGuardTable:
 
     # The Listener's own key
 
-    def private_key(self, listener: str) -> str:
-        """The key that the gateway made for a Listener, in base64: at first use, and from then on the same."""
-        number = self._state.listener_id(listener)
-        rows = self._state.read("SELECT sealed FROM listener_keys WHERE listener = ?", number)
-        if rows:
-            return self._vault.unseal(rows[0][0], key_label(listener)).decode()
-        made = _native.generate_private_key()
-        self.keep_private_key(listener, made)
-        return made
+    def key_pair(self, listener: str, token: str | None = None) -> KeyPair:
+        """The key that the gateway made for a Listener: at first use, and from then on the same while `token` is.
 
-    def keep_private_key(self, listener: str, key: str) -> None:
-        """This key in place of the one that there may be."""
+        Another `token` (None stands for the one that there was) gives a pair that is not `kept` yet: whoever begins to
+        use it keeps it.
+        """
         number = self._state.listener_id(listener)
-        sealed = self._vault.seal(key.encode(), key_label(listener))
-        self._state.write(
-            lambda db: db.execute(
-                "INSERT OR REPLACE INTO listener_keys (listener, sealed) VALUES (?, ?)", (number, sealed)
-            )
+        rows = self._state.read("SELECT sealed, token FROM listener_keys WHERE listener = ?", number)
+        if rows and token in (None, rows[0][1]):
+            private = self._vault.unseal(rows[0][0], key_label(listener)).decode()
+            return KeyPair(private, rows[0][1], kept=True)
+        made = KeyPair(_native.generate_private_key(), token, kept=False)
+        if rows:
+            return made
+        self.keep_key_pair(listener, made)
+        return made._replace(kept=True)
+
+    def keep_key_pair(self, listener: str, pair: KeyPair) -> None:
+        """This pair in place of the one that there may be."""
+        row = self.sealed(listener, pair)
+        self._state.write(lambda db: put_key_pair(db, row))
+
+    def sealed(self, listener: str, pair: KeyPair) -> SealedPair:
+        """A pair as it is written."""
+        return SealedPair(
+            self._state.listener_id(listener),
+            self._vault.seal(pair.private.encode(), key_label(listener)),
+            pair.token,
         )
 
     # Peers that the API added
