@@ -153,8 +153,10 @@ def _kind(choice: dict[str, Any]) -> str:
     kind = {"integer": "whole number", "string": "text", "array": "list", "object": "map"}.get(
         choice["type"], choice["type"]
     )
-    if kind == "list" and "$ref" in choice["items"]:
-        kind = "list of sections"
+    if kind == "list":
+        items = choice["items"].get("anyOf", [choice["items"]])
+        if "$ref" in items[0]:
+            kind = "list of sections" + " or names" * (len(items) > 1)
     low = f"≥ {choice['minimum']}" if "minimum" in choice else ""
     low = f"> {choice['exclusiveMinimum']}" if "exclusiveMinimum" in choice else low
     high = f"≤ {choice['maximum']}" if "maximum" in choice else ""

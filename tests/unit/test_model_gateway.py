@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sluicegate.model import DestinationSpec, Finding, GatewayConfig, Listener, findings
+from sluicegate.model.shared import resolved
 
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
 
@@ -49,11 +50,11 @@ def test_models_made_in_python_are_named_too() -> None:
     assert config.listeners[0].destinations[0].name == "listener-1-destination-1"
 
 
-def test_names_are_unique_and_destinations_in_the_whole_gateway() -> None:
+def test_names_are_unique_and_destinations_in_their_listener() -> None:
     found = problems(
         {
             "listeners": [
-                {"name": "a", "destinations": [{"name": "d"}]},
+                {"name": "a", "destinations": [{"name": "d"}, {"Name": "d"}]},
                 {"name": "a", "destinations": [{"Name": "d"}]},
             ],
             "packet_sources": [source(name="s", listener_name="a"), source(name="s", listener_name="a")],
@@ -61,9 +62,56 @@ def test_names_are_unique_and_destinations_in_the_whole_gateway() -> None:
     )
     assert {finding.path for finding in found} == {
         ("listeners", 1, "name"),
-        ("listeners", 1, "destinations", 0, "name"),
+        ("listeners", 0, "destinations", 1, "name"),
         ("packet_sources", 1, "name"),
     }
+
+
+@pytest.mark.parametrize(
+    ("entries", "cause", "fix"),
+    [
+        (["nowhere"], 'there is no Destination named "nowhere"', "use one of: d, e, own"),
+        (
+            ["d"],
+            'the Destination "d" is declared by the Listeners "a" and "b"',
+            "give one of them another name",
+        ),
+        (["own"], 'two Destinations of this Listener are named "own"', "give each its own name"),
+        (["e", "e"], 'two Destinations of this Listener are named "e"', "give each its own name"),
+        (["not a name"], '"not a name" cannot be a Destination\'s name', "use letters"),
+        ([7], "item 2 of `destinations` must be a mapping", "indented"),
+    ],
+)
+def test_a_name_in_destinations_that_names_no_other_one(entries: list[Any], cause: str, fix: str) -> None:
+    document = {
+        "listeners": [
+            {"name": "a", "destinations": [{"name": "d"}, {"name": "e"}]},
+            {"name": "b", "destinations": [{"name": "d"}]},
+            {"name": "c", "destinations": [{"name": "own"}, *entries]},
+        ]
+    }
+    (found,) = problems(document)
+    assert found.path == ("listeners", 2, "destinations", len(entries))
+    assert cause in found.cause
+    assert fix in found.fix
+
+
+def test_a_name_stands_for_the_destination_that_is_declared() -> None:
+    config = GatewayConfig.model_validate(
+        {
+            "listeners": [
+                {"name": "b", "destinations": ["d", {}]},
+                {"name": "a", "destinations": [{"name": "d", "batching": {"count": 7}}]},
+                {"name": "c", "destinations": ["d"]},
+            ]
+        }
+    )
+    first, second, third = resolved(config.listeners)
+    assert [one.name for one in first.destination_specs] == ["d", "b-destination-2"]
+    assert first.destination_specs[0] == second.destination_specs[0] == third.destination_specs[0]
+    assert config.listeners[0].dump()["Destinations"][0] == "d", (
+        "what was declared is shown as it was declared"
+    )
 
 
 def test_a_source_names_an_existing_listener() -> None:

@@ -107,7 +107,7 @@ def _doubtful(gateway: GatewayConfig) -> list[Finding]:
             cause = f'the Listener "{listener.name}" has neither Destinations nor a PacketSource'
             found.append(Finding(("listeners", index), cause, "add one, otherwise packets are only counted"))
         for position, destination in enumerate(listener.destinations):
-            if destination.destination_arn is None:
+            if not isinstance(destination, str) and destination.destination_arn is None:
                 cause = f'the Destination "{destination.name}" has no `destination_arn`'
                 place = ("listeners", index, "destinations", position)
                 found.append(Finding(place, cause, "its packets are dropped and counted until it has one"))

@@ -85,7 +85,7 @@ def _targets(listener: Listener) -> list[LogTarget]:
     found = []
     if listener.log_group_name is not None:
         found.append(LogTarget(listener.log_group_name, listener.name, role=listener.role))
-    for destination in listener.destinations:
+    for destination in listener.destination_specs:
         name = destination.log_group_name
         # What goes to the Listener's group is there already.
         if name is not None and destination.enable_logging is not False and name != listener.log_group_name:

@@ -14,7 +14,9 @@ from sluicegate.model.address import BindAddress, parse_bind
 from sluicegate.model.base import Finding, Path, Resource
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
+from sluicegate.model.names import is_destination_name
 from sluicegate.model.packet_source import PacketSource
+from sluicegate.model.shared import not_one
 
 
 def with_names(data: dict[Any, Any]) -> dict[Any, Any]:
@@ -37,15 +39,12 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
     """Findings about the gateway as a whole; `data` is a document that `with_names` has seen."""
     listeners = list(_items(data.get("listeners"), Listener, ("listeners",)))
     sources = list(_items(data.get("packet_sources"), PacketSource, ("packet_sources",)))
-    destinations = [
-        found
-        for path, listener in listeners
-        for found in _items(Listener.peek(listener, "destinations"), DestinationSpec, (*path, "destinations"))
-    ]
+    destinations = {path: list(_destinations(path, listener)) for path, listener in listeners}
     return [
-        *_duplicates("Listener", Listener, listeners),
-        *_duplicates("Destination", DestinationSpec, destinations),
-        *_duplicates("PacketSource", PacketSource, sources),
+        *_duplicates("Listener", _with_paths(Listener, listeners)),
+        *(found for named in destinations.values() for found in _duplicates("Destination", named)),
+        *_duplicates("PacketSource", _with_paths(PacketSource, sources)),
+        *_unknown_destinations(listeners),
         *_repeated_peers(listeners),
         *_unknown_listeners(listeners, sources),
         *_shared_ports(listeners),
@@ -90,15 +89,51 @@ def _items(items: Any, model: type[Resource], path: Path) -> Iterator[tuple[Path
             yield (*path, index), item
 
 
-def _duplicates(kind: str, model: type[Resource], items: list[tuple[Path, Any]]) -> Iterator[Finding]:
+def _with_paths(model: type[Resource], items: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """`(path of the name, name)` of each resource."""
+    return [((*path, "name"), model.peek(item, "name")) for path, item in items]
+
+
+def _destinations(path: Path, listener: Any) -> Iterator[tuple[Path, Any]]:
+    """`(path of the name, name)` of each Destination of a Listener, also of one that a string names."""
+    entries = Listener.peek(listener, "destinations")
+    for index, entry in enumerate(entries) if _is_list(entries) else ():
+        place = (*path, "destinations", index)
+        yield (
+            (place, entry)
+            if isinstance(entry, str)
+            else ((*place, "name"), DestinationSpec.peek(entry, "name"))
+        )
+
+
+def _duplicates(kind: str, names: list[tuple[Path, Any]]) -> Iterator[Finding]:
     seen: set[str] = set()
-    for path, item in items:
-        name = model.peek(item, "name")
+    where = " of this Listener" if kind == "Destination" else ""
+    for path, name in names:
         if not isinstance(name, str):
             continue
         if name in seen:
-            yield Finding((*path, "name"), f'two {kind}s are named "{name}"', "give each its own name")
+            yield Finding(path, f'two {kind}s{where} are named "{name}"', "give each its own name")
         seen.add(name)
+
+
+def _unknown_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    """Strings that do not name a Destination of exactly one other Listener."""
+    declared: dict[str, list[str]] = {}
+    strings: list[tuple[Path, str, str]] = []
+    for path, listener in listeners:
+        owner = str(Listener.peek(listener, "name"))
+        for place, name in _destinations(path, listener):
+            if isinstance(name, str) and place[-1] == "name":
+                declared.setdefault(name, []).append(owner)
+            elif isinstance(name, str):
+                strings.append((place, name, owner))
+    for place, name, owner in strings:
+        # One of its own is two of one name, which is said already.
+        if is_destination_name(name) and owner not in declared.get(name, ()):
+            problem = not_one(name, declared)
+            if problem is not None:
+                yield Finding(place, *problem)
 
 
 def _repeated_peers(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:

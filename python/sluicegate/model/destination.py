@@ -76,7 +76,7 @@ class DestinationSpec(Resource):
     model_config = ConfigDict(title="Destination")
 
     name: DestinationName = ""
-    """Unique in the gateway; generated from the Listener's name when absent."""
+    """Unique within its Listener; generated from the Listener's name when absent."""
     description: str | None = None
     role: Role = None
     """The role that is assumed for the delivery and for `log_group_name`: its ARN, or `{Arn, Duration}`."""

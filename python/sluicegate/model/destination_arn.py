@@ -19,7 +19,7 @@ class DestinationArn(Resource):
     """Takes the place of an ARN that the Destination itself names for the same region."""
 
     destination: DestinationName
-    """The Destination's name; it is unique in the gateway."""
+    """The Destination's name. Exactly one Listener declares one of this name."""
     ingress_region_key: Annotated[str, AfterValidator(_region_key)]
     """The region in which packets arrive, or `*` for every region without an ARN of its own."""
     arn: str

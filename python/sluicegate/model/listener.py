@@ -6,12 +6,20 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
 
 from sluicegate.model.address import BindAddress, Network, parse_bind
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.destination import DestinationSpec
-from sluicegate.model.names import LogGroupName, Name
+from sluicegate.model.names import LogGroupName, Name, destination_name
 from sluicegate.model.role import Role
 
 Protocol = Literal["udp", "wg", "dtls", "webrtc"]
@@ -107,6 +115,19 @@ class Peer(Resource):
     """For people."""
 
 
+def _entry(value: Any, info: ValidationInfo) -> Any:
+    # A union would report one error for each branch.
+    if isinstance(value, str):
+        return destination_name(value)
+    if isinstance(value, DestinationSpec):
+        return value
+    return DestinationSpec.model_validate(value, context=info.context)
+
+
+DestinationEntry = Annotated[DestinationSpec | str, BeforeValidator(_entry)]
+"""A Destination, or the name of one that another Listener declares."""
+
+
 class Listener(Resource):
     """One endpoint: what it binds, who may send, where packets go."""
 
@@ -127,8 +148,9 @@ class Listener(Resource):
     """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
     kept; without an address both families are bound."""
     client_restrictions: ClientRestrictions = Field(default_factory=ClientRestrictions)
-    destinations: list[DestinationSpec] = Field(default_factory=list)
-    """Each gets every packet."""
+    destinations: list[DestinationEntry] = Field(default_factory=list)
+    """Each gets every packet. A name stands for a Destination of another Listener: packets go to the same service with
+    the same settings, with a queue, batches and counters of their own."""
     peers: list[Peer] = Field(default_factory=list)
     """WireGuard peers."""
     private_key: SecretKey | None = Field(default=None, exclude=True)
@@ -173,6 +195,11 @@ class Listener(Resource):
             "`key_refresh_token` makes a new key pair, and this Listener has a `private_key` of your own",
             "change `private_key` for another key, or remove it (null over the API) so that the gateway makes the keys",
         )
+
+    @property
+    def destination_specs(self) -> list[DestinationSpec]:
+        """The Destinations that this Listener declares itself; all of them once `shared.resolved` has seen it."""
+        return [entry for entry in self.destinations if isinstance(entry, DestinationSpec)]
 
     def bind_address(self) -> BindAddress:
         """`(host, port, dual_stack)`: host None for every address, port None for one to be assigned."""

@@ -24,8 +24,14 @@ def _name(text: str) -> str:
     return text
 
 
-def _destination_name(text: str) -> str:
-    if not _DESTINATION_NAME.fullmatch(text):
+def is_destination_name(text: str) -> bool:
+    """True for what can be a Destination's name."""
+    return _DESTINATION_NAME.fullmatch(text) is not None
+
+
+def destination_name(text: str) -> str:
+    """`text` if it can be a Destination's name. Raises an `invalid` error."""
+    if not is_destination_name(text):
         raise invalid(f'"{text}" cannot be a Destination\'s name', "use letters, digits and `-` only")
     return text
 
@@ -73,7 +79,7 @@ def _log_group_name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """A Listener's or PacketSource's name: it appears in URLs, log streams and object keys."""
 
-DestinationName = Annotated[str, AfterValidator(_destination_name)]
+DestinationName = Annotated[str, AfterValidator(destination_name)]
 """`[a-zA-Z0-9-]+` (contract 1.2)."""
 
 LogGroupName = Annotated[str, AfterValidator(_log_group_name)]

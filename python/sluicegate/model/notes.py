@@ -22,6 +22,7 @@ def _without_metrics(listeners: Sequence[Listener]) -> Iterator[Finding]:
         measured += [
             (destination, ("destinations", position))
             for position, destination in enumerate(listener.destinations)
+            if isinstance(destination, DestinationSpec)
         ]
         for resource, inner in measured:
             if resource.metrics_enabled:

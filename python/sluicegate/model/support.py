@@ -63,6 +63,8 @@ def unavailable(config: GatewayConfig) -> list[Finding]:
         path: Path = ("listeners", index)
         found += _apply(_LISTENER, listener, path)
         for position, destination in enumerate(listener.destinations):
+            if isinstance(destination, str):
+                continue  # it is looked at where it is declared
             inner = (*path, "destinations", position)
             found += _apply(_DESTINATION, destination, inner)
             found += _targets(destination, inner)

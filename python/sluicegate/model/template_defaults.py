@@ -35,7 +35,9 @@ def _restricts(listener: Listener) -> bool:
     return "networks" in restrictions.model_fields_set or bool(restrictions.domains)
 
 
-def _with_timeout(destination: DestinationSpec) -> DestinationSpec:
+def _with_timeout(destination: DestinationSpec | str) -> DestinationSpec | str:
+    if isinstance(destination, str):
+        return destination  # its settings are those of the Listener that declares it
     batching = destination.batching
     if "timeout_in_seconds" in batching.model_fields_set:
         return destination

@@ -69,7 +69,7 @@ class Change:
             place if place.removed else dataclasses.replace(place, removed=True)
             for place in self.running.destinations
         ]
-        for index, resource in enumerate(self._listener.destinations):
+        for index, resource in enumerate(self._listener.destination_specs):
             self._place_destination(index, resource)
         self._source_places = [
             place if place.removed else dataclasses.replace(place, removed=True)
@@ -81,7 +81,7 @@ class Change:
 
     async def provision(self, undo: AsyncExitStack) -> None:
         """Open what the new ones need; `undo` closes it again."""
-        for index, resource in enumerate(self._listener.destinations):
+        for index, resource in enumerate(self._listener.destination_specs):
             place = next(p for p in self._destination_places if not p.removed and p.resource is resource)
             if place.made is None or id(place.made) in self._kept:
                 continue

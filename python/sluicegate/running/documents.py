@@ -16,6 +16,7 @@ from sluicegate.config import Config
 from sluicegate.functions.check import check_target
 from sluicegate.model import (
     DestinationArn,
+    DestinationSpec,
     Finding,
     FindingsError,
     GatewayConfig,
@@ -30,6 +31,7 @@ from sluicegate.model import (
     with_secrets,
 )
 from sluicegate.model.crosscheck import cross_check, with_names
+from sluicegate.model.shared import declaring, not_one, resolved
 from sluicegate.model.template_defaults import with_template_defaults
 from sluicegate.state import Decision, Stored
 
@@ -60,7 +62,8 @@ State = Literal["Active", "PendingApproval", "Rejected", "Disabled"]
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What is to run: Listeners with all of their ARNs, PacketSources with their states, in order."""
+    """What is to run, in order: Listeners with all of their ARNs and with Destinations in place of names, PacketSources
+    with their states."""
 
     listeners: list[Listener]
     packet_sources: list[PacketSource]
@@ -139,7 +142,7 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
     if found:
         raise Refused(*found)
     states = {one.name: _state(one, ours.require_approval, decisions.get(one.name)) for one in sources}
-    return Desired(listeners, sources, states)
+    return Desired(resolved(listeners), sources, states)
 
 
 def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
@@ -174,29 +177,22 @@ def file_owned(config: Config) -> set[tuple[str, str]]:
 def _bound(listeners: list[Listener], bindings: list[DestinationArn]) -> tuple[list[Listener], list[Finding]]:
     """The Listeners with the ARNs that DestinationArn resources bind to their Destinations."""
     by_destination: dict[str, dict[str, str]] = {}
+    found = []
+    declared = declaring(listeners)
     for one in bindings:
         by_destination.setdefault(one.destination, {})[one.ingress_region_key] = one.arn
-    known = {destination.name for listener in listeners for destination in listener.destinations}
-    names = ", ".join(sorted(known)) or "none"
-    found = [
-        Finding(
-            ("destination",),
-            f'there is no Destination named "{one.destination}"',
-            f"declare it in a Listener first, or use one of: {names}",
-            conflict=True,
-        ).of(DestinationArn, one.name)
-        for one in bindings
-        if one.destination not in known
-    ]
+        problem = not_one(one.destination, declared)
+        if problem is not None:
+            found.append(Finding(("destination",), *problem, conflict=True).of(DestinationArn, one.name))
     return [_with_arns(listener, by_destination) for listener in listeners], found
 
 
 def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, str]]) -> Listener:
-    if not any(destination.name in bindings for destination in listener.destinations):
+    if not any(destination.name in bindings for destination in listener.destination_specs):
         return listener
     destinations = [
         one.model_copy(update={"destination_arn": one.targets() | dict(bindings[one.name])})
-        if one.name in bindings
+        if isinstance(one, DestinationSpec) and one.name in bindings
         else one
         for one in listener.destinations
     ]

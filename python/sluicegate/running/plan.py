@@ -254,7 +254,7 @@ def _differences(
         for name in Listener.model_fields
         if name != "destinations" and getattr(before, name) != getattr(after, name)
     ]
-    found += _named("Destination", before.destinations, after.destinations)
+    found += _named("Destination", before.destination_specs, after.destination_specs)
     were = [place.resource for _, place in running.live_sources]
     found += _named("PacketSource", were, [source for source, _ in sources])
     states = {place.resource.name: place.state for _, place in running.live_sources}

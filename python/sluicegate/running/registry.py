@@ -369,8 +369,15 @@ class Registry:
         if kind != "Listener":
             return
         listener = self.find(kind, name).resource
-        destinations = {destination.name for destination in listener.destinations}
+        destinations = {destination.name for destination in listener.destination_specs}
         users = [
+            *(
+                ("Listener", one.resource.name)
+                for one in self.declared("Listener")
+                if any(
+                    isinstance(entry, str) and entry in destinations for entry in one.resource.destinations
+                )
+            ),
             *(("PacketSource", s.name) for s in self.desired.packet_sources if s.listener_name == name),
             *(
                 ("DestinationArn", one.resource.name)

@@ -44,7 +44,7 @@ def _listener(running: RunningListener) -> dict[str, Any]:
         "Domain": running.node.domain,
         "Address": host,
         "Port": port,
-        "DestinationNames": [destination.name for destination in running.resource.destinations],
+        "DestinationNames": [destination.name for destination in running.resource.destination_specs],
         "WireGuardPublicKey": running.public_key,
         "DtlsServerCertificate": "",
     }
