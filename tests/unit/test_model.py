@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sluicegate.model import (
     Batching,
+    ClientRestrictions,
     DestinationSpec,
     Finding,
     GatewayConfig,
@@ -242,9 +243,72 @@ def test_an_address_alone_is_a_network_of_one() -> None:
     assert listener.client_restrictions.networks == ["192.0.2.7/32", "2001:db8::1/128"]
 
 
-def test_a_wildcard_domain_is_refused() -> None:
-    found = only({"client_restrictions": {"domains": ["*.example.com"]}}, Listener)
-    assert "wildcard" in found.cause
+def restricted(**fields: Any) -> ClientRestrictions:
+    return Listener.model_validate({"client_restrictions": fields}).client_restrictions
+
+
+def test_domains_alone_admit_nobody_else() -> None:
+    assert restricted(domains=["device.example.com"]).networks == []
+    assert restricted(Domains=["device.example.com"], Networks=None).networks == []
+    assert restricted(domains=["a.example"], networks=["192.0.2.0/24"]).networks == ["192.0.2.0/24"]
+    assert restricted(domains=[]).networks == ["0.0.0.0/0", "::/0"]
+    # What the API shows may be sent back, and what is in the state is read again.
+    shown = restricted(domains=["a.example"]).dump()
+    assert shown == {"Networks": [], "Domains": ["a.example"]}
+    assert restricted(**shown) == restricted(domains=["a.example"])
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("Device.Example.COM.", "device.example.com"),
+        ("_sip._udp.example.com", "_sip._udp.example.com"),
+        ("localhost", "localhost"),
+        ("münchen.example", "xn--mnchen-3ya.example"),
+        ("straße.example", "xn--strae-oqa.example"),  # not "strasse", which is somebody else's
+        ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
+        (f"{'a' * 63}.{'b' * 63}.{'c' * 63}.{'d' * 61}.", f"{'a' * 63}.{'b' * 63}.{'c' * 63}.{'d' * 61}"),
+    ],
+)
+def test_a_domain_is_kept_in_the_form_that_is_looked_up(written: str, name: str) -> None:
+    assert restricted(domains=[written, name]).domains == [name]
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("*.example.com", "wildcard"),
+        ("192.0.2.7", "list it in `networks`"),
+        ("192.0.2.0/24", "list it in `networks`"),
+        ("2001:db8::7", "list it in `networks`"),
+        ("[2001:db8::7]", "list it in `networks`"),
+        ("127.1", "ends in a number"),
+        ("10.0x7f", "ends in a number"),
+        ("", "is not a DNS name"),
+        (".", "is not a DNS name"),
+        ("a..example", "is not a DNS name"),
+        ("-a.example", "is not a DNS name"),
+        ("a.example:53", "is not a DNS name"),
+        ("https://a.example", "is not a DNS name"),
+        ("a.example\n", "is not a DNS name"),
+        ("a b.example", "is not a DNS name"),
+        ("ü_*.example", "wildcard"),
+        ("ü\u0378.example", "internationalised"),
+        (f"{'a' * 64}.example", "64 characters"),
+        ("a." * 126 + "ab", "254 characters"),
+    ],
+)
+def test_what_is_no_exact_name_is_refused(written: str, words: str) -> None:
+    found = only({"client_restrictions": {"domains": [written]}}, Listener)
+    assert found.path == ("client_restrictions", "domains", 0)
+    assert words in f"{found.cause}, {found.fix}"
+
+
+def test_so_many_domains_and_no_more() -> None:
+    names = [f"device-{number}.example" for number in range(101)]
+    assert restricted(domains=names[:100]).domains == names[:100]
+    found = only({"client_restrictions": {"domains": names}}, Listener)
+    assert found.cause == "101 names are listed"
 
 
 @pytest.mark.parametrize("key", ["Protocols", "protocols", "protocol", "Protocol"])

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,15 +18,13 @@ from pydantic import (
 from sluicegate.model.address import BindAddress, Network, parse_bind
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.destination import DestinationSpec
+from sluicegate.model.domain import Domains
 from sluicegate.model.names import LogGroupName, Name, destination_name
 from sluicegate.model.role import Role
 
 Protocol = Literal["udp", "wg", "dtls", "webrtc"]
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
-_DNS_NAME = re.compile(
-    r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?", re.I
-)
 
 
 def _protocol(value: Any) -> Any:
@@ -39,17 +36,6 @@ def _protocol(value: Any) -> Any:
             f"`protocols` has {len(value)} elements", "name exactly one protocol, for example [udp]"
         )
     return value[0]
-
-
-def _domain(name: str) -> str:
-    if "*" in name:
-        raise invalid(
-            f'"{name}" is a wildcard, and names are resolved to addresses one by one',
-            "list each name, or use `networks`",
-        )
-    if not _DNS_NAME.fullmatch(name):
-        raise invalid(f'"{name}" is not a DNS name', "use an exact name such as device.example.com")
-    return name.rstrip(".").lower()
 
 
 def is_key(text: str) -> bool:
@@ -89,9 +75,16 @@ class ClientRestrictions(Resource):
     """Who may send to a Listener; the networks bound egress too (contract 4.4)."""
 
     networks: list[Network] = Field(default_factory=lambda: list(OPEN_NETWORKS))
-    """CIDRs of clients. Packets from elsewhere are dropped and counted."""
-    domains: list[Annotated[str, AfterValidator(_domain)]] = Field(default_factory=list)
-    """Exact DNS names of clients, resolved forward."""
+    """CIDRs of clients. Packets from elsewhere are dropped and counted. None by default where `domains` are given."""
+    domains: Domains = Field(default_factory=list)
+    """Exact DNS names of clients, at most 100. Their addresses (A and AAAA, at most 64 of each name) are admitted too.
+    They are looked up again as their TTLs say, and are no networks that a PacketSource may send to."""
+
+    @model_validator(mode="after")
+    def _domains_alone(self) -> Self:
+        if self.domains and "networks" not in self.model_fields_set:
+            self.networks = []
+        return self
 
 
 def _printable(text: str) -> str:

@@ -181,9 +181,9 @@ class Registry:
                 if isinstance(resource, Listener) and not lenient:
                     # A template says everything each time; others send back what they have read.
                     resource = keep_secrets(resource, self.find(kind, name).resource)
-                    found = resource.refreshed_own_key()
-                    if found is not None:
-                        raise Refused(Complaint(kind, name, found.path, found.cause, found.fix))
+                    refreshed = resource.refreshed_own_key()
+                    if refreshed is not None:
+                        raise Refused(refreshed.of(KINDS[kind], name))
                 if isinstance(resource, Listener):
                     await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
                 await self._change(Commit(put=[_stored(kind, resource)]))
