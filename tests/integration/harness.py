@@ -73,12 +73,19 @@ class Place(Protocol):
 
     def run(self, work: Callable[[], _T]) -> _T: ...
 
+    def inside(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        """The command that runs `command` there."""
+        ...
+
 
 class Host:
     """The machine as it is."""
 
     def run(self, work: Callable[[], _T]) -> _T:
         return work()
+
+    def inside(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        return command
 
 
 HOST = Host()
@@ -91,6 +98,7 @@ class Netns:
 
     def __init__(self) -> None:
         self.name = f"sluice-{os.getpid()}-{next(self._numbers)}"
+        self._files = Path("/etc/netns", self.name)
         _ip("netns", "add", self.name)
         self._thread = ThreadPoolExecutor(1, initializer=self._enter)
         self.ip("link", "set", "lo", "up")
@@ -105,12 +113,22 @@ class Netns:
     def run(self, work: Callable[[], _T]) -> _T:
         return self._thread.submit(work).result()
 
+    def inside(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        # The thread is in the namespace. Programs that see its own /etc/resolv.conf need ip-netns(8).
+        return ["ip", "netns", "exec", self.name, *command] if self._files.exists() else command
+
+    def ask(self, name_server: str) -> None:
+        """Programs that are started from now on find this name server in /etc/resolv.conf."""
+        self._files.mkdir(parents=True, exist_ok=True)
+        (self._files / "resolv.conf").write_text(f"nameserver {name_server}\n")
+
     def ip(self, *arguments: str) -> None:
         _ip("-n", self.name, *arguments)
 
     def close(self) -> None:
         self._thread.shutdown()
         _ip("netns", "del", self.name)
+        shutil.rmtree(self._files, ignore_errors=True)
 
     def _enter(self) -> None:
         with Path("/var/run/netns", self.name).open() as file:
@@ -190,7 +208,7 @@ class Process:
 
         def spawn() -> "subprocess.Popen[str]":
             return subprocess.Popen(
-                command,
+                place.inside(command),
                 cwd=directory,
                 env=variables,
                 stdin=subprocess.DEVNULL,
