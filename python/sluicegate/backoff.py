@@ -18,3 +18,7 @@ class Backoff:
         """Seconds after so many failures in a row (from 1 on)."""
         doubled = self.first * 2.0 ** min(failures - 1, 32)
         return min(self.longest, doubled) * (0.5 + self.chance() / 2)
+
+    def spread(self, seconds: float) -> float:
+        """`seconds`, or up to a tenth more at random, so that what began together does not go on together."""
+        return seconds * (1 + self.chance() / 10)

@@ -177,6 +177,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self.registry.frozen():
             running = self._listeners()
+            await self._node.domains.close()
             await asyncio.gather(*(one.stop_sources() for one in running))
             await asyncio.gather(*(asyncio.to_thread(one.port.stop) for one in running))
             await asyncio.gather(*(one.end_deliveries(left()) for one in running))
@@ -252,6 +253,7 @@ class Gateway:
                 if isinstance(place.inlet, SnsSource)
             ],
             dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
+            domains=self._node.domains.stats() if self._node is not None else [],
         )
 
     # Steps of the start

@@ -39,10 +39,6 @@ def test_a_plain_gateway_is_available() -> None:
     [
         ({"listeners": [{"protocol": "dtls"}]}, ("listeners", 0, "protocol")),
         ({"listeners": [{"Protocols": ["webrtc"]}]}, ("listeners", 0, "protocol")),
-        (
-            {"listeners": [{"client_restrictions": {"domains": ["a.example"]}}]},
-            ("listeners", 0, "client_restrictions", "domains"),
-        ),
     ],
 )
 def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: tuple[Any, ...]) -> None:

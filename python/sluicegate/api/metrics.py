@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from sluicegate.deadletters.queue import DeadLetterStats
 from sluicegate.events import EventLog
+from sluicegate.running.domains import DomainStats
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.consumer import SourceStats
 
@@ -47,7 +48,7 @@ class PortStats(Protocol):
 @dataclass(slots=True)
 class MetricSources:
     """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`, `dead_letters`
-    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`."""
+    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`, `domains` `(name, statistics)`."""
 
     ports: Sequence[PortStats] = ()
     deliveries: Sequence[tuple[str, str, DeliveryStats]] = ()
@@ -55,6 +56,7 @@ class MetricSources:
     topics: Topics | None = None
     queues: Sequence[tuple[str, str, SourceStats]] = ()
     dead_letters: Sequence[tuple[str, DeadLetterStats]] = ()
+    domains: Sequence[tuple[str, DomainStats]] = ()
 
 
 def exposition(read: Callable[[], MetricSources]) -> Callable[[], bytes]:
@@ -216,6 +218,15 @@ class _GatewayCollector(Collector):
                 labels,
                 letters.waiting,
                 gauge=True,
+            )
+        for domain, looked in sources.domains:
+            labels = {"domain": domain}
+            families.add("domain_lookups", "Look-ups of names of clients.", labels, looked.lookups)
+            families.add(
+                "domain_lookup_failures", "Those that the DNS did not answer.", labels, looked.failures
+            )
+            families.add(
+                "domain_addresses", "Addresses that a name admits.", labels, looked.addresses, gauge=True
             )
         return list(families.made.values())
 

@@ -24,6 +24,16 @@ _ADDED: dict[str, dict[str, Any]] = {
         "DestinationNames": {"type": "array", "items": {"type": "string"}},
         "WireGuardPublicKey": {"type": "string"},
         "DtlsServerCertificate": {"type": "string"},
+        "DomainAddresses": {
+            "type": "object",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+            "description": "The addresses that each of `ClientRestrictions.Domains` admits now.",
+        },
+        "DomainProblems": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "What is wrong with some of these names.",
+        },
     },
     "PacketSource": {
         "Id": {"type": "string"},

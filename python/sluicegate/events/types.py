@@ -192,6 +192,27 @@ _TYPES = (
         "ListenerChanged", "life-cycle", None, ("Listener", "Detail"), "A Listener runs with other settings."
     ),
     EventType(
+        "DomainResolved",
+        "life-cycle",
+        None,
+        ("Listener", "Domain", "Addresses", "Detail"),
+        "A name in `Domains` stands for these addresses from now on; others of before are refused.",
+    ),
+    EventType(
+        "DomainFailed",
+        "failure",
+        None,
+        ("Listener", "Domain", "Reason", "Detail"),
+        "A name in `Domains` cannot be looked up; it is tried again.",
+    ),
+    EventType(
+        "DomainRecovered",
+        "life-cycle",
+        None,
+        ("Listener", "Domain"),
+        "A name in `Domains` can be looked up again.",
+    ),
+    EventType(
         "ListenerLost",
         "failure",
         None,

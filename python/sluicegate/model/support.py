@@ -29,12 +29,6 @@ _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
         "the protocol webrtc",
         "use `protocol: udp` or `protocol: wg`",
     ),
-    (
-        "client_restrictions.domains",
-        lambda r: bool(r.client_restrictions.domains),
-        "restricting clients by domain",
-        "list their networks in `networks`",
-    ),
 ]
 
 _DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [

@@ -21,7 +21,6 @@ from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.documents import Refused
 from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
-from sluicegate.running.spec import listener_spec
 
 _T = TypeVar("_T")
 
@@ -101,14 +100,7 @@ class Change:
 
     def spec(self) -> dict[str, object]:
         """The native side's view of the Listener as it will be."""
-        node = self._node
-        return listener_spec(
-            self._listener,
-            node.state.listener_id(self._listener.name),
-            node.domain,
-            [(place.resource, place.made, place.removed) for place in self._destination_places],
-            [(place.resource, place.removed) for place in self._source_places],
-        )
+        return self.running.spec(self._listener, self._destination_places, self._source_places)
 
     async def open(self, fixed_ports: set[int]) -> None:
         """Bind a new Listener. It receives from here on; what arrives waits for the switch."""
@@ -132,6 +124,7 @@ class Change:
             )
         running.resource = self._listener
         self._node.log_groups.hold(running, self._listener)
+        self._node.domains.hold(running, self._listener, running.readmit)
         running.destinations, running.sources = self._destination_places, self._source_places
         running.port.remember(
             [

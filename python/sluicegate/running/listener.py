@@ -6,6 +6,7 @@ spec: `change.py` makes the places, and sees to it that none moves.
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sluicegate import _native
@@ -17,6 +18,7 @@ from sluicegate.running.bind import open_port
 from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
+from sluicegate.running.spec import listener_spec
 from sluicegate.sources.base import Source
 from sluicegate.state import KeyPair, StateError
 
@@ -96,6 +98,24 @@ class RunningListener:
             if place.delivery is not None
         }
 
+    def spec(
+        self, resource: Listener, destinations: Sequence[DestinationPlace], sources: Sequence[SourcePlace]
+    ) -> dict[str, object]:
+        """The native side's view of it with these places, and with the addresses that its `Domains` have now."""
+        node = self.node
+        return listener_spec(
+            resource,
+            node.state.listener_id(self.name),
+            node.domain,
+            node.domains.networks(resource),
+            [(place.resource, place.made, place.removed) for place in destinations],
+            [(place.resource, place.removed) for place in sources],
+        )
+
+    def readmit(self) -> None:
+        """Addresses of its `Domains` are others: the native side admits these and no longer the ones before."""
+        self.port.update(json.dumps(self.spec(self.resource, self.destinations, self.sources)))
+
     # Opening and ending
 
     def open(self, spec: dict[str, object], fixed_ports: set[int]) -> None:
@@ -117,6 +137,9 @@ class RunningListener:
         self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
         self._egress.start(loop)
         self.node.log_groups.hold(self, self.resource)
+        if self.resource.client_restrictions.domains:
+            self.node.domains.hold(self, self.resource, self.readmit)
+            self.readmit()  # they may have changed while it was bound
         if self.public_key:
             self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
             self.peers.start()
@@ -141,6 +164,7 @@ class RunningListener:
         def left() -> float:
             return max(0.0, deadline - asyncio.get_running_loop().time())
 
+        self.node.domains.drop(self)
         await asyncio.to_thread(self.port.stop)
         await self.end_deliveries(left())
         await self.egress.drain(left())

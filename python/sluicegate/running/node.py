@@ -17,6 +17,7 @@ from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
 from sluicegate.model import DestinationSpec, Finding, PacketSource
 from sluicegate.running.documents import Desired, Refused
+from sluicegate.running.domains import Domains
 from sluicegate.sources.base import Source
 from sluicegate.sources.local.topics import Binding, LocalTopicSource, Topics
 from sluicegate.sources.topic.source import SnsSetting, SnsSource
@@ -49,6 +50,7 @@ class Node:
         self._aws = aws
         self.dead_letters = DeadLetterPlaces(aws, events)
         self.ledger = Ledger(journal, self.dead_letters.by_source, events)
+        self.domains = Domains(events)
         self.log_groups = LogGroups(config.gateway, aws, events, live)
         self._sns = SnsSetting(config.gateway, aws, state, events)
         self._desired = Desired([], [], {})
@@ -166,6 +168,7 @@ class Node:
 
     async def close(self) -> None:
         """After the Listeners and the live events."""
+        await self.domains.close()
         await self.dead_letters.close(0.0)
         await self._sns.close()
         await self.log_groups.close(LOG_SECONDS)

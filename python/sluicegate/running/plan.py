@@ -120,7 +120,8 @@ class Runtime:
             if name in fresh or name in plan.change
         }
         fixed = {port for listener in desired.listeners if (port := listener.bind_address().port)}
-        async with AsyncExitStack() as undo:
+        clients = [*(wanted[name] for name in changes), *(one.resource for one in leaving.values())]
+        async with self._node.domains.ahead(clients), AsyncExitStack() as undo:
             for change in changes.values():
                 change.make()
             # Whoever ran before this start keeps its port and its key, also if it cannot be opened now.
@@ -132,7 +133,7 @@ class Runtime:
                 await change.provision(undo)
             result = await asyncio.to_thread(lambda: commit(self._new_pairs(changes.values())))
             undo.pop_all()
-        self._switch(desired, changes, recalled, plan)
+            self._switch(desired, changes, recalled, plan)
         return result, self._end(leaving, plan)
 
     def _new_pairs(self, changes: Iterable[Change]) -> list[SealedPair]:

@@ -21,17 +21,18 @@ def listener_spec(
     listener: Listener,
     listener_id: int,
     domain: str,
+    resolved: Sequence[str],
     destinations: Sequence[tuple[DestinationSpec, Destination | None, bool]],
     sources: Sequence[tuple[PacketSource, bool]],
 ) -> dict[str, object]:
-    """Everything but where to bind. `destinations` and `sources` by their places, the flag is true for removed ones; a
-    Destination that is None has no ARN here."""
+    """Everything but where to bind. `resolved` are the addresses of its `Domains`, as networks. `destinations` and
+    `sources` by their places, the flag is true for removed ones; a Destination that is None has no ARN here."""
     return {
         "Id": listener_id,
         "Name": listener.name,
         "Domain": domain,
         "Bind": "0.0.0.0:0",
-        "ClientNetworks": listener.client_restrictions.networks,
+        "ClientNetworks": [*listener.client_restrictions.networks, *resolved],
         "SessionIdleSeconds": listener.session_idle_seconds,
         "SessionLimit": SESSION_LIMIT,
         "RingBytes": RING_BYTES,

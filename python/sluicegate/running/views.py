@@ -14,6 +14,8 @@ READ_ONLY = {
         "DestinationNames",
         "WireGuardPublicKey",
         "DtlsServerCertificate",
+        "DomainAddresses",
+        "DomainProblems",
     ),
     "PacketSource": ("Id", "State", "Subscription", "SubscriptionProblem"),
     "DestinationArn": ("Id", "Name"),
@@ -47,7 +49,18 @@ def _listener(running: RunningListener) -> dict[str, Any]:
         "DestinationNames": [destination.name for destination in running.resource.destination_specs],
         "WireGuardPublicKey": running.public_key,
         "DtlsServerCertificate": "",
+        **_domains(running),
     }
+
+
+def _domains(running: RunningListener) -> dict[str, Any]:
+    """Of a Listener with `Domains`: the addresses that they stand for now, and what keeps them from having any."""
+    domains = running.node.domains
+    if not running.resource.client_restrictions.domains:
+        return {}
+    problems = domains.problems(running.resource)
+    shown = {"DomainAddresses": domains.addresses(running.resource)}
+    return shown | {"DomainProblems": problems} if problems else shown
 
 
 def _subscription(running: RunningListener, source: str) -> dict[str, Any]:
