@@ -16,7 +16,7 @@ LAYERS = [
     ("gateway",),
     ("api", "cfn"),
     ("running",),
-    ("sluicegate",),
+    ("sluicegate", "testing"),
     ("sources",),
     ("egress",),
     ("deadletters",),

@@ -2,41 +2,8 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from sluicegate.egress.message import Message, Outcome
-
-
-class Batch:
-    """`sluicegate._native.Batch`: a packet for each `data`."""
-
-    def __init__(self, *data: str) -> None:
-        self.packets = [packet(text) for text in data]
-
-    @property
-    def count(self) -> int:
-        return len(self.packets)
-
-    def body(self) -> bytes:
-        return json.dumps({"Messages": self.packets}).encode()
-
-    def records(self) -> list[bytes]:
-        return [json.dumps(packet).encode() for packet in self.packets]
-
-    def lines(self) -> bytes:
-        return b"".join(record + b"\n" for record in self.records())
-
-
-def packet(data: str) -> dict[str, Any]:
-    return {
-        "Tag": f"tag-{data}",
-        "Remote": {"IpAddress": "198.51.100.7", "Port": 40001},
-        "Local": {"Domain": "ingress-1", "IpAddress": "192.0.2.10", "Port": 2101, "Protocol": "udp"},
-        "ReceivedAt": "2026-06-09T10:00:00.123Z",
-        "IngressRegion": "us-west-2",
-        "Formatter": "utf8",
-        "Data": data,
-    }
 
 
 class FakeSender:

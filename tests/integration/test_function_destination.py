@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from doubles import Batch
 from sluicegate.destinations import DeliveryError, DestinationContext
 from sluicegate.destinations.base import PacketBatch
 from sluicegate.destinations.delivery import Delivery
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.testing import destination_context, packet_batch
 
 
 class Reader:
@@ -41,13 +41,11 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def context(tmp_path: Path, sink: MemorySink) -> DestinationContext:
-    return DestinationContext(
-        listener="decoder", region="us-east-1", base_dir=tmp_path, events=EventLog(sink)
-    )
+    return destination_context(tmp_path, events=EventLog(sink))
 
 
 async def run(
-    context: DestinationContext, *batches: Batch, arguments: dict[str, Any] | None = None
+    context: DestinationContext, *batches: PacketBatch, arguments: dict[str, Any] | None = None
 ) -> tuple[Delivery, list[Any]]:
     """Deliver the batches to `main.py:handler`; the Delivery and the answers that it handed on."""
     destination = FunctionDestination.from_spec("echo", "main.py:handler", arguments or {}, context)
@@ -81,7 +79,7 @@ async def test_tolerated_oddities_are_no_failures(
     result: str, context: DestinationContext, sink: MemorySink, tmp_path: Path
 ) -> None:
     (tmp_path / "main.py").write_text(f"def handler(event, context):\n    return {result}\n")
-    delivery, answers = await run(context, Batch("eA=="))
+    delivery, answers = await run(context, packet_batch("eA=="))
     # Objects go to the native side as they are: it is the one that opens Tags.
     expected = eval(result)
     assert answers == ([] if expected is None else [expected])
@@ -99,7 +97,7 @@ async def test_a_result_of_another_shape_is_a_failed_reply_of_a_delivered_batch(
         f"    if event['Messages'][0]['Data'] == 'bad': return {result}\n"
         "    return {'Replies': [{'Tag': 't0'}]}\n"
     )
-    delivery, answers = await run(context, Batch("good"), Batch("bad"), Batch("good"))
+    delivery, answers = await run(context, packet_batch("good"), packet_batch("bad"), packet_batch("good"))
     assert answers == [{"Replies": [{"Tag": "t0"}]}] * 2
     assert delivery.stats.packets_delivered == 3
     [event] = sink.events
@@ -113,7 +111,7 @@ async def test_failures_harm_their_own_batch(
         "def handler(event, context):\n    exec(event['Messages'][0]['Data'])\n"
     )
     bad = ["import os; os._exit(1)", "raise ValueError('x')", "import time; time.sleep(600)"]
-    batches = [Batch(code, "x", "y") for code in ["pass", *bad, "pass", "pass"]]
+    batches = [packet_batch(code, "x", "y") for code in ["pass", *bad, "pass", "pass"]]
     delivery, _ = await run(context, *batches, arguments={"TimeoutInSeconds": "0.5", "Concurrency": "1"})
     stats = delivery.stats
     assert stats.packets_delivered == 9
@@ -131,5 +129,5 @@ async def test_a_function_that_cannot_start_is_told_at_start(
     assert (event["Event"], event["Destination"]) == ("FunctionInitFailed", "echo")
     assert "absent_package" in str(event["Detail"])
     with pytest.raises(DeliveryError, match="absent_package"):
-        await destination.deliver(Batch("x"))
+        await destination.deliver(packet_batch("x"))
     await destination.close()

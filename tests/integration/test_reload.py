@@ -11,12 +11,12 @@ import pytest
 from harness import PROGRAM, Client, Process
 
 from conftest import StartGateway
-from doubles import Batch
-from sluicegate.destinations import DeliveryError, DestinationContext
+from sluicegate.destinations import DeliveryError
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.functions import pool
 from sluicegate.functions.reload import Code, watch
+from sluicegate.testing import destination_context, packet_batch
 
 
 def answering(value: object) -> str:
@@ -31,7 +31,7 @@ class Running:
         self._sink = sink
 
     async def answer(self) -> object:
-        body = await self._destination.deliver(Batch("x"))
+        body = await self._destination.deliver(packet_batch("x"))
         return json.loads(body or b"null")
 
     async def event(self, name: str, count: int = 1) -> dict[str, object]:
@@ -45,9 +45,7 @@ class Running:
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[Running]:
     sink = MemorySink()
-    context = DestinationContext(
-        listener="decoder", region="us-east-1", base_dir=directory, events=EventLog(sink)
-    )
+    context = destination_context(directory, events=EventLog(sink))
     destination = FunctionDestination.from_spec("echo", "main.py:handler", {}, context)
     await destination.provision()
     watching = asyncio.create_task(watch([destination, object()], seconds=0.02))

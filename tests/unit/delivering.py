@@ -6,15 +6,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Self
 
-from sluicegate.aws import Aws
 from sluicegate.backoff import Backoff
 from sluicegate.destinations import Destination, DestinationContext
 from sluicegate.destinations.base import PacketBatch
 from sluicegate.destinations.delivery import Delivery
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.testing import destination_context
 
 
 class Batch:
@@ -72,10 +71,7 @@ Deliver = Callable[[Any], Awaitable[bytes | None]]
 
 class Scripted(Destination):
     def __init__(self, deliver: Deliver, concurrency: int = 1) -> None:
-        context = DestinationContext(
-            listener="l", region="r", base_dir=Path(), events=EventLog(), aws=Aws("us-east-1")
-        )
-        super().__init__("echo", context)
+        super().__init__("echo", destination_context())
         self._deliver = deliver
         self._concurrency = concurrency
 

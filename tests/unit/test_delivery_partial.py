@@ -10,17 +10,17 @@ import orjson
 import pytest
 from delivering import Rig, balance, settle
 
-from doubles import Batch
 from sluicegate.destinations import DeliveryError, PacketBatch
 from sluicegate.destinations.batch import RecordBatch
+from sluicegate.testing import packet_batch
 
 
 def data(batch: PacketBatch) -> list[str]:
     return [message["Data"] for message in orjson.loads(batch.body())["Messages"]]
 
 
-def letters(text: str = "abcdefghij") -> Batch:
-    return Batch(*text)
+def letters(text: str = "abcdefghij") -> PacketBatch:
+    return packet_batch(*text)
 
 
 class Service:

@@ -1,4 +1,4 @@
-"""A Destination in memory, for tests of programs that use Sluicegate: what came in can be looked at."""
+"""A Destination in memory, for tests: what has come in can be looked at."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import orjson
 
 from sluicegate.destinations.base import (
     Arguments,
+    DeliveryError,
     Destination,
     DestinationContext,
     DestinationError,
@@ -22,7 +23,21 @@ Answer = Callable[[dict[str, Any]], Any]
 
 
 class MemoryDestination(Destination):
-    """Keeps every packet in `packets` (dicts, contract section 2) and answers with `answer` if any."""
+    """Keeps each packet that it takes in `packets` (dicts, contract section 2); `answer`, if any, answers a batch.
+
+        >>> import asyncio
+        >>> from sluicegate import MemoryDestination
+        >>> from sluicegate.testing import destination_context, packet_batch
+        >>> def echo(batch):
+        ...     return {"Replies": [{"Tag": packet["Tag"], "Data": packet["Data"]} for packet in batch["Messages"]]}
+        >>> memory = MemoryDestination("memory", destination_context(), echo)
+        >>> asyncio.run(memory.deliver(packet_batch("hello")))
+        b'{"Replies":[{"Tag":"tag-hello","Data":"hello"}]}'
+        >>> [packet["Data"] for packet in memory.packets]
+        ['hello']
+
+    When `answer` raises a `DeliveryError`, the packets that failed are not kept.
+    """
 
     usage = "memory:"
 
@@ -32,7 +47,7 @@ class MemoryDestination(Destination):
         super().__init__(name, context)
         self.packets: list[dict[str, Any]] = []
         self.batches = 0
-        self._answer = answer
+        self.answer = answer
         self._concurrency = concurrency
 
     @classmethod
@@ -53,9 +68,15 @@ class MemoryDestination(Destination):
 
     async def deliver(self, batch: PacketBatch) -> bytes | None:
         document: dict[str, Any] = orjson.loads(batch.body())
-        answer = self._answer(document) if self._answer else None
+        packets = document["Messages"]
+        try:
+            answer = self.answer(document) if self.answer else None
+        except DeliveryError as error:
+            if error.packets is not None:
+                self.packets += [packet for n, packet in enumerate(packets) if n not in error.packets]
+            raise
         self.batches += 1
-        self.packets.extend(document["Messages"])
+        self.packets += packets
         return None if answer is None else orjson.dumps(answer)
 
     async def close(self) -> None:
