@@ -1,7 +1,64 @@
-"""Sluicegate: a self-hosted UDP gateway.
+"""The public Python face of Sluicegate, a self-hosted UDP gateway: what a user's own code imports.
 
 Datagrams arrive as batches of JSON at Destinations; messages published to an SNS topic leave as datagrams from the
-Listener's own address and port. `docs/architecture.md` is the map of this package.
+Listener's own address and port. A Destination of your own is a class and an entry point:
+`docs/write-a-destination.md`. `docs/architecture.md` is the map of this package.
+
+    >>> import sluicegate
+    >>> issubclass(sluicegate.MemoryDestination, sluicegate.Destination)
+    True
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluicegate.destinations.base import (
+        Arguments,
+        DeliveryError,
+        Destination,
+        DestinationContext,
+        DestinationError,
+        PacketBatch,
+    )
+    from sluicegate.destinations.memory import MemoryDestination
+    from sluicegate.threads import Threads
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Arguments",
+    "DeliveryError",
+    "Destination",
+    "DestinationContext",
+    "DestinationError",
+    "MemoryDestination",
+    "PacketBatch",
+    "Threads",
+    "__version__",
+]
+
+if not TYPE_CHECKING:
+    # Every command imports this module, and `sluicegate --help` must not pay for pydantic and the like.
+    _HOMES = {
+        "sluicegate.destinations.base": (
+            "Arguments",
+            "DeliveryError",
+            "Destination",
+            "DestinationContext",
+            "DestinationError",
+            "PacketBatch",
+        ),
+        "sluicegate.destinations.memory": ("MemoryDestination",),
+        "sluicegate.threads": ("Threads",),
+    }
+    _HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOME})

@@ -19,6 +19,14 @@ T = TypeVar("T")
 class Threads:
     """Runs blocking calls in at most `limit` threads; with one thread, in the order in which the calls came.
 
+        >>> import asyncio, time
+        >>> from sluicegate import Threads
+        >>> async def main():
+        ...     threads = Threads("slow disk")
+        ...     await threads.call(lambda: time.sleep(0.001))
+        ...     threads.close()
+        >>> asyncio.run(main())
+
     A thread starts when a call finds all others busy, and stays until `close`. To be used from one event loop.
     """
 

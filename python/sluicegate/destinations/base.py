@@ -76,6 +76,10 @@ class DestinationError(Exception):
     """A Destination cannot be made from what the user wrote; raised before any side effect.
 
     `cause` says what is wrong, `fix` the next step.
+
+        >>> from sluicegate import DestinationError
+        >>> print(DestinationError("destination archive: file: names no file", "write it as file:PATH.ndjson"))
+        destination archive: file: names no file: write it as file:PATH.ndjson
     """
 
     def __init__(self, cause: str, fix: str) -> None:
@@ -93,6 +97,7 @@ class DeliveryError(Exception):
     - `packets`: which packets of the batch failed, by their index from 0; None means all. Only these are tried again,
       as a smaller batch in the same order. The others count as delivered at once.
 
+        >>> from sluicegate import DeliveryError
         >>> throttled = DeliveryError("Throttled", "2 of 10 packets were too fast", retryable=True, packets=[3, 7])
         >>> sorted(throttled.packets)
         [3, 7]
@@ -135,6 +140,7 @@ class DeliveryError(Exception):
         resource is not: it stays until somebody mends it. The reason is `Throttled`, `AccessDenied`,
         `ExpiredCredentials`, or the service's own code.
 
+            >>> from sluicegate import DeliveryError
             >>> from sluicegate.aws import AwsError
             >>> failed = DeliveryError.from_aws(AwsError("sqs", "SendMessage", "QueueDoesNotExist", "no such queue"))
             >>> failed.reason, failed.retryable
@@ -172,7 +178,49 @@ class DestinationContext:
 
 
 class Destination(ABC):
-    """One Destination of a Listener. The module's text tells its life cycle."""
+    """Where batches of packets of one Listener are delivered. A subclass is one kind of it.
+
+        >>> import asyncio
+        >>> from sluicegate import Arguments, DeliveryError, Destination, DestinationError, Threads
+        >>> from sluicegate.testing import destination_context, packet_batch
+        >>> class FolderDestination(Destination):
+        ...     @classmethod
+        ...     def from_spec(cls, name, target, arguments, context):
+        ...         Arguments(arguments, f"destination {name}").finish()
+        ...         if not target:
+        ...             raise DestinationError(f"destination {name}: folder: names no folder", "write folder:PATH")
+        ...         made = cls(name, context)
+        ...         made.folder, made.threads, made.batches = context.base_dir / target, Threads(name), 0
+        ...         return made
+        ...
+        ...     async def provision(self):
+        ...         await self.threads.call(lambda: self.folder.mkdir(exist_ok=True))
+        ...
+        ...     async def deliver(self, batch):
+        ...         self.batches += 1
+        ...         file = self.folder / f"{self.batches}.ndjson"
+        ...         try:
+        ...             await self.threads.call(lambda: file.write_bytes(batch.lines()))
+        ...         except OSError as error:
+        ...             raise DeliveryError("FileError", f"{file} cannot be written", retryable=True) from error
+        ...
+        ...     async def close(self):
+        ...         self.threads.close()
+        >>> import pathlib, tempfile
+        >>> async def try_it(base_dir):
+        ...     folder = FolderDestination.from_spec("keep", "packets", {}, destination_context(base_dir))
+        ...     await folder.provision()
+        ...     await folder.deliver(packet_batch("hello"))
+        ...     await folder.close()
+        ...     return (base_dir / "packets" / "1.ndjson").read_text().count("hello")
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     asyncio.run(try_it(pathlib.Path(directory)))
+        2
+
+    The gateway calls, in this order: `from_spec`, `provision`, `deliver` for each batch, `close`. All of it runs in
+    the gateway's event loop, which it must not block: `sluicegate.Threads` runs calls that block. The gateway repeats
+    deliveries, counts packets and reports failures.
+    """
 
     usage: ClassVar[str] = ""
     """How its `destination_arn` is written, for error messages: `file:PATH.ndjson`."""
@@ -229,6 +277,12 @@ class Destination(ABC):
 class Arguments:
     """Reads a Destination's `Arguments`: both spellings, string scalars (contract section 1), no unknown
     names.
+
+        >>> from sluicegate import Arguments
+        >>> reader = Arguments({"port": "514", "TimeoutInSeconds": 2}, "destination log")
+        >>> reader.integer("Port", 601, 1, 65535), reader.number("TimeoutInSeconds", 10.0, 0.1, 60.0)
+        (514, 2.0)
+        >>> reader.finish()
 
     Every reader raises `DestinationError` for a value that does not fit; `finish` raises it for what nobody
     read.
@@ -302,9 +356,10 @@ def _aws_reason(error: AwsError) -> str:
         return "AccessDenied"
     if error.expired:
         return "ExpiredCredentials"
-    # AWS.SimpleQueueService.NonExistentQueue → NonExistentQueue
+    # AWS.SimpleQueueService.NonExistentQueue → NonExistentQueue; botocore makes a code of a bare status, 404.
     word = re.sub(r"[^A-Za-z0-9]", "", error.code.rpartition(".")[2])
-    return word[:1].upper() + word[1:64] or "AwsError"
+    word = f"Http{word}" if word[:1].isdigit() else word[:1].upper() + word[1:64]
+    return word or "AwsError"
 
 
 def _spelling(name: str) -> str:

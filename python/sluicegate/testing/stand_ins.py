@@ -17,6 +17,7 @@ from sluicegate.events import EventLog
 def packet(data: str) -> dict[str, Any]:
     """A packet as a Destination gets it (contract section 2), with `data` as payload in the formatter utf8.
 
+    >>> from sluicegate.testing import packet
     >>> packet("hello")["Data"]
     'hello'
     """
@@ -34,6 +35,7 @@ def packet(data: str) -> dict[str, Any]:
 def packet_batch(*packets: str | Mapping[str, Any]) -> RecordBatch:
     """A batch of these packets: whole ones, or `packet` of a text.
 
+    >>> from sluicegate.testing import packet, packet_batch
     >>> packet_batch("hello", packet("world") | {"Formatter": "ascii"}).count
     2
     """
@@ -53,6 +55,7 @@ def destination_context(
     """The context of a Destination. Without `events` they go nowhere; a `MemorySink` keeps them.
 
     >>> from sluicegate.events import EventLog, MemorySink
+    >>> from sluicegate.testing import destination_context
     >>> sink = MemorySink()
     >>> destination_context(events=EventLog(sink)).events.emit("DeliveryFailed", Reason="Busy")
     >>> sink.events[0]["Reason"]

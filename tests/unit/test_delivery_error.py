@@ -1,0 +1,61 @@
+"""What a failed call to AWS means for the packets that it was to deliver."""
+
+import re
+
+import pytest
+
+from sluicegate.aws import AwsError
+from sluicegate.aws.errors import BAD_ANSWER, NO_ANSWER, NO_CREDENTIALS, NOT_SENT, TIMED_OUT
+from sluicegate.destinations import DeliveryError
+
+
+def failed(code: str, status: int | None = None) -> DeliveryError:
+    return DeliveryError.from_aws(
+        AwsError("sqs", "SendMessageBatch", code, "AWS's words", status=status, resource="queue q")
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("ThrottlingException", 400, "Throttled"),
+        ("SlowDown", 503, "Throttled"),
+        ("SomethingNew", 429, "Throttled"),
+        ("InternalError", 500, "InternalError"),
+        ("SomethingNew", 503, "SomethingNew"),
+        (NO_ANSWER, None, "NoAnswer"),
+        (TIMED_OUT, None, "TimedOut"),
+        (BAD_ANSWER, 200, "BadAnswer"),
+        ("ExpiredToken", 403, "ExpiredCredentials"),
+        ("RequestExpired", 400, "ExpiredCredentials"),
+    ],
+)
+def test_what_a_moment_may_mend_is_retried(code: str, status: int | None, reason: str) -> None:
+    error = failed(code, status)
+    assert (error.reason, error.retryable) == (reason, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        ("AccessDenied", 403, "AccessDenied"),
+        ("KMS.AccessDeniedException", 400, "AccessDeniedException"),
+        ("AWS.SimpleQueueService.NonExistentQueue", 400, "NonExistentQueue"),
+        ("InvalidMessageContents", 400, "InvalidMessageContents"),
+        ("404", 404, "Http404"),
+        ("", 400, "AwsError"),
+        (NO_CREDENTIALS, None, "NoCredentials"),
+        (NOT_SENT, None, "NotSent"),
+    ],
+)
+def test_what_somebody_has_to_mend_is_not(code: str, status: int | None, reason: str) -> None:
+    error = failed(code, status)
+    assert (error.reason, error.retryable) == (reason, False)
+    assert re.fullmatch(r"[A-Z][A-Za-z0-9]{1,63}", error.reason)
+
+
+def test_the_sentence_says_what_was_tried_on_what() -> None:
+    assert (
+        failed("AccessDenied", 403).detail
+        == "sqs:SendMessage on queue q was refused: AWS's words (AccessDenied)"
+    )
