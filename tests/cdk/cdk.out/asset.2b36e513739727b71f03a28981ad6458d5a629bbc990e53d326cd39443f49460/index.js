@@ -1,0 +1,1 @@
+exports.handler = async (event) => ({ Replies: event.Messages.map(({ Tag, Data }) => ({ Tag, Data })) });
