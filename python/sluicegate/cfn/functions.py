@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sluicegate.cfn.assets import code_asset
 from sluicegate.cfn.local_function import (
     LocalFunction,
     NotLocal,
@@ -64,12 +65,15 @@ class Lambdas:
         return function.partition(":function:")[2] or function
 
     def used(self, logical_id: str) -> LocalFunction | NotLocal:
-        """What a Destination delivers to in its place."""
+        """What a Destination delivers to in its place. Raises `TemplateError` for code that may not be named."""
         if logical_id not in self._found:
             declared = self._template.resources[logical_id]
             directory = self._template.path.absolute().parent
             try:
                 properties = self._properties(declared)
+                asset = code_asset(self._template, declared)
+                if asset is not None:
+                    properties = {**properties, "Code": asset}
                 function = local_function(
                     logical_id, properties, directory, self._made_dir, self._environment
                 )

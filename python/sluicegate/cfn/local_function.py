@@ -40,7 +40,8 @@ def local_function(
 ) -> LocalFunction:
     """The function with these resolved properties (of either type). Raises `NotLocal`.
 
-    Inline code will be in `made_dir`. `environment` has variables for functions that do not set them.
+    `Code` may be the `Path` of an asset (`assets.code_asset`). Inline code will be in `made_dir`. `environment` has
+    variables for functions that do not set them.
     """
     runtime = str(properties.get("Runtime", ""))
     inline, root = _code(logical_id, properties, template_dir, made_dir)
@@ -91,10 +92,13 @@ def _code(
         raise NotLocal("it is a container image: give its code as CodeUri")
     code = properties.get("Code", properties.get("CodeUri"))
     inline = properties.get("InlineCode")
+    if isinstance(code, Path):
+        return None, _asset(code)
     if isinstance(code, Mapping):
         inline = code.get("ZipFile", inline)
         if inline is None:
-            raise NotLocal("its code is in S3: name a local directory as CodeUri")
+            fix = "name a local directory as CodeUri, or synthesise with asset metadata (`cdk synth`)"
+            raise NotLocal(f"its code is in S3: {fix}")
     if inline is not None:
         return str(inline), made_dir / logical_id
     if not isinstance(code, str):
@@ -107,6 +111,15 @@ def _code(
     if not root.is_dir():
         raise NotLocal(f"there is no directory {root}: correct CodeUri, or build it")
     return None, root
+
+
+def _asset(path: Path) -> Path:
+    if path.is_dir():
+        return path
+    if path.exists():
+        # Not unpacked: a copy of ours would go on running after `cdk synth` has written another archive.
+        raise NotLocal(f"its code is the archive {path}: give Code.from_asset the unpacked folder")
+    raise NotLocal(f"there is no folder {path}: apply the template where `cdk synth` wrote both")
 
 
 def _python_target(properties: Mapping[str, Any], root: Path, is_inline: bool) -> tuple[str, bool]:

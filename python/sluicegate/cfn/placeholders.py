@@ -50,6 +50,7 @@ _FORMS: Mapping[str, _Form] = {
     "AWS::KinesisFirehose::DeliveryStream": _Form(
         "DeliveryStreamName", f"firehose:{_REGIONAL}:deliverystream/{{name}}"
     ),
+    "AWS::Location::Tracker": _Form("TrackerName", f"geo:{_REGIONAL}:tracker/{{name}}"),
     "AWS::Events::EventBus": _Form(
         "Name", f"events:{_REGIONAL}:event-bus/{{name}}", attributes={"Name": "{name}"}
     ),

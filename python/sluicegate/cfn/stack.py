@@ -10,7 +10,7 @@ from sluicegate.cfn.functions import FUNCTIONS, Lambdas
 from sluicegate.cfn.local_function import LocalFunction
 from sluicegate.cfn.parameters import Parameters
 from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
-from sluicegate.cfn.provider import NOT_OURS, document, kind_of
+from sluicegate.cfn.provider import ATTRIBUTES, NOT_OURS, document, kind_of
 from sluicegate.cfn.reader import Items, Map, parse, read
 from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
@@ -26,6 +26,8 @@ _PERMISSIONS = (
     "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
 )
+_SILENT = "AWS::CDK::Metadata"
+"""Tells AWS which version of a tool wrote the template, and changes nothing."""
 _CONFIGURATION = "customer-config.json"
 
 
@@ -175,14 +177,15 @@ class Stack:
         """What is sure before a resource is made: its name, and those of a Listener's Destinations."""
         kind = kind_of(declared.type)
         name = self._name(declared)
-        if kind == "PacketSource":
-            return Known(name, {"Id": name, "Name": name, "State": LATER})
+        later = dict.fromkeys(ATTRIBUTES[kind or ""], LATER)
         if kind == "DestinationArn":
-            return Known(LATER, {"Id": LATER})
-        later = dict.fromkeys(("Domain", "Port", "WireGuardPublicKey", "DtlsServerCertificate"), LATER)
+            return Known(LATER, later)
+        later |= {"Id": name, "Name": name}
+        if kind == "PacketSource":
+            return Known(name, later)
         raws = self._raw_destinations(declared)
         names = [self._destination_name(declared, raw, at) for at, raw in enumerate(raws)]
-        return Known(name, {"Id": name, "Name": name, **later, "DestinationNames": names})
+        return Known(name, {**later, "DestinationNames": names})
 
     # Resources of the gateway
 
@@ -191,17 +194,22 @@ class Stack:
         made = document("Listener", properties, self._name(declared))
         self._drop_log_group(declared, made)
         raws = self._raw_destinations(declared)
-        destinations = []
+        destinations: list[Any] = []
         given = made.get("Destinations") or []
-        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        if not isinstance(given, list):
             return made  # the gateway says what is wrong with it
         for at, destination in enumerate(given):
+            if not isinstance(destination, dict):
+                destinations.append(
+                    destination
+                )  # the name of a Destination elsewhere, or what the gateway refuses
+                continue
             raw = raws[at] if at < len(raws) else None
             inner = {"Name": self._destination_name(declared, raw, at), **destination}
             self._bind(declared, inner)
             self._drop_log_group(declared, inner)
             destinations.append(inner)
-        self._give_arguments(declared, destinations)
+        self._give_arguments(declared, [one for one in destinations if isinstance(one, dict)])
         return {**made, "Destinations": destinations}
 
     def _packet_source(self, declared: Declared) -> dict[str, Any]:
@@ -245,6 +253,8 @@ class Stack:
         return f"{self._settings.name}-{declared.logical_id}"
 
     def _destination_name(self, declared: Declared, raw: Any, position: int) -> str:
+        if isinstance(raw, str):
+            return raw
         if isinstance(raw, Map) and "Name" in raw:
             value = self._resolver.value(raw["Name"], raw.places["Name"])
             if isinstance(value, str):
@@ -367,6 +377,7 @@ class Stack:
         for declared in self._template.resources.values():
             if (
                 declared.implied
+                or declared.type == _SILENT
                 or self._is_here(declared)
                 or not self._resolver.holds(declared.condition, declared.place)
             ):

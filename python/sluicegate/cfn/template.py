@@ -44,6 +44,7 @@ class Declared:
     place: Place
     condition: str | None
     depends_on: tuple[str, ...]
+    metadata: Map
     implied: bool = False
     """Nobody wrote it: SAM makes it."""
 
@@ -127,8 +128,13 @@ class Template:
     def _implied_roles(self) -> list[Declared]:
         """SAM makes a role for each function that names none, and templates refer to it."""
         return [
-            Declared(
-                f"{name}Role", "AWS::IAM::Role", Map(one.place), one.place, one.condition, (), implied=True
+            dataclasses.replace(
+                one,
+                logical_id=f"{name}Role",
+                type="AWS::IAM::Role",
+                properties=Map(one.place),
+                depends_on=(),
+                implied=True,
             )
             for name, one in self.resources.items()
             if one.type == "AWS::Serverless::Function" and "Role" not in one.properties
@@ -146,7 +152,8 @@ class Template:
                 cause = f"{name} depends on {other}, which is not in this template"
                 raise self.refused(raw.places["DependsOn"], cause, "correct the name")
         properties = self.section(raw, "Properties")
-        return Declared(name, raw["Type"], properties, place, condition, tuple(listed))
+        metadata = self.section(raw, "Metadata")
+        return Declared(name, raw["Type"], properties, place, condition, tuple(listed), metadata)
 
 
 def references(raw: Any) -> Iterator[str]:
