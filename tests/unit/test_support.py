@@ -99,3 +99,16 @@ def test_what_is_accepted_with_a_note() -> None:
     assert 'the Destination "d" publishes no metrics to CloudWatch yet' in found[1].cause
     assert 'its Listener "closed" admits no networks' in found[2].cause
     assert "EgressNetworks" in found[2].fix
+
+
+def test_the_service_that_is_not_served_is_named() -> None:
+    arns = {
+        "us-east-1": "arn:aws:sqs:us-east-1:123456789012:q",
+        "*": "arn:aws:iot:us-east-1:123456789012:topic/t",
+    }
+    document = {"listeners": [{"destinations": [{"destination_arn": arns}]}]}
+    found = unavailable(GatewayConfig.model_validate(document))
+    assert [(one.path[-1], one.cause.partition(":")[0]) for one in found] == [
+        ("us-east-1", "delivery to AWS services (sqs)"),
+        ("*", "delivery to AWS services (iot)"),
+    ]

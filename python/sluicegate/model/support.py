@@ -72,7 +72,8 @@ def _targets(destination: DestinationSpec, path: Path) -> Iterator[Finding]:
         target = parse_target(text)
         for applies, what in _TARGETS:
             if applies(target):
-                yield _finding(place, what, _TARGET_FIX)
+                service = f" ({text.split(':')[2]})" if target.kind == "aws" else ""
+                yield _finding(place, what + service, _TARGET_FIX)
 
 
 def _apply(
