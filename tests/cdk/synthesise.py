@@ -221,7 +221,7 @@ def wire_guard_listener_full(scope: cdk.Stack) -> None:
         protocol=protocol,
         log_group_name="/sluicegate/tunnels",
         metrics_enabled=True,
-        role_session_duration=cdk.Duration.days(1),
+        role_session_duration=cdk.Duration.hours(12),
     )
     cdk.CfnOutput(scope, "PublicKey", value=made.wire_guard_public_key)
 

@@ -1,0 +1,171 @@
+"""Stacks of the reference service's construct library, as `cdk synth` writes them (`tests/cdk/synthesise.py`)."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from harness import Client, Gateway
+
+from sluicegate.cli.apply import command
+
+ASSEMBLY = Path(__file__).parents[1] / "cdk/cdk.out"
+TEMPLATES = {file.name.removesuffix(".template.json"): file for file in ASSEMBLY.rglob("*.template.json")}
+
+AWS_SERVICES = ("dynamodb", "events", "execute-api", "firehose", "geo", "iot", "kinesis", "lambda", "logs")
+AWS_SERVICES += ("s3", "sns", "sqs", "states")
+REFUSED = {
+    "Coap": ["the formatter coap"],
+    "DtlsListener": ["dtls"],
+    "DtlsListenerFull": ["dtls"],
+    "ExistingTargets": [f"delivery to AWS services ({service})" for service in AWS_SERVICES],
+    "FilterExpression": ["filtering"],
+    "ParameterStore": ["Parameter Store of an account", "--parameter SsmParameterValueudpclientnetwork"],
+    "RegionMap": ["delivery to AWS services (lambda)"],
+    "ReservedDestination": ["declare it in the `Destinations` of a Listener"],
+    "StringDestinations": ["somewhere-else"],
+    "TopicOfAnotherStack": ["Fn::ImportValue reads the exports of another stack"],
+    "WebRtcListener": ["webrtc"],
+    "WebRtcListenerFull": ["webrtc"],
+}
+"""What this version does not do, with what names it. Every other stack is accepted."""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One gateway for all stacks: each is deleted before the next."""
+    made = Gateway(tmp_path_factory.mktemp("gateway"), "listeners: []").start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def assembly(tmp_path: Path) -> Path:
+    """A `cdk.out` that may be written to."""
+    return Path(shutil.copytree(ASSEMBLY, tmp_path / "cdk.out"))
+
+
+def apply(gateway: Gateway, template: Path, *options: str) -> Result:
+    """`sluicegate apply`, against a gateway that runs as a process."""
+    return CliRunner().invoke(command, [str(template), "--api", gateway.api_url, *options])
+
+
+def applied(gateway: Gateway, template: Path, *options: str) -> dict[str, Any]:
+    result = apply(gateway, template, "--output", "json", *options)
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def actions(document: dict[str, Any]) -> dict[str, str]:
+    return {step["LogicalId"]: step["Action"] for step in document["Steps"]}
+
+
+def test_the_table_names_stacks_that_there_are() -> None:
+    assert set(REFUSED) <= set(TEMPLATES)
+    assert len(TEMPLATES) > 40
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_stack_is_accepted_or_refused_by_name_and_a_dry_run_says_the_same(
+    shared: Gateway, tmp_path: Path, name: str
+) -> None:
+    template = TEMPLATES[name]
+    place = ("--directory", str(tmp_path / "record"))
+    planned = apply(shared, template, "--dry-run", *place)
+    made = apply(shared, template, *place)
+    try:
+        for result in (planned, made):
+            assert result.exit_code == (1 if name in REFUSED else 0), result.output
+            assert isinstance(result.exception, SystemExit | None), result.output
+            assert "unknown property" not in result.output
+            for sentence in REFUSED.get(name, []):
+                assert sentence in result.output
+            if name not in REFUSED:
+                assert "not here:" not in result.output, "each output resolves"
+    finally:
+        removed = apply(shared, template, "--delete", *place)
+    assert removed.exit_code == 0, removed.output
+    assert shared.api("GET", "/v1/listeners").json()["Items"] == []
+
+
+def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path) -> None:
+    template = assembly / "EchoApp.template.json"
+    made = applied(shared, template)
+    (listener,) = actions(made)
+    assert actions(made) == {listener: "create"}
+    port = made["Outputs"]["Port"]
+    assert made["Outputs"]["Endpoint"].endswith(f":{port}")
+    assert made["Outputs"]["Destinations"] == f"echo-app-echo,EchoApp-{listener}-2"
+    assert set(made["Listeners"]) == {listener}
+    assert "CDKMetadata" not in str(made["Notes"]), "it tells AWS of a tool, and nothing of the stack"
+    with Client() as device:
+        device.send(b"knock knock", ("127.0.0.1", int(port)))
+        assert device.receive()[0] == b"hello from KNOCK KNOCK"
+
+    assert actions(applied(shared, template)) == {listener: "keep"}
+    assert actions(applied(shared, template, "--delete")) == {listener: "delete"}
+    assert shared.api("GET", "/v1/listeners").json()["Items"] == []
+
+
+def test_another_asset_is_another_answer(shared: Gateway, assembly: Path) -> None:
+    """What a change of the code looks like after the next `cdk synth`: a folder of another name."""
+    template = assembly / "EchoApp.template.json"
+    port = int(applied(shared, template)["Outputs"]["Port"])
+    (old,) = [one for one in assembly.glob("asset.*") if (one / "index.py").exists()]
+    new = shutil.copytree(old, assembly / "asset.next")
+    (new / "answers/shout.py").write_text("def loud(greeting, data):\n    return data[::-1]\n")
+    template.write_text(template.read_text().replace(old.name, new.name))
+    assert set(actions(applied(shared, template)).values()) == {"update"}
+    with Client() as device:
+        device.send(b"abc", ("127.0.0.1", port))
+        assert device.receive()[0] == b"cba"
+    applied(shared, template, "--delete")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("NestedHandler", b" ABC"),
+        ("DestinationArn", b"hello from ABC"),
+        ("assembly-Live/LiveStaged87401CCD", b"hello from ABC"),
+    ],
+)
+def test_other_ways_to_name_a_function(shared: Gateway, assembly: Path, name: str, answer: bytes) -> None:
+    """A handler in a package, a function bound by a resource of its own, a stack in a Stage."""
+    template = assembly / f"{name}.template.json"
+    made = applied(shared, template)
+    with Client() as device:
+        device.send(b"abc", ("127.0.0.1", int(made["Outputs"]["Port"])))
+        assert device.receive()[0] == answer
+    applied(shared, template, "--delete")
+
+
+def test_a_stack_without_restrictions_admits_nobody_and_says_so(shared: Gateway, assembly: Path) -> None:
+    template = assembly / "UdpListenerOpenToNobody.template.json"
+    made = applied(shared, template)
+    assert any("admits nobody" in note["Text"] for note in made["Notes"])
+    (item,) = shared.api("GET", "/v1/listeners").json()["Items"]
+    assert item["ClientRestrictions"]["Networks"] == []
+    applied(shared, template, "--delete")
+
+
+def test_a_function_of_another_runtime_is_named(shared: Gateway, assembly: Path) -> None:
+    template = assembly / "NodeFunction.template.json"
+    made = applied(shared, template)
+    (said,) = [note["Text"] for note in made["Notes"] if "nodejs22.x" in note["Text"]]
+    assert "the runtime nodejs22.x does not run here: Python and provided.* do" in said
+    applied(shared, template, "--delete")
+
+
+def test_a_value_for_the_parameter_store_is_a_parameter(shared: Gateway, assembly: Path) -> None:
+    template = assembly / "ParameterStore.template.json"
+    parameters = json.loads(template.read_text())["Parameters"]
+    (name,) = [one for one in parameters if one != "BootstrapVersion"]
+    applied(shared, template, "--parameter", f"{name}=127.0.0.0/8")
+    (item,) = shared.api("GET", "/v1/listeners").json()["Items"]
+    assert item["ClientRestrictions"]["Networks"] == ["127.0.0.0/8"]
+    applied(shared, template, "--delete", "--parameter", f"{name}=127.0.0.0/8")
