@@ -296,3 +296,22 @@ def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) ->
             refused += error.findings
     assert refused
     assert all(problem.line > 0 and problem.cause and problem.fix for problem in refused)
+
+
+@pytest.mark.parametrize("maker", ["ProxylityUdpGateway", "Sluicegate"])
+def test_a_destination_of_its_own_is_refused(tmp_path: Path, maker: str) -> None:
+    with pytest.raises(
+        TemplateError, match=r"t.yaml:2:3: D is a Destination, .* `Destinations` of a Listener"
+    ):
+        documents(stack(tmp_path, f"\n  D: {{ Type: Custom::{maker}Destination }}\n"))
+
+
+def test_a_string_in_destinations_stays_as_it_is_and_keeps_its_place_among_the_names(tmp_path: Path) -> None:
+    text = """
+  Entry: { Type: Custom::SluicegateListener, Properties: { Destinations: [elsewhere, { Description: ours }] } }
+Outputs: { Names: { Value: !Join [",", !GetAtt Entry.DestinationNames] } }
+"""
+    made = stack(tmp_path, text)
+    first, second = documents(made)["Entry"]["Destinations"]
+    assert first == "elsewhere"
+    assert made.outputs() == {"Names": f"elsewhere,{second['Name']}"}

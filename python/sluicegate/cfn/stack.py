@@ -26,6 +26,7 @@ _PERMISSIONS = (
     "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
 )
+_RESERVED = ("Custom::ProxylityUdpGatewayDestination", "Custom::SluicegateDestination")
 _SILENT = "AWS::CDK::Metadata"
 """Tells AWS which version of a tool wrote the template, and changes nothing."""
 _CONFIGURATION = "customer-config.json"
@@ -110,6 +111,10 @@ class Stack:
             if not self._resolver.holds(declared.condition, declared.place):
                 continue
             kind = kind_of(declared.type)
+            if declared.type in _RESERVED:
+                cause = f"{declared.logical_id} is a Destination, which is no resource of its own"
+                fix = "declare it in the `Destinations` of a Listener"
+                raise TemplateError(self._template.problem(declared.place, cause, fix))
             if kind == "Listener":
                 yield Item(declared.logical_id, "Listener", self._listener(declared))
             elif kind == "PacketSource":
