@@ -7,7 +7,7 @@ In the properties of such a function the code is in a bucket of the account. Whe
 
 from pathlib import Path
 
-from sluicegate.cfn.template import Declared, Template, TemplateError
+from sluicegate.cfn.template import Declared, Template
 
 _PATH = "aws:asset:path"
 
@@ -26,7 +26,7 @@ def code_asset(template: Template, declared: Declared) -> Path | None:
     if not found.is_relative_to(root.resolve()):
         cause = f"the asset {path} of {declared.logical_id} leads out of {root}"
         fix = "apply the template in the folder where `cdk synth` wrote it, with its assets"
-        raise TemplateError(template.problem(declared.metadata.places[_PATH], cause, fix))
+        raise template.refused(declared.metadata.places[_PATH], cause, fix)
     return found
 
 

@@ -114,7 +114,7 @@ class Stack:
             if declared.type in _RESERVED:
                 cause = f"{declared.logical_id} is a Destination, which is no resource of its own"
                 fix = "declare it in the `Destinations` of a Listener"
-                raise TemplateError(self._template.problem(declared.place, cause, fix))
+                raise self._template.refused(declared.place, cause, fix)
             if kind == "Listener":
                 yield Item(declared.logical_id, "Listener", self._listener(declared))
             elif kind == "PacketSource":
