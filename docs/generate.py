@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md and docs/resources.md from the models, and the table of layers in docs/architecture.md
+"""Writes docs/configuration.md and docs/resources.md from the models, and the tables of layers in docs/architecture.md
 from the imports: `python docs/generate.py`.
 
 `tests/unit/test_docs.py` fails while a file is not what this would write.
@@ -316,11 +316,14 @@ def _in_pascal_case(text: str) -> str:
 
 
 def render_architecture() -> str:
-    """The page as it is, with the table of layers made anew."""
-    before, begin, rest = ARCHITECTURE.read_text().partition("<!-- layers: written by docs/generate.py -->\n")
-    _, end, after = rest.partition("<!-- /layers -->")
-    table = runpy.run_path(str(Path(__file__).with_name("layers.py")))["table"]()
-    return before + begin + table + end + after
+    """The page as it is, with the tables of layers made anew."""
+    page = ARCHITECTURE.read_text()
+    for name in ("layers", "layers_rust"):
+        before, begin, rest = page.partition(f"<!-- {name}: written by docs/generate.py -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        table = runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["table"]()
+        page = before + begin + table + end + after
+    return page
 
 
 if __name__ == "__main__":
