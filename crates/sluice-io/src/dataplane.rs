@@ -3,6 +3,7 @@
 use crate::{
     Port,
     command::{Command, PeerChange, Remembered, Snapshot},
+    lock::lock,
     signal::Waker,
     socket::OpenError,
     sys,
@@ -14,7 +15,7 @@ use sluice_core::{
 };
 use std::{
     fmt, io,
-    sync::{Mutex, PoisonError, mpsc},
+    sync::{Mutex, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -92,7 +93,7 @@ impl Dataplane {
 
     /// Ends the thread; sockets close at once.
     pub fn end(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.thread).take();
         if let Some(thread) = thread {
             let _ = self.commands.send(Command::End);
             self.waker.wake();

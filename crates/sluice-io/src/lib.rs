@@ -6,6 +6,7 @@
 
 mod command;
 mod dataplane;
+mod lock;
 mod open;
 pub mod port;
 pub mod queue;

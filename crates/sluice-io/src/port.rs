@@ -1,13 +1,13 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, FilterSpec, Signal, Watch, signal::Waker};
+use crate::{BatchQueue, FilterSpec, Signal, Watch, lock::lock, signal::Waker};
 use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
@@ -102,7 +102,7 @@ impl Port {
     }
 
     pub(crate) fn all_queues(&self) -> MutexGuard<'_, Vec<Arc<BatchQueue>>> {
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.queues)
     }
 
     /// Queues documents in order while there is room; returns how many were taken. An empty ring takes any document.
@@ -146,7 +146,7 @@ impl Port {
 
     /// What is to be kept of peers over a restart and has changed since the last call.
     pub fn peer_changes(&self) -> Vec<PeerMemory> {
-        let mut changes = self.0.peer_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = lock(&self.0.peer_changes);
         self.0.peers_changed.clear();
         std::mem::take(&mut *changes).into_values().collect()
     }
@@ -161,7 +161,7 @@ impl Port {
         if memories.is_empty() {
             return;
         }
-        let mut changes = self.0.peer_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = lock(&self.0.peer_changes);
         if changes.is_empty() {
             self.0.peers_changed.set();
         }
@@ -205,7 +205,7 @@ impl Port {
     }
 
     fn watches(&self) -> MutexGuard<'_, Vec<Arc<Watch>>> {
-        self.0.watches.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.watches)
     }
 
     /// The I/O thread takes the next document.
@@ -233,7 +233,6 @@ impl Port {
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
-        // No code that can panic runs under this lock.
-        self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.ring)
     }
 }

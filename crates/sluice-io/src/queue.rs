@@ -1,11 +1,11 @@
 //! Ready batches between the I/O thread and a Destination: bounded, the oldest gives way.
 
-use crate::Signal;
+use crate::{Signal, lock::lock};
 use sluice_core::Batch;
 use std::{
     collections::VecDeque,
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The queue of one Destination.
@@ -83,8 +83,7 @@ impl BatchQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // No code that can panic runs under this lock.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 

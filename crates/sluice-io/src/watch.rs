@@ -1,13 +1,13 @@
 //! Live events of one Listener for whoever watches: filtered and sampled here, rendered once, bounded, with a count of
 //! what was left out. Costs nothing while nobody watches.
 
-use crate::Signal;
+use crate::{Signal, lock::lock};
 use serde::{Deserialize, Serialize};
 use sluice_core::{About, Event, Kinds, ListenerSpec, Origin, policy::Networks, time};
 use std::{
     io,
     net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 /// Bytes of rendered events that wait for a reader.
@@ -141,7 +141,7 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 }
 
