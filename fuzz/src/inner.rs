@@ -17,7 +17,6 @@ pub fn check(data: &[u8]) {
         match ip.unwrap() {
             Unwrapped::Udp(inner, payload) => {
                 assert!(payload.len() + inner.overhead() <= packet.len());
-                assert_eq!(&data[ip.udp_payload_at(payload)], payload);
                 round_trip(inner, payload);
             }
             Unwrapped::Echo(reply) => {

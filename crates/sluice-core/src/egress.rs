@@ -10,23 +10,23 @@ use crate::{
     Counters, Now,
     dedup::Window,
     document::{Completion, Failure, Origin, Submission},
+    entry::{self, Read},
     event::{About, Event, Kinds},
-    judge::{self, Read, Surroundings},
+    judge::Surroundings,
     lobby::{self, Lobby},
     message,
     outgoing::{Entry, Outgoing, Queue, RunLimit, To},
-    pacing::{Pacer, Recipient},
+    pacing::Pacer,
     reason::{Reason, Refused},
-    session::wireguard::{Endpoint, Outcome, Sealed, Transmit},
+    session::{
+        Departure, Session,
+        wireguard::{Endpoint, Outcome, Transmit},
+    },
     spec::{ListenerSpec, SourceSpec},
     time::{self, SECOND},
-    tunnel::Tunnels,
 };
 use slab::Slab;
-use std::{
-    collections::{BTreeMap, VecDeque},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Paced entries of one Listener that may wait; more fail at once as `RateLimited`. Bounds memory, and keeps one slow
 /// source from holding up the others.
@@ -35,8 +35,6 @@ const HELD_LIMIT: usize = 131_072;
 const REPLY_HOLD: u64 = 60 * SECOND;
 /// What WireGuard itself sends is not queued beyond this: it comes again if it matters.
 const PROTOCOL_LIMIT: usize = 4_096;
-/// Stands where a peer's endpoint will be.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 struct Document {
     completion: Completion,
@@ -67,6 +65,18 @@ impl Sender {
         if spec.rate_limit != before.rate_limit {
             self.pacer = spec.rate_limit.as_ref().map(Pacer::new);
         }
+    }
+
+    /// When an entry leaves that may wait for `hold` nanoseconds; `held` entries wait already.
+    fn reserve(&mut self, now: Now, to: &To, hold: u64, held: usize) -> Result<u64, Refused> {
+        let Some(pacer) = &mut self.pacer else { return Ok(now.mono) };
+        if held >= HELD_LIMIT {
+            return Err((Reason::RateLimited, format!("{HELD_LIMIT} entries wait already")));
+        }
+        pacer.reserve(now, to.recipient(), now.mono.saturating_add(hold)).ok_or_else(|| {
+            let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
+            (Reason::RateLimited, detail.to_owned())
+        })
     }
 }
 
@@ -114,7 +124,7 @@ impl Egress {
     pub fn submit(
         &mut self,
         around: &Surroundings,
-        tunnels: &mut Option<Tunnels>,
+        session: &mut Session,
         counters: &mut Counters,
         submission: Submission,
     ) {
@@ -144,14 +154,14 @@ impl Egress {
             }
             Ok(elements) => {
                 for (index, element) in (0u32..).zip(elements) {
-                    if judge::tolerates(origin, &element) {
+                    if entry::tolerates(origin, &element) {
                         continue;
                     }
                     self.begin(counters, document);
                     let outcome = match &refusal {
                         Some(refused) => Err(refused.clone()),
-                        None => judge::read(around, tunnels.as_ref(), origin, published_ms, &element)
-                            .and_then(|read| self.admit(around, tunnels, counters, document, index, read)),
+                        None => entry::read(around, session, origin, published_ms, &element)
+                            .and_then(|read| self.admit(around, session, counters, document, index, read)),
                     };
                     if let Err(refused) = outcome {
                         self.fail(counters, document, Some(index), refused);
@@ -167,7 +177,7 @@ impl Egress {
     fn admit(
         &mut self,
         around: &Surroundings,
-        tunnels: &mut Option<Tunnels>,
+        session: &mut Session,
         counters: &mut Counters,
         document: usize,
         index: u32,
@@ -175,23 +185,12 @@ impl Egress {
     ) -> Result<(), Refused> {
         let Read { id, tagged, to, payload, bytes, expires_ms } = read;
         let now = around.now;
-        let outgoing = |id, hold: u64, local, to| {
-            let hold_until = now.mono.saturating_add(hold);
-            let entry = Entry { document, index, id, bytes, hold_until };
-            let (remote, peer) = match to {
-                To::Remote { remote, .. } => (remote, None),
-                To::Peer(peer) => (NOWHERE, Some(Box::new(peer))),
-            };
-            Outgoing { entry: Some(entry), peer, expires_ms, local, remote, payload }
-        };
+        let entry = |id, hold: u64| Entry { document, index, id, bytes, hold_until: now.mono.saturating_add(hold) };
         let Origin::Source(source) = self.documents[document].completion.origin else {
-            let local = match (&to, tunnels.as_ref()) {
-                (To::Remote { local, remote }, _) => judge::permit_answer(around, *remote).map(|()| *local)?,
-                (To::Peer(peer), Some(tunnels)) => tunnels.permit_answer(around, peer).map(|()| None)?,
-                (To::Peer(_), None) => unreachable!("a peer was found in the tunnels"),
-            };
+            let local = session.permit_answer(around, &to)?;
             self.documents[document].outstanding += 1;
-            self.leave(now, tunnels, counters, outgoing(None, REPLY_HOLD, local, to));
+            let outgoing = Outgoing::new(entry(None, REPLY_HOLD), to, local, expires_ms, payload);
+            self.leave(now, session, counters, outgoing);
             return Ok(());
         };
         let sender = &mut self.senders[source];
@@ -206,28 +205,11 @@ impl Egress {
                 }
             },
         };
-        let permitted = match (&to, tunnels.as_mut()) {
-            (To::Remote { local, remote }, _) => judge::permit(around, source, tagged, *remote, expires_ms)
-                .map(|session| (local.or(session), Recipient::Remote(*remote))),
-            (To::Peer(peer), Some(tunnels)) => {
-                tunnels.permit(around, source, peer, expires_ms).map(|()| (None, Recipient::Peer(peer.peer)))
-            }
-            (To::Peer(_), None) => unreachable!("a peer was found in the tunnels"),
-        };
         // Before the millisecond in which it expires.
         let ttl = expires_ms.saturating_sub(now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
         let hold = sender.hold.min(ttl);
-        let placed = permitted.and_then(|(local, recipient)| {
-            let leaves = match &mut sender.pacer {
-                None => now.mono,
-                Some(_) if self.held.len() >= HELD_LIMIT => {
-                    return Err((Reason::RateLimited, format!("{HELD_LIMIT} entries wait already")));
-                }
-                Some(pacer) => pacer.reserve(now, recipient, now.mono.saturating_add(hold)).ok_or_else(|| {
-                    let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
-                    (Reason::RateLimited, detail.to_owned())
-                })?,
-            };
+        let placed = session.permit(around, source, tagged, &to, expires_ms).and_then(|local| {
+            let leaves = sender.reserve(now, &to, hold, self.held.len())?;
             Ok((leaves, local))
         });
         let (leaves, local) = match placed {
@@ -240,9 +222,9 @@ impl Egress {
             }
         };
         self.documents[document].outstanding += 1;
-        let outgoing = outgoing(id, hold, local, to);
+        let outgoing = Outgoing::new(entry(id, hold), to, local, expires_ms, payload);
         if leaves <= now.mono {
-            self.leave(now, tunnels, counters, outgoing);
+            self.leave(now, session, counters, outgoing);
         } else {
             self.held.insert((leaves, self.held_so_far), outgoing);
             self.held_so_far += 1;
@@ -250,34 +232,24 @@ impl Egress {
         Ok(())
     }
 
-    /// Into the queue for the socket; for a peer, through its session.
-    fn leave(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, mut outgoing: Outgoing) {
-        let (Some(to), Some(tunnels)) = (outgoing.peer.as_deref().copied(), tunnels) else {
-            self.outgoing.push(outgoing);
-            return;
-        };
-        let refused = match tunnels.wg.seal(now, &to.peer, &outgoing.payload, to.pad) {
-            Sealed::Datagram(Transmit { endpoint: Endpoint { remote, local }, datagram }) => {
-                outgoing = Outgoing { peer: None, local, remote, payload: datagram, ..outgoing };
-                self.outgoing.push(outgoing);
-                return;
-            }
-            Sealed::Wait if self.lobby.has_room(&to.peer) => {
+    /// Through the session into the queue for the socket.
+    fn leave(&mut self, now: Now, session: &mut Session, counters: &mut Counters, mut outgoing: Outgoing) {
+        let refused = match session.seal(now, &mut outgoing) {
+            Ok(Departure::Now) => return self.outgoing.push(outgoing),
+            Ok(Departure::AfterHandshake(peer)) if self.lobby.has_room(&peer) => {
                 let until = outgoing.entry.as_ref().map_or(now.mono, |entry| entry.hold_until);
-                return self.lobby.enter(to.peer, until, outgoing);
+                return self.lobby.enter(peer, until, outgoing);
             }
-            Sealed::Wait => {
-                let detail = format!("{} packets wait already for the peer's handshake", lobby::PER_PEER);
-                (Reason::NoSession, detail)
+            Ok(Departure::AfterHandshake(_)) => {
+                (Reason::NoSession, format!("{} packets wait already for the peer's handshake", lobby::PER_PEER))
             }
-            Sealed::NoEndpoint => (Reason::NoSession, format!("nobody knows where the peer {} is", to.key)),
-            Sealed::UnknownPeer => (Reason::UnknownPeer, format!("the Listener has no peer {}", to.key)),
+            Err(refused) => refused,
         };
         self.conclude(now, counters, outgoing, Err(refused));
     }
 
     /// What the packets of a peer have waited for.
-    pub fn settle(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters, outcome: Outcome) {
+    pub fn settle(&mut self, now: Now, session: &mut Session, counters: &mut Counters, outcome: Outcome) {
         let (peer, refused) = match outcome {
             Outcome::Ready(peer) => (peer, None),
             Outcome::GaveUp(peer) => (peer, Some((Reason::NoSession, "the peer does not answer".to_owned()))),
@@ -285,7 +257,7 @@ impl Egress {
         };
         for outgoing in self.lobby.take(&peer) {
             match &refused {
-                None => self.leave(now, tunnels, counters, outgoing),
+                None => self.leave(now, session, counters, outgoing),
                 Some(refused) => self.conclude(now, counters, outgoing, Err(refused.clone())),
             }
         }
@@ -299,12 +271,12 @@ impl Egress {
     }
 
     /// Lets those leave whose time has come, and ends those whose time is over.
-    pub fn release(&mut self, now: Now, tunnels: &mut Option<Tunnels>, counters: &mut Counters) {
+    pub fn release(&mut self, now: Now, session: &mut Session, counters: &mut Counters) {
         while let Some(entry) = self.held.first_entry()
             && entry.key().0 <= now.mono
         {
             let outgoing = entry.remove();
-            self.leave(now, tunnels, counters, outgoing);
+            self.leave(now, session, counters, outgoing);
         }
         while let Some(outgoing) = self.lobby.expire(now) {
             let detail = "the peer has not answered within HoldSeconds or the entry's TTL".to_owned();

@@ -10,10 +10,7 @@ use crate::{
     wire::{icmp, ipv4, ipv6, protocol, udp},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-};
+use std::net::{IpAddr, SocketAddr};
 
 const PADDING: usize = 16;
 
@@ -108,12 +105,6 @@ impl<'a> Ip<'a> {
             Ip::V4(packet) => packet.payload(),
             Ip::V6(packet) => packet.payload(),
         }
-    }
-
-    /// Where the payload of the UDP packet within lies in the plaintext.
-    pub fn udp_payload_at(&self, payload: &[u8]) -> Range<usize> {
-        let start = self.bytes().len() - self.payload().len() + udp::HEADER;
-        start..start + payload.len()
     }
 
     fn is_fragment(&self) -> bool {

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod dedup;
 pub mod document;
 pub mod egress;
+mod entry;
 pub mod event;
 pub mod format;
 pub mod inner;
@@ -28,7 +29,6 @@ mod shared;
 pub mod spec;
 pub mod tag;
 pub mod time;
-mod tunnel;
 pub mod wire;
 
 pub use address::canonical;

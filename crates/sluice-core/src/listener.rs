@@ -10,14 +10,12 @@ use crate::{
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::{
-        PlainSessions,
+        Arrived, Session, WireGuard,
         wireguard::{PeerStatus, PublicKey, Secret},
     },
     shared::Shared,
     spec::{DestinationSpec, ListenerSpec, PeerMemory, PeerSpec},
-    tag::{PeerAddress, ReturnAddress, TagSealer, TagText},
-    time,
-    tunnel::{Arrived, Delivery, Tunnels},
+    tag::{ReturnAddress, TagSealer, TagText},
 };
 use std::{
     collections::VecDeque,
@@ -43,10 +41,8 @@ pub struct Listener {
     shared: Arc<Shared>,
     bound: SocketAddr,
     sealer: TagSealer,
-    sessions: PlainSessions,
-    /// Of a `wg` Listener; its sessions are there.
-    tunnels: Option<Tunnels>,
-    /// What has just come out of a tunnel.
+    session: Session,
+    /// What the session has just opened.
     plaintext: Vec<u8>,
     writer: PacketWriter,
     batchers: Vec<Batcher>,
@@ -59,13 +55,10 @@ pub struct Listener {
 impl Listener {
     /// A Listener that was bound to `bound`. `salt`: fresh random bytes, see [`crate::tag`].
     pub fn new(mut spec: ListenerSpec, shared: Arc<Shared>, bound: SocketAddr, salt: [u8; 6]) -> Listener {
-        // Not kept: it has the private key, and peers come and go.
-        let tunnels = spec.wire_guard.take().map(|wire_guard| Tunnels::new(&wire_guard, &spec));
-        let protocol = protocol(&tunnels);
+        let session = Session::new(&mut spec);
         Listener {
             sealer: TagSealer::new(salt),
-            sessions: PlainSessions::new(time::nanos(spec.session_idle_seconds), spec.session_limit),
-            writer: PacketWriter::new(&spec.domain, bound.port(), protocol, &shared.region),
+            writer: PacketWriter::new(&spec.domain, bound.port(), session.protocol(), &shared.region),
             plaintext: Vec::new(),
             batchers: spec.destinations.iter().map(Batcher::new).collect(),
             ready: VecDeque::new(),
@@ -74,10 +67,10 @@ impl Listener {
             counters: Counters {
                 destinations: spec.destinations.iter().map(|d| DestinationCounters::new(&d.name)).collect(),
                 sources: spec.sources.iter().map(|s| SourceCounters::new(&s.name)).collect(),
-                wire_guard: tunnels.as_ref().map(|tunnels| tunnels.wg.counters().clone()),
+                wire_guard: session.wire_guard_counters(),
                 ..Counters::default()
             },
-            tunnels,
+            session,
             spec,
             shared,
             bound,
@@ -85,51 +78,34 @@ impl Listener {
     }
 
     /// A datagram from `remote` arrived at `local`; both canonical ([`crate::canonical`]).
-    pub fn handle_datagram(&mut self, now: Now, local: IpAddr, remote: SocketAddr, payload: &[u8]) {
+    pub fn handle_datagram(&mut self, now: Now, local: IpAddr, remote: SocketAddr, datagram: &[u8]) {
         self.counters.received_packets += 1;
-        self.counters.received_bytes += payload.len() as u64;
+        self.counters.received_bytes += datagram.len() as u64;
         if !self.spec.client_networks.contains(remote.ip()) {
-            self.reject(now, remote, payload.len(), Rejected::RefusedNetwork);
+            self.reject(now, remote, datagram.len(), Rejected::RefusedNetwork);
             return;
         }
-        if self.tunnels.is_some() {
-            return self.handle_tunnelled(now, local, remote, payload);
-        }
-        self.sessions.heard(now, remote, local);
-        if self.spec.destinations.iter().all(|destination| destination.removed) {
-            self.reject(now, remote, payload.len(), Rejected::NoDestination);
-            return;
-        }
-        let address = ReturnAddress {
-            listener: self.spec.id,
-            node: self.shared.node,
-            expires: self.tags_expire(now),
-            local: SocketAddr::new(local, self.bound.port()),
-            remote,
-        };
-        let tag = self.sealer.seal(&self.shared.tag_keys, &address);
-        self.writer.begin(now, tag.as_bytes(), remote, local, None);
-        self.deliver(now, &tag, remote, payload);
-    }
-
-    /// The same for a `wg` Listener.
-    fn handle_tunnelled(&mut self, now: Now, local: IpAddr, remote: SocketAddr, datagram: &[u8]) {
-        let Some(tunnels) = &mut self.tunnels else { return };
         let mut plaintext = std::mem::take(&mut self.plaintext);
-        let arrived = tunnels.receive(now, local, remote, datagram, &mut plaintext);
-        self.settle_tunnels(now);
+        let arrived = self.session.receive(now, local, remote, datagram, &mut plaintext);
+        self.settle(now);
         match arrived {
             Arrived::Protocol => {}
             Arrived::Refused(why) => self.reject(now, remote, datagram.len(), why),
             Arrived::Packet(_) if self.spec.destinations.iter().all(|destination| destination.removed) => {
                 self.reject(now, remote, datagram.len(), Rejected::NoDestination);
             }
-            Arrived::Packet(Delivery { peer, key, inner, payload }) => {
-                let (listener, node, expires) = (self.spec.id, self.shared.node, self.tags_expire(now));
-                let address = PeerAddress { listener, node, expires, peer, inner };
-                let tag = self.sealer.seal_peer(&self.shared.tag_keys, &address);
-                self.writer.begin(now, tag.as_bytes(), remote, local, Some((&key, inner.as_ref())));
-                self.deliver(now, &tag, remote, &plaintext[payload]);
+            Arrived::Packet(delivery) => {
+                let address = ReturnAddress {
+                    listener: self.spec.id,
+                    node: self.shared.node,
+                    expires: (now.unix_ms / 1_000) as u32 + self.shared.tag_seconds,
+                    local: SocketAddr::new(local, self.bound.port()),
+                    remote,
+                };
+                let tag = delivery.seal_tag(&mut self.sealer, &self.shared.tag_keys, &address);
+                let peer = delivery.peer.as_ref().map(|peer| (&peer.key, peer.inner.as_ref()));
+                self.writer.begin(now, tag.as_bytes(), remote, local, peer);
+                self.deliver(now, &tag, remote, delivery.payload);
             }
         }
         self.plaintext = plaintext;
@@ -181,8 +157,8 @@ impl Listener {
         }
         (spec.bind, spec.dual_stack) = (self.spec.bind, self.spec.dual_stack);
         spec.wire_guard = None; // peers have their own ways in
-        self.sessions.update(time::nanos(spec.session_idle_seconds), spec.session_limit);
-        self.writer = PacketWriter::new(&spec.domain, self.bound.port(), protocol(&self.tunnels), &self.shared.region);
+        self.session.update(&spec);
+        self.writer = PacketWriter::new(&spec.domain, self.bound.port(), self.session.protocol(), &self.shared.region);
         let before = std::mem::replace(&mut self.spec, spec);
         for index in 0..self.spec.destinations.len() {
             self.update_destination(now, index, before.destinations.get(index));
@@ -219,87 +195,70 @@ impl Listener {
         }
     }
 
-    /// Takes what the tunnels have to send and to tell.
-    fn settle_tunnels(&mut self, now: Now) {
-        while let Some(outcome) = self.tunnels.as_mut().and_then(Tunnels::poll_outcome) {
-            self.egress.settle(now, &mut self.tunnels, &mut self.counters, outcome);
+    /// Takes what the session has to send and to report.
+    fn settle(&mut self, now: Now) {
+        while let Some(outcome) = self.session.poll_outcome() {
+            self.egress.settle(now, &mut self.session, &mut self.counters, outcome);
         }
-        let Some(tunnels) = &mut self.tunnels else { return };
-        while let Some(transmit) = tunnels.wg.poll_transmit() {
+        while let Some(transmit) = self.session.poll_transmit() {
             self.egress.transmit(transmit);
         }
-        if let Some(counters) = &mut self.counters.wire_guard {
-            counters.clone_from(tunnels.wg.counters());
-            counters.echoes_answered = tunnels.echoes();
-        }
+        self.counters.wire_guard = self.session.wire_guard_counters();
     }
 
     /// The public key of a `wg` Listener.
     pub fn public_key(&self) -> Option<PublicKey> {
-        self.tunnels.as_ref().map(|tunnels| tunnels.wg.public_key())
+        self.session.wire_guard().map(WireGuard::public_key)
     }
 
     /// Adds or changes a peer of a `wg` Listener; its session goes on.
     pub fn set_peer(&mut self, now: Now, peer: &PeerSpec) {
-        if let Some(tunnels) = &mut self.tunnels {
-            tunnels.wg.set_peer(now, peer);
+        if let Some(wg) = self.session.wire_guard_mut() {
+            wg.set_peer(now, peer);
         }
-        self.settle_tunnels(now);
+        self.settle(now);
     }
 
     /// Removes a peer and cuts its session at once. True if there was one.
     pub fn remove_peer(&mut self, now: Now, key: &PublicKey) -> bool {
-        let removed = self.tunnels.as_mut().is_some_and(|tunnels| tunnels.wg.remove_peer(key));
-        self.settle_tunnels(now);
+        let removed = self.session.wire_guard_mut().is_some_and(|wg| wg.remove_peer(key));
+        self.settle(now);
         removed
     }
 
     /// `AllowUnknownPeers` and `UnknownPeerPreSharedKey`. If either changes, the unknown peers that are there leave.
     pub fn set_unknown_peers(&mut self, now: Now, allow: bool, psk: Option<&Secret>) {
-        if let Some(tunnels) = &mut self.tunnels {
-            tunnels.wg.set_unknown(allow, psk);
+        if let Some(wg) = self.session.wire_guard_mut() {
+            wg.set_unknown(allow, psk);
         }
-        self.settle_tunnels(now);
+        self.settle(now);
     }
 
     /// What is to be kept of peers over a restart, as far as it has changed since the last call; without `Remote`: nothing
     /// any more. To be asked for, and written, within a second.
     pub fn take_peer_changes(&mut self) -> Vec<PeerMemory> {
-        self.tunnels.as_mut().map(|tunnels| tunnels.wg.take_changes()).unwrap_or_default()
+        self.session.wire_guard_mut().map(WireGuard::take_changes).unwrap_or_default()
     }
 
     /// The peers of a `wg` Listener.
     pub fn peers(&self, now: Now) -> impl Iterator<Item = PeerStatus> {
-        self.tunnels.iter().flat_map(move |tunnels| tunnels.wg.status(now))
-    }
-
-    fn tags_expire(&self, now: Now) -> u32 {
-        (now.unix_ms / 1_000) as u32 + self.shared.tag_seconds
+        self.session.wire_guard().into_iter().flat_map(move |wg| wg.status(now))
     }
 
     /// A sourced message or a handler's answer.
     pub fn submit(&mut self, now: Now, own: &OwnEndpoints, submission: Submission) {
-        let around = Surroundings {
-            now,
-            spec: &self.spec,
-            bound: self.bound,
-            shared: &self.shared,
-            sessions: &self.sessions,
-            own,
-        };
-        self.egress.submit(&around, &mut self.tunnels, &mut self.counters, submission);
-        self.settle_tunnels(now);
+        let around = Surroundings { now, spec: &self.spec, bound: self.bound, shared: &self.shared, own };
+        self.egress.submit(&around, &mut self.session, &mut self.counters, submission);
+        self.settle(now);
     }
 
     /// Closes the batches, and lets the paced packets leave, whose time has come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.close_batches(now, false);
-        if let Some(tunnels) = &mut self.tunnels {
-            tunnels.wg.handle_timeout(now);
-            self.settle_tunnels(now);
-        }
-        self.egress.release(now, &mut self.tunnels, &mut self.counters);
-        self.settle_tunnels(now);
+        self.session.handle_timeout(now);
+        self.settle(now);
+        self.egress.release(now, &mut self.session, &mut self.counters);
+        self.settle(now);
     }
 
     /// Closes every open batch: the Listener will receive no more.
@@ -314,8 +273,8 @@ impl Listener {
 
     /// When [`handle_timeout`](Self::handle_timeout) has something to do, on the clock of [`Now::mono`].
     pub fn poll_timeout(&self) -> Option<u64> {
-        let tunnels = self.tunnels.as_ref().and_then(|tunnels| tunnels.wg.poll_timeout());
-        self.batchers.iter().filter_map(Batcher::deadline).chain(self.egress.poll_timeout()).chain(tunnels).min()
+        let others = self.egress.poll_timeout().into_iter().chain(self.session.poll_timeout());
+        self.batchers.iter().filter_map(Batcher::deadline).chain(others).min()
     }
 
     /// The next batch that is ready, with its Destination's index.
@@ -440,9 +399,4 @@ fn put<T>(places: &mut Vec<T>, index: usize, value: T) {
         Some(place) => *place = value,
         None => places.push(value),
     }
-}
-
-/// `Local.Protocol` of packets.
-fn protocol(tunnels: &Option<Tunnels>) -> &'static str {
-    if tunnels.is_some() { "wg" } else { "udp" }
 }

@@ -2,20 +2,35 @@
 
 use crate::{
     Now, dedup,
+    pacing::Recipient,
     session::wireguard::keys::{PeerId, PublicKey},
 };
 use std::{
     collections::VecDeque,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
+/// Stands where a peer's endpoint will be.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Where an entry goes.
+#[derive(Clone, Copy, Debug)]
 pub enum To {
     /// An address; `local` is the one to send from, where the Tag says.
     #[allow(missing_docs)]
     Remote { local: Option<IpAddr>, remote: SocketAddr },
     /// A WireGuard peer.
     Peer(ToPeer),
+}
+
+impl To {
+    /// Who is sent to.
+    pub fn recipient(&self) -> Recipient {
+        match self {
+            To::Remote { remote, .. } => Recipient::Remote(*remote),
+            To::Peer(to) => Recipient::Peer(to.peer),
+        }
+    }
 }
 
 /// An entry's way to a peer.
@@ -46,6 +61,17 @@ pub struct Outgoing {
     pub remote: SocketAddr,
     /// What.
     pub payload: Vec<u8>,
+}
+
+impl Outgoing {
+    /// An entry's payload on its way to `to`.
+    pub(crate) fn new(entry: Entry, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Vec<u8>) -> Outgoing {
+        let (remote, peer) = match to {
+            To::Remote { remote, .. } => (remote, None),
+            To::Peer(to) => (NOWHERE, Some(Box::new(to))),
+        };
+        Outgoing { entry: Some(entry), peer, expires_ms, local, remote, payload }
+    }
 }
 
 /// Whose packet it is.

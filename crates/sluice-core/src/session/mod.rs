@@ -1,7 +1,198 @@
-//! Sessions: what makes a remote one that has spoken first. Plain UDP only remembers; WireGuard opens and seals.
+//! Sessions: what makes a remote one that has spoken first, and what its packets go through. Plain UDP only remembers;
+//! WireGuard opens and seals.
+//!
+//! Everything else calls the same verbs whatever the protocol, and matches on none. A further protocol is a variant of
+//! [`Session`] and a module beside [`plain`] and `tunnel`.
 
+mod passage;
 pub mod plain;
+mod tunnel;
 pub mod wireguard;
 
+pub use passage::{Arrived, Delivery, Departure};
 pub use plain::PlainSessions;
 pub use wireguard::WireGuard;
+
+use crate::{
+    Now,
+    inner::Recent,
+    judge::{self, Surroundings},
+    message::Entry,
+    outgoing::{Outgoing, To},
+    reason::Refused,
+    spec::ListenerSpec,
+    time,
+};
+use std::net::{IpAddr, SocketAddr};
+use tunnel::Tunnels;
+use wireguard::{Outcome, Transmit, WireGuardCounters};
+
+/// An entry's way was found by the session that it is shown to again.
+const ANOTHER: &str = "an entry's way leads through the session that found it";
+
+/// The protocol of one Listener, with the sessions of all its remotes. A Listener has one for ever, so its size is no matter.
+#[allow(clippy::large_enum_variant)]
+pub enum Session {
+    /// `udp`: payloads as they are.
+    Plain(PlainSessions),
+    /// `wg`
+    WireGuard(Tunnels),
+}
+
+impl Session {
+    /// For a new Listener. Takes what is not to be kept out of `spec`: it has the private key, and peers come and go.
+    pub fn new(spec: &mut ListenerSpec) -> Session {
+        match spec.wire_guard.take() {
+            None => Session::Plain(PlainSessions::new(time::nanos(spec.session_idle_seconds), spec.session_limit)),
+            Some(wire_guard) => Session::WireGuard(Tunnels::new(&wire_guard, spec.session_limit)),
+        }
+    }
+
+    /// The Listener's resource has changed. Sessions go on.
+    pub fn update(&mut self, spec: &ListenerSpec) {
+        match self {
+            Session::Plain(plain) => plain.update(time::nanos(spec.session_idle_seconds), spec.session_limit),
+            Session::WireGuard(_) => {} // peers have their own ways in
+        }
+    }
+
+    /// `Local.Protocol` of packets.
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            Session::Plain(_) => "udp",
+            Session::WireGuard(_) => "wg",
+        }
+    }
+
+    /// A datagram arrived. What is opened is put into `plaintext`.
+    pub fn receive<'a>(
+        &mut self,
+        now: Now,
+        local: IpAddr,
+        remote: SocketAddr,
+        datagram: &'a [u8],
+        plaintext: &'a mut Vec<u8>,
+    ) -> Arrived<'a> {
+        match self {
+            Session::Plain(plain) => {
+                plain.heard(now, remote, local);
+                Arrived::Packet(Delivery { peer: None, payload: datagram })
+            }
+            Session::WireGuard(tunnels) => tunnels.receive(now, local, remote, datagram, plaintext),
+        }
+    }
+
+    /// Where an entry goes (by `tag`, if it has one), and what its data is to be wrapped in.
+    pub fn find(&self, around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(To, Recent), Refused> {
+        match self {
+            Session::Plain(_) => {
+                plain::find(around, entry, tag).map(|(local, remote)| (To::Remote { local, remote }, Recent::Raw))
+            }
+            Session::WireGuard(tunnels) => tunnels.find(around, entry, tag).map(|(to, inner)| (To::Peer(to), inner)),
+        }
+    }
+
+    /// The payload that carries an entry's data, if it has room for them.
+    pub fn wrap(&self, to: To, inner: Recent, data: Vec<u8>) -> Result<(To, Vec<u8>), Refused> {
+        match (self, to) {
+            (Session::Plain(_), To::Remote { remote, .. }) => plain::fits(remote, &data).map(|()| (to, data)),
+            (Session::WireGuard(tunnels), To::Peer(to)) => {
+                tunnels.wrap(to, inner, data).map(|(to, payload)| (To::Peer(to), payload))
+            }
+            _ => unreachable!("{ANOTHER}"),
+        }
+    }
+
+    /// Expiry and egress policy of a sourced entry. Yields the address to send from, where one is known.
+    pub fn permit(
+        &mut self,
+        around: &Surroundings,
+        source: usize,
+        tagged: bool,
+        to: &To,
+        expires_ms: u64,
+    ) -> Result<Option<IpAddr>, Refused> {
+        match (self, to) {
+            (Session::Plain(plain), To::Remote { local, remote }) => {
+                plain.permit(around, source, tagged, *remote, expires_ms).map(|session| local.or(session))
+            }
+            (Session::WireGuard(tunnels), To::Peer(to)) => {
+                tunnels.permit(around, source, to, expires_ms).map(|()| None)
+            }
+            _ => unreachable!("{ANOTHER}"),
+        }
+    }
+
+    /// The one rule that holds for handlers' answers too: where nothing is sent to. Yields what [`permit`](Self::permit) does.
+    pub fn permit_answer(&self, around: &Surroundings, to: &To) -> Result<Option<IpAddr>, Refused> {
+        match (self, to) {
+            (Session::Plain(_), To::Remote { local, remote }) => judge::permit_answer(around, *remote).map(|()| *local),
+            (Session::WireGuard(tunnels), To::Peer(to)) => tunnels.permit_answer(around, to).map(|()| None),
+            _ => unreachable!("{ANOTHER}"),
+        }
+    }
+
+    /// Makes a packet ready for the socket, unless it has to wait for a handshake.
+    pub fn seal(&mut self, now: Now, outgoing: &mut Outgoing) -> Result<Departure, Refused> {
+        match self {
+            Session::Plain(_) => Ok(Departure::Now),
+            Session::WireGuard(tunnels) => tunnels.seal(now, outgoing),
+        }
+    }
+
+    /// What packets have waited for.
+    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => tunnels.wg.poll_outcome(),
+        }
+    }
+
+    /// The next datagram that the protocol itself sends.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => tunnels.wg.poll_transmit(),
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do, on the clock of [`Now::mono`].
+    pub fn poll_timeout(&self) -> Option<u64> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => tunnels.wg.poll_timeout(),
+        }
+    }
+
+    /// The protocol's timers.
+    pub fn handle_timeout(&mut self, now: Now) {
+        match self {
+            Session::Plain(_) => {}
+            Session::WireGuard(tunnels) => tunnels.wg.handle_timeout(now),
+        }
+    }
+
+    /// What a `wg` Listener counts beside what every one does.
+    pub fn wire_guard_counters(&self) -> Option<WireGuardCounters> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => Some(tunnels.counters()),
+        }
+    }
+
+    /// The peers of a `wg` Listener.
+    pub fn wire_guard(&self) -> Option<&WireGuard> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => Some(&tunnels.wg),
+        }
+    }
+
+    /// The same, to change them.
+    pub fn wire_guard_mut(&mut self) -> Option<&mut WireGuard> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => Some(&mut tunnels.wg),
+        }
+    }
+}

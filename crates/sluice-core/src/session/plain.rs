@@ -1,12 +1,19 @@
 //! Plain UDP: a remote has a session for a while after its last packet (`SessionIdleSeconds`, contract section 1.1).
 //! It needs no permission of the egress policy (section 4.4), and packets for it leave from the address it spoke to.
 
-use crate::Now;
+use crate::{
+    Now,
+    address::{address_of, malformed_remote},
+    judge::{self, PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6, Surroundings},
+    message::{Entry, RemoteField, Scalar},
+    reason::{Reason, Refused},
+};
 use hashlink::LinkedHashMap;
 use std::net::{IpAddr, SocketAddr};
 
-struct Session {
-    heard: u64,
+/// When a remote was heard last, and where.
+struct Heard {
+    at: u64,
     local: IpAddr,
 }
 
@@ -15,7 +22,7 @@ pub struct PlainSessions {
     idle: u64,
     limit: usize,
     /// Least recently heard in front.
-    table: LinkedHashMap<SocketAddr, Session, ahash::RandomState>,
+    table: LinkedHashMap<SocketAddr, Heard, ahash::RandomState>,
 }
 
 impl PlainSessions {
@@ -31,7 +38,7 @@ impl PlainSessions {
 
     /// `remote` sent something to `local`.
     pub fn heard(&mut self, now: Now, remote: SocketAddr, local: IpAddr) {
-        self.table.insert(remote, Session { heard: now.mono, local });
+        self.table.insert(remote, Heard { at: now.mono, local });
         // At most two leave for one that comes, so that the table shrinks without a sweep.
         for _ in 0..2 {
             match self.table.front() {
@@ -45,7 +52,32 @@ impl PlainSessions {
 
     /// The local address that `remote` last spoke to, if it has a session.
     pub fn local_of(&self, now: Now, remote: SocketAddr) -> Option<IpAddr> {
-        self.table.get(&remote).filter(|session| !self.gone(now, session)).map(|session| session.local)
+        self.table.get(&remote).filter(|heard| !self.gone(now, heard)).map(|heard| heard.local)
+    }
+
+    /// Expiry and egress policy of a sourced entry. Yields the address that its remote last spoke to, if it has a session.
+    pub fn permit(
+        &self,
+        around: &Surroundings,
+        source: usize,
+        tagged: bool,
+        remote: SocketAddr,
+        expires_ms: u64,
+    ) -> Result<Option<IpAddr>, Refused> {
+        judge::in_time(around, expires_ms)?;
+        let source = &around.spec.sources[source];
+        let session = self.local_of(around.now, remote);
+        if session.is_none()
+            && !tagged
+            && let Some(detail) = source.egress_networks.refuse(remote.ip())
+        {
+            return Err((Reason::RemoteDenied, detail));
+        }
+        judge::permit_answer(around, remote)?;
+        if session.is_none() && source.require_session {
+            return Err((Reason::NoSession, format!("{remote} has not spoken to the Listener lately")));
+        }
+        Ok(session)
     }
 
     /// Number of remotes remembered.
@@ -58,9 +90,57 @@ impl PlainSessions {
         self.table.is_empty()
     }
 
-    fn gone(&self, now: Now, session: &Session) -> bool {
-        now.mono.saturating_sub(session.heard) > self.idle
+    fn gone(&self, now: Now, heard: &Heard) -> bool {
+        now.mono.saturating_sub(heard.at) > self.idle
     }
+}
+
+/// Where an entry goes, and the address that it leaves from if its Tag says so.
+pub fn find(around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
+    match tag {
+        Some(tag) => by_tag(around, tag),
+        None => Ok((None, remote_of(&entry.remote)?)),
+    }
+}
+
+fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
+    let refused = |detail: &str| (Reason::InvalidTag, detail.to_owned());
+    let address = around.shared.tag_keys.open(around.now, tag).map_err(judge::invalid_tag)?;
+    judge::made_here(around, address.listener, address.node)?;
+    if address.local.port() != around.bound.port() {
+        return Err(refused("the Listener's port has changed since the Tag was made"));
+    }
+    if address.remote.port() == 0 {
+        return Err((Reason::RemoteDenied, "the packet came from port 0".to_owned()));
+    }
+    Ok((Some(address.local.ip()), address.remote))
+}
+
+fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
+    let RemoteField::Object { address, port, peer_key } = field else {
+        return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
+    };
+    let remote = address_of(address, port)?;
+    match peer_key {
+        Scalar::Absent | Scalar::Null => {}
+        Scalar::Text(key) if key.is_empty() => {}
+        // Sending in the clear what was meant for a peer would be worse than not sending it.
+        Scalar::Text(_) => {
+            return Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()));
+        }
+        _ => return Err(malformed_remote("Remote.PeerKey is not a string")),
+    }
+    Ok(remote)
+}
+
+/// A datagram to `remote` has room for `payload`.
+pub fn fits(remote: SocketAddr, payload: &[u8]) -> Result<(), Refused> {
+    let limit = if remote.is_ipv4() { PAYLOAD_LIMIT_V4 } else { PAYLOAD_LIMIT_V6 };
+    if payload.len() > limit {
+        let detail = format!("{} bytes; a datagram to {} carries at most {limit}", payload.len(), remote.ip());
+        return Err((Reason::PayloadTooLarge, detail));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,18 +7,15 @@ use crate::{
     inner::{Inner, Ip, Recent, Unwrapped},
     judge::{self, Surroundings},
     message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
-    outgoing::ToPeer,
+    outgoing::{Outgoing, ToPeer},
     reason::{Reason, Refused, Rejected},
     session::{
-        WireGuard,
-        wireguard::{OVERHEAD, Outcome, PeerId, PublicKey, Received, Sealed},
+        passage::{Arrived, Delivery, Departure, FromPeer},
+        wireguard::{Endpoint, OVERHEAD, PublicKey, Received, Sealed, Transmit, WireGuard, WireGuardCounters},
     },
-    spec::{ListenerSpec, WireGuardSpec},
+    spec::WireGuardSpec,
 };
-use std::{
-    net::{IpAddr, SocketAddr},
-    ops::Range,
-};
+use std::net::{IpAddr, SocketAddr};
 
 /// Largest plaintext; a multiple of 16, so that padding does not pass it.
 const PLAINTEXT_LIMIT: usize = (PAYLOAD_LIMIT_V4 - OVERHEAD) / 16 * 16;
@@ -31,66 +28,44 @@ pub struct Tunnels {
     echoes: u64,
 }
 
-/// What became of a datagram.
-pub enum Arrived {
-    /// A packet for Destinations.
-    Packet(Delivery),
-    /// The protocol's own, or answered by us.
-    Protocol,
-    /// Nothing to deliver.
-    Refused(Rejected),
-}
-
-/// A packet for Destinations.
-pub struct Delivery {
-    /// Who sent it.
-    pub peer: PeerId,
-    /// Who sent it.
-    pub key: PublicKey,
-    /// Its inner addresses, if it was taken out of a packet.
-    pub inner: Option<Inner>,
-    /// Where its payload lies in the plaintext.
-    pub payload: Range<usize>,
-}
-
 impl Tunnels {
-    /// For a `wg` Listener.
-    pub fn new(spec: &WireGuardSpec, listener: &ListenerSpec) -> Tunnels {
-        let wg = WireGuard::new(spec, listener.session_limit);
-        Tunnels { wg, decapsulate: spec.decapsulated_delivery, echoes: 0 }
+    /// Remembers at most `guests` unknown peers.
+    pub fn new(spec: &WireGuardSpec, guests: usize) -> Tunnels {
+        Tunnels { wg: WireGuard::new(spec, guests), decapsulate: spec.decapsulated_delivery, echoes: 0 }
     }
 
-    /// Inner echo requests that were answered.
-    pub fn echoes(&self) -> u64 {
-        self.echoes
+    /// What has been counted, inner echo requests included.
+    pub fn counters(&self) -> WireGuardCounters {
+        WireGuardCounters { echoes_answered: self.echoes, ..self.wg.counters().clone() }
     }
 
     /// A datagram arrived; its plaintext is put into `plaintext`.
-    pub fn receive(
+    pub fn receive<'a>(
         &mut self,
         now: Now,
         local: IpAddr,
         remote: SocketAddr,
         datagram: &[u8],
-        plaintext: &mut Vec<u8>,
-    ) -> Arrived {
-        let peer = match self.wg.receive(now, local, remote, datagram, plaintext) {
-            Received::Packet(peer) => peer,
+        plaintext: &'a mut Vec<u8>,
+    ) -> Arrived<'a> {
+        let id = match self.wg.receive(now, local, remote, datagram, plaintext) {
+            Received::Packet(id) => id,
             Received::Protocol => return Arrived::Protocol,
             Received::Refused(why) => return Arrived::Refused(why),
         };
+        let plaintext: &'a [u8] = plaintext;
         let ip = Ip::new(plaintext);
-        if ip.is_some_and(|ip| !self.wg.allows(&peer, ip.source())) {
+        if ip.is_some_and(|ip| !self.wg.allows(&id, ip.source())) {
             return Arrived::Refused(Rejected::RefusedInnerSource);
         }
         let (inner, payload) = match ip {
-            Some(ip) if !self.decapsulate => (None, 0..ip.bytes().len()),
-            None => (None, 0..plaintext.len()),
+            Some(ip) if !self.decapsulate => (None, ip.bytes()),
+            None => (None, plaintext),
             Some(ip) => match ip.unwrap() {
-                Unwrapped::Udp(inner, payload) => (Some(inner), ip.udp_payload_at(payload)),
+                Unwrapped::Udp(inner, payload) => (Some(inner), payload),
                 Unwrapped::Dropped(why) => return Arrived::Refused(why),
                 Unwrapped::Echo(reply) => {
-                    if let Sealed::Datagram(transmit) = self.wg.seal(now, &peer, &reply, true) {
+                    if let Sealed::Datagram(transmit) = self.wg.seal(now, &id, &reply, true) {
                         self.echoes += 1;
                         self.wg.transmit(transmit);
                     }
@@ -99,14 +74,37 @@ impl Tunnels {
             },
         };
         if self.decapsulate {
-            self.wg.set_recent(&peer, inner.map_or(Recent::Raw, Recent::Udp));
+            self.wg.set_recent(&id, inner.map_or(Recent::Raw, Recent::Udp));
         }
-        let Some(key) = self.wg.key_of(&peer) else { return Arrived::Refused(Rejected::NoSession) };
-        Arrived::Packet(Delivery { peer, key, inner, payload })
+        let Some(key) = self.wg.key_of(&id) else { return Arrived::Refused(Rejected::NoSession) };
+        Arrived::Packet(Delivery { peer: Some(FromPeer { key, id, inner }), payload })
+    }
+
+    /// Puts the sealed packet into the place of its plaintext, if it has a peer and the peer a session.
+    pub fn seal(&mut self, now: Now, outgoing: &mut Outgoing) -> Result<Departure, Refused> {
+        let Some(to) = outgoing.peer.as_deref().copied() else { return Ok(Departure::Now) };
+        match self.wg.seal(now, &to.peer, &outgoing.payload, to.pad) {
+            Sealed::Datagram(Transmit { endpoint: Endpoint { remote, local }, datagram }) => {
+                (outgoing.local, outgoing.remote) = (local, remote);
+                (outgoing.payload, outgoing.peer) = (datagram, None);
+                Ok(Departure::Now)
+            }
+            Sealed::Wait => Ok(Departure::AfterHandshake(to.peer)),
+            Sealed::NoEndpoint => Err(no_endpoint(&to.key)),
+            Sealed::UnknownPeer => Err(unknown_peer(&to.key)),
+        }
+    }
+
+    /// Where an entry goes, and how it is to be wrapped.
+    pub fn find(&self, around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(ToPeer, Recent), Refused> {
+        match tag {
+            Some(tag) => self.by_tag(around, tag),
+            None => self.by_key(entry),
+        }
     }
 
     /// Where a Tag leads, and how the packet was wrapped that it answers.
-    pub fn by_tag(&self, around: &Surroundings, tag: &str) -> Result<(ToPeer, Recent), Refused> {
+    fn by_tag(&self, around: &Surroundings, tag: &str) -> Result<(ToPeer, Recent), Refused> {
         let address = around.shared.tag_keys.open_peer(around.now, tag).map_err(judge::invalid_tag)?;
         judge::made_here(around, address.listener, address.node)?;
         let gone = || (Reason::UnknownPeer, "the peer that the Tag answers is there no more".to_owned());
@@ -116,7 +114,7 @@ impl Tunnels {
     }
 
     /// Where `Remote` and `Inner` lead.
-    pub fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
+    fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
         let RemoteField::Object { address, port, peer_key } = &entry.remote else {
             return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
         };
@@ -131,8 +129,7 @@ impl Tunnels {
         };
         // An unknown peer can be reached only where somebody says it is.
         let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
-        let unknown = || (Reason::UnknownPeer, format!("the Listener has no peer {key}"));
-        let peer = self.wg.find(&key).or_else(invited).ok_or_else(unknown)?;
+        let peer = self.wg.find(&key).or_else(invited).ok_or_else(|| unknown_peer(&key))?;
         let inner = match inner_of(&entry.inner)? {
             Some(_) if !self.decapsulate => {
                 let detail =
@@ -185,8 +182,7 @@ impl Tunnels {
                 return Err((Reason::RemoteDenied, detail));
             }
             judge::permit_answer(around, given)?;
-            let unknown = || (Reason::UnknownPeer, format!("the Listener has no peer {}", to.key));
-            self.wg.invite(to.key).ok_or_else(unknown)?;
+            self.wg.invite(to.key).ok_or_else(|| unknown_peer(&to.key))?;
             self.wg.offer_endpoint(&to.peer, given);
         }
         self.permit_answer(around, to)
@@ -196,14 +192,17 @@ impl Tunnels {
     pub fn permit_answer(&self, around: &Surroundings, to: &ToPeer) -> Result<(), Refused> {
         match self.wg.endpoint_of(&to.peer) {
             Some(endpoint) => judge::permit_answer(around, endpoint.remote),
-            None => Err((Reason::NoSession, format!("nobody knows where the peer {} is", to.key))),
+            None => Err(no_endpoint(&to.key)),
         }
     }
+}
 
-    /// What packets may have waited for.
-    pub fn poll_outcome(&mut self) -> Option<Outcome> {
-        self.wg.poll_outcome()
-    }
+fn unknown_peer(key: &PublicKey) -> Refused {
+    (Reason::UnknownPeer, format!("the Listener has no peer {key}"))
+}
+
+fn no_endpoint(key: &PublicKey) -> Refused {
+    (Reason::NoSession, format!("nobody knows where the peer {key} is"))
 }
 
 fn inner_of(field: &InnerField) -> Result<Option<Inner>, Refused> {

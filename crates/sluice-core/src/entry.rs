@@ -1,0 +1,113 @@
+//! What an entry of a message or a handler's answer asks for (contract sections 3 and 4.1): JSON becomes a payload with the
+//! way that it goes, or the first thing in it that is malformed is named. Whether it may go is for
+//! [`Session::permit`] to say.
+
+use crate::{
+    document::Origin,
+    format::Formatter,
+    judge::Surroundings,
+    message::{Element, Entry, Scalar},
+    outgoing::To,
+    reason::{Reason, Refused},
+    session::Session,
+    time,
+};
+
+/// Longest `Id` in bytes: it is kept in a journal and shown in events.
+const ID_LIMIT: usize = 256;
+
+/// A well-formed entry.
+pub struct Read {
+    /// For de-duplication.
+    pub id: Option<String>,
+    /// The address came from a Tag.
+    pub tagged: bool,
+    /// Where to.
+    pub to: To,
+    /// What: for a peer, its plaintext.
+    pub payload: Vec<u8>,
+    /// Size of the application's data.
+    pub bytes: usize,
+    /// Unix milliseconds after which it is not sent.
+    pub expires_ms: u64,
+}
+
+/// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
+pub fn tolerates(origin: Origin, element: &Element) -> bool {
+    match (origin, element) {
+        (Origin::Source(_), _) | (_, Element::Malformed(_)) => false,
+        (_, Element::Null) => true,
+        (_, Element::Entry(entry)) => entry.tag.is_none() || entry.data.is_none(),
+    }
+}
+
+/// Reads an entry, or says what is malformed or cannot be reached.
+pub fn read(
+    around: &Surroundings,
+    session: &Session,
+    origin: Origin,
+    published_ms: Option<u64>,
+    element: &Element,
+) -> Result<Read, Refused> {
+    let entry = match element {
+        Element::Entry(entry) => entry,
+        Element::Null => return Err((Reason::MalformedMessage, "the entry is null".to_owned())),
+        Element::Malformed(detail) => return Err((Reason::MalformedMessage, detail.clone())),
+    };
+    let Scalar::Text(data) = &entry.data else {
+        return Err((Reason::MalformedData, "Data is missing or not a string".to_owned()));
+    };
+    let (formatter, expires_ms, id) = match origin {
+        Origin::Destination(index) => (around.spec.destinations[index].formatter, u64::MAX, None),
+        Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
+    };
+    let (to, inner) = session.find(around, entry, tag_of(entry)?)?;
+    let data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
+    let bytes = data.len();
+    let (to, payload) = session.wrap(to, inner, data)?;
+    Ok(Read { id, tagged: !entry.tag.is_none(), to, payload, bytes, expires_ms })
+}
+
+fn tag_of<'a>(entry: &'a Entry) -> Result<Option<&'a str>, Refused> {
+    match &entry.tag {
+        Scalar::Absent | Scalar::Null => Ok(None),
+        Scalar::Text(tag) => Ok(Some(tag)),
+        _ => Err((Reason::InvalidTag, "Tag is not a string".to_owned())),
+    }
+}
+
+fn id_of(entry: &Entry) -> Result<Option<String>, Refused> {
+    match &entry.id {
+        Scalar::Absent | Scalar::Null => Ok(None),
+        Scalar::Text(id) if (1..=ID_LIMIT).contains(&id.len()) => Ok(Some(id.clone().into_owned())),
+        _ => Err((Reason::MalformedMessage, format!("Id is not a string of 1 to {ID_LIMIT} bytes"))),
+    }
+}
+
+fn formatter_of(entry: &Entry) -> Result<Formatter, Refused> {
+    let unknown = || (Reason::MalformedData, "Formatter is none of base64, hex, utf8, ascii".to_owned());
+    match &entry.formatter {
+        Scalar::Absent | Scalar::Null => Ok(Formatter::default()),
+        Scalar::Text(name) => Formatter::from_name(name).ok_or_else(unknown),
+        _ => Err(unknown()),
+    }
+}
+
+/// The Unix millisecond at which an entry becomes stale: the earlier of its TTL (or the source's default) and `ExpiresAt`.
+fn expiry(around: &Surroundings, source: usize, published_ms: Option<u64>, entry: &Entry) -> Result<u64, Refused> {
+    let ttl = match &entry.ttl_seconds {
+        Scalar::Absent | Scalar::Null => around.spec.sources[source].default_ttl_seconds,
+        Scalar::Number(seconds) if *seconds >= 0.0 => Some(*seconds),
+        _ => return Err((Reason::MalformedMessage, "TtlSeconds is not a number of at least 0".to_owned())),
+    };
+    let born = published_ms.unwrap_or(around.now.unix_ms);
+    let by_ttl = ttl.map_or(u64::MAX, |seconds| born.saturating_add(time::nanos(seconds) / 1_000_000));
+    let at = match &entry.expires_at {
+        Scalar::Absent | Scalar::Null => u64::MAX,
+        Scalar::Text(text) => time::parse_rfc3339(text).ok_or_else(|| {
+            (Reason::MalformedMessage, "ExpiresAt is not a time such as 2026-06-09T10:00:00Z".to_owned())
+        })?,
+        _ => return Err((Reason::MalformedMessage, "ExpiresAt is not a string".to_owned())),
+    };
+    Ok(by_ttl.min(at))
+}

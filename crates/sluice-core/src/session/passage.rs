@@ -1,0 +1,57 @@
+//! What a session makes of a packet: one that has arrived, and one that is to leave.
+
+use crate::{
+    inner::Inner,
+    reason::Rejected,
+    session::wireguard::keys::{PeerId, PublicKey},
+    tag::{PeerAddress, ReturnAddress, TagKeys, TagSealer, TagText},
+};
+
+/// What became of a datagram.
+pub enum Arrived<'a> {
+    /// A packet for Destinations.
+    Packet(Delivery<'a>),
+    /// The protocol's own, or answered by us.
+    Protocol,
+    /// Nothing to deliver.
+    Refused(Rejected),
+}
+
+/// A packet for Destinations.
+pub struct Delivery<'a> {
+    /// Who sent it, where that is more than an address.
+    pub peer: Option<FromPeer>,
+    /// What Destinations get.
+    pub payload: &'a [u8],
+}
+
+/// The peer that sent a packet.
+pub struct FromPeer {
+    /// Its name in messages.
+    pub key: PublicKey,
+    /// Its short name.
+    pub id: PeerId,
+    /// The packet's inner addresses, if the payload was taken out of one.
+    pub inner: Option<Inner>,
+}
+
+impl Delivery<'_> {
+    /// The Tag that answers the packet: it leads to the peer, or else to `address`.
+    pub fn seal_tag(&self, sealer: &mut TagSealer, keys: &TagKeys, address: &ReturnAddress) -> TagText {
+        let &ReturnAddress { listener, node, expires, .. } = address;
+        match self.peer {
+            None => sealer.seal(keys, address),
+            Some(FromPeer { id, inner, .. }) => {
+                sealer.seal_peer(keys, &PeerAddress { listener, node, expires, peer: id, inner })
+            }
+        }
+    }
+}
+
+/// When a packet may leave.
+pub enum Departure {
+    /// At once.
+    Now,
+    /// When there is a session with this peer.
+    AfterHandshake(PeerId),
+}
