@@ -15,12 +15,12 @@ use crate::{
     judge::Surroundings,
     lobby::{self, Lobby},
     message,
-    outgoing::{Entry, Outgoing, Queue, RunLimit, To},
+    outgoing::{EntryRef, Outgoing, Queue, RunLimit, To},
     pacing::Pacer,
     reason::{Reason, Refused},
     session::{
         Departure, Session,
-        wireguard::{Endpoint, Outcome, Transmit},
+        wireguard::{Endpoint, HandshakeOutcome, Transmit},
     },
     spec::{ListenerSpec, SourceSpec},
     time::{self, SECOND},
@@ -185,7 +185,7 @@ impl Egress {
     ) -> Result<(), Refused> {
         let Read { id, tagged, to, payload, bytes, expires_ms } = read;
         let now = around.now;
-        let entry = |id, hold: u64| Entry { document, index, id, bytes, hold_until: now.mono.saturating_add(hold) };
+        let entry = |id, hold: u64| EntryRef { document, index, id, bytes, hold_until: now.mono.saturating_add(hold) };
         let Origin::Source(source) = self.documents[document].completion.origin else {
             let local = session.permit_answer(around, &to)?;
             self.documents[document].outstanding += 1;
@@ -249,11 +249,11 @@ impl Egress {
     }
 
     /// What the packets of a peer have waited for.
-    pub fn settle(&mut self, now: Now, session: &mut Session, counters: &mut Counters, outcome: Outcome) {
+    pub fn settle(&mut self, now: Now, session: &mut Session, counters: &mut Counters, outcome: HandshakeOutcome) {
         let (peer, refused) = match outcome {
-            Outcome::Ready(peer) => (peer, None),
-            Outcome::GaveUp(peer) => (peer, Some((Reason::NoSession, "the peer does not answer".to_owned()))),
-            Outcome::Gone(peer) => (peer, Some((Reason::UnknownPeer, "the peer was removed".to_owned()))),
+            HandshakeOutcome::Ready(peer) => (peer, None),
+            HandshakeOutcome::GaveUp(peer) => (peer, Some((Reason::NoSession, "the peer does not answer".to_owned()))),
+            HandshakeOutcome::Gone(peer) => (peer, Some((Reason::UnknownPeer, "the peer was removed".to_owned()))),
         };
         for outgoing in self.lobby.take(&peer) {
             match &refused {
@@ -334,7 +334,9 @@ impl Egress {
 
     /// Tells everybody what became of a packet.
     fn conclude(&mut self, now: Now, counters: &mut Counters, outgoing: Outgoing, outcome: Result<(), Refused>) {
-        let Outgoing { entry: Some(Entry { document, index, id, bytes, .. }), remote, .. } = outgoing else { return };
+        let Outgoing { entry: Some(EntryRef { document, index, id, bytes, .. }), remote, .. } = outgoing else {
+            return;
+        };
         let Document { completion, outstanding } = &mut self.documents[document];
         *outstanding -= 1;
         if let (Origin::Source(source), Some((_, key))) = (completion.origin, &id) {

@@ -9,15 +9,15 @@ pub const PER_PEER: usize = 256;
 /// Packets that may wait for all peers of a Listener.
 pub const IN_ALL: usize = 131_072;
 
-/// A place in the queue: the deadline, and a number that tells apart what has the same one.
-type Place = (u64, u64);
+/// A position in the queue: the deadline, and a number that tells apart what has the same one.
+type Position = (u64, u64);
 
 /// Packets that wait.
 #[derive(Default)]
 pub struct Lobby {
-    packets: BTreeMap<Place, (PeerId, Outgoing)>,
+    packets: BTreeMap<Position, (PeerId, Outgoing)>,
     /// In the order in which they came.
-    peers: HashMap<PeerId, VecDeque<Place>, ahash::RandomState>,
+    peers: HashMap<PeerId, VecDeque<Position>, ahash::RandomState>,
     count: u64,
 }
 
@@ -29,24 +29,24 @@ impl Lobby {
 
     /// Lets a packet wait until `deadline`, on the clock of [`Now::mono`].
     pub fn enter(&mut self, peer: PeerId, deadline: u64, packet: Outgoing) {
-        let place = (deadline, self.count);
+        let position = (deadline, self.count);
         self.count += 1;
-        self.peers.entry(peer).or_default().push_back(place);
-        self.packets.insert(place, (peer, packet));
+        self.peers.entry(peer).or_default().push_back(position);
+        self.packets.insert(position, (peer, packet));
     }
 
     /// Takes out all that wait for `peer`, in order.
     pub fn take(&mut self, peer: &PeerId) -> Vec<Outgoing> {
-        let places = self.peers.remove(peer).unwrap_or_default();
-        places.iter().filter_map(|place| self.packets.remove(place)).map(|(_, packet)| packet).collect()
+        let positions = self.peers.remove(peer).unwrap_or_default();
+        positions.iter().filter_map(|position| self.packets.remove(position)).map(|(_, packet)| packet).collect()
     }
 
     /// Takes out one whose time is over.
     pub fn expire(&mut self, now: Now) -> Option<Outgoing> {
         let first = self.packets.first_entry().filter(|first| first.key().0 <= now.mono)?;
-        let (place, (peer, packet)) = first.remove_entry();
+        let (position, (peer, packet)) = first.remove_entry();
         if let Some(queue) = self.peers.get_mut(&peer) {
-            queue.retain(|&other| other != place);
+            queue.retain(|&other| other != position);
             if queue.is_empty() {
                 self.peers.remove(&peer);
             }

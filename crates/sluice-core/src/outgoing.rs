@@ -50,7 +50,7 @@ pub struct ToPeer {
 #[derive(Debug)]
 pub struct Outgoing {
     /// None: WireGuard itself sends it.
-    pub(crate) entry: Option<Entry>,
+    pub(crate) entry: Option<EntryRef>,
     /// The peer that the payload is still to be sealed for. None in what waits for the socket.
     pub(crate) peer: Option<Box<ToPeer>>,
     /// Unix milliseconds after which it is not sent.
@@ -65,7 +65,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// An entry's payload on its way to `to`.
-    pub(crate) fn new(entry: Entry, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Vec<u8>) -> Outgoing {
+    pub(crate) fn new(entry: EntryRef, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Vec<u8>) -> Outgoing {
         let (remote, peer) = match to {
             To::Remote { remote, .. } => (remote, None),
             To::Peer(to) => (NOWHERE, Some(Box::new(to))),
@@ -76,7 +76,7 @@ impl Outgoing {
 
 /// Whose packet it is.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct EntryRef {
     /// Its document's place, and its own in the document.
     pub document: usize,
     pub index: u32,

@@ -5,7 +5,7 @@ use crate::{
     command::{PeerChange, UnknownPeers},
     socket::{Buffers, Sent, UdpSocket},
     sys,
-    watch::Place,
+    watch::Labels,
 };
 use sluice_core::{
     About, Dropped, Event, Kinds, Listener, Now, Rejected, Shared,
@@ -145,11 +145,11 @@ impl Open {
         if events.is_empty() && !self.telling {
             return;
         }
-        let place = Place { node: shared.node, region: &shared.region, spec: self.listener.spec() };
+        let labels = Labels { node: shared.node, region: &shared.region, spec: self.listener.spec() };
         let mut telling = false;
         port.each_watch(|watch| {
-            watch.offer(&place, &events);
-            telling |= watch.settle(&place, now.unix_ms);
+            watch.offer(&labels, &events);
+            telling |= watch.settle(&labels, now.unix_ms);
         });
         self.telling = telling;
     }

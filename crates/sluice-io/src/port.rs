@@ -14,10 +14,10 @@ use std::{
 
 /// Handle of an open Listener; clones share it.
 #[derive(Clone, Debug)]
-pub struct Port(pub(crate) Arc<Shared>);
+pub struct Port(pub(crate) Arc<PortState>);
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct PortState {
     pub key: usize,
     pub bound: SocketAddr,
     /// By the Destination's place; replaced as a whole.
@@ -65,7 +65,7 @@ impl Port {
         };
         let completed = Signal::new()?;
         let peers_changed = Signal::new()?;
-        Ok(Port(Arc::new(Shared {
+        Ok(Port(Arc::new(PortState {
             key,
             bound,
             queues: Mutex::new(queues),

@@ -13,7 +13,7 @@ use crate::{
     signal::Waker,
     socket::{Buffers, OpenError, UdpSocket},
     sys,
-    watch::Place,
+    watch::Labels,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
 use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Reason, Shared};
@@ -345,9 +345,9 @@ impl Thread {
         port.peers_changed(open.listener.take_peer_changes());
         open.discard_arrived(now, &mut self.buffers);
         open.show_events(port, &self.shared, now);
-        let place = Place { node: self.shared.node, region: &self.shared.region, spec: open.listener.spec() };
+        let labels = Labels { node: self.shared.node, region: &self.shared.region, spec: open.listener.spec() };
         port.each_watch(|watch| {
-            watch.settle(&place, u64::MAX); // the second in which it ends is over too
+            watch.settle(&labels, u64::MAX); // the second in which it ends is over too
             watch.close();
         });
         let reply = open.closing.take();

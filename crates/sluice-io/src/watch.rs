@@ -49,8 +49,8 @@ struct Inner {
     closed: bool,
 }
 
-/// What stands in every event.
-pub(crate) struct Place<'a> {
+/// What stands in every event: where it happened.
+pub(crate) struct Labels<'a> {
     pub node: u16,
     pub region: &'a str,
     pub spec: &'a ListenerSpec,
@@ -103,13 +103,13 @@ impl Watch {
     }
 
     /// Shows it `events`.
-    pub(crate) fn offer(&self, place: &Place, events: &[Event]) {
+    pub(crate) fn offer(&self, labels: &Labels, events: &[Event]) {
         let mut inner = self.lock();
         let before = inner.lines.len();
         for event in events.iter().filter(|event| self.wants(event)) {
             let second = event.at_ms / 1_000;
             if second != inner.second {
-                inner.summarize(place);
+                inner.summarize(labels);
                 (inner.second, inner.in_second) = (second, 0);
             }
             if inner.in_second >= self.filter.rate || inner.lines.len() >= BUFFER {
@@ -117,7 +117,7 @@ impl Watch {
                 continue;
             }
             inner.in_second += 1;
-            render(place, event, &mut inner.lines);
+            render(labels, event, &mut inner.lines);
         }
         if inner.lines.len() > before {
             self.ready.set();
@@ -125,10 +125,10 @@ impl Watch {
     }
 
     /// Tells what was left out, once its second is over; returns true while something waits to be told.
-    pub(crate) fn settle(&self, place: &Place, now_ms: u64) -> bool {
+    pub(crate) fn settle(&self, labels: &Labels, now_ms: u64) -> bool {
         let mut inner = self.lock();
         if inner.skipped > 0 && now_ms / 1_000 > inner.second {
-            inner.summarize(place);
+            inner.summarize(labels);
             self.ready.set();
         }
         inner.skipped > 0
@@ -146,11 +146,11 @@ impl Watch {
 }
 
 impl Inner {
-    fn summarize(&mut self, place: &Place) {
+    fn summarize(&mut self, labels: &Labels) {
         if self.skipped > 0 && self.lines.len() < BUFFER {
             let skipped = std::mem::take(&mut self.skipped);
             let at = time::write_iso8601((self.second + 1) * 1_000);
-            let mut line = Line::new(place, "EventsSkipped", &at);
+            let mut line = Line::new(labels, "EventsSkipped", &at);
             line.suppressed = Some(skipped);
             line.write(&mut self.lines);
         }
@@ -196,13 +196,13 @@ struct Remote {
 }
 
 impl<'a> Line<'a> {
-    fn new(place: &Place<'a>, event: &'a str, time: &'a [u8]) -> Line<'a> {
+    fn new(labels: &Labels<'a>, event: &'a str, time: &'a [u8]) -> Line<'a> {
         Line {
             time: std::str::from_utf8(time).expect("digits"),
             event,
-            node: place.node,
-            region: place.region,
-            listener: &place.spec.name,
+            node: labels.node,
+            region: labels.region,
+            listener: &labels.spec.name,
             destination: None,
             packet_source: None,
             message_id: None,
@@ -222,9 +222,9 @@ impl<'a> Line<'a> {
     }
 }
 
-fn render(place: &Place, event: &Event, out: &mut Vec<u8>) {
+fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
     let at = time::write_iso8601(event.at_ms);
-    let mut line = Line::new(place, event.kind.name(), &at);
+    let mut line = Line::new(labels, event.kind.name(), &at);
     line.remote = event.remote.map(|remote: SocketAddr| Remote { ip_address: remote.ip(), port: remote.port() });
     line.bytes = event.bytes;
     match &event.about {
@@ -233,8 +233,8 @@ fn render(place: &Place, event: &Event, out: &mut Vec<u8>) {
         About::Icmp(why) => line.reason = Some((*why).to_owned()),
         About::Sent { origin, document, index, id } => {
             match *origin {
-                Origin::Source(i) => line.packet_source = place.spec.sources.get(i).map(|s| s.name.as_str()),
-                Origin::Destination(i) => line.destination = place.spec.destinations.get(i).map(|d| d.name.as_str()),
+                Origin::Source(i) => line.packet_source = labels.spec.sources.get(i).map(|s| s.name.as_str()),
+                Origin::Destination(i) => line.destination = labels.spec.destinations.get(i).map(|d| d.name.as_str()),
             }
             line.message_id = Some(document);
             line.index = Some(*index);

@@ -25,7 +25,7 @@ use crate::{
 };
 use std::net::{IpAddr, SocketAddr};
 use tunnel::Tunnels;
-use wireguard::{Outcome, Transmit, WireGuardCounters};
+use wireguard::{HandshakeOutcome, Transmit, WireGuardCounters};
 
 /// An entry's way was found by the session that it is shown to again.
 const ANOTHER: &str = "an entry's way leads through the session that found it";
@@ -141,7 +141,7 @@ impl Session {
     }
 
     /// What packets have waited for.
-    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+    pub fn poll_outcome(&mut self) -> Option<HandshakeOutcome> {
         match self {
             Session::Plain(_) => None,
             Session::WireGuard(tunnels) => tunnels.wg.poll_outcome(),

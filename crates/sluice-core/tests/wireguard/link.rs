@@ -3,7 +3,9 @@
 use sluice_core::{
     Now,
     inner::Recent,
-    session::wireguard::{Outcome, PeerId, PublicKey, Received, Sealed, Secret, Transmit, WireGuard, keys::Identity},
+    session::wireguard::{
+        HandshakeOutcome, PeerId, PublicKey, Received, Sealed, Secret, Transmit, WireGuard, keys::Identity,
+    },
     spec::{PeerMemory, PeerSpec, WireGuardSpec},
 };
 use std::{
@@ -47,7 +49,7 @@ pub struct Node {
     pub at: SocketAddr,
     pub got: Vec<(PeerId, Vec<u8>)>,
     pub refused: Vec<sluice_core::Rejected>,
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<HandshakeOutcome>,
     pub waiting: HashMap<PeerId, Vec<Vec<u8>>>,
     /// Every datagram sent, to play again.
     pub sent: Vec<Vec<u8>>,
@@ -192,7 +194,7 @@ impl World {
         while let Some(outcome) = self.nodes[from].wg.poll_outcome() {
             let node = &mut self.nodes[from];
             node.outcomes.push(outcome);
-            if let Outcome::Ready(id) = outcome {
+            if let HandshakeOutcome::Ready(id) = outcome {
                 for data in node.waiting.remove(&id).unwrap_or_default() {
                     let node = &mut self.nodes[from];
                     match node.wg.seal(now, &id, &data, false) {

@@ -6,7 +6,7 @@ mod listener;
 use link::{MS, SECOND, Weather, World, knowing, peer, public, secret, spec};
 use sluice_core::{
     Rejected,
-    session::wireguard::{Outcome, Received, Sealed},
+    session::wireguard::{HandshakeOutcome, Received, Sealed},
 };
 use std::{collections::HashSet, net::SocketAddr};
 
@@ -87,7 +87,7 @@ fn an_initiation_is_repeated_for_90_seconds_and_then_given_up() {
     assert_eq!(counters.unanswered, 0);
     world.run(20 * SECOND);
     assert_eq!(world.nodes[0].wg.counters().unanswered, 1);
-    assert_eq!(world.nodes[0].outcomes, [Outcome::GaveUp(public(B).id())]);
+    assert_eq!(world.nodes[0].outcomes, [HandshakeOutcome::GaveUp(public(B).id())]);
     let keys: HashSet<_> = world.nodes[0].sent.iter().map(|m| m[8..40].to_vec()).collect();
     assert_eq!(keys.len(), world.nodes[0].sent.len(), "each attempt has a key of its own");
     assert_eq!(world.nodes[0].wg.poll_timeout(), None, "an idle peer costs nothing");
@@ -405,7 +405,7 @@ fn a_removed_peer_is_cut_off_at_once_and_may_come_back() {
     world.run(SECOND);
     assert_eq!(world.texts(1), ["x"]);
     assert_eq!(world.nodes[1].refused, [Rejected::NoSession]);
-    assert_eq!(world.nodes[1].outcomes.last(), Some(&Outcome::Gone(public(A).id())));
+    assert_eq!(world.nodes[1].outcomes.last(), Some(&HandshakeOutcome::Gone(public(A).id())));
     assert_eq!(world.nodes[1].wg.poll_timeout(), None);
     let now = world.now();
     world.nodes[1].wg.set_peer(now, &peer(A));

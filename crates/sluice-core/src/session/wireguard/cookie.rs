@@ -30,7 +30,7 @@ const ADDRESSES: usize = 16_384;
 
 /// What to do with a handshake message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Admission {
     /// Go on.
     Admit,
     /// Answer with this cookie reply.
@@ -88,19 +88,19 @@ impl Guard {
     }
 
     /// Judges an initiation or a response. One that is `awaited` needs no more than mac1, and is no load.
-    pub fn judge(&mut self, now: Now, us: &Identity, from: SocketAddr, message: &[u8], awaited: bool) -> Verdict {
+    pub fn judge(&mut self, now: Now, us: &Identity, from: SocketAddr, message: &[u8], awaited: bool) -> Admission {
         let Macs { body, with_mac1, mac1, mac2 } = message::macs(message);
         if !same(mac1, &mac(&us.mac1_key, &[body])) {
-            return Verdict::Stranger;
+            return Admission::Stranger;
         }
         if awaited {
-            return Verdict::Admit;
+            return Admission::Admit;
         }
         if self.offered.count(now) > WITHOUT_COOKIE {
             self.load_until = now.mono.saturating_add(CALM_AFTER);
         }
         if now.mono >= self.load_until {
-            return Verdict::Admit;
+            return Admission::Admit;
         }
         // Zeros say that the sender has no cookie: in a flood nearly all do, and two more hashes each are spared.
         let shown =
@@ -109,8 +109,8 @@ impl Guard {
             return self.reply(now, us, from, message::u32_at(message, 4), mac1);
         }
         match self.within_rate(now, from.ip()) && self.admitted.count(now) <= WITH_COOKIE {
-            true => Verdict::Admit,
-            false => Verdict::Excess,
+            true => Admission::Admit,
+            false => Admission::Excess,
         }
     }
 
@@ -127,14 +127,14 @@ impl Guard {
         Some(mac(&self.secret, &[&address.octets(), &from.port().to_be_bytes()]))
     }
 
-    fn reply(&mut self, now: Now, us: &Identity, from: SocketAddr, receiver: u32, mac1: &[u8; TAG]) -> Verdict {
+    fn reply(&mut self, now: Now, us: &Identity, from: SocketAddr, receiver: u32, mac1: &[u8; TAG]) -> Admission {
         let mut nonce = [0; XNONCE];
         if self.replies.count(now) > REPLIES || self.random.fill(&mut nonce).is_err() {
-            return Verdict::Excess;
+            return Admission::Excess;
         }
-        let Some(mut cookie) = self.cookie(now, from) else { return Verdict::Excess };
+        let Some(mut cookie) = self.cookie(now, from) else { return Admission::Excess };
         let tag = xseal(&us.cookie_key, &nonce, mac1, &mut cookie);
-        Verdict::Reply(message::cookie(receiver, &nonce, &cookie, &tag))
+        Admission::Reply(message::cookie(receiver, &nonce, &cookie, &tag))
     }
 
     fn within_rate(&mut self, now: Now, from: IpAddr) -> bool {
@@ -210,14 +210,14 @@ mod tests {
     fn loaded() -> (Guard, Now) {
         let mut guard = Guard::new();
         for i in 0..WITHOUT_COOKIE {
-            assert_eq!(guard.judge(at(1_000), us(), from(1, i as u16), &message(None).0, false), Verdict::Admit);
+            assert_eq!(guard.judge(at(1_000), us(), from(1, i as u16), &message(None).0, false), Admission::Admit);
         }
         (guard, at(1_000))
     }
 
     fn cookie_for(guard: &mut Guard, now: Now, from: SocketAddr) -> [u8; TAG] {
         let (message, mac1) = message(None);
-        let Verdict::Reply(reply) = guard.judge(now, us(), from, &message, false) else { panic!("no cookie") };
+        let Admission::Reply(reply) = guard.judge(now, us(), from, &message, false) else { panic!("no cookie") };
         assert_eq!(message::u32_at(&reply, 4), 77);
         assert_eq!(open(&us().cookie_key, &[0; TAG], &reply), None, "a cookie belongs to one message");
         assert_eq!(open(&[0; 32], &mac1, &reply), None);
@@ -229,8 +229,8 @@ mod tests {
         let (mut guard, now) = loaded();
         let (mut message, _) = message(None);
         message[20] ^= 1;
-        assert_eq!(guard.judge(now, us(), from(1, 1), &message, false), Verdict::Stranger);
-        assert_eq!(Guard::new().judge(now, us(), from(1, 1), &message, false), Verdict::Stranger);
+        assert_eq!(guard.judge(now, us(), from(1, 1), &message, false), Admission::Stranger);
+        assert_eq!(Guard::new().judge(now, us(), from(1, 1), &message, false), Admission::Stranger);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         for _ in 0..10 * WITHOUT_COOKIE {
             guard.judge(at(0), us(), from(1, 1), &wrong, false);
         }
-        assert_eq!(guard.judge(at(0), us(), from(1, 1), &message(None).0, false), Verdict::Admit);
+        assert_eq!(guard.judge(at(0), us(), from(1, 1), &message(None).0, false), Admission::Admit);
     }
 
     #[test]
@@ -248,9 +248,9 @@ mod tests {
         let (mut guard, now) = loaded();
         let cookie = cookie_for(&mut guard, now, from(1, 1));
         let (with_mac2, _) = message(Some(&cookie));
-        assert_eq!(guard.judge(now, us(), from(1, 1), &with_mac2, false), Verdict::Admit);
-        assert!(matches!(guard.judge(now, us(), from(2, 1), &with_mac2, false), Verdict::Reply(_)));
-        assert!(matches!(guard.judge(now, us(), from(1, 2), &with_mac2, false), Verdict::Reply(_)));
+        assert_eq!(guard.judge(now, us(), from(1, 1), &with_mac2, false), Admission::Admit);
+        assert!(matches!(guard.judge(now, us(), from(2, 1), &with_mac2, false), Admission::Reply(_)));
+        assert!(matches!(guard.judge(now, us(), from(1, 2), &with_mac2, false), Admission::Reply(_)));
     }
 
     #[test]
@@ -261,14 +261,14 @@ mod tests {
         for i in 0..WITHOUT_COOKIE {
             guard.judge(later, us(), from(1, i as u16), &message(None).0, false);
         }
-        assert!(matches!(guard.judge(later, us(), from(1, 1), &with_mac2, false), Verdict::Reply(_)));
+        assert!(matches!(guard.judge(later, us(), from(1, 1), &with_mac2, false), Admission::Reply(_)));
     }
 
     #[test]
     fn it_calms_down() {
         let (mut guard, now) = loaded();
         cookie_for(&mut guard, now, from(1, 1));
-        assert_eq!(guard.judge(at(2_500), us(), from(1, 1), &message(None).0, false), Verdict::Admit);
+        assert_eq!(guard.judge(at(2_500), us(), from(1, 1), &message(None).0, false), Admission::Admit);
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let (mut guard, now) = loaded();
         let cookie = cookie_for(&mut guard, now, from(1, 1));
         let (with_mac2, _) = message(Some(&cookie));
-        let mut admitted = |now| guard.judge(now, us(), from(1, 1), &with_mac2, false) == Verdict::Admit;
+        let mut admitted = |now| guard.judge(now, us(), from(1, 1), &with_mac2, false) == Admission::Admit;
         assert_eq!((0..100).filter(|_| admitted(now)).count() as u64, ADDRESS_BURST);
         assert_eq!((0..100).filter(|_| admitted(at(1_100))).count() as u64, 2); // 20 a second
     }
@@ -288,12 +288,12 @@ mod tests {
         for i in 0..2 * WITH_COOKIE {
             let from = SocketAddr::from(([10, 0, (i >> 8) as u8, i as u8], 9));
             let (with_mac2, _) = message(Some(&cookie_for(&mut guard, now, from)));
-            admitted += u32::from(guard.judge(now, us(), from, &with_mac2, false) == Verdict::Admit);
+            admitted += u32::from(guard.judge(now, us(), from, &with_mac2, false) == Admission::Admit);
         }
         assert_eq!(admitted, WITH_COOKIE);
         let replies = WITHOUT_COOKIE..WITHOUT_COOKIE + 3 * REPLIES;
         let more = replies
-            .filter(|_| matches!(guard.judge(now, us(), from(9, 9), &message(None).0, false), Verdict::Reply(_)));
+            .filter(|_| matches!(guard.judge(now, us(), from(9, 9), &message(None).0, false), Admission::Reply(_)));
         assert_eq!(more.count() as u32, REPLIES - 2 * WITH_COOKIE);
     }
 

@@ -5,7 +5,7 @@ use super::{
     message::Message,
     peers::NEVER,
     timers::{KEEPALIVE_TIMEOUT, SILENCE},
-    transport::Refused,
+    transport::PacketError,
 };
 use crate::{Now, reason::Rejected};
 use std::net::{IpAddr, SocketAddr};
@@ -60,9 +60,9 @@ impl WireGuard {
         let could_send = session.can_send(now);
         let newest = match session.open(now, counter, sealed, plaintext) {
             Ok(newest) => newest,
-            Err(Refused::Ended) => return Received::Refused(Rejected::NoSession),
-            Err(Refused::Forged) => return Received::Refused(Rejected::InvalidPacket),
-            Err(Refused::Replayed) => return Received::Refused(Rejected::Replayed),
+            Err(PacketError::Ended) => return Received::Refused(Rejected::NoSession),
+            Err(PacketError::Forged) => return Received::Refused(Rejected::InvalidPacket),
+            Err(PacketError::Replayed) => return Received::Refused(Rejected::Replayed),
         };
         let (wants_rekey, outlived) = (session.wants_rekey_after_receiving(now), session.outlived);
         let revived = !could_send && session.can_send(now);
@@ -94,7 +94,7 @@ impl WireGuard {
             // The peer answers no handshake, but goes on.
             self.abandon(place);
             if revived {
-                self.outcomes.push_back(super::Outcome::Ready(id));
+                self.outcomes.push_back(super::HandshakeOutcome::Ready(id));
             }
         } else if is_current && wants_rekey {
             self.initiate(now, place);

@@ -1,8 +1,8 @@
 //! Handshakes: ours, the peers', and cookies (whitepaper, sections 5.4.2 to 5.4.4, 5.4.7, 6.2 and 6.4).
 
 use super::{
-    Endpoint, Kind, Outcome, PublicKey, Received, Secret, Transmit, WireGuard,
-    cookie::{self, COOKIE_LIFE, Verdict},
+    Endpoint, HandshakeOutcome, Kind, PublicKey, Received, Secret, Transmit, WireGuard,
+    cookie::{self, Admission, COOKIE_LIFE},
     keys::{KEY, cookie_key, mac1_key},
     message::{self, COOKIE, INITIATION, RESPONSE},
     noise::{self, FIRST_LEN, Initiated, SECOND_LEN, TIMESTAMP},
@@ -48,10 +48,10 @@ impl WireGuard {
         awaited: bool,
     ) -> Result<(), Received> {
         Err(Received::Refused(match self.guard.judge(now, &self.us, remote, message, awaited) {
-            Verdict::Admit => return Ok(()),
-            Verdict::Stranger => Rejected::InvalidMac,
-            Verdict::Excess => Rejected::HandshakeLimit,
-            Verdict::Reply(reply) => {
+            Admission::Admit => return Ok(()),
+            Admission::Stranger => Rejected::InvalidMac,
+            Admission::Excess => Rejected::HandshakeLimit,
+            Admission::Reply(reply) => {
                 self.counters.cookies_sent += 1;
                 let endpoint = Endpoint { remote, local: Some(local) };
                 self.transmits.push_back(Transmit { endpoint, datagram: reply.to_vec() });
@@ -162,7 +162,7 @@ impl WireGuard {
         }
         self.counters.unanswered += 1;
         let id = self.peers.get(place).id;
-        self.outcomes.push_back(Outcome::GaveUp(id));
+        self.outcomes.push_back(HandshakeOutcome::GaveUp(id));
     }
 
     /// Ends our own handshake.
@@ -179,7 +179,7 @@ impl WireGuard {
         let peer = self.peers.get_mut(place);
         let id = peer.id;
         peer.seen().last_handshake_ms = now.unix_ms;
-        self.outcomes.push_back(Outcome::Ready(id));
+        self.outcomes.push_back(HandshakeOutcome::Ready(id));
         leaves.into_iter().for_each(|place| self.remove(place));
     }
 
@@ -207,7 +207,7 @@ impl WireGuard {
         let noise = Initiated::start(&self.us, &key, &psk, &timestamp, &mut first);
         let (Some(noise), Some(index), Some(endpoint)) = (noise, self.index_for(place), endpoint) else {
             // The key is no point of the curve's large group: no handshake with it can succeed.
-            return self.outcomes.push_back(Outcome::GaveUp(key.id()));
+            return self.outcomes.push_back(HandshakeOutcome::GaveUp(key.id()));
         };
         let mut jitter = [0; 2];
         let _ = self.random.fill(&mut jitter); // only spreads what many would do at once

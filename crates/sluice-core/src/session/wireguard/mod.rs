@@ -5,7 +5,7 @@
 //! keepalives) waits in [`poll_transmit`](WireGuard::poll_transmit); applications' packets are sealed by
 //! [`seal`](WireGuard::seal) at the moment they leave, never before, so that no sealed packet outlives its session. It
 //! holds no packets: without a session `seal` begins a handshake and says [`Sealed::Wait`], and the caller tries again
-//! on [`Outcome::Ready`].
+//! on [`HandshakeOutcome::Ready`].
 //!
 //! All peers share one ordered queue of timers, with at most one entry for each that has anything under way. An entry may
 //! be early, never late: traffic only moves moments backwards, and does not touch the queue for it.
@@ -24,7 +24,6 @@ mod transport;
 pub use keys::{PeerId, PublicKey, Secret};
 pub use message::OVERHEAD;
 pub use peers::{Endpoint, Kind};
-pub use transport::Refused;
 
 use crate::{
     Now,
@@ -67,7 +66,7 @@ pub enum Received {
 pub enum Sealed {
     /// It may leave.
     Datagram(Transmit),
-    /// A handshake is under way. Try again on [`Outcome::Ready`].
+    /// A handshake is under way. Try again on [`HandshakeOutcome::Ready`].
     Wait,
     /// There is no session, and nobody knows where the peer is.
     NoEndpoint,
@@ -77,7 +76,7 @@ pub enum Sealed {
 
 /// Something that packets wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum HandshakeOutcome {
     /// There is a session to send with.
     Ready(PeerId),
     /// The peer has not answered for 90 s.
@@ -140,7 +139,7 @@ pub struct WireGuard {
     /// Of our last initiation, in Unix nanoseconds.
     stamp: u64,
     transmits: VecDeque<Transmit>,
-    outcomes: VecDeque<Outcome>,
+    outcomes: VecDeque<HandshakeOutcome>,
     changes: Vec<u32>,
     forgotten: Vec<PublicKey>,
     counters: WireGuardCounters,
@@ -301,7 +300,7 @@ impl WireGuard {
     }
 
     /// What packets may have waited for.
-    pub fn poll_outcome(&mut self) -> Option<Outcome> {
+    pub fn poll_outcome(&mut self) -> Option<HandshakeOutcome> {
         self.outcomes.pop_front()
     }
 
@@ -361,7 +360,7 @@ impl WireGuard {
         if peer.kind == Kind::Guest {
             self.forgotten.push(peer.key);
         }
-        self.outcomes.push_back(Outcome::Gone(peer.id));
+        self.outcomes.push_back(HandshakeOutcome::Gone(peer.id));
     }
 
     /// Its keys and handshake are gone.

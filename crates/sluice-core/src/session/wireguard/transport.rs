@@ -23,7 +23,7 @@ const REKEY_AFTER_RECEIVING: u64 = 165 * SECOND;
 
 /// Why a data message is not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum PacketError {
     /// The session is too old, or has been used too often.
     Ended,
     /// Not sealed with the session's key, or altered.
@@ -106,16 +106,22 @@ impl Session {
     }
 
     /// Opens `sealed` into `plaintext`. Yields whether its counter is the greatest so far.
-    pub fn open(&mut self, now: Now, counter: u64, sealed: &[u8], plaintext: &mut Vec<u8>) -> Result<bool, Refused> {
+    pub fn open(
+        &mut self,
+        now: Now,
+        counter: u64,
+        sealed: &[u8],
+        plaintext: &mut Vec<u8>,
+    ) -> Result<bool, PacketError> {
         if now.mono >= self.ends() || counter >= REJECT_AFTER_MESSAGES {
-            return Err(Refused::Ended);
+            return Err(PacketError::Ended);
         }
         if !self.window.is_fresh(counter) {
-            return Err(Refused::Replayed);
+            return Err(PacketError::Replayed);
         }
         plaintext.clear();
         plaintext.extend_from_slice(sealed);
-        let length = self.keys.receive.open(counter, &[], plaintext).ok_or(Refused::Forged)?.len();
+        let length = self.keys.receive.open(counter, &[], plaintext).ok_or(PacketError::Forged)?.len();
         plaintext.truncate(length);
         let newest = self.window.is_newest(counter);
         self.window.take(counter);
@@ -149,7 +155,7 @@ mod tests {
         (Session::new(at(0), keys(1, 2), 10, 20, true), Session::new(at(0), keys(2, 1), 20, 10, false))
     }
 
-    fn deliver(now: Now, to: &mut Session, datagram: &[u8]) -> Result<Vec<u8>, Refused> {
+    fn deliver(now: Now, to: &mut Session, datagram: &[u8]) -> Result<Vec<u8>, PacketError> {
         let Some(message::Message::Data { receiver, counter, sealed }) = message::Message::parse(datagram) else {
             panic!("no data message")
         };
@@ -180,10 +186,10 @@ mod tests {
         for at_byte in 8..datagram.len() {
             let mut altered = datagram.clone();
             altered[at_byte] ^= 1;
-            assert_eq!(deliver(at(0), &mut b, &altered), Err(Refused::Forged), "byte {at_byte}");
+            assert_eq!(deliver(at(0), &mut b, &altered), Err(PacketError::Forged), "byte {at_byte}");
         }
         assert_eq!(deliver(at(0), &mut b, &datagram), Ok(b"hello".to_vec()), "a forgery takes no counter");
-        assert_eq!(deliver(at(0), &mut b, &datagram), Err(Refused::Replayed));
+        assert_eq!(deliver(at(0), &mut b, &datagram), Err(PacketError::Replayed));
     }
 
     #[test]
@@ -207,7 +213,7 @@ mod tests {
         assert!(b.outlived && !b.wants_rekey_after_sending(at(1_000)) && !b.wants_rekey_after_receiving(at(1_000)));
         let datagram = a.seal(b"x", false);
         assert!(!b.can_send(at(1_180)));
-        assert_eq!(deliver(at(1_180), &mut b, &datagram), Err(Refused::Ended));
+        assert_eq!(deliver(at(1_180), &mut b, &datagram), Err(PacketError::Ended));
     }
 
     #[test]
@@ -218,7 +224,7 @@ mod tests {
         a.set_counter(REJECT_AFTER_MESSAGES);
         assert!(!a.can_send(at(0)));
         let datagram = a.seal(b"x", false);
-        assert_eq!(deliver(at(0), &mut b, &datagram), Err(Refused::Ended));
+        assert_eq!(deliver(at(0), &mut b, &datagram), Err(PacketError::Ended));
     }
 
     #[test]
