@@ -27,7 +27,7 @@ from sluicegate.http.server import BindError, Server
 from sluicegate.model import Finding, FindingsError
 from sluicegate.model.address import is_loopback
 from sluicegate.running import views
-from sluicegate.running.documents import Refused, desire
+from sluicegate.running.documents import Refused, desire, removal
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.registry import Registry
@@ -271,7 +271,7 @@ class Gateway:
         """What the API declared can be removed without a gateway that runs."""
         if found.file or found.resource is None:
             return found
-        remove = f"sluicegate state remove {self._config.path} {found.kind} {found.name}"
+        remove = removal(self._config, found.kind, found.name)
         return dataclasses.replace(found, fix=f"{found.fix}\nor start without it, for good: {remove}".strip())
 
     def _bind_servers(self) -> None:

@@ -204,7 +204,7 @@ def test_a_destination_arn_resource_binds_a_function_with_its_environment(
     [
         ("Resources: { A: { Type: Custom::SluicegateListener, Properties: { Name: !Ref B } } }", "t.yaml:1:"),
         ("Resources: {", "t.yaml:1:"),
-        (LISTENER.format(name="'bad name'", destination="a"), '"bad name" cannot be a name'),
+        (LISTENER.format(name="'bad:name'", destination="a"), '"bad:name" cannot be a name'),
     ],
 )
 def test_what_cannot_be_applied(apply: Apply, tmp_path: Path, text: str, sentence: str) -> None:

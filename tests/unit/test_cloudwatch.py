@@ -165,6 +165,14 @@ async def test_a_destination_s_group_has_its_failures_in_the_name_of_its_role() 
     assert rig.logs.roles == {Role(ROLE, "sluicegate-eu-west-1@123456789012-log-echo", 7200)}
 
 
+async def test_a_name_with_spaces_is_one_that_a_session_may_have() -> None:
+    rig = Rig(LogTarget("devices", "my gate", role=AssumedRole(arn=ROLE)))
+    rig.events.emit("ListenerStarted", Listener="my gate")
+    await rig.group.stop(5)
+    assert [line["Listener"] for line in rig.logs.lines()] == ["my gate"]
+    assert rig.logs.roles == {Role(ROLE, "sluicegate-eu-west-1@123456789012-log-my-gate")}
+
+
 async def test_an_outage_is_ridden_out_in_order_and_told_once(rig: Rig) -> None:
     rig.logs.broken = failed("ServiceUnavailableException", 503)
     rig.fail(0)

@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -22,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
-from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse
+from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse, resource_url
 from sluicegate.running.peers import peer_views
 from sluicegate.running.registry import Declared, Registry
 from sluicegate.running.views import COMMON, READ_ONLY, shown
@@ -213,7 +212,7 @@ class Resources:
         return None
 
     def _created(self, kind: str, one: Declared, warnings: list[str]) -> Response:
-        location = f"/v1/{PATHS[kind]}/{quote(one.resource.name, safe='')}"
+        location = resource_url(kind, one.resource.name)
         return _json(self._with_warnings(one, warnings), 201, {"Location": location, **_tag(one)})
 
     def _with_warnings(self, one: Declared, warnings: list[str]) -> dict[str, Any]:

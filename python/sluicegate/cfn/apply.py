@@ -6,6 +6,7 @@ came before (a port, names). What the template does not name any more goes last,
 
 import dataclasses
 import secrets
+import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
@@ -200,7 +201,8 @@ class Applying:
         )
         self._record.put(item.logical_id, made)
         if answer.get("State") == "PendingApproval":
-            text = f"it sends nothing until an operator approves it: sluicegate sources approve {made.id}"
+            approve = shlex.join(["sluicegate", "sources", "approve", str(made.id)])
+            text = f"it sends nothing until an operator approves it: {approve}"
             self._stack.warn(item.logical_id, text)
         for warning in answer.get("Warnings") or []:
             self._stack.warn(item.logical_id, warning)

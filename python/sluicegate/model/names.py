@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 from sluicegate.model.base import invalid, role_arn
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+# Contract 1.1, and what earlier versions took too: dots, and a digit in front.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,254}")
 _DESTINATION_NAME = re.compile(r"[A-Za-z0-9-]{1,255}")
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ARN = re.compile(r"arn:[a-z][a-z0-9-]*:[a-z0-9-]+:[a-z0-9-]*:[0-9]*:.+")
@@ -19,7 +20,7 @@ def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise invalid(
             f'"{text}" cannot be a name',
-            "use up to 255 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
+            "use up to 255 letters, digits, spaces, `-`, `_` and `.`, and begin with a letter or digit",
         )
     return text
 
@@ -77,7 +78,7 @@ def _log_group_name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""A Listener's or PacketSource's name: it appears in URLs, log streams and object keys."""
+"""A Listener's or PacketSource's name: it appears in URLs (percent-encoded), log streams and object keys."""
 
 DestinationName = Annotated[str, AfterValidator(destination_name)]
 """`[a-zA-Z0-9-]+` (contract 1.2)."""

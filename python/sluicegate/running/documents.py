@@ -6,9 +6,11 @@ together here and nowhere else, at a start, at a reload and at each call of the 
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -160,12 +162,22 @@ def refuse_owned(config: Config, stored: Iterable[Stored]) -> None:
             continue
         cause = f'the {one.kind} "{one.name}" is declared by {config.path} and by the API'
         fix = (
-            f"rename it in the file, or delete it from the API (DELETE /v1/{PATHS[one.kind]}/{one.name}; "
-            f"while no gateway runs: sluicegate state remove {config.path} {one.kind} {one.name})"
+            f"rename it in the file, or delete it from the API (DELETE {resource_url(one.kind, one.name)}; "
+            f"while no gateway runs: {removal(config, one.kind, one.name)})"
         )
         found.append(Finding(("name",), cause, fix, conflict=True).of(KINDS[one.kind], one.name))
     if found:
         raise Refused(*found)
+
+
+def resource_url(kind: str, name: str) -> str:
+    """Where the API has one resource."""
+    return f"/v1/{PATHS[kind]}/{quote(name, safe='')}"
+
+
+def removal(config: Config, kind: str, name: str) -> str:
+    """The command that removes a resource of the API while no gateway runs."""
+    return shlex.join(["sluicegate", "state", "remove", str(config.path), kind, name])
 
 
 def file_owned(config: Config) -> set[tuple[str, str]]:

@@ -21,13 +21,13 @@ from sluicegate.events import EventLog
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from sluicegate.running.documents import (
     KINDS,
-    PATHS,
     Desired,
     Refused,
     desire,
     file_owned,
     parse,
     parse_peer,
+    resource_url,
     restored,
 )
 from sluicegate.running.listener import RunningListener
@@ -151,7 +151,7 @@ class Registry:
                 audit.name = name = resource.name
                 self._refuse_file(kind, name)
                 if any((one.kind, one.name) == (kind, name) for one in self._stored):
-                    fix = f"change it with PUT /v1/{PATHS[kind]}/{name}, delete it first, or choose another name"
+                    fix = f"change it with PUT {resource_url(kind, name)}, delete it first, or choose another name"
                     cause = f'there is already a {kind} named "{name}"'
                     raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
                 await self._change(Commit(put=[_stored(kind, resource)]))
