@@ -138,6 +138,37 @@ def test_what_a_template_no_longer_names_goes_and_another_name_is_another_listen
     assert names() == ["three"]
 
 
+def test_another_listener_name_replaces_a_packet_source(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    text = """
+Resources:
+  Topic: {{ Type: AWS::SNS::Topic, Properties: {{ TopicName: moves }} }}
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties: {{ Name: {listener}, Bind: 127.0.0.1, ClientRestrictions: {{ Networks: [127.0.0.0/8] }} }}
+  Source:
+    Type: Custom::SluicegatePacketSource
+    Properties: {{ ListenerName: !Ref Entry, SnsTopicSource: {{ TopicArn: !Ref Topic }} }}
+Outputs:
+  Port: {{ Value: !GetAtt Entry.Port }}
+"""
+    with Client() as client:
+        host, port = client.address
+        message = {"Data": base64.b64encode(b"on").decode(), "Remote": {"IP": host, "Port": port}}
+        for listener, action in (("one", "create"), ("two", "replace")):
+            made = applied(apply(written(tmp_path, text.format(listener=listener)), "--output", "json"))
+            assert actions(made) == {"Topic": "create" if listener == "one" else "keep"} | dict.fromkeys(
+                ("Entry", "Source"), action
+            )
+            running.publish(message, "arn:aws:sns:us-east-1:000000000000:moves")
+            assert client.receive() == (b"on", ("127.0.0.1", int(made["Outputs"]["Port"])))
+    assert [one["ListenerName"] for one in running.api("GET", "/v1/packet-sources").json()["Items"]] == [
+        "two"
+    ]
+    assert [one["Id"] for one in running.api("GET", "/v1/listeners").json()["Items"]] == ["two"]
+
+
 def test_a_change_by_somebody_else_is_not_overwritten_unasked(
     running: Gateway, apply: Apply, tmp_path: Path
 ) -> None:

@@ -102,7 +102,12 @@ class Running:
             "LogicalResourceId": "Entry",
             "ResourceType": "Custom::ProxylityUdpGatewayListener",
             "ResponseURL": f"http://{self.bucket.host}/answer?X-Amz-Signature=abc",
-            "ResourceProperties": {"ServiceToken": "arn:aws:sns:…", "ApiKey": self.key, **properties},
+            "ResourceProperties": {
+                "ServiceToken": "arn:aws:sns:…",
+                "ApiKey": self.key,
+                "ClientRestrictions": {"Networks": ["127.0.0.0/8"]},
+                **properties,
+            },
             **others,
         }
 

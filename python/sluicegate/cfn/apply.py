@@ -122,7 +122,10 @@ class Applying:
         return status == 200
 
     def _do(self, step: Step, item: Item) -> None:
-        if step.action == "replace":
+        if step.action == "replace" and self._moves(item):
+            # One change of the gateway's: nothing that is published falls between the old one and the new one.
+            self._update(item)
+        elif step.action == "replace":
             before = self._record.made[step.logical_id]
             if before.id == item.document.get("Name"):
                 raise ApplyError(
@@ -130,12 +133,19 @@ class Applying:
                     "the one that it replaces: change its name too, or apply with --delete first"
                 )
             self._record.leave(step.logical_id)
-        if step.action in ("create", "replace"):
+            self._create(item)
+        elif step.action == "create":
             self._create(item)
         elif step.action == "update":
             self._update(item)
         made = self._record.made[item.logical_id]
         self._stack.known[item.logical_id] = Known(str(made.id), made.attributes)
+
+    def _moves(self, item: Item) -> bool:
+        """True for a PacketSource that goes to another Listener and keeps its name."""
+        before = self._record.made[item.logical_id]
+        same = before.kind == item.kind == "PacketSource" and before.id == item.document.get("Name")
+        return same and self._exists(before)
 
     def _create(self, item: Item) -> None:
         if item.kind == "Topic":
