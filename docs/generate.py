@@ -36,6 +36,8 @@ from sluicegate.model import (
     support,
 )
 from sluicegate.model.base import pascal_case
+from sluicegate.running.documents import KINDS
+from sluicegate.running.views import VIEWS
 
 TARGET = Path(__file__).with_name("configuration.md")
 RESOURCES = Path(__file__).with_name("resources.md")
@@ -221,17 +223,6 @@ _KINDS: dict[str, tuple[type[Resource], list[tuple[str, type[Resource]]]]] = {
     "DestinationArn": (DestinationArn, []),
     "PacketSource": (PacketSource, [("SnsTopicSource", SnsTopicSource), ("RateLimit", RateLimit)]),
 }
-_ATTRIBUTE_MEANINGS = {
-    "Id": "The name; `Ref` gives it too.",
-    "Name": "The name.",
-    "Domain": "The bare label of the endpoint.",
-    "Port": "The UDP port.",
-    "DestinationNames": "The names of the Destinations, in their order: a list, for `Fn::Select` and `Fn::Join`.",
-    "WireGuardPublicKey": "The public key of a `wg` Listener, else empty.",
-    "DtlsServerCertificate": "The certificate of a `dtls` Listener, else empty.",
-    "State": "`Active`, `PendingApproval`, `Rejected` or `Disabled`.",
-}
-
 _RESOURCES_HEAD = """\
 <!-- Written by docs/generate.py from the models. Edit the models, not this file. -->
 # Resources
@@ -245,6 +236,7 @@ The same resources in CloudFormation, in the [API](api.md) and, in snake_case, i
   one that asks for keys).
 - Numbers and booleans may be text (`"10"`, `"true"`), as CloudFormation sends them. Properties that do not exist are
   ignored with a warning; the API refuses them unless asked otherwise (`Prefer: handling=lenient`).
+- Every return value always answers: one that does not apply is empty text.
 - "Replaced" means that CloudFormation makes a new resource and deletes the old one. Everything else changes in place:
   sockets, sessions and ports stay, except that another `Bind` binds the Listener anew.
 """
@@ -292,14 +284,23 @@ def _resource(
     yield ""
 
 
+def _attribute(kind: str, name: str) -> str:
+    if (kind, name) == ("DestinationArn", "Id"):
+        return "`DESTINATION@REGION`; `Ref` gives it too."
+    for model in (VIEWS[kind], KINDS[kind]):
+        for field in model.model_fields.values():
+            if field.alias == name and field.description:
+                return field.description
+    raise LookupError(f"{kind}.{name} is declared nowhere")
+
+
 def _return_values(kind: str) -> Iterator[str]:
     yield f"### Return values of a {kind}"
     yield ""
     yield "| attribute | meaning |"
     yield "|---|---|"
     for name in ATTRIBUTES[kind]:
-        own = "`DESTINATION@REGION`; `Ref` gives it too." if kind == "DestinationArn" else None
-        yield f"| `{name}` | {own or _ATTRIBUTE_MEANINGS[name]} |"
+        yield f"| `{name}` | {_sentence(_attribute(kind, name))} |"
     yield ""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port, until
 
 from conftest import StartGateway
 from sluicegate.http.auth import KeyFile
@@ -102,6 +102,50 @@ def test_a_dry_run_does_nothing(running: Gateway, apply: Apply, template: Path) 
     assert set(actions(planned).values()) == {"create"}
     assert running.api("GET", "/v1/listeners").json()["Items"] == []
     assert sorted(entry.name for entry in template.parent.iterdir()) == ["src", "template.yaml"]
+
+
+def test_a_template_without_client_restrictions_admits_nobody(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    text = """
+Resources:
+  Topic: { Type: AWS::SNS::Topic }
+  Entry:
+    Type: Custom::ProxylityUdpGatewayListener
+    Properties: { Protocols: [udp], MetricsEnabled: "True", Destinations: [{ DestinationArn: "console:" }] }
+  Source:
+    Type: Custom::ProxylityUdpGatewayPacketSource
+    Properties: { ListenerName: !Ref Entry, SnsTopicSource: { TopicArn: !Ref Topic } }
+Outputs:
+  Port: { Value: !GetAtt Entry.Port }
+"""
+    file = written(tmp_path, text)
+    made = applied(apply(file, "--output", "json"))
+    said = [f"{note['LogicalId']}: {note['Text']}" for note in made["Notes"]]
+    assert any('Entry: the Listener "t-Entry" admits nobody' in one for one in said), said
+    assert any('Entry: the Listener "t-Entry" publishes no metrics to CloudWatch yet' in one for one in said)
+    assert any('Source: the PacketSource "t-Source" sends to sessions and Tags alone' in one for one in said)
+    shown = running.api("GET", "/v1/listeners/t-Entry").json()
+    assert shown["ClientRestrictions"]["Networks"] == []
+    assert shown["DestinationNames"] == ["dstn-t-Entry-0"]
+    assert shown["Destinations"][0]["Batching"]["TimeoutInSeconds"] == 0.25
+
+    def rejected() -> int:
+        return running.metrics().value("rejected_packets", listener="t-Entry", reason="RefusedNetwork")
+
+    with Client() as client:
+        client.send(b"knock", ("127.0.0.1", int(made["Outputs"]["Port"])))
+        until(lambda: rejected() == 1, "the packet is refused")
+    # A start decides nothing anew; the fix that the note names opens it.
+    running.stop()
+    running.start()
+    assert running.api("GET", "/v1/listeners/t-Entry").json()["ClientRestrictions"]["Networks"] == []
+    everybody = 'ClientRestrictions: { Networks: ["0.0.0.0/0", "::/0"] }'
+    opened = written(tmp_path, text.replace('MetricsEnabled: "True"', everybody))
+    again = applied(apply(opened, "--output", "json"))
+    assert not any("admits nobody" in note["Text"] for note in again["Notes"])
+    networks = running.api("GET", "/v1/listeners/t-Entry").json()["ClientRestrictions"]["Networks"]
+    assert networks == ["0.0.0.0/0", "::/0"]
 
 
 LISTENER = """
@@ -198,7 +242,11 @@ def test_a_destination_arn_resource_binds_a_function_with_its_environment(
         "Resources": {
             "Entry": {
                 "Type": "Custom::SluicegateListener",
-                "Properties": {"Protocols": ["udp"], "Destinations": [{"Batching": {"Count": "1"}}]},
+                "Properties": {
+                    "Protocols": ["udp"],
+                    "ClientRestrictions": {"Networks": ["127.0.0.0/8"]},
+                    "Destinations": [{"Batching": {"Count": "1"}}],
+                },
             },
             "Handler": {
                 "Type": "AWS::Lambda::Function",

@@ -125,7 +125,11 @@ def test_what_is_refused_says_where_why_and_what_next(gateway: StartGateway) -> 
     one = gateway(PLAIN)
     for body, status, words in [
         (listener("decoder"), 409, "the file owns what it names"),
-        (listener("x", Destinations=[to_file("kept")]), 409, 'two Destinations are named "kept"'),
+        (
+            listener("x", Destinations=[to_file("twice"), to_file("twice", "other")]),
+            409,
+            'two Destinations of this Listener are named "twice"',
+        ),
         (listener("x", Nonsense=1), 422, "unknown key `Nonsense`"),
         (
             listener("x", ClientRestrictions={"Networks": ["10.0.0.1/8"]}),

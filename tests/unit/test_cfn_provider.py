@@ -13,6 +13,8 @@ import pytest
 
 from sluicegate.cfn import provider
 from sluicegate.cfn.provider import Refused, Unreachable, handle, kind_of, refused_url
+from sluicegate.running.documents import KINDS
+from sluicegate.running.views import returned
 
 STACK = "arn:aws:cloudformation:eu-west-1:000000000000:stack/demo/6b0f0c5e"
 TOPIC = {"TopicArn": "arn:aws:sns:eu-west-1:000000000000:replies", "Role": "arn:aws:iam::000000000000:role/r"}
@@ -79,7 +81,7 @@ class FakeGateway:
                 **(self.subscription[0] if path == "/v1/packet-sources" else {}),
                 "Warnings": ["PacketSource: unknown property Foo is ignored"] if "Foo" in item else [],
             }
-        names = [one["Name"] for one in item.get("Destinations", [])]
+        names = [one if isinstance(one, str) else one["Name"] for one in item.get("Destinations", [])]
         return {
             **item,
             "Domain": "ingress-1",
@@ -133,12 +135,62 @@ def test_a_listener_is_made_with_everything_that_get_att_may_ask_for() -> None:
         "DestinationNames": ["a", "b"],
         "WireGuardPublicKey": "",
         "DtlsServerCertificate": "",
+        "WebRtcFingerprint": "",
+        "WebRtcSctpPort": "",
+        "WebRtcChannelId": "",
+        "WebRtcSignalingMode": "",
+        "WebRtcSignalingToken": "",
+        "WebRtcSignalingUrl": "",
     }
     assert answer["PhysicalResourceId"].startswith("demo-Thing-")
     (sent,) = gateway.items.values()
     assert not {"ServiceToken", "ApiKey"} & set(sent)
     assert gateway.headers[0]["Authorization"] == "Bearer k-123"
     assert gateway.headers[0]["Prefer"] == "handling=lenient"
+
+
+@pytest.mark.parametrize("kind", ["Listener", "PacketSource", "DestinationArn"])
+def test_the_attributes_are_what_the_gateway_gives(kind: str) -> None:
+    """The provider stands alone in Lambda; `running/views.py` declares what there is."""
+    of_document = {str(field.alias) for field in KINDS[kind].model_fields.values()}
+    of_view = returned(kind)
+    assert set(provider.ATTRIBUTES[kind]) <= of_document | of_view
+    if kind == "Listener":
+        not_in_aws = {"Version", "DeclaredBy", "Warnings", "Address"}
+        assert set(provider.ATTRIBUTES[kind]) == {"Name"} | of_view - not_in_aws
+    if kind == "DestinationArn":
+        assert of_document <= set(provider.ATTRIBUTES[kind])
+
+
+def test_destinations_without_names_are_named_after_stack_and_resource() -> None:
+    gateway = FakeGateway()
+    properties = {"Name": "a", "Destinations": [{}, {"Name": "b"}, {"Name": ""}, "elsewhere"]}
+    answer = handle(request("Create", LISTENER, properties), gateway)
+    assert answer["Data"]["DestinationNames"] == ["dstn-demo-Thing-0", "b", "dstn-demo-Thing-2", "elsewhere"]
+
+
+def test_a_destination_arn_gives_what_it_binds() -> None:
+    made = handle(request("Create", ARN, {"Destination": "a", "Arn": "console:"}), FakeGateway())
+    assert made["Data"] == {
+        "Id": "a@eu-west-1",
+        "Destination": "a",
+        "IngressRegionKey": "eu-west-1",
+        "Arn": "console:",
+    }
+
+
+@pytest.mark.parametrize("prefix", ["ProxylityUdpGateway", "Sluicegate"])
+def test_a_destination_by_itself_fails_with_the_way_out(prefix: str) -> None:
+    gateway = FakeGateway()
+    alone = f"Custom::{prefix}Destination"
+    answer = handle(request("Create", alone, {"Name": "a", "DestinationArn": "console:"}), gateway)
+    assert answer["Status"] == "FAILED"
+    assert "declare it in the property Destinations of its Listener" in answer["Reason"]
+    assert kind_of(alone) is None
+    # The stack is rolled back then, and nothing of this type was made.
+    gone = handle(request("Delete", alone, {}, answer["PhysicalResourceId"]), gateway)
+    assert gone["Status"] == "SUCCESS"
+    assert gateway.calls == []
 
 
 def test_listener_name_is_a_name_for_a_listener_and_a_reference_for_a_source() -> None:

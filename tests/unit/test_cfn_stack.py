@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sluicegate.cfn.provider import ATTRIBUTES
 from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import LATER, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
@@ -222,7 +223,7 @@ Outputs:
 """
     assert stack(tmp_path, text).outputs() == {
         "Port": LATER,
-        "Names": "demo-Entry-1,b",
+        "Names": "dstn-demo-Entry-0,b",
         "Other": "(not here: Fn::ImportValue reads the exports of another stack, which this machine does not have)",
     }
     known = {"Entry": Known("demo-Entry", {"Port": 20001, "DestinationNames": ["x", "y"]})}
@@ -247,6 +248,59 @@ Resources:
     other = text.replace("customer-config.json", "other.json")
     with pytest.raises(TemplateError, match=r"other\.json is not on this machine, put a copy of it at "):
         documents(stack(tmp_path, other))
+
+
+def test_names_of_destinations_elsewhere(tmp_path: Path) -> None:
+    text = """
+Resources:
+  One: { Type: Custom::SluicegateListener, Properties: { Destinations: [{}, { Name: b }] } }
+  Two:
+    Type: Custom::SluicegateListener
+    Properties: { Destinations: [!Select [0, !GetAtt One.DestinationNames], theirs, {}] }
+  Three: { Type: Custom::SluicegateListener, Properties: { Destinations: !GetAtt One.DestinationNames } }
+Outputs:
+  Two: { Value: !Join [",", !GetAtt Two.DestinationNames] }
+  Three: { Value: !Join [",", !GetAtt Three.DestinationNames] }
+"""
+    made = stack(tmp_path, text)
+    found = documents(made)
+    assert found["Two"]["Destinations"] == ["dstn-demo-One-0", "theirs", {"Name": "dstn-demo-Two-2"}]
+    assert found["Three"]["Destinations"] == ["dstn-demo-One-0", "b"]
+    assert made.outputs() == {"Two": "dstn-demo-One-0,theirs,dstn-demo-Two-2", "Three": "dstn-demo-One-0,b"}
+
+
+def test_every_attribute_of_a_listener_resolves(tmp_path: Path) -> None:
+    """Also where it was made by a version that did not have it."""
+    names = [name for name in ATTRIBUTES["Listener"] if name != "DestinationNames"]
+    outputs = "\n".join(f"  {name}: {{ Value: !GetAtt Entry.{name} }}" for name in names)
+    text = f"Resources:\n  Entry: {{ Type: Custom::SluicegateListener }}\nOutputs:\n{outputs}\n"
+    assert set(stack(tmp_path, text).outputs()) == set(names)
+    known = {"Entry": Known("demo-Entry", {"Id": "demo-Entry", "Port": 20001})}
+    made = stack(tmp_path, text, known=known).outputs()
+    assert (made["Port"], made["WebRtcSignalingUrl"]) == ("20001", "")
+    wrong = stack(tmp_path, text.replace("Entry.Id", "Entry.Ip")).outputs()
+    assert "has no attribute Ip" in wrong["Id"]
+
+
+def test_a_destination_by_itself_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    text = """
+  Entry: { Type: Custom::SluicegateListener }
+  Alone: { Type: Custom::ProxylityUdpGatewayDestination, Properties: { Name: a } }
+"""
+    with pytest.raises(
+        TemplateError, match=r"t\.yaml:3:3: Alone: .*declare it in the property Destinations of its Listener"
+    ):
+        next(stack(tmp_path, text).items())
+    documents(
+        stack(
+            tmp_path,
+            """
+Conditions: { Never: !Equals [a, b] }
+Resources:
+  Alone: { Type: Custom::SluicegateDestination, Condition: Never }
+""",
+        )
+    )
 
 
 ODD = (

@@ -13,44 +13,9 @@ from starlette.routing import Route
 from sluicegate import __version__
 from sluicegate.http.auth import wanted_scope
 from sluicegate.running.documents import KINDS, PATHS
+from sluicegate.running.views import VIEWS, View
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ADDED: dict[str, dict[str, Any]] = {
-    "Listener": {
-        "Id": {"type": "string"},
-        "Domain": {"type": "string"},
-        "Address": {"type": "string"},
-        "Port": {"type": "integer", "minimum": 1, "maximum": 65535},
-        "DestinationNames": {"type": "array", "items": {"type": "string"}},
-        "WireGuardPublicKey": {"type": "string"},
-        "DtlsServerCertificate": {"type": "string"},
-        "DomainAddresses": {
-            "type": "object",
-            "additionalProperties": {"type": "array", "items": {"type": "string"}},
-            "description": "The addresses that each of `ClientRestrictions.Domains` admits now.",
-        },
-        "DomainProblems": {
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "description": "What is wrong with some of these names.",
-        },
-    },
-    "PacketSource": {
-        "Id": {"type": "string"},
-        "State": {"enum": ["Active", "PendingApproval", "Rejected", "Disabled"]},
-        "Subscription": {
-            "enum": ["Subscribed", "Pending", "Failed"],
-            "description": "Of one that is Active. Pending and Failed are tried again.",
-        },
-        "SubscriptionProblem": {"type": "string"},
-    },
-    "DestinationArn": {"Id": {"type": "string"}, "Name": {"type": "string"}},
-}
-_COMMON = {
-    "Version": {"type": "string", "description": "As in ETag."},
-    "DeclaredBy": {"enum": ["File", "Api"]},
-    "Warnings": {"type": "array", "items": {"type": "string"}},
-}
 
 
 def openapi_routes() -> list[Route]:
@@ -83,12 +48,7 @@ def document() -> dict[str, Any]:
     schemas = dict(definitions["$defs"])
     paths: dict[str, Any] = {}
     for kind, path in PATHS.items():
-        added = {
-            "type": "object",
-            "properties": _ADDED[kind] | _COMMON,
-            "required": ["Id", "Version", "DeclaredBy"],
-        }
-        schemas[f"{kind}View"] = added
+        schemas[f"{kind}View"] = _view(VIEWS[kind])
         schemas[f"{kind}List"] = {
             "type": "object",
             "properties": {
@@ -125,6 +85,20 @@ def document() -> dict[str, Any]:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _view(view: type[View]) -> dict[str, Any]:
+    """What is added to the document of a resource. A value that there is not is left out, and never null."""
+    schema = view.model_json_schema(by_alias=True)
+    for described in schema["properties"].values():
+        for key in ("default", "title"):
+            described.pop(key, None)
+        branches = [one for one in described.get("anyOf", ()) if one != {"type": "null"}]
+        if len(branches) == 1:
+            del described["anyOf"]
+            described |= branches[0]
+    del schema["additionalProperties"]  # those of the document
+    return schema
 
 
 _TEXT = {"type": "string"}

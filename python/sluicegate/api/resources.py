@@ -24,7 +24,7 @@ from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused
 from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse, resource_url
 from sluicegate.running.peers import peer_views
 from sluicegate.running.registry import Declared, Registry
-from sluicegate.running.views import COMMON, READ_ONLY, shown
+from sluicegate.running.views import returned, shown
 from sluicegate.state import Answer, ResourceTable
 
 BODY_LIMIT = 262_144
@@ -226,8 +226,7 @@ async def _document(kind: str, request: Request) -> Any:
     data = await _body(request)
     if not isinstance(data, dict):
         return data
-    known = KINDS[kind].spellings()
-    ours = {*READ_ONLY[kind], *COMMON} - set(known)
+    ours = returned(kind) - set(KINDS[kind].spellings())
     return {key: value for key, value in data.items() if key not in ours}
 
 

@@ -49,11 +49,23 @@ ATTRIBUTES = {
         "DestinationNames",
         "WireGuardPublicKey",
         "DtlsServerCertificate",
+        "WebRtcFingerprint",
+        "WebRtcSctpPort",
+        "WebRtcChannelId",
+        "WebRtcSignalingMode",
+        "WebRtcSignalingToken",
+        "WebRtcSignalingUrl",
     ),
     "PacketSource": ("Id", "Name", "State"),
-    "DestinationArn": ("Id",),
+    "DestinationArn": ("Id", "Destination", "IngressRegionKey", "Arn"),
 }
 """What `Fn::GetAtt` gives. An attribute that a resource lacks is empty text, so that GetAtt never fails."""
+
+NO_RESOURCE = (
+    "a Destination is no resource of its own",
+    "declare it in the property Destinations of its Listener, and remove this resource",
+)
+"""`(cause, fix)`: why a resource of the type Destination fails. The reference service only reserves that type too."""
 
 NOT_OURS = ("ServiceToken", "ServiceTimeout", "ApiKey")
 REFUSED = "refused/"
@@ -70,7 +82,7 @@ SUBSCRIBE_SECONDS = 5.0
 moment ago, by the same stack, takes effect after some seconds."""
 POLL_SECONDS = 0.3
 
-_TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(Listener|PacketSource|DestinationArn)")
+_TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(\w+)")
 _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 
 
@@ -172,6 +184,10 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
     }
     try:
         kind = kind_of(event.get("ResourceType"))
+        if kind is None and event.get("RequestType") == "Delete":
+            return answer  # nothing of this type was ever made, and a stack that cannot be rolled back hangs
+        if is_destination(event.get("ResourceType")):
+            raise Failed(", ".join(NO_RESOURCE))
         if kind is None:
             known = "Custom::SluicegateListener, Custom::SluicegatePacketSource and Custom::SluicegateDestinationArn"
             raise Failed(f"this provider knows {known}, not {event.get('ResourceType')}")
@@ -206,6 +222,16 @@ def failed(answer: dict[str, Any], reason: str, physical_id: str | None = None) 
 
 def kind_of(resource_type: str | None) -> str | None:
     """`Listener`, `PacketSource` or `DestinationArn`; None for a type that is not ours."""
+    name = _own_type(resource_type)
+    return name if name in PATHS else None
+
+
+def is_destination(resource_type: str | None) -> bool:
+    """True for the type that is reserved (`NO_RESOURCE`)."""
+    return _own_type(resource_type) == "Destination"
+
+
+def _own_type(resource_type: str | None) -> str | None:
     match = _TYPE.fullmatch(resource_type or "")
     return match[1] if match else None
 
@@ -222,12 +248,33 @@ def identity(kind: str, properties: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def document(kind: str, properties: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """The body for the API: the resource's own properties, with a name."""
+def document(
+    kind: str, properties: Mapping[str, Any], name: str | None, stack: str, logical_id: str
+) -> dict[str, Any]:
+    """The body for the API: the resource's own properties, with a name; its Destinations have names too."""
     body = {key: value for key, value in _named(properties).items() if key not in NOT_OURS}
     if kind != "DestinationArn":
         body.setdefault("Name", name)
+    destinations = body.get("Destinations")
+    if kind == "Listener" and isinstance(destinations, list):
+        body["Destinations"] = [
+            {**one, "Name": destination_name(stack, logical_id, index)}
+            if isinstance(one, dict) and not (one.get("Name") or one.get("name"))
+            else one
+            for index, one in enumerate(destinations)
+        ]
     return body
+
+
+def destination_name(stack: str, logical_id: str, index: int) -> str:
+    """The name of a Destination without one: `index` counts the Listener's Destinations from 0."""
+    return f"dstn-{stack[:120]}-{logical_id[:120]}-{index}"
+
+
+def stack_name(stack_id: str | None) -> str:
+    """The name in a stack's ARN."""
+    parts = str(stack_id).split("/")
+    return parts[1] if len(parts) > 2 else "stack"
 
 
 def generated_name(stack: str, logical_id: str, seed: str) -> str:
@@ -298,7 +345,7 @@ class _Request:
         raise Failed(f"the request type {kind} is unknown: use Create, Update or Delete")
 
     def _create(self) -> _Result:
-        body = document(self._kind, self._properties, self._name())
+        body = self._document(self._name())
         try:
             item = self._persist(
                 "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
@@ -323,7 +370,7 @@ class _Request:
         ]
         if changed or self._id.startswith((REFUSED, UNCONFIRMED)):
             return self._replace(changed)
-        body = document(self._kind, self._properties, self._id)
+        body = self._document(self._id)
         try:
             item = self._persist("PUT", resource_path(self._kind, self._id), body, {})
         except Refused as error:
@@ -342,7 +389,7 @@ class _Request:
 
     def _replace(self, changed: list[str]) -> _Result:
         """A new resource under a new id: CloudFormation then deletes the old one by itself."""
-        body = document(self._kind, self._properties, self._name())
+        body = self._document(self._name())
         if self._kind != "DestinationArn" and body["Name"] == self._id:
             raise Failed(
                 f"a change of {' and '.join(changed)} replaces the {self._kind}, and its name {self._id} is taken "
@@ -376,7 +423,7 @@ class _Request:
         request_id = self._id[len(UNCONFIRMED) :]
         stack, logical_id = self._event.get("StackId"), self._event.get("LogicalResourceId")
         key = self._hashed(f"{stack}/{logical_id}/{request_id}")
-        body = document(self._kind, self._properties, self._name())
+        body = self._document(self._name())
         try:
             item = self._persist("POST", PATHS[self._kind], body, {"Idempotency-Key": key})
         except Refused:
@@ -397,8 +444,11 @@ class _Request:
             return given
         stack_id, logical_id = str(self._event.get("StackId")), str(self._event.get("LogicalResourceId"))
         seed = json.dumps([stack_id, logical_id, identity(self._kind, self._properties)], sort_keys=True)
-        stack = stack_id.split("/")[1] if stack_id.count("/") >= 2 else "stack"
-        return generated_name(stack, logical_id, seed)
+        return generated_name(stack_name(stack_id), logical_id, seed)
+
+    def _document(self, name: str | None) -> dict[str, Any]:
+        stack, logical_id = stack_name(self._event.get("StackId")), str(self._event.get("LogicalResourceId"))
+        return document(self._kind, self._properties, name, stack, logical_id)
 
     def _subscribed(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """`item` as it is once it takes messages, or when the time for that is over. Only a PacketSource may wait."""

@@ -10,7 +10,15 @@ from sluicegate.cfn.functions import FUNCTIONS, Lambdas
 from sluicegate.cfn.local_function import LocalFunction
 from sluicegate.cfn.parameters import Parameters
 from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
-from sluicegate.cfn.provider import ATTRIBUTES, NOT_OURS, document, kind_of
+from sluicegate.cfn.provider import (
+    ATTRIBUTES,
+    NO_RESOURCE,
+    NOT_OURS,
+    destination_name,
+    document,
+    is_destination,
+    kind_of,
+)
 from sluicegate.cfn.reader import Items, Map, parse, read
 from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
@@ -26,7 +34,6 @@ _PERMISSIONS = (
     "AWS::SNS::TopicPolicy",
     "AWS::SQS::QueuePolicy",
 )
-_RESERVED = ("Custom::ProxylityUdpGatewayDestination", "Custom::SluicegateDestination")
 _SILENT = "AWS::CDK::Metadata"
 """Tells AWS which version of a tool wrote the template, and changes nothing."""
 _CONFIGURATION = "customer-config.json"
@@ -107,14 +114,11 @@ class Stack:
 
     def items(self) -> Iterator[Item]:
         """What is to be made, one after the other: what comes later may need what `known` has by then."""
+        self._refuse_destinations()
         for declared in self._template.order():
             if not self._resolver.holds(declared.condition, declared.place):
                 continue
             kind = kind_of(declared.type)
-            if declared.type in _RESERVED:
-                cause = f"{declared.logical_id} is a Destination, which is no resource of its own"
-                fix = "declare it in the `Destinations` of a Listener"
-                raise self._template.refused(declared.place, cause, fix)
             if kind == "Listener":
                 yield Item(declared.logical_id, "Listener", self._listener(declared))
             elif kind == "PacketSource":
@@ -127,6 +131,13 @@ class Stack:
                 name = self._placeholder(declared).name
                 yield Item(declared.logical_id, "Topic", {"Name": name})
         self._note_the_rest()
+
+    def _refuse_destinations(self) -> None:
+        """Before anything is made: a Destination that stands by itself would be served by nobody."""
+        for declared in self._template.resources.values():
+            if is_destination(declared.type) and self._resolver.holds(declared.condition, declared.place):
+                cause, fix = NO_RESOURCE
+                raise self._template.refused(declared.place, f"{declared.logical_id}: {cause}", fix)
 
     def warn(self, logical_id: str, text: str) -> None:
         """Something that the gateway says of a resource."""
@@ -167,11 +178,13 @@ class Stack:
         declared = self._template.resources[logical_id]
         if not kind_of(declared.type):
             return self._placeholder(declared).attribute(name)
-        attributes = self._known(declared).attributes
-        if name not in attributes:
-            has = ", ".join(attributes) or "none"
-            raise LookupError(f"{logical_id} ({declared.type}) has no attribute {name}", f"it has: {has}")
-        value = attributes[name]
+        has = ATTRIBUTES[kind_of(declared.type) or ""]
+        if name not in has:
+            raise LookupError(
+                f"{logical_id} ({declared.type}) has no attribute {name}", f"it has: {', '.join(has)}"
+            )
+        # The record of an earlier version may lack some.
+        value = self._known(declared).attributes.get(name, "")
         return [str(item) for item in value] if isinstance(value, list) else str(value)
 
     def _known(self, declared: Declared) -> Known:
@@ -196,30 +209,27 @@ class Stack:
 
     def _listener(self, declared: Declared) -> dict[str, Any]:
         properties = self._resolver.properties(declared.properties)
-        made = document("Listener", properties, self._name(declared))
+        made = document(
+            "Listener", properties, self._name(declared), self._settings.name, declared.logical_id
+        )
         self._drop_log_group(declared, made)
-        raws = self._raw_destinations(declared)
-        destinations: list[Any] = []
         given = made.get("Destinations") or []
         if not isinstance(given, list):
             return made  # the gateway says what is wrong with it
-        for at, destination in enumerate(given):
-            if not isinstance(destination, dict):
-                destinations.append(
-                    destination
-                )  # the name of a Destination elsewhere, or what the gateway refuses
-                continue
-            raw = raws[at] if at < len(raws) else None
-            inner = {"Name": self._destination_name(declared, raw, at), **destination}
-            self._bind(declared, inner)
-            self._drop_log_group(declared, inner)
-            destinations.append(inner)
-        self._give_arguments(declared, [one for one in destinations if isinstance(one, dict)])
+        # Text names a Destination of another Listener; of anything else the gateway says what is wrong with it.
+        destinations = [{**one} if isinstance(one, dict) else one for one in given]
+        own = [one for one in destinations if isinstance(one, dict)]
+        for destination in own:
+            self._bind(declared, destination)
+            self._drop_log_group(declared, destination)
+        self._give_arguments(declared, own)
         return {**made, "Destinations": destinations}
 
     def _packet_source(self, declared: Declared) -> dict[str, Any]:
         properties = self._resolver.properties(declared.properties)
-        made = document("PacketSource", properties, self._name(declared))
+        made = document(
+            "PacketSource", properties, self._name(declared), self._settings.name, declared.logical_id
+        )
         if self._settings.egress_networks:
             made["EgressNetworks"] = [*made.get("EgressNetworks", ()), *self._settings.egress_networks]
         dead_letters = made.get("DeadLetterQueueArn")
@@ -239,6 +249,9 @@ class Stack:
     def _raw_destinations(self, declared: Declared) -> list[Any]:
         """The Destinations of a Listener that there will be, not resolved; empty where that cannot be told."""
         raw = declared.properties.get("Destinations")
+        if isinstance(raw, Map):  # a function that gives a list of names
+            names = self._resolver.value(raw, raw.place)
+            return names if isinstance(names, list) else []
         if not isinstance(raw, Items):
             return []
         chosen = map(self._resolver.chosen, raw)
@@ -260,11 +273,15 @@ class Stack:
     def _destination_name(self, declared: Declared, raw: Any, position: int) -> str:
         if isinstance(raw, str):
             return raw
+        value = None
         if isinstance(raw, Map) and "Name" in raw:
             value = self._resolver.value(raw["Name"], raw.places["Name"])
-            if isinstance(value, str):
-                return value
-        return f"{self._settings.name}-{declared.logical_id}-{position + 1}"
+        elif isinstance(raw, Map) and len(raw) == 1:
+            # Perhaps a function that gives the name of one elsewhere.
+            value = self._resolver.value(raw, raw.place)
+        if isinstance(value, str) and value:
+            return value
+        return destination_name(self._settings.name, declared.logical_id, position)
 
     def _drop_log_group(self, declared: Declared, made: dict[str, Any]) -> None:
         """Nobody makes log groups or asks for roles here, and the gateway would look for both."""

@@ -1,54 +1,120 @@
-"""Resources as the API shows them: the document as it was declared, with return values and state (contract 1.1-1.3)."""
+"""Resources as the API shows them: the document as it was declared, with return values and state (contract 1.1-1.3).
 
-from typing import Any
+The classes below are the only declaration of what the gateway gives back. The API answers with them, its description
+(`api/openapi.py`) is made from them, and a test holds the CloudFormation provider's attributes to them.
+"""
 
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from sluicegate.model import Resource
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.registry import Declared, Registry
 
-READ_ONLY = {
-    "Listener": (
-        "Id",
-        "Domain",
-        "Address",
-        "Port",
-        "DestinationNames",
-        "WireGuardPublicKey",
-        "DtlsServerCertificate",
-        "DomainAddresses",
-        "DomainProblems",
-    ),
-    "PacketSource": ("Id", "State", "Subscription", "SubscriptionProblem"),
-    "DestinationArn": ("Id", "Name"),
+
+class View(Resource):
+    """What every resource has beside its document. A client may send all of it back: it is left out then."""
+
+    id: str
+    """The name; `Ref` gives it too."""
+    version: str
+    """As in ETag."""
+    declared_by: Literal["File", "Api"]
+    """The file owns what it names."""
+    warnings: list[str] | None = None
+    """What whoever asked for it should know. Only in the answer to a request that made or changed it."""
+
+
+class ListenerView(View):
+    """Attributes of protocols that the Listener does not speak are empty text: templates read some unconditionally."""
+
+    domain: str = ""
+    """The bare label of the endpoint."""
+    address: str = ""
+    """The address that is bound."""
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """The UDP port."""
+    destination_names: list[str]
+    """The names of the Destinations, in their order: a list, for `Fn::Select` and `Fn::Join`."""
+    wire_guard_public_key: str = ""
+    """The public key of a `wg` Listener, in base64."""
+    dtls_server_certificate: str = ""
+    """The certificate of a `dtls` or `webrtc` Listener, as PEM."""
+    web_rtc_fingerprint: str = ""
+    """SHA-256 of the certificate of a `webrtc` Listener, in hex with colons."""
+    web_rtc_sctp_port: int | Literal[""] = ""
+    """The SCTP port of a `webrtc` Listener."""
+    web_rtc_channel_id: int | Literal[""] = ""
+    """The data channel of a `webrtc` Listener."""
+    web_rtc_signaling_mode: str = ""
+    """`none` or `public` of a `webrtc` Listener."""
+    web_rtc_signaling_token: str = ""
+    """The bearer token of public signaling."""
+    web_rtc_signaling_url: str = ""
+    """The URL of public signaling."""
+    domain_addresses: dict[str, list[str]] | None = None
+    """The addresses that each of `ClientRestrictions.Domains` admits now."""
+    domain_problems: dict[str, str] | None = None
+    """What is wrong with some of these names."""
+
+
+class PacketSourceView(View):
+    """A PacketSource and what becomes of its messages."""
+
+    state: Literal["Active", "PendingApproval", "Rejected", "Disabled"]
+    """Messages are taken while it is `Active`."""
+    subscription: Literal["Subscribed", "Pending", "Failed"] | None = None
+    """Of one that is Active. Pending and Failed are tried again."""
+    subscription_problem: str | None = None
+    """Why its topic's messages do not come."""
+
+
+class DestinationArnView(View):
+    """A DestinationArn: its own properties are its return values as well."""
+
+    name: str
+    """`DESTINATION@REGION`."""
+
+
+VIEWS: dict[str, type[View]] = {
+    "Listener": ListenerView,
+    "PacketSource": PacketSourceView,
+    "DestinationArn": DestinationArnView,
 }
-"""What a view adds to the document, beside `Version`, `DeclaredBy` and `Warnings`. A client may send it back."""
-COMMON = ("Version", "DeclaredBy", "Warnings")
+
+
+def returned(kind: str) -> set[str]:
+    """The keys that a view adds to the document of a resource."""
+    return {str(field.alias) for field in VIEWS[kind].model_fields.values()}
 
 
 def shown(registry: Registry, one: Declared) -> dict[str, Any]:
     """One resource."""
-    document = {**one.resource.dump(), "Id": one.resource.name}
+    common = {"id": one.resource.name, "version": one.version, "declared_by": one.owner}
+    return {**one.resource.dump(), **VIEWS[one.kind](**common, **_values(registry, one)).dump()}
+
+
+def _values(registry: Registry, one: Declared) -> dict[str, Any]:
+    name = one.resource.name
     match one.kind:
         case "Listener":
-            document |= _listener(registry.runtime.listeners[one.resource.name])
+            return _listener(registry.runtime.listeners[name])
         case "PacketSource":
-            document["State"] = registry.desired.states[one.resource.name]
-            document |= _subscription(
-                registry.runtime.listeners[one.resource.listener_name], one.resource.name
-            )
+            running = registry.runtime.listeners[one.resource.listener_name]
+            return {"state": registry.desired.states[name], **_subscription(running, name)}
         case _:
-            document["Name"] = one.resource.name
-    return document | {"Version": one.version, "DeclaredBy": one.owner}
+            return {"name": name}
 
 
 def _listener(running: RunningListener) -> dict[str, Any]:
     host, port = running.port.local_address
     return {
-        "Domain": running.node.domain,
-        "Address": host,
-        "Port": port,
-        "DestinationNames": [destination.name for destination in running.resource.destination_specs],
-        "WireGuardPublicKey": running.public_key,
-        "DtlsServerCertificate": "",
+        "domain": running.node.domain,
+        "address": host,
+        "port": port,
+        "destination_names": [destination.name for destination in running.resource.destination_specs],
+        "wire_guard_public_key": running.public_key,
         **_domains(running),
     }
 
@@ -58,16 +124,18 @@ def _domains(running: RunningListener) -> dict[str, Any]:
     domains = running.node.domains
     if not running.resource.client_restrictions.domains:
         return {}
-    problems = domains.problems(running.resource)
-    shown = {"DomainAddresses": domains.addresses(running.resource)}
-    return shown | {"DomainProblems": problems} if problems else shown
+    return {
+        "domain_addresses": domains.addresses(running.resource),
+        "domain_problems": domains.problems(running.resource) or None,
+    }
 
 
 def _subscription(running: RunningListener, source: str) -> dict[str, Any]:
     """Of a PacketSource that is Active: whether its topic's messages come, and why not."""
     for _, place in running.live_sources:
         if place.resource.name == source and place.state == "Active" and place.inlet is not None:
-            problem = place.inlet.subscription_problem
-            shown = {"Subscription": place.inlet.subscription}
-            return shown | {"SubscriptionProblem": problem} if problem else shown
+            return {
+                "subscription": place.inlet.subscription,
+                "subscription_problem": place.inlet.subscription_problem or None,
+            }
     return {}
