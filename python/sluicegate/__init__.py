@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 """True for type checkers. Not from `typing`, which takes 8 ms: every command imports this module."""
 
 if TYPE_CHECKING:
+    from sluicegate.aws.errors import AwsError
     from sluicegate.destinations.base import (
         Arguments,
         DeliveryError,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Arguments",
+    "AwsError",
     "DeliveryError",
     "Destination",
     "DestinationContext",
@@ -41,6 +43,7 @@ __all__ = [
 if not TYPE_CHECKING:
     # `sluicegate --help` must not pay for pydantic and the like.
     _HOMES = {
+        "sluicegate.aws.errors": ("AwsError",),
         "sluicegate.destinations.base": (
             "Arguments",
             "DeliveryError",

@@ -70,13 +70,14 @@ class TestMemory(DestinationContract):
         assert isinstance(destination, MemoryDestination)
         destination.answer = answer
 
-    def refuse_packets(self, destination: Destination, data: Sequence[str]) -> None:
+    def refuse_packets(self, destination: Destination) -> str:
         def answer(batch: dict[str, Any]) -> None:
-            packets = [n for n, packet in enumerate(batch["Messages"]) if packet["Data"] in data]
+            packets = [n for n, packet in enumerate(batch["Messages"]) if packet["Data"] == "refused"]
             raise DeliveryError("Refused", "it was told to refuse some", packets=packets)
 
         assert isinstance(destination, MemoryDestination)
         destination.answer = answer
+        return "refused"
 
 
 class TestFile(DestinationContract):

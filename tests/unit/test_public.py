@@ -73,18 +73,3 @@ def test_the_import_is_cheap(module: str) -> None:
     heavy = "pydantic botocore structlog starlette orjson sluicegate.destinations sluicegate._native"
     code = f"import sys, {module}; print([one for one in {heavy.split()} if one in sys.modules])"
     assert run(code) == "[]"
-
-
-def test_a_type_checker_accepts_a_destination_and_finds_a_mistake(tmp_path: Path) -> None:
-    """As a user's package sees it, by way of py.typed."""
-    mypy = pytest.importorskip("mypy.api")
-    (tmp_path / "mine.py").write_text(
-        "from sluicegate import DeliveryError, DestinationContext\n"
-        "def region(context: DestinationContext) -> str:\n"
-        "    return context.region\n"
-        "DeliveryError('Refused', 'no', packets=[1, 2])\n"
-        "DeliveryError('Refused', 3)\n"
-    )
-    out, _, code = mypy.run(["--strict", "--no-incremental", str(tmp_path / "mine.py")])
-    assert code == 1, out
-    assert [line for line in out.splitlines() if "error:" in line and ":5:" not in line] == []

@@ -197,7 +197,8 @@ class Suite(DestinationContract):
 
     def refuse(self, destination: Destination) -> None: ...
 
-    def refuse_packets(self, destination: Destination, data: Sequence[str]) -> None: ...
+    def refuse_packets(self, destination: Destination) -> str:
+        return "refused"
 
 
 @pytest.mark.parametrize(("broken", "test"), BROKEN, ids=lambda one: getattr(one, "__name__", one))

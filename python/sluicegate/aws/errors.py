@@ -60,10 +60,15 @@ _MESSAGE_LIMIT = 1000
 
 
 class AwsError(Exception):
-    """A call that failed, with or without an answer; as text one sentence for a user.
+    """A call of AWS that failed, with or without an answer; as text one sentence for a user.
+
+        >>> from sluicegate import AwsError
+        >>> print(AwsError("sqs", "SendMessageBatch", "AccessDenied", "no policy allows it", resource="queue q"))
+        sqs:SendMessage on queue q was refused: no policy allows it (AccessDenied)
 
     `code` is the name that the service gives the error (the newer one where it has two: `QueueDoesNotExist`), or one of
-    the codes above. `status` is None when there was no answer.
+    the codes above. `status` is None when there was no answer. `retryable` is True for throttling, 5xx and calls without
+    an answer; `throttled`, `denied` and `expired` (the credentials were good once) say more.
     """
 
     def __init__(
