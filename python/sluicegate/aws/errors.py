@@ -67,7 +67,7 @@ class AwsError(Exception):
         sqs:SendMessage on queue q was refused: no policy allows it (AccessDenied)
 
     `code` is the name that the service gives the error (the newer one where it has two: `QueueDoesNotExist`), or one of
-    the codes above. `status` is None when there was no answer. `retryable` is True for throttling, 5xx and calls without
+    the codes above. `status` is None without an answer. `retryable` is True for throttling, 5xx and calls without
     an answer; `throttled`, `denied` and `expired` (the credentials were good once) say more.
     """
 

@@ -62,14 +62,14 @@ _TYPES = (
         "packet",
         "in",
         ("Listener", "Destination", "Packets", "RequestId"),
-        "A service took a batch.",
+        "A service took a batch, or a part of one.",
     ),
     EventType(
         "DeliveryFailed",
         "failure",
         "in",
         ("Listener", "Destination", "Reason", "Detail", "Packets", "Batches", "RequestId"),
-        "Batches were given up; their packets are lost.",
+        "Batches, or packets of one, were given up; these packets are lost.",
     ),
     EventType(
         "ReplyFailed",
