@@ -24,9 +24,9 @@ class Fussy(Destination):
 
     async def deliver(self, batch):
         data = [json.loads(record)["Data"] for record in batch.records()]
-        role = self.context.role
-        print(json.dumps({"Data": data, "Role": role and [role.arn, role.session_name], "Aws": self.context.aws.region}),
-              file=self.log)
+        role, aws = self.context.role, self.context.aws
+        seen = {"Data": data, "Role": role and [role.arn, role.session_name], "Aws": aws.region}
+        print(json.dumps(seen), file=self.log)
         later = DeliveryError("Busy", "a moment please", retryable=True)
         never = DeliveryError("Poison", "no attempt will do")
         failed = {}
