@@ -1,12 +1,12 @@
 """A template as the resources of one gateway: what each becomes, what it refers to, and what cannot be had here."""
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from sluicegate.cfn.functions import FUNCTIONS, Lambdas
+from sluicegate.cfn.includes import Includes
 from sluicegate.cfn.local_function import LocalFunction
 from sluicegate.cfn.parameters import Parameters
 from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
@@ -19,7 +19,7 @@ from sluicegate.cfn.provider import (
     is_destination,
     kind_of,
 )
-from sluicegate.cfn.reader import Items, Map, parse, read
+from sluicegate.cfn.reader import Items, Map
 from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
 
@@ -36,7 +36,6 @@ _PERMISSIONS = (
 )
 _SILENT = "AWS::CDK::Metadata"
 """Tells AWS which version of a tool wrote the template, and changes nothing."""
-_CONFIGURATION = "customer-config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,8 @@ class Stack:
             "AWS::StackName": settings.name,
             "AWS::URLSuffix": "amazonaws.com",
         }
-        self._resolver = Resolver(template, Parameters(template, parameters), pseudo, self, self._include)
+        included = Includes(template.path.parent, settings.includes, settings.region)
+        self._resolver = Resolver(template, Parameters(template, parameters), pseudo, self, included.content)
         self._lambdas = Lambdas(
             template,
             self._resolver,
@@ -368,28 +368,7 @@ class Stack:
             name = f"{self._settings.name}-{declared.logical_id}"
         return Placeholder(declared.type, name, self._settings.region)
 
-    # Includes and notes
-
-    def _include(self, location: str) -> Map:
-        """A file beside the template; the account's configuration is made up where there is none: nothing uses it."""
-        name = location.rpartition("/")[2]
-        path = self._settings.includes.get(name)
-        if path is None and "://" not in location:
-            path = self._template.path.parent / location
-        elif path is None:
-            path = self._template.path.parent / name
-        if path.exists() or name in self._settings.includes:
-            return read(path)
-        if name != _CONFIGURATION:
-            raise LookupError(f"{location} is not on this machine", f"put a copy of it at {path}")
-        return self._made_up_configuration()
-
-    def _made_up_configuration(self) -> Map:
-        region = self._settings.region
-        token = Placeholder("AWS::Lambda::Function", "sluicegate-provider", region).arn
-        role = Placeholder("AWS::IAM::Role", "sluicegate", region).arn
-        text = {region: {"ServiceToken": token, "ServiceRole": role}, "Account": {"ApiKey": "none"}}
-        return parse(_CONFIGURATION, json.dumps(text))
+    # Notes
 
     def _is_here(self, declared: Declared) -> bool:
         return kind_of(declared.type) is not None or declared.type == TOPIC
