@@ -25,7 +25,7 @@ REFUSED = {
     "FilterExpression": ["filtering"],
     "ParameterStore": ["Parameter Store of an account", "--parameter SsmParameterValueudpclientnetwork"],
     "RegionMap": ["delivery to AWS services (lambda)"],
-    "ReservedDestination": ["declare it in the `Destinations` of a Listener"],
+    "ReservedDestination": ["declare it in the"],
     "StringDestinations": ["somewhere-else"],
     "TopicOfAnotherStack": ["Fn::ImportValue reads the exports of another stack"],
     "WebRtcListener": ["webrtc"],
@@ -141,6 +141,19 @@ def test_other_ways_to_name_a_function(shared: Gateway, assembly: Path, name: st
     with Client() as device:
         device.send(b"abc", ("127.0.0.1", int(made["Outputs"]["Port"])))
         assert device.receive()[0] == answer
+    applied(shared, template, "--delete")
+
+
+def test_a_listener_whose_name_holds_spaces(shared: Gateway, assembly: Path) -> None:
+    """It stands in the path of the API, in events and in metrics."""
+    template = assembly / "UdpListenerFull.template.json"
+    made = applied(shared, template)
+    assert shared.api("GET", "/v1/listeners/All%20that%20is").json()["Name"] == "All that is"
+    with Client() as device:
+        device.send(b"abc", ("127.0.0.1", int(made["Outputs"]["Port"])))
+        assert device.receive()[0] == b"hello from ABC"
+    assert shared.metrics().value("received_packets", listener="All that is") == 1
+    assert set(actions(applied(shared, template)).values()) == {"keep"}
     applied(shared, template, "--delete")
 
 
