@@ -1,14 +1,17 @@
 """Stacks of the reference service's construct library, as `cdk synth` writes them (`tests/cdk/synthesise.py`)."""
 
 import json
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from harness import Client, Gateway
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway
 
 from sluicegate.cli.apply import command
 
@@ -93,8 +96,20 @@ def test_a_stack_is_accepted_or_refused_by_name_and_a_dry_run_says_the_same(
 
 
 def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path) -> None:
-    template = assembly / "EchoApp.template.json"
-    made = applied(shared, template)
+    """With the command of the documentation, as a user types it."""
+    page = (ASSEMBLY.parents[2] / "docs/templates.md").read_text()
+    (line,) = re.findall(r"^sluicegate (apply cdk.out/.*)$", page, re.M)
+
+    def documented(*options: str) -> dict[str, Any]:
+        command = [PROGRAM, *shlex.split(line), "--api", shared.api_url, "--output", "json", *options]
+        ended = subprocess.run(
+            command, cwd=assembly.parent, capture_output=True, text=True, timeout=HANG_SECONDS
+        )
+        assert ended.returncode == 0, ended.stderr
+        document: dict[str, Any] = json.loads(ended.stdout)
+        return document
+
+    made = documented()
     (listener,) = actions(made)
     assert actions(made) == {listener: "create"}
     port = made["Outputs"]["Port"]
@@ -106,8 +121,8 @@ def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path
         device.send(b"knock knock", ("127.0.0.1", int(port)))
         assert device.receive()[0] == b"hello from KNOCK KNOCK"
 
-    assert actions(applied(shared, template)) == {listener: "keep"}
-    assert actions(applied(shared, template, "--delete")) == {listener: "delete"}
+    assert actions(documented()) == {listener: "keep"}
+    assert actions(documented("--delete")) == {listener: "delete"}
     assert shared.api("GET", "/v1/listeners").json()["Items"] == []
 
 
