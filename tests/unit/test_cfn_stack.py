@@ -355,7 +355,7 @@ def test_whatever_is_wrong_in_a_template_is_a_problem_with_a_place(seed: int) ->
 @pytest.mark.parametrize("maker", ["ProxylityUdpGateway", "Sluicegate"])
 def test_a_destination_of_its_own_is_refused(tmp_path: Path, maker: str) -> None:
     with pytest.raises(
-        TemplateError, match=r"t.yaml:2:3: D is a Destination, .* `Destinations` of a Listener"
+        TemplateError, match=r"t.yaml:2:3: D: a Destination is no resource .* of its Listener"
     ):
         documents(stack(tmp_path, f"\n  D: {{ Type: Custom::{maker}Destination }}\n"))
 
