@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from sluicegate import destinations
 from sluicegate.cfn.provider import ATTRIBUTES, IDENTITY
 from sluicegate.config import json_schema
 from sluicegate.model import (
@@ -203,8 +204,9 @@ def _unavailable() -> Iterator[str]:
     for section, rules in tables:
         for key, _, what, instead in rules:  # type: ignore[attr-defined]
             yield f"| {section} | `{key}` | {what} | {instead} |"
-    for _, what in support._TARGETS:
-        yield f"| listeners[].destinations[] | `destination_arn` | {what} | {support._TARGET_FIX} |"
+    for what in dict.fromkeys(destinations.LATER.values()):
+        instead = "use function:PATH, file:PATH.ndjson, console:, or a package that does it"
+        yield f"| listeners[].destinations[] | `destination_arn` | {what} | {instead} |"
 
 
 # The resources, for CloudFormation and the API.

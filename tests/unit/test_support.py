@@ -1,20 +1,35 @@
 """What a valid configuration asks of a later version is named at its place; nothing else is."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from sluicegate.model import GatewayConfig, notes, unavailable
+from sluicegate.config.checks import checks
+from sluicegate.model import Finding, GatewayConfig, findings, notes
 
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
+
+
+def refused(document: dict[str, Any]) -> list[Finding]:
+    """What keeps a configuration from being run here, with its place."""
+    with pytest.raises(ValidationError) as caught:
+        accepted(document)
+    return findings(caught.value, GatewayConfig)
+
+
+def accepted(document: dict[str, Any], base: Path = Path()) -> GatewayConfig:
+    return GatewayConfig.model_validate(document, context={"check": checks(base, "us-east-1")})
 
 
 def source(**fields: Any) -> dict[str, Any]:
     return {"listener_name": "listener-1", "sns_topic_source": {"topic_arn": TOPIC}} | fields
 
 
-def test_a_plain_gateway_is_available() -> None:
-    config = GatewayConfig.model_validate(
+def test_a_plain_gateway_is_available(tmp_path: Path) -> None:
+    (tmp_path / "echo.py").write_text("def handler(event, context): ...")
+    accepted(
         {
             "sns": {},
             "listeners": [
@@ -29,9 +44,9 @@ def test_a_plain_gateway_is_available() -> None:
             "packet_sources": [
                 source(hold_seconds=5, default_ttl_seconds=3, egress_networks=["192.0.2.0/24"])
             ],
-        }
+        },
+        tmp_path,
     )
-    assert unavailable(config) == []
 
 
 @pytest.mark.parametrize(
@@ -42,7 +57,7 @@ def test_a_plain_gateway_is_available() -> None:
     ],
 )
 def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: tuple[Any, ...]) -> None:
-    found = unavailable(GatewayConfig.model_validate(document))
+    found = refused(document)
     assert [finding.path for finding in found] == [path]
     assert "this version cannot" in found[0].cause
     assert found[0].fix
@@ -59,20 +74,18 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
     ],
 )
 def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
-    found = unavailable(GatewayConfig.model_validate({"listeners": [{"destinations": [fields]}]}))
+    found = refused({"listeners": [{"destinations": [fields]}]})
     assert [finding.path for finding in found] == [("listeners", 0, "destinations", 0, next(iter(fields)))]
 
 
 def test_a_map_of_arns_is_located_by_region() -> None:
     arns = {"*": "console:", "us-east-1": "https://example.com/"}
-    found = unavailable(
-        GatewayConfig.model_validate({"listeners": [{"destinations": [{"destination_arn": arns}]}]})
-    )
+    found = refused({"listeners": [{"destinations": [{"destination_arn": arns}]}]})
     assert [finding.path[-2:] for finding in found] == [("destination_arn", "us-east-1")]
 
 
 def test_what_is_accepted_with_a_note() -> None:
-    config = GatewayConfig.model_validate(
+    config = accepted(
         {
             "listeners": [
                 {
@@ -89,7 +102,6 @@ def test_what_is_accepted_with_a_note() -> None:
             ],
         }
     )
-    assert unavailable(config) == []
     found = notes(config.listeners, config.packet_sources)
     assert [one.path for one in found] == [
         ("listeners", 0, "metrics_enabled"),
@@ -107,7 +119,7 @@ def test_the_service_that_is_not_served_is_named() -> None:
         "*": "arn:aws:iot:us-east-1:123456789012:topic/t",
     }
     document = {"listeners": [{"destinations": [{"destination_arn": arns}]}]}
-    found = unavailable(GatewayConfig.model_validate(document))
+    found = refused(document)
     assert [(one.path[-1], one.cause.partition(":")[0]) for one in found] == [
         ("us-east-1", "delivery to AWS services (sqs)"),
         ("*", "delivery to AWS services (iot)"),

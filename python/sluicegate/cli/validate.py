@@ -21,11 +21,12 @@ def command(ctx: click.Context, file: str, output: str) -> None:
     Prints every problem as file:line:col: cause, fix. The exit code is 0 when the gateway would run the file,
     else 1.
     """
+    problems: list[Finding] = []
     warnings: list[Finding] = []
     summary = ""
     try:
         config = load(file)
-        problems, warnings = config.unavailable(), config.warnings
+        warnings = config.warnings
         listeners, sources = len(config.gateway.listeners), len(config.gateway.packet_sources)
         summary = f"{file}: valid, {_count(listeners, 'Listener')}, {_count(sources, 'PacketSource')}"
     except ConfigError as error:

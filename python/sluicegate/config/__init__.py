@@ -6,15 +6,17 @@ relative paths are relative to the file, unknown keys are errors, and all errors
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from sluicegate.config.checks import checks
 from sluicegate.config.yamlfile import Document, YamlError, read
-from sluicegate.functions.check import check_target
-from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes, unavailable
+from sluicegate.destinations import schemes
+from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "stamp"]
 
@@ -53,10 +55,6 @@ class Config:
                     return self.document.locate(found.under(section, index))
         return found
 
-    def unavailable(self) -> list[Finding]:
-        """What the file asks of a later version: a gateway refuses to run while there is any."""
-        return _in_order(map(self.locate, unavailable(self.gateway)))
-
 
 def load(path: str | Path) -> Config:
     """Read and check a configuration file. Raises `ConfigError`; touches nothing but the files that it
@@ -70,9 +68,8 @@ def load(path: str | Path) -> Config:
     base_dir = given.absolute().parent
     found = list(document.duplicate_keys())
     try:
-        gateway = GatewayConfig.model_validate(
-            document.data, context={"check_target": lambda target: check_target(base_dir, target)}
-        )
+        context = {"check": checks(base_dir, str(GatewayConfig.peek(document.data, "region")))}
+        gateway = GatewayConfig.model_validate(document.data, context=context)
     except ValidationError as error:
         found += map(document.locate, findings(error, GatewayConfig))
         raise ConfigError(*_in_order(found)) from None
@@ -95,8 +92,20 @@ def stamp(path: Path) -> Stamp | None:
 def json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the YAML file, in its snake_case spelling, for completion in editors."""
     schema = GatewayConfig.model_json_schema(by_alias=False)
+    _know_schemes(schema["$defs"]["DestinationSpec"]["properties"]["destination_arn"])
     draft = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": draft, **schema, "title": "Sluicegate gateway"}
+
+
+def _know_schemes(schema: dict[str, Any]) -> None:
+    """Editors are to know the schemes and ARN services that this installation knows."""
+    known = "|".join(re.sub(r"([+.])", r"\\\1", scheme) for scheme in schemes())
+    pattern = f"^(?:(?:{known})(?::|$)|arn:[^:]+:(?:{known}):)"
+    for form in schema["anyOf"]:
+        if form.get("type") == "string":
+            form["pattern"] = pattern
+        elif form.get("type") == "object":
+            form["additionalProperties"] = {"type": "string", "pattern": pattern}
 
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:

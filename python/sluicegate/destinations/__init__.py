@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +14,7 @@ from sluicegate.destinations.base import (
     EventSink,
     PacketBatch,
 )
-from sluicegate.model import DestinationSpec
+from sluicegate.model import DestinationSpec, Finding, support
 
 __all__ = [
     "DeliveryError",
@@ -24,6 +23,7 @@ __all__ = [
     "DestinationError",
     "EventSink",
     "PacketBatch",
+    "check",
     "create",
     "schemes",
 ]
@@ -36,7 +36,29 @@ _BUILT_IN = {
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
 }
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+
+LATER = {
+    "arn": "delivery to AWS services",
+    "http": "delivery to web hooks",
+    "https": "delivery to web hooks",
+    "nats": "delivery to NATS",
+}
+"""Contract 1.2: what this version cannot do yet, unless a package does it."""
+
+
+def check(spec: DestinationSpec, context: DestinationContext) -> list[Finding]:
+    """What keeps packets from being delivered as `spec` says, for each of its ARNs, without side effects.
+
+    Paths begin in `spec`: they lead to an ARN or into `arguments`.
+    """
+    single = not isinstance(spec.destination_arn, dict)
+    found: list[Finding] = []
+    for region, arn in spec.targets().items():
+        try:
+            create(spec, arn, context)
+        except DestinationError as error:
+            found.append(error.finding(("destination_arn",) if single else ("destination_arn", region)))
+    return list(dict.fromkeys(found))
 
 
 def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Destination:
@@ -45,20 +67,34 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
     `arn` is one of the spec's (a Destination may have one for each region). Raises `DestinationError`.
     """
     name = spec.name or "destination"
-    scheme, colon, target = arn.partition(":")
-    if not colon or not _SCHEME.fullmatch(scheme):
-        raise DestinationError(
-            f"destination {name}: {arn!r} names no kind of Destination", f"begin it with one of {_listed()}"
-        )
-    key = scheme.lower()
-    if key == "arn":
+    scheme, _, target = arn.partition(":")
+    key = scheme
+    if scheme == "arn":
         parts = arn.split(":", 5)
         key, target = (parts[2] if len(parts) == 6 else ""), arn
     entry = _registry().get(key)
+    if entry is None and scheme in LATER:
+        service = f" ({key})" if scheme == "arn" else ""
+        raise DestinationError(f"{LATER[scheme]}{service}: {support.LATER}", f"known are {_listed()}")
     if entry is None:
-        what = f"the service {key!r} of {arn!r}" if scheme.lower() == "arn" else f"the scheme {scheme!r}"
-        raise DestinationError(f"destination {name}: {what} is not known here", f"known are {_listed()}")
-    return _load(key, entry).from_spec(name, target, spec.arguments or {}, context)
+        cause = f'"{arn}" is not a destination: the scheme "{scheme}" is not known here'
+        raise DestinationError(cause, f"known are {_listed()}")
+    try:
+        made = _load(key, entry).from_spec(name, target, spec.arguments or {}, context)
+        if made.concurrency < 1:
+            raise ValueError(f"concurrency is {made.concurrency}")
+    except DestinationError:
+        raise
+    except Exception as error:
+        cause = f"the Destination for {key!r}, {_origin(entry)}, failed to read this ({failure(error)})"
+        raise DestinationError(cause, "report it to those who provide it") from error
+    return made
+
+
+def failure(error: BaseException) -> str:
+    """An exception of somebody else's code, on one line."""
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def schemes() -> list[str]:
@@ -77,17 +113,19 @@ def _load(key: str, entry: EntryPoint) -> type[Destination]:
     module, _, attribute = entry.value.partition(":")
     try:
         found = getattr(import_module(module.strip()), attribute.strip())
-    except (ImportError, AttributeError) as error:
-        raise DestinationError(
-            f"the Destination for {key!r} cannot be loaded from {entry.value} ({type(error).__name__})",
-            "reinstall the package that provides it",
-        ) from error
+    except (Exception, SystemExit) as error:  # its code runs, and may raise whatever it likes
+        cause = f"the Destination for {key!r} cannot be loaded from {_origin(entry)} ({failure(error)})"
+        raise DestinationError(cause, "reinstall the package that provides it") from error
     if not (isinstance(found, type) and issubclass(found, Destination)):
         raise DestinationError(
-            f"the Destination for {key!r}, {entry.value}, is not a subclass of Destination",
+            f"the Destination for {key!r}, {_origin(entry)}, is not a subclass of Destination",
             "correct the entry point of the package that provides it",
         )
     return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value
 
 
 def _listed() -> str:

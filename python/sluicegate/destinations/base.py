@@ -22,13 +22,15 @@ not of a Destination.
 
 from __future__ import annotations
 
+import pathlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from sluicegate.model import Finding, Path
 
 if TYPE_CHECKING:
     from sluicegate.aws import Aws, AwsError, Role
@@ -75,17 +77,26 @@ class PacketBatch(Protocol):
 class DestinationError(Exception):
     """A Destination cannot be made from what the user wrote; raised before any side effect.
 
-    `cause` says what is wrong, `fix` the next step.
+    `cause` says what is wrong, `fix` the next step. `argument` leads to the argument that is meant, as the user wrote
+    it (`("Environment", "PATH")`); without one the target is meant. `on_key`: the argument's name is wrong, not its
+    value. So the user sees the line and column.
 
         >>> from sluicegate import DestinationError
         >>> print(DestinationError("destination archive: file: names no file", "write it as file:PATH.ndjson"))
         destination archive: file: names no file: write it as file:PATH.ndjson
     """
 
-    def __init__(self, cause: str, fix: str) -> None:
+    def __init__(self, cause: str, fix: str, *, argument: Path = (), on_key: bool = False) -> None:
         super().__init__(f"{cause}: {fix}")
         self.cause = cause
         self.fix = fix
+        self.argument = argument
+        self.on_key = on_key
+
+    def finding(self, target: Path) -> Finding:
+        """The same as a finding about the Destination; `target` is the place of its ARN."""
+        path = ("arguments", *self.argument) if self.argument else target
+        return Finding(path, self.cause, self.fix, self.on_key)
 
 
 class DeliveryError(Exception):
@@ -170,7 +181,7 @@ class DestinationContext:
 
     listener: str
     region: str
-    base_dir: Path
+    base_dir: pathlib.Path
     events: EventSink
     aws: Aws
     role: Role | None = None
@@ -314,9 +325,7 @@ class Arguments:
         if not isinstance(value, Mapping) or any(
             isinstance(v, Mapping | list | tuple) for v in value.values()
         ):
-            raise DestinationError(
-                f"{self._owner}: {name} is not a map of strings", f"write {name} as NAME: value"
-            )
+            raise self.wrong(name, f"{name} is not a map of strings", f"write {name} as NAME: value")
         return {str(k): _text(v) for k, v in value.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -324,10 +333,16 @@ class Arguments:
 
     def finish(self) -> None:
         known = {_spelling(name) for name in self._known}
-        unknown = sorted(self._written[key] for key in self._values if key not in known)
+        unknown = tuple(sorted(self._written[key] for key in self._values if key not in known))
         if unknown:
+            cause = f"{self._owner} has no argument {', '.join(unknown)}"
             fix = f"known are {', '.join(self._known)}" if self._known else "it takes none"
-            raise DestinationError(f"{self._owner} has no argument {', '.join(unknown)}", fix)
+            raise DestinationError(cause, fix, argument=unknown[:1], on_key=True)
+
+    def wrong(self, name: str, cause: str, fix: str, *inside: str) -> DestinationError:
+        """To be raised for the argument `name`; `inside` leads on to what is meant in a map."""
+        argument = (self._written.get(_spelling(name), name), *inside)
+        return DestinationError(f"{self._owner}: {cause}", fix, argument=argument)
 
     def _take(self, name: str) -> Any:
         self._known.append(name)
@@ -338,14 +353,13 @@ class Arguments:
     ) -> float:
         try:
             number = kind(value) if isinstance(value, str | int | float) and value is not True else None
-        except ValueError:
+            whole = number is not None and number == float(value)
+        except (ValueError, OverflowError):
             number = None
         # An int() of 2.5 would cut it silently.
-        if number is None or number != float(value) or not low <= number <= high:
+        if number is None or not whole or not low <= number <= high:
             what = "a whole number" if kind is int else "a number"
-            raise DestinationError(
-                f"{self._owner}: {name} is {value!r}", f"use {what} from {low:g} to {high:g}"
-            )
+            raise self.wrong(name, f"{name} is {value!r}", f"use {what} from {low:g} to {high:g}")
         return number
 
 

@@ -68,16 +68,15 @@ class FunctionDestination(Destination):
     def from_spec(
         cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
     ) -> Self:
-        owner = f"destination {name}"
-        reader = Arguments(arguments, owner)
+        reader = Arguments(arguments, f"destination {name}")
         timeout = reader.number("TimeoutInSeconds", 60.0, 0.1, 900.0)
         memory = reader.integer("MemoryInMb", 128, 64, 10240) if "MemoryInMb" in reader else None
         concurrency = reader.integer("Concurrency", 2, 1, 1000)
         environment = reader.strings("Environment")
         reader.integer("MemoryInMb", 128, 64, 10240)
         reader.finish()
-        _check_environment(owner, environment)
-        path, handler = _parse_target(owner, target, context.base_dir)
+        _check_environment(reader, environment)
+        path, handler = _parse_target(name, target, context.base_dir)
         return cls(
             name,
             context,
@@ -155,30 +154,27 @@ class FunctionDestination(Destination):
         self.context.events.emit(event, Listener=self.context.listener, Destination=self.name, **fields)
 
 
-def _check_environment(owner: str, environment: Mapping[str, str]) -> None:
+def _check_environment(reader: Arguments, environment: Mapping[str, str]) -> None:
     for variable, value in environment.items():
         if variable.startswith(_RESERVED) and variable not in _CHOOSABLE:
-            raise DestinationError(
-                f"{owner}: {variable} is set by the gateway", "leave it out of Environment"
-            )
+            cause = f"{variable} is set by the gateway"
+            raise reader.wrong("Environment", cause, "leave it out of Environment", variable)
         if not variable or "=" in variable or "\0" in variable + value:
-            raise DestinationError(
-                f"{owner}: {variable!r} cannot be an environment variable", "rename it; NUL is not allowed"
-            )
+            cause = f"{variable!r} cannot be an environment variable"
+            raise reader.wrong("Environment", cause, "rename it; NUL is not allowed", variable)
 
 
-def _parse_target(owner: str, target: str, base: Path) -> tuple[Path, str | None]:
+def _parse_target(name: str, target: str, base: Path) -> tuple[Path, str | None]:
     """`(file, handler)`, or `(executable, None)`, both checked as far as that is possible without running
     them.
     """
     before, colon, handler = target.rpartition(":")
     is_python = bool(colon) and before.endswith(".py")
     if not target or target.endswith(".py") or (is_python and not handler):
-        raise DestinationError(
-            f"{owner}: function:{target} names no handler", f"write it as {FunctionDestination.usage}"
-        )
+        cause = f"destination {name}: function:{target} names no handler"
+        raise DestinationError(cause, f"write it as {FunctionDestination.usage}")
     path = base / (before if is_python else target)
     found = check_function(path, handler if is_python else None)
     if found is not None:
-        raise DestinationError(f"{owner}: {found.cause}", found.fix)
+        raise DestinationError(f"destination {name}: {found.cause}", found.fix)
     return path, handler if is_python else None

@@ -6,14 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sluicegate.model import Finding, Target
-
-
-def check_target(base_dir: Path, target: Target) -> Finding | None:
-    """What keeps the function of `target` from being started, if anything does; other kinds are not looked at."""
-    if target.kind != "function" or target.path is None:
-        return None
-    return check_function(base_dir / target.path, target.handler)
+from sluicegate.model import Finding
 
 
 def check_function(path: Path, handler: str | None) -> Finding | None:

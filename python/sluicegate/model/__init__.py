@@ -5,8 +5,8 @@ Imports nothing else of ours. `findings` turns a `pydantic.ValidationError` into
 """
 
 from sluicegate.model.address import BindAddress, parse_bind, parse_server
-from sluicegate.model.base import Finding, FindingsError, Path, Resource, pointer
-from sluicegate.model.destination import Batching, DestinationSpec, Formatter, Target, parse_target
+from sluicegate.model.base import Check, Finding, FindingsError, Path, Resource, pointer
+from sluicegate.model.destination import Batching, DestinationSpec, Formatter
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
@@ -23,6 +23,7 @@ __all__ = [
     "Aws",
     "Batching",
     "BindAddress",
+    "Check",
     "ClientRestrictions",
     "CloudFormation",
     "DestinationArn",
@@ -40,13 +41,11 @@ __all__ = [
     "Resource",
     "Sns",
     "SnsTopicSource",
-    "Target",
     "findings",
     "keep_secrets",
     "notes",
     "parse_bind",
     "parse_server",
-    "parse_target",
     "pointer",
     "secrets_of",
     "unavailable",

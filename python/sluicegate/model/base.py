@@ -7,7 +7,7 @@ brought to the field's own name before pydantic sees them, so that everything af
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import (
@@ -100,10 +100,10 @@ class FindingsError(Exception):
         self.findings = list(findings)
 
 
-def invalid(cause: str, fix: str) -> PydanticCustomError:
+def invalid(cause: str, fix: str, on_key: bool = False) -> PydanticCustomError:
     """An error for a validator to raise: it reaches the user as `cause, fix`, never as pydantic's own
     text."""
-    return PydanticCustomError("invalid", "{cause}, {fix}", {"cause": cause, "fix": fix})
+    return PydanticCustomError("invalid", "{cause}, {fix}", {"cause": cause, "fix": fix, "on_key": on_key})
 
 
 def invalid_at(
@@ -115,10 +115,11 @@ def invalid_at(
     for error in others.errors(include_url=False) if others else ():
         context = error.get("ctx", {})
         custom = error["type"] == "invalid"
-        kind = invalid(context["cause"], context["fix"]) if custom else error["type"]
+        kind = invalid(**context) if custom else error["type"]
         details.append(InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context))
     for found in findings:
-        details.append(InitErrorDetails(type=invalid(found.cause, found.fix), loc=found.path, input=None))
+        kind = invalid(found.cause, found.fix, found.on_key)
+        details.append(InitErrorDetails(type=kind, loc=found.path, input=None))
     return ValidationError.from_exception_data(title, details, hide_input=True)
 
 
@@ -224,12 +225,37 @@ class Resource(BaseModel):
     @classmethod
     def _one_spelling(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         data, twice = cls.respell(data, info.context)
-        return cls._with_findings(data, handler, twice)
+        check: Check | None = (info.context or {}).get("check")
+
+        def checked(data: Any) -> Any:
+            try:
+                resource = handler(data)
+            except ValidationError as error:
+                found = cls._check_the_rest(data, handler, error, check) if check else []
+                raise (invalid_at(cls.__name__, found, error) if found else error) from None
+            found = check(resource) if check else []
+            if found:
+                raise invalid_at(cls.__name__, found)
+            return resource
+
+        return cls._with_findings(data, checked, twice)
 
     @classmethod
-    def _with_findings(
-        cls, data: Any, handler: ModelWrapValidatorHandler[Self], found: list[Finding]
-    ) -> Self:
+    def _check_the_rest(
+        cls, data: Any, handler: Callable[[Any], Self], error: ValidationError, check: "Check"
+    ) -> list[Finding]:
+        """What `check` says of the well-formed fields: a mistake in one field hides none in another."""
+        wrong = {details["loc"][0] for details in error.errors(include_url=False) if details["loc"]}
+        if not wrong or not isinstance(data, Mapping):
+            return []
+        try:
+            rest = handler({key: value for key, value in data.items() if key not in wrong})
+        except ValidationError:
+            return []
+        return [one for one in check(rest) if not wrong.intersection(one.path[:1])]
+
+    @classmethod
+    def _with_findings(cls, data: Any, handler: Callable[[Any], Self], found: list[Finding]) -> Self:
         """Validate `data` and report `found` together with pydantic's own errors, neither hiding the
         other."""
         try:
@@ -256,6 +282,11 @@ class Resource(BaseModel):
         """JSON-ready, in PascalCase, without what is not set. Secrets are left out, masked ones could be sent
         back."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+Check = Callable[[Resource], list[Finding]]
+"""What the model cannot know. With the context `{"check": …}` it is asked about each resource, and each object inside
+one, that is well formed; the findings' paths begin there. So they are shown together with those about the form."""
 
 
 def _resource_in(annotation: Any) -> type[Resource] | None:

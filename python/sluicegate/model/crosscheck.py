@@ -15,7 +15,7 @@ from sluicegate.model.base import Finding, Path, Resource
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
 from sluicegate.model.names import is_destination_name
-from sluicegate.model.packet_source import PacketSource
+from sluicegate.model.packet_source import PacketSource, SnsTopicSource
 from sluicegate.model.shared import not_one
 
 
@@ -36,7 +36,7 @@ def with_names(data: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def cross_check(data: dict[Any, Any]) -> list[Finding]:
-    """Findings about the gateway as a whole; `data` is a document that `with_names` has seen."""
+    """Findings about the gateway as a whole; `data` is a document that `with_names` has seen, or parts of one."""
     listeners = list(_items(data.get("listeners"), Listener, ("listeners",)))
     sources = list(_items(data.get("packet_sources"), PacketSource, ("packet_sources",)))
     destinations = {path: list(_destinations(path, listener)) for path, listener in listeners}
@@ -48,6 +48,7 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
         *_repeated_peers(listeners),
         *_unknown_listeners(listeners, sources),
         *_shared_ports(listeners),
+        *_ordered_topics(data, sources),
     ]
 
 
@@ -174,3 +175,13 @@ def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
             cause = f'port {address.port} is also bound by the Listener "{taken}" on an overlapping address'
             yield Finding((*path, "bind"), cause, "choose another port or address, or leave the port out")
         bound.append((address, str(Listener.peek(item, "name"))))
+
+
+def _ordered_topics(data: dict[Any, Any], sources: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    """The gateway's own SNS endpoint has no FIFO topics."""
+    for path, source in sources if data.get("sns") is not None else ():
+        arn = SnsTopicSource.peek(PacketSource.peek(source, "sns_topic_source"), "topic_arn")
+        if isinstance(arn, str) and arn.endswith(".fifo"):
+            cause = "the gateway's own SNS endpoint (`sns`) has no FIFO topics"
+            fix = "use a standard topic, or leave `sns` out to use topics on AWS"
+            yield Finding((*path, "sns_topic_source", "topic_arn"), cause, fix)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo, field_validator
+from pydantic import AfterValidator
 
 from sluicegate.model.base import Resource, invalid
 from sluicegate.model.destination import checked_target
@@ -22,13 +22,8 @@ class DestinationArn(Resource):
     """The Destination's name. Exactly one Listener declares one of this name."""
     ingress_region_key: Annotated[str, AfterValidator(_region_key)]
     """The region in which packets arrive, or `*` for every region without an ARN of its own."""
-    arn: str
+    arn: Annotated[str, AfterValidator(checked_target)]
     """As a Destination's `DestinationArn`."""
-
-    @field_validator("arn")
-    @classmethod
-    def _target(cls, text: str, info: ValidationInfo) -> str:
-        return checked_target(text, (info.context or {}).get("check_target"))
 
     @property
     def name(self) -> str:

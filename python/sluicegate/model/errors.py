@@ -66,7 +66,7 @@ def _finding(details: ErrorDetails, model: type[Resource]) -> Finding:
     context = details.get("ctx", {})
     kind = details["type"]
     if kind == "invalid":
-        return Finding(path, context["cause"], context["fix"])
+        return Finding(path, **context)
     if kind == "extra_forbidden":
         return _unknown_key(path, model)
     if kind == "invalid_key":

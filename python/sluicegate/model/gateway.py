@@ -10,8 +10,9 @@ from pydantic import (
     ValidationInfo,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
-from sluicegate.model.address import parse_server
+from sluicegate.model.address import BindAddress, parse_server
 from sluicegate.model.base import Finding, Resource, invalid
 from sluicegate.model.crosscheck import cross_check, with_names
 from sluicegate.model.listener import Listener
@@ -170,7 +171,8 @@ class GatewayConfig(Resource):
         if not isinstance(data, dict):
             return handler(data)
         data = with_names(data)
-        return cls._with_findings(data, handler, twice + cross_check(data) + _emulated_queue(data))
+        found = [*twice, *cross_check(data), *_emulated_queue(data), *_shared_server(data)]
+        return cls._with_findings(data, handler, found)
 
 
 def _emulated_queue(data: dict[Any, Any]) -> list[Finding]:
@@ -182,3 +184,25 @@ def _emulated_queue(data: dict[Any, Any]) -> list[Finding]:
         return []
     fix = "use https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, or set aws.endpoint_url to the emulator"
     return [Finding(("cloudformation", "queue_url"), f'"{url}" is not a queue of AWS', fix)]
+
+
+def _shared_server(data: dict[Any, Any]) -> list[Finding]:
+    """Two servers of one gateway cannot have the same port."""
+    if data.get("sns") is None or data.get("api", {}) is None:
+        return []
+    try:
+        api, sns = (
+            _server_address(model.peek(data.get(name, {}), "bind") or model().bind)
+            for name, model in (("api", Api), ("sns", Sns))
+        )
+    except (PydanticCustomError, TypeError):
+        return []
+    if not api.overlaps(sns):
+        return []
+    cause = f"port {sns.port} is also bound by the API, on an overlapping address"
+    return [Finding(("sns", "bind"), cause, "choose another port for `api.bind` or `sns.bind`")]
+
+
+def _server_address(text: Any) -> BindAddress:
+    host, port = parse_server(text)
+    return BindAddress(host, port or None, dual_stack=host == "::")

@@ -7,14 +7,13 @@ feature is one line in a list below; the change that brings the feature deletes 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from sluicegate.model.base import Finding, Path, Resource
-from sluicegate.model.destination import DestinationSpec, Target, parse_target
-from sluicegate.model.gateway import GatewayConfig
+from sluicegate.model.base import Finding, Resource
+from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener
 
 _R = TypeVar("_R", bound=Resource)
 
-_LATER = "this version cannot do it yet"
+LATER = "this version cannot do it yet"
 
 _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
     (
@@ -41,48 +40,18 @@ _DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [
     ),
 ]
 
-_TARGETS: list[tuple[Callable[[Target], bool], str]] = [
-    (lambda t: t.kind == "aws", "delivery to AWS services"),
-    (lambda t: t.kind == "http", "delivery to web hooks"),
-    (lambda t: t.kind == "nats", "delivery to NATS"),
-]
-_TARGET_FIX = "use function:PATH, file:PATH.ndjson or console:"
+
+def unavailable(resource: Resource) -> list[Finding]:
+    """What this version cannot do of `resource`, each with its place in it and the next step.
+
+    Not of the objects inside of it: they are asked about by themselves (`model.base.Check`).
+    """
+    if isinstance(resource, Listener):
+        return list(_apply(_LISTENER, resource))
+    return list(_apply(_DESTINATION, resource)) if isinstance(resource, DestinationSpec) else []
 
 
-def unavailable(config: GatewayConfig) -> list[Finding]:
-    """Everything in `config` that this version cannot run, each with its place and the next step; empty if it
-    can."""
-    found: list[Finding] = []
-    for index, listener in enumerate(config.listeners):
-        path: Path = ("listeners", index)
-        found += _apply(_LISTENER, listener, path)
-        for position, destination in enumerate(listener.destinations):
-            if isinstance(destination, str):
-                continue  # it is looked at where it is declared
-            inner = (*path, "destinations", position)
-            found += _apply(_DESTINATION, destination, inner)
-            found += _targets(destination, inner)
-    return found
-
-
-def _targets(destination: DestinationSpec, path: Path) -> Iterator[Finding]:
-    single = not isinstance(destination.destination_arn, dict)
-    for region, text in destination.targets().items():
-        place = (*path, "destination_arn") if single else (*path, "destination_arn", region)
-        target = parse_target(text)
-        for applies, what in _TARGETS:
-            if applies(target):
-                service = f" ({text.split(':')[2]})" if target.kind == "aws" else ""
-                yield _finding(place, what + service, _TARGET_FIX)
-
-
-def _apply(
-    rules: list[tuple[str, Callable[[_R], bool], str, str]], resource: _R, path: Path
-) -> Iterator[Finding]:
+def _apply(rules: list[tuple[str, Callable[[_R], bool], str, str]], resource: _R) -> Iterator[Finding]:
     for field, applies, what, fix in rules:
         if applies(resource):
-            yield _finding((*path, *field.split(".")), what, fix)
-
-
-def _finding(path: Path, what: str, fix: str) -> Finding:
-    return Finding(path, f"{what}: {_LATER}", fix)
+            yield Finding(tuple(field.split(".")), f"{what}: {LATER}", fix)

@@ -16,9 +16,9 @@ from functools import partial
 from typing import TypeVar
 
 from sluicegate.deadletters.letter import DeadLetterPlace
-from sluicegate.destinations import Destination, DestinationError, create
+from sluicegate.destinations import Destination, DestinationError, create, failure
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
-from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
+from sluicegate.model import DestinationSpec, Listener, PacketSource
 from sluicegate.running.documents import Refused
 from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
 
@@ -87,7 +87,10 @@ class Change:
             undo.push_async_callback(place.made.close)
             try:
                 await place.made.provision()
-            except DestinationError as error:
+            except Exception as error:
+                if not isinstance(error, DestinationError):
+                    cause = f"the Destination {resource.name} failed to begin ({failure(error)})"
+                    error = DestinationError(cause, "report it to those who provide it")
                 raise self._refused_destination(index, error) from None
         for at, source in enumerate(self._source_places):
             if source.removed or source.inlet is not None:
@@ -200,8 +203,8 @@ class Change:
             raise self._refused_destination(index, error) from None
 
     def _refused_destination(self, index: int, error: DestinationError) -> Refused:
-        path = ("destinations", index, "destination_arn")
-        return Refused(Finding(path, error.cause, error.fix).of(Listener, self._listener.name))
+        found = error.finding(("destination_arn",)).under("destinations", index)
+        return Refused(found.of(Listener, self._listener.name))
 
     # The switch
 

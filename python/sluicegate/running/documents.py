@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from sluicegate.config import Config
-from sluicegate.functions.check import check_target
+from sluicegate.config.checks import checks
 from sluicegate.model import (
     DestinationArn,
     DestinationSpec,
@@ -81,7 +81,6 @@ def parse(
     leaves out. Raises `Refused`.
     """
     model = KINDS[kind]
-    context = {"check_target": lambda target: check_target(config.base_dir, target)}
     if not isinstance(data, Mapping):
         found = Finding((), "the body is not a JSON object", "send one resource as an object")
         raise Refused(found.of(model, name))
@@ -89,6 +88,9 @@ def parse(
         data = {key: value for key, value in data.items() if model.spellings().get(key) != "name"} | {
             "name": name
         }
+    if model is Listener:
+        data = with_names({"listeners": [data]})["listeners"][0]
+    context = {"check": checks(config.base_dir, config.gateway.region)}
     warnings: list[str] = []
     try:
         if lenient:
@@ -98,11 +100,9 @@ def parse(
     except ValidationError as error:
         shown = str(model.peek(data, "name") or name)
         raise Refused(*(one.of(model, shown) for one in findings(error, model))) from None
-    if isinstance(resource, Listener):
-        resource = with_names({"listeners": [resource]})["listeners"][0]
-        if lenient:
-            resource, said = with_template_defaults(resource)
-            warnings += said
+    if isinstance(resource, Listener) and lenient:
+        resource, said = with_template_defaults(resource)
+        warnings += said
     return resource, warnings
 
 
@@ -120,11 +120,11 @@ def parse_peer(data: Any, place: Path = ()) -> Peer:
 
 
 def restored(stored: Stored) -> Any:
-    """The resource that was stored. Raises `Refused` if this version cannot read it."""
+    """The resource that was stored. Raises `Refused` if this version cannot read or run it."""
     model = KINDS[stored.kind]
     document = with_secrets(copy.deepcopy(stored.document), stored.secrets)
     try:
-        return model.model_validate(document)
+        return model.model_validate(document, context={"check": unavailable})
     except ValidationError as error:
         raise Refused(*(one.of(model, stored.name) for one in findings(error, model))) from None
 
@@ -138,9 +138,8 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
     sources = [*ours.packet_sources, *declared["PacketSource"]]
     listeners, found = _bound(listeners, declared["DestinationArn"])
     whole = ours.model_copy(update={"listeners": listeners, "packet_sources": sources})
-    crossed = cross_check({"listeners": listeners, "packet_sources": sources})
+    crossed = cross_check({"listeners": listeners, "packet_sources": sources, "sns": ours.sns})
     found += [dataclasses.replace(_of_resource(one, whole), conflict=True) for one in crossed]
-    found += [_of_resource(one, whole) for one in unavailable(whole)]
     if found:
         raise Refused(*found)
     states = {one.name: _state(one, ours.require_approval, decisions.get(one.name)) for one in sources}

@@ -1,0 +1,34 @@
+"""What keeps a well-formed document from being run: the one check for `validate`, starts, reloads, the API and `apply`.
+
+The model judges a document's form. What this version cannot do, and what a Destination says of its ARN and arguments,
+is judged here, without side effects.
+"""
+
+from pathlib import Path
+
+from sluicegate.aws import Aws
+from sluicegate.destinations import DestinationContext
+from sluicegate.destinations import check as check_destination
+from sluicegate.model import Check, DestinationSpec, Finding, Resource, unavailable
+
+
+def checks(base_dir: Path, region: str) -> Check:
+    """The check for documents whose relative paths begin at `base_dir`, at a node in `region`."""
+    context = DestinationContext(
+        listener="", region=region, base_dir=base_dir, events=_Nobody(), aws=Aws(region, None)
+    )
+
+    def check(resource: Resource) -> list[Finding]:
+        found = unavailable(resource)
+        if isinstance(resource, DestinationSpec):
+            found += check_destination(resource, context)
+        return found
+
+    return check
+
+
+class _Nobody:
+    """Nothing happens while something is checked, and so there are no events."""
+
+    def emit(self, event: str, /, **fields: object) -> None:
+        """Forget it."""
