@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
 from sluicegate import _native
 from sluicegate.api.app import create_app as create_api
 from sluicegate.api.metrics import MetricSources
@@ -30,7 +32,7 @@ from sluicegate.running import views
 from sluicegate.running.documents import Refused, desire, removal
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
-from sluicegate.running.registry import Registry
+from sluicegate.running.registry import Registry, fault
 from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
 from sluicegate.sources.base import Sender
 from sluicegate.sources.local.endpoint import create_app as create_sns
@@ -39,6 +41,8 @@ from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.source import SnsSource
 from sluicegate.state import ResourceTable, State, StateError, WireGuardTable
 from sluicegate.state.journal import Journal
+
+log = structlog.get_logger("sluicegate.gateway")
 
 DRAIN_SECONDS = 10.0
 DEAD_LETTER_SECONDS = 2.0
@@ -96,6 +100,12 @@ class Gateway:
         except Refused as error:
             await self._abandon()
             raise StartError(*map(self._removable, error.located(self._config))) from None
+        except Exception as error:
+            await self._abandon()
+            if isinstance(error, StartError):
+                raise
+            log.exception("the start failed")
+            raise StartError(fault("start", error)) from None
         except BaseException:
             await self._abandon()
             raise

@@ -123,6 +123,26 @@ _PROBLEM = {
     },
     "required": ["type", "title", "status", "detail"],
 }
+_CHANGES = {
+    "type": "object",
+    "properties": {
+        "Changes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "Action": {"enum": ["Create", "Replace", "Delete"]},
+                    "Kind": {"enum": [*KINDS]},
+                    "Name": _TEXT,
+                    "Document": {"type": "object"},
+                    "Version": _TEXT,
+                },
+                "required": ["Action", "Kind", "Name"],
+            },
+        }
+    },
+    "required": ["Changes"],
+}
 _OUTCOME = {
     "type": "object",
     "properties": {
@@ -265,6 +285,32 @@ def _other_paths() -> dict[str, Any]:
             "post": _operation(
                 "send", {"200": _answer("Outcome")}, ("404", "409", "413", "429", "503"), [], message
             ),
+        },
+        "/v1/check": {
+            "post": _operation(
+                "check",
+                {
+                    "200": {
+                        "description": "All of them would be taken. The warnings of each.",
+                        "content": {
+                            "application/json": {
+                                "schema": {
+                                    "type": "object",
+                                    "properties": {
+                                        "Warnings": {
+                                            "type": "array",
+                                            "items": {"type": "array", "items": _TEXT},
+                                        }
+                                    },
+                                    "required": ["Warnings"],
+                                }
+                            }
+                        },
+                    }
+                },
+                ("400", "403", "409", "413", "422"),
+                body={"required": True, "content": {"application/json": {"schema": _CHANGES}}},
+            )
         },
         "/v1/reload": {
             "post": _operation(

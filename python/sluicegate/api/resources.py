@@ -23,7 +23,7 @@ from starlette.routing import Route
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
 from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse, resource_url
 from sluicegate.running.peers import peer_views
-from sluicegate.running.registry import Declared, Registry
+from sluicegate.running.registry import Declared, Proposed, Registry
 from sluicegate.running.views import returned, shown
 from sluicegate.state import Answer, ResourceTable
 
@@ -66,6 +66,7 @@ def resource_routes(gateway: ResourcesView) -> list[Route]:
         Route(f"{peers}/{{key:path}}", resources.remove_peer, methods=["DELETE"]),
         Route(f"{sources}/approve", resources.approve, methods=["POST"]),
         Route(f"{sources}/reject", resources.reject, methods=["POST"]),
+        Route("/v1/check", resources.check, methods=["POST"]),
         Route("/v1/reload", resources.reload, methods=["POST"]),
     ]
 
@@ -166,6 +167,17 @@ class Resources:
         _refuse_pages(request)
         return _json({"Changes": await self._registry.reload(_who(request))})
 
+    async def check(self, request: Request) -> Response:
+        """Would these changes be taken, one after the other? Nothing is changed."""
+        data = await _body(request)
+        changes = data.get("Changes") if isinstance(data, dict) else None
+        if not isinstance(changes, list) or not all(map(_is_change, changes)):
+            form = '{"Changes": [{"Action": "Create", "Kind": "Listener", "Name": "…", "Document": {…}}]}'
+            raise HTTPException(422, f"this is not a list of changes: write it as {form}")
+        fields = ("Action", "Kind", "Name", "Document", "Version")
+        proposed = [Proposed(*map(one.get, fields)) for one in changes]
+        return _json({"Warnings": await self._registry.check(proposed)})
+
     async def _decide(self, request: Request, decision: str) -> Response:
         _refuse_pages(request)
         one = await self._registry.decide(request.path_params["name"], decision, _who(request))
@@ -243,6 +255,16 @@ async def _body(request: Request) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise HTTPException(400, f"the body is not JSON ({error}): send one resource as an object") from None
+
+
+def _is_change(one: Any) -> bool:
+    return (
+        isinstance(one, dict)
+        and one.get("Action") in ("Create", "Replace", "Delete")
+        and one.get("Kind") in [*KINDS]
+        and isinstance(one.get("Name"), str)
+        and isinstance(one.get("Version"), str | None)
+    )
 
 
 def _refuse_pages(request: Request) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from sluicegate.cfn.provider import PATHS, attributes, identity, resource_path
 from sluicegate.cfn.record import Made, Record, digest
 from sluicegate.cfn.stack import Item, Known, Stack
+from sluicegate.model import Finding
 
 Action = Literal["create", "update", "replace", "keep", "delete"]
 _LENIENT = {"Prefer": "handling=lenient"}
@@ -32,6 +33,10 @@ class Step:
     kind: str
     name: str
     item: Item | None = None
+    in_place: bool = False
+    """The resource is there and stays, changed or not."""
+    version: str | None = None
+    """The one that is changed, unless another one may be overwritten."""
 
 
 class Gateway(Protocol):
@@ -100,9 +105,26 @@ class Applying:
             yield step
 
     def _step(self, item: Item) -> Step:
-        name = str(item.document.get("Name", item.document.get("Destination", "")))
         before = self._record.made.get(item.logical_id)
-        return Step(self._action(item, before), item.logical_id, item.kind, name, item)
+        action = self._action(item, before)
+        in_place = action in ("update", "keep") or (action == "replace" and self._moves(item))
+        if action == "replace" and not in_place and before and before.id == item.document.get("Name"):
+            raise ApplyError(
+                f"{item.logical_id}: this change replaces the {item.kind}, and its name {before.id} is taken by "
+                "the one that it replaces: change its name too, or apply with --delete first"
+            )
+        if action in ("create", "replace") and item.kind != "Topic":
+            self._refuse_taken(item)
+        version = before.version if before and action in ("update", "replace") and in_place else None
+        return Step(
+            action,
+            item.logical_id,
+            item.kind,
+            item.name,
+            item,
+            in_place,
+            None if self._overwrite else version,
+        )
 
     def _action(self, item: Item, before: Made | None) -> Action:
         if before is None or before.id is None:
@@ -122,22 +144,16 @@ class Applying:
         return status == 200
 
     def _do(self, step: Step, item: Item) -> None:
-        if step.action == "replace" and self._moves(item):
+        if step.action == "replace" and step.in_place:
             # One change of the gateway's: nothing that is published falls between the old one and the new one.
-            self._update(item)
+            self._update(item, step.version)
         elif step.action == "replace":
-            before = self._record.made[step.logical_id]
-            if before.id == item.document.get("Name"):
-                raise ApplyError(
-                    f"{item.logical_id}: this change replaces the {item.kind}, and its name {before.id} is taken by "
-                    "the one that it replaces: change its name too, or apply with --delete first"
-                )
             self._record.leave(step.logical_id)
             self._create(item)
         elif step.action == "create":
             self._create(item)
         elif step.action == "update":
-            self._update(item)
+            self._update(item, step.version)
         made = self._record.made[item.logical_id]
         self._stack.known[item.logical_id] = Known(str(made.id), made.attributes)
 
@@ -152,7 +168,6 @@ class Applying:
             arn = self._gateway.create_topic(item.document["Name"])
             self._record.put(item.logical_id, Made("Topic", arn, _identity(item), digest(item.document)))
             return
-        self._refuse_taken(item)
         pending = self._record.made.get(item.logical_id)
         same = pending is not None and pending.id is None and pending.digest == digest(item.document)
         key = pending.key if pending is not None and same and pending.key else secrets.token_hex(16)
@@ -165,7 +180,7 @@ class Applying:
         )
         if status >= 400:
             self._record.forget(item.logical_id)
-            raise ApplyError(f"{item.logical_id} cannot be made: {_reason(answer, status)}")
+            raise ApplyError(self._refused(item, "create", answer, status))
         self._keep(item, answer)
 
     def _refuse_taken(self, item: Item) -> None:
@@ -181,11 +196,11 @@ class Applying:
                     f"name, or apply without {item.logical_id} first"
                 )
 
-    def _update(self, item: Item) -> None:
+    def _update(self, item: Item, version: str | None) -> None:
         before = self._record.made[item.logical_id]
         headers = dict(_LENIENT)
-        if before.version is not None and not self._overwrite:
-            headers["If-Match"] = f'"{before.version}"'
+        if version is not None:
+            headers["If-Match"] = f'"{version}"'
         status, answer = self._gateway.send(
             "PUT", resource_path(item.kind, str(before.id)), item.document, headers
         )
@@ -195,8 +210,12 @@ class Applying:
                 "--overwrite takes the template's"
             )
         if status >= 400:
-            raise ApplyError(f"{item.logical_id} cannot be changed: {_reason(answer, status)}")
+            raise ApplyError(self._refused(item, "update", answer, status))
         self._keep(item, answer)
+
+    def _refused(self, item: Item, action: Action, answer: Any, status: int) -> str:
+        step = Step(action, item.logical_id, item.kind, item.name, item)
+        return refusals(self._stack, answer, status, {(item.kind, item.name): step}, step)
 
     def _keep(self, item: Item, answer: Any) -> None:
         if not isinstance(answer, dict) or "Id" not in answer:
@@ -221,6 +240,35 @@ class Applying:
         for logical_id, made in reversed(list(self._record.made.items())):
             if logical_id not in named:
                 yield Step("delete", logical_id, made.kind, made.id or "")
+
+
+_CANNOT = {"create": "made", "replace": "made", "update": "changed", "keep": "changed", "delete": "deleted"}
+
+
+def refusals(
+    stack: Stack,
+    answer: Any,
+    status: int,
+    steps: Mapping[tuple[str, str], Step],
+    only: Step | None = None,
+) -> str:
+    """What a gateway refused, one line for each reason, with the place in the template.
+
+    `steps` by `(kind, name)` says what is meant; `only` is meant where nothing in `steps` is.
+    """
+    errors = answer.get("Errors") if isinstance(answer, dict) else None
+    lines = []
+    for error in errors or [{"Cause": _reason(answer, status)}]:
+        kind, _, name = str(error.get("Resource", "")).partition(" ")
+        step = steps.get((kind, name), only)
+        cause = str(error["Cause"])
+        if step is not None:
+            cause = f"{step.logical_id} cannot be {_CANNOT[step.action]}: {cause}"
+        found = Finding((), cause, str(error.get("Fix", "")))
+        if step is not None and step.action != "delete":
+            found = stack.located(found, step.logical_id, str(error.get("Pointer", "")))
+        lines.append(str(found))
+    return "\n".join(lines)
 
 
 def delete(gateway: Gateway, made: Made, stack: str) -> None:

@@ -19,9 +19,10 @@ from sluicegate.cfn.provider import (
     is_destination,
     kind_of,
 )
-from sluicegate.cfn.reader import Items, Map
+from sluicegate.cfn.reader import Items, Map, Place
 from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
+from sluicegate.model import Finding
 
 LATER = "(known after it is made)"
 TOPIC = "AWS::SNS::Topic"
@@ -53,6 +54,13 @@ class Item:
     logical_id: str
     kind: Literal["Listener", "DestinationArn", "PacketSource", "Topic"]
     document: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As the API names it."""
+        if self.kind != "DestinationArn":
+            return str(self.document["Name"])
+        return f"{self.document.get('Destination', '')}@{self.document.get('IngressRegionKey', '')}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +150,26 @@ class Stack:
     def warn(self, logical_id: str, text: str) -> None:
         """Something that the gateway says of a resource."""
         self._note(self._template.resources[logical_id], text)
+
+    @property
+    def made_dir(self) -> Path:
+        """Where inline code is written."""
+        return self._settings.made_dir
+
+    def located(self, found: Finding, logical_id: str, pointer: str) -> Finding:
+        """What the API says of a resource, at its place in the template: as near as the template has it."""
+        declared = self._template.resources[logical_id]
+        place: Place = declared.place
+        node: Any = declared.properties
+        for part in pointer.split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            if isinstance(node, Map) and key in node:
+                place, node = node.keys_at[key], node[key]
+            elif isinstance(node, Items) and key.isdecimal() and int(key) < len(node):
+                place, node = node.places[int(key)], node[int(key)]
+            else:
+                break
+        return dataclasses.replace(found, file=self._template.file, line=place.line, col=place.col)
 
     def outputs(self) -> dict[str, str]:
         """The template's outputs as text; what cannot be resolved says why."""

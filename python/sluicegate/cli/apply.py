@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sluicegate.cfn.apply import ApplyError, Applying, Step
+from sluicegate.cfn.dry_run import check
 from sluicegate.cfn.record import Record, RecordError
 from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
@@ -118,10 +119,12 @@ def command(
             )
         applying = Applying(stack, record, gateway, lambda: _write_code(stack), overwrite=overwrite)
         report = _Report(output, dry_run=dry_run)
-        if is_delete:
-            report.steps(applying.remove() if not dry_run else applying.planned_removal())
+        if dry_run:
+            steps = list(applying.planned_removal() if is_delete else applying.plan())
+            check(gateway, stack, steps)
+            report.steps(iter(steps))
         else:
-            report.steps(applying.plan() if dry_run else applying.run())
+            report.steps(applying.remove() if is_delete else applying.run())
         if is_delete and not dry_run:
             record.remove()
         report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record))

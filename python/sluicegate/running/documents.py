@@ -146,6 +146,35 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
     return Desired(resolved(listeners), sources, states)
 
 
+def check_bound(config: Config, desired: Desired, put: Iterable[Stored]) -> None:
+    """What the Destinations of new documents say, now that it is known which ARNs are bound to them. Raises `Refused`.
+
+    A DestinationArn names a Destination of another document, and only both together can be judged.
+    """
+    check = checks(config.base_dir, config.gateway.region)
+    found: list[Finding] = []
+    fresh = {(one.kind, one.name) for one in put}
+    arns = [restored(one) for one in put if one.kind == "DestinationArn"]
+    for listener in desired.listeners:
+        for index, spec in enumerate(listener.destinations):
+            assert isinstance(spec, DestinationSpec)  # noqa: S101  (what is desired has no names in their place)
+            if ("Listener", listener.name) in fresh:
+                said = check(spec)
+                found += [one.under("destinations", index).of(Listener, listener.name) for one in said]
+            for bound in (one for one in arns if one.destination == spec.name):
+                said = check(spec.model_copy(update={"destination_arn": bound.arn}))
+                found += [_of_binding(one, bound, listener, index) for one in said]
+    if found:
+        raise Refused(*dict.fromkeys(found))
+
+
+def _of_binding(found: Finding, binding: DestinationArn, listener: Listener, index: int) -> Finding:
+    """It lies in the ARN, or in what the Destination has for it."""
+    if found.path[:1] == ("destination_arn",):
+        return found.of(DestinationArn, binding.name, ("arn",))
+    return found.under("destinations", index).of(Listener, listener.name)
+
+
 def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
     """What whoever asked for a resource should know of it, a sentence each."""
     said = [_of_resource(one, desired) for one in notes(desired.listeners, desired.packet_sources)]

@@ -13,18 +13,23 @@ from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
+import structlog
+
 from sluicegate.config import Config, ConfigError, load
+from sluicegate.destinations import failure
 from sluicegate.events import EventLog
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from sluicegate.running.documents import (
     KINDS,
     Desired,
     Refused,
+    check_bound,
     desire,
     file_owned,
+    notes_about,
     parse,
     parse_peer,
     resource_url,
@@ -35,6 +40,8 @@ from sluicegate.running.node import Node
 from sluicegate.running.peers import peer_spec, secret_of
 from sluicegate.running.plan import Runtime
 from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored, changed
+
+log = structlog.get_logger("sluicegate.registry")
 
 # Settings that a reload takes over; every other one needs a restart.
 _RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
@@ -63,6 +70,18 @@ class Declared:
     resource: Any
     owner: str
     version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A change that may be made later. `name` is the resource's; `document` is not looked at for a delete."""
+
+    action: Literal["Create", "Replace", "Delete"]
+    kind: str
+    name: str
+    document: Any = None
+    version: str | None = None
+    """The one that is to be replaced, if it must be that one."""
 
 
 class Registry:
@@ -150,10 +169,7 @@ class Registry:
                 resource, warnings = parse(kind, data, self.config, name=generated, lenient=lenient)
                 audit.name = name = resource.name
                 self._refuse_file(kind, name)
-                if any((one.kind, one.name) == (kind, name) for one in self._stored):
-                    fix = f"change it with PUT {resource_url(kind, name)}, delete it first, or choose another name"
-                    cause = f'there is already a {kind} named "{name}"'
-                    raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
+                self._refuse_taken(kind, name)
                 await self._change(Commit(put=[_stored(kind, resource)]))
         return self.find(kind, name), warnings
 
@@ -263,6 +279,42 @@ class Registry:
                 await self._change(Commit(decide={name: Decision(source.listener_name, decision, who)}))
         return self.find("PacketSource", name)
 
+    async def check(self, changes: Sequence[Proposed]) -> list[list[str]]:
+        """Would all of these be taken? The warnings of each. Raises `Refused` with every reason; changes nothing."""
+        async with self._turn():
+            commit = Commit()
+            found: list[Finding] = []
+            warnings: list[tuple[str, str, list[str]]] = []
+            for one in changes:
+                try:
+                    warnings.append((one.kind, *self._propose(one, commit)))
+                except Refused as error:
+                    found += error.findings
+            if found:
+                raise Refused(*found)
+            desired = desire(self.config, changed(self._stored, commit), self._decided(commit))
+            await asyncio.to_thread(check_bound, self.config, desired, commit.put)
+            return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
+
+    def _propose(self, one: Proposed, commit: Commit) -> tuple[str, list[str]]:
+        """`(name, warnings)`, and the change is in `commit`. Raises `Refused`."""
+        model = KINDS[one.kind]
+        if one.action == "Delete":
+            self._refuse_file(one.kind, one.name)
+            commit.delete.append((one.kind, one.name))
+            return one.name, []
+        resource, warnings = parse(one.kind, one.document, self.config, name=one.name, lenient=True)
+        self._refuse_file(one.kind, resource.name)
+        if one.action == "Create":
+            self._refuse_taken(one.kind, resource.name)
+        elif one.version is not None:
+            try:
+                self._check_version(one.kind, resource.name, [one.version])
+            except (NotFound, WrongVersion) as error:
+                raise Refused(Finding((), str(error), conflict=True).of(model, resource.name)) from None
+        commit.put.append(_stored(one.kind, resource))
+        return resource.name, warnings
+
     # The file
 
     async def reload(self, who: str) -> list[str]:
@@ -272,10 +324,17 @@ class Registry:
                 config = await asyncio.to_thread(load, self.config.path)
                 _refuse_restart(self.config.gateway, config)
                 lines = await self._change(Commit(), config)
-            except (ConfigError, Refused, StateError) as error:
-                found = error.findings if isinstance(error, ConfigError) else [Finding((), str(error))]
-                if isinstance(error, Refused):
-                    found = error.located(config)
+            except Exception as error:
+                match error:
+                    case ConfigError():
+                        found = error.findings
+                    case Refused():
+                        found = error.located(config)
+                    case StateError():
+                        found = [Finding((), str(error))]
+                    case _:
+                        log.exception("a reload failed")
+                        found = [fault("take the file over", error)]
                 self._events.emit("ReloadRefused", Actor=who, Detail="; ".join(map(str, found)))
                 raise ReloadRefused(*found) from None
             self._events.emit("Reloaded", Actor=who, Detail="; ".join(lines) or "nothing changes")
@@ -293,6 +352,7 @@ class Registry:
         config = config or self.config
         stored = changed(self._stored, commit)
         desired = desire(config, stored, self._decided(commit))
+        await asyncio.to_thread(check_bound, config, desired, commit.put)
         self._settle_decisions(desired, config, commit)
         desired = desire(config, stored, self._decided(commit))
         lines = self.runtime.plan(desired).lines()
@@ -357,6 +417,12 @@ class Registry:
             fix = "change it there: the gateway takes it over when the file is reloaded"
             raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
 
+    def _refuse_taken(self, kind: str, name: str) -> None:
+        if any((one.kind, one.name) == (kind, name) for one in self._stored):
+            fix = f"change it with PUT {resource_url(kind, name)}, delete it first, or choose another name"
+            cause = f'there is already a {kind} named "{name}"'
+            raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
+
     def _check_version(self, kind: str, name: str, versions: Collection[str] | None) -> None:
         current = self.find(kind, name).version
         if versions is not None and not {"*", current} & set(versions):
@@ -392,6 +458,12 @@ class Registry:
 
     def _audit(self, who: str, action: str, kind: str, name: str) -> "_Audit":
         return _Audit(self._events, who, action, kind, name)
+
+
+def fault(what: str, error: Exception) -> Finding:
+    """An exception that nobody expected, in our words."""
+    cause = f"the gateway failed to {what} ({failure(error)}), and its log says where"
+    return Finding((), cause, "this is a fault of Sluicegate: please report it")
 
 
 class ReloadRefused(FindingsError):

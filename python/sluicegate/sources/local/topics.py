@@ -63,6 +63,14 @@ class Topic:
     published: int = 0
 
 
+def check_name(name: str) -> None:
+    """Raises `InvalidTopic` for a name that no topic can have here."""
+    if name.endswith(".fifo"):
+        raise InvalidTopic("Topic Name Reason: FIFO topics are not supported here, use a standard topic")
+    if _NAME.fullmatch(name) is None:
+        raise InvalidTopic("Topic Name")
+
+
 def check_arn(arn: str, parameter: str = "TopicArn") -> str:
     """`arn` when it names a topic that can exist here; `InvalidTopic` otherwise."""
     if len(arn.split(":")) < 6:
@@ -106,10 +114,7 @@ class Topics:
     def create(self, name: str, attributes: Mapping[str, str] | None = None) -> str:
         """The ARN of the topic of this name in this region, made if it is new. `InvalidTopic` for a name SNS
         refuses."""
-        if name.endswith(".fifo"):
-            raise InvalidTopic("Topic Name Reason: FIFO topics are not supported here, use a standard topic")
-        if _NAME.fullmatch(name) is None:
-            raise InvalidTopic("Topic Name")
+        check_name(name)
         arn = f"arn:aws:sns:{self.region}:{ACCOUNT_ID}:{name}"
         wanted = dict(attributes or {})
         topic = self._topics.get(arn)
