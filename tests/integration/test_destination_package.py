@@ -1,0 +1,258 @@
+"""A Destination of a user's own package: an entry point makes it known wherever a configuration is checked."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway
+
+MODULE = '''
+import socket
+from sluicegate import Arguments, Destination, DestinationError
+
+class Syslog(Destination):
+    """Sends each packet to a syslog server: `syslog:HOST:PORT`."""
+
+    @classmethod
+    def from_spec(cls, name, target, arguments, context):
+        reader = Arguments(arguments, f"destination {name}")
+        made = cls(name, context)
+        made.facility = reader.integer("Facility", 1, 0, 23)
+        reader.finish()
+        host, _, port = target.rpartition(":")
+        if not port.isdecimal():
+            raise DestinationError(f"destination {name}: syslog: names no port", "write it as syslog:HOST:PORT")
+        made.to = host, int(port)
+        return made
+
+    async def provision(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    async def deliver(self, batch):
+        for record in batch.records():
+            self.socket.sendto(b"<%d>1 " % (self.facility * 8 + 6) + record, self.to)
+
+    async def close(self):
+        if hasattr(self, "socket"):
+            self.socket.close()
+
+class Iot(Syslog):
+    @classmethod
+    def from_spec(cls, name, target, arguments, context):
+        return super().from_spec(name, target.rpartition("/")[2], arguments, context)
+'''
+METADATA = "Metadata-Version: 2.1\nName: my-destinations\nVersion: 1.0\n"
+ENTRY_POINTS = "[sluicegate.destinations]\nsyslog = my_destinations:Syslog\niot = my_destinations:Iot\n"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def install(folder: Path, module: str = MODULE, entry_points: str = ENTRY_POINTS) -> dict[str, str]:
+    """A distribution in `folder`; the environment in which it is found."""
+    info = folder / "my_destinations-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(METADATA)
+    (info / "entry_points.txt").write_text(entry_points)
+    (folder / "my_destinations.py").write_text(module)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def sluicegate(environment: dict[str, str], *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    """Where syslog messages arrive."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        made.settimeout(HANG_SECONDS)
+        yield made
+
+
+def config(target: str, arguments: str = "{ Facility: 3 }") -> str:
+    return f"""\
+listeners:
+  - name: entry
+    bind: 127.0.0.1
+    destinations:
+      - name: log
+        destination_arn: "{target}"
+        arguments: {arguments}
+        batching: {{ timeout_in_seconds: 0.01 }}
+"""
+
+
+def start(directory: Path, text: str, environment: dict[str, str]) -> Gateway:
+    directory.mkdir()
+    return Gateway(directory, text, environment={"PYTHONPATH": environment["PYTHONPATH"]}).start()
+
+
+@pytest.mark.parametrize(
+    "kind", ["syslog:127.0.0.1:{}", "arn:aws:iot:us-east-1:123456789012:topic/127.0.0.1:{}"]
+)
+def test_packets_arrive_in_it(kind: str, server: socket.socket, tmp_path: Path) -> None:
+    environment = install(tmp_path / "site")
+    target = kind.format(server.getsockname()[1])
+    gateway = start(tmp_path / "g", config(target), environment)
+    try:
+        with Client() as client:
+            client.send(b"hello", gateway.address())
+        message = server.recv(65_535)
+        assert message.startswith(b"<30>1 ")
+        assert json.loads(message.partition(b" ")[2])["Data"] == "aGVsbG8="
+
+        result = sluicegate(environment, "validate", gateway.file)
+        assert (result.returncode, "valid, 1 Listener" in result.stdout) == (0, True)
+
+        by_api = {
+            "Name": "api",
+            "Bind": "127.0.0.1",
+            "Destinations": [{"Name": "l", "DestinationArn": target}],
+        }
+        assert gateway.api("POST", "/v1/listeners", by_api).status_code == 201
+
+        template = tmp_path / "t.json"
+        properties = {
+            "ClientRestrictions": {"Networks": ["127.0.0.0/8"]},
+            "Destinations": [
+                {
+                    "DestinationArn": target,
+                    "Arguments": {"Facility": "4"},
+                    "Batching": {"TimeoutInSeconds": "0.01"},
+                }
+            ],
+        }
+        resource = {"Type": "Custom::SluicegateListener", "Properties": properties}
+        template.write_text(json.dumps({"Resources": {"Entry": resource}}))
+        for options in (["--dry-run"], []):
+            result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
+            assert (result.returncode, result.stderr) == (0, "")
+        with Client() as client:
+            client.send(b"again", gateway.address("t-Entry"))
+        assert server.recv(65_535).startswith(b"<38>1 ")
+    finally:
+        gateway.close()
+
+
+def test_an_editor_knows_its_scheme_and_service(tmp_path: Path) -> None:
+    def accepted(environment: dict[str, str], target: str) -> bool:
+        schema = json.loads(sluicegate(environment, "schema").stdout)
+        field = schema["$defs"]["DestinationSpec"]["properties"]["destination_arn"]
+        text, by_region, _ = field["anyOf"]
+        assert by_region["additionalProperties"]["pattern"] == text["pattern"]
+        return re.search(text["pattern"], target) is not None
+
+    with_it, without = install(tmp_path / "site"), dict(os.environ)
+    for target in ("syslog:127.0.0.1:514", "arn:aws:iot:us-east-1:123456789012:topic/t"):
+        assert (accepted(with_it, target), accepted(without, target)) == (True, False)
+    for target in ("console:", "file:a.ndjson", "function:a.py:b"):
+        assert (accepted(with_it, target), accepted(without, target)) == (True, True)
+    assert not accepted(with_it, "pigeon:loft")
+
+
+def test_its_misspelt_argument_has_a_place(tmp_path: Path) -> None:
+    environment = install(tmp_path / "site")
+    good = config("syslog:127.0.0.1:514")
+    gateway = start(tmp_path / "g", good, environment)
+    try:
+        text = gateway.file.read_text()
+        gateway.file.write_text(text.replace("Facility", "Facilty"))
+        line = gateway.file.read_text().split("\n").index("        arguments: { Facilty: 3 }") + 1
+        expected = f"{gateway.file}:{line}:22: destination log has no argument Facilty, known are Facility"
+        for command in ("validate", "run"):
+            result = sluicegate(environment, command, gateway.file)
+            assert result.returncode == 1
+            assert expected in result.stdout + result.stderr
+        gateway.process.signal(signal.SIGHUP)
+        assert expected in gateway.event("ReloadRefused")["Detail"]
+
+        wrong = {"DestinationArn": "syslog:127.0.0.1:514", "Arguments": {"Facilty": "3"}}
+        answer = gateway.api("POST", "/v1/listeners", {"Name": "b", "Destinations": [wrong]})
+        assert answer.status_code == 422
+        assert answer.json()["Errors"][0]["Pointer"] == "/Destinations/0/Arguments/Facilty"
+
+        template = tmp_path / "t.yaml"
+        template.write_text(
+            "Resources:\n  Entry:\n    Type: Custom::SluicegateListener\n    Properties:\n      Destinations:\n"
+            "        - DestinationArn: syslog:127.0.0.1:514\n          Arguments:\n            Facilty: 3\n"
+        )
+        for options in (["--dry-run"], []):
+            result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
+            assert result.returncode == 1
+            assert f"{template}:8:13: Entry cannot be made: destination " in result.stderr
+            assert "has no argument Facilty, known are Facility" in result.stderr
+    finally:
+        gateway.close()
+
+
+def test_an_unknown_scheme_names_the_known_ones(tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    file.write_text(config("pigeon:loft", "{}"))
+    result = sluicegate(install(tmp_path / "site"), "validate", file)
+    assert (
+        f'{file}:6:26: "pigeon:loft" is not a destination: the scheme "pigeon" is not known here, '
+        in result.stdout
+    )
+    assert "known are console:, file:, function:, iot:, syslog:" in result.stdout
+
+
+BROKEN = {
+    "raise ValueError('out of cheese')": "cannot be loaded from my_destinations:Syslog of the package my-destinations "
+    "(ValueError: out of cheese)",
+    "import sys\nsys.exit('no')": "cannot be loaded from",
+    "import no_such_module": "ModuleNotFoundError",
+    "def f(:": "SyntaxError",
+    "Syslog = print": "is not a subclass of Destination",
+    "": "AttributeError",
+    MODULE.replace(
+        "reader = ", "reader = 1 / 0 or "
+    ): "failed to read this (ZeroDivisionError: division by zero)",
+    MODULE + "\n    concurrency = property(lambda self: 0)\nSyslog = Iot": "failed to read this",
+}
+
+
+@pytest.mark.parametrize("module", BROKEN, ids=range(len(BROKEN)))
+def test_a_broken_package_is_a_finding_in_every_way_in(module: str, tmp_path: Path) -> None:
+    environment = install(tmp_path / "site")
+    gateway = start(tmp_path / "g", "listeners: []", environment)
+    try:
+        install(tmp_path / "site", module)
+        file = tmp_path / "g.yaml"
+        file.write_text(config("syslog:127.0.0.1:514"))
+        for command in ("validate", "run"):
+            result = sluicegate(environment, command, file)
+            assert result.returncode == 1
+            assert f"{file}:6:26: the Destination for 'syslog'" in result.stdout + result.stderr
+            assert BROKEN[module] in result.stdout + result.stderr
+            assert "Traceback" not in result.stderr
+        document = {"Name": "b", "Destinations": [{"DestinationArn": "syslog:127.0.0.1:514"}]}
+        answer = gateway.api("POST", "/v1/listeners", document)
+        assert answer.status_code == 422
+        assert answer.json()["Errors"][0]["Pointer"] == "/Destinations/0/DestinationArn"
+        assert BROKEN[module] in answer.json()["Errors"][0]["Cause"]
+    finally:
+        gateway.close()
+
+
+def test_one_that_cannot_begin_ends_a_start_with_a_sentence(tmp_path: Path) -> None:
+    environment = install(tmp_path / "site", MODULE.replace("self.socket = socket.socket", "raise KeyError"))
+    file = tmp_path / "g.yaml"
+    file.write_text("api: null\n" + config("syslog:127.0.0.1:514"))
+    result = sluicegate(environment, "run", file)
+    assert result.returncode == 4
+    assert f"{file}:7:26: the Destination log failed to begin (KeyError: " in result.stderr
+    assert "Traceback" not in result.stderr
