@@ -116,6 +116,7 @@ class Gateway:
             state = State.open(settings.state)
             closing.callback(state.close)
             self._table = table = ResourceTable(state)
+            table.vault.check()
             table.all()  # a key that does not fit is found here
             keys = WireGuardTable(state, table.vault)
         except StateError as error:

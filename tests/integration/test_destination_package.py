@@ -142,7 +142,7 @@ def test_packets_arrive_in_it(kind: str, server: socket.socket, tmp_path: Path) 
             result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
             assert (result.returncode, result.stderr) == (0, "")
         with Client() as client:
-            client.send(b"again", gateway.address("t-Entry"))
+            client.send(b"again", ("127.0.0.1", gateway.port("t-Entry")))
         assert server.recv(65_535).startswith(b"<38>1 ")
     finally:
         gateway.close()

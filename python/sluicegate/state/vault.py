@@ -21,6 +21,11 @@ class Vault:
         self.path = path
         self._key: bytes | None = None
 
+    def check(self) -> None:
+        """Raises `StateError` for a key that is there and cannot be used."""
+        if self._key is None and self.path.exists():
+            self._key = self._read()
+
     def seal(self, plain: bytes, about: str) -> bytes:
         """`plain`, sealed; `about` says what it is and must be given again."""
         if self._key is None:
