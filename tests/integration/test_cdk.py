@@ -114,7 +114,7 @@ def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path
     assert actions(made) == {listener: "create"}
     port = made["Outputs"]["Port"]
     assert made["Outputs"]["Endpoint"].endswith(f":{port}")
-    assert made["Outputs"]["Destinations"] == f"echo-app-echo,EchoApp-{listener}-2"
+    assert made["Outputs"]["Destinations"] == f"echo-app-echo,dstn-EchoApp-{listener}-1"
     assert set(made["Listeners"]) == {listener}
     assert "CDKMetadata" not in str(made["Notes"]), "it tells AWS of a tool, and nothing of the stack"
     with Client() as device:
