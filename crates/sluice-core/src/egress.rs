@@ -68,6 +68,7 @@ impl Sender {
     }
 
     /// When an entry leaves that may wait for `hold` nanoseconds; `held` entries wait already.
+    #[inline]
     fn reserve(&mut self, now: Now, to: &To, hold: u64, held: usize) -> Result<u64, Refused> {
         let Some(pacer) = &mut self.pacer else { return Ok(now.mono) };
         if held >= HELD_LIMIT {

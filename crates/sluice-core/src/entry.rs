@@ -61,10 +61,12 @@ pub fn read(
         Origin::Destination(index) => (around.spec.destinations[index].formatter, u64::MAX, None),
         Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
     };
-    let (to, inner) = session.find(around, entry, tag_of(entry)?)?;
-    let data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
-    let bytes = data.len();
-    let (to, payload) = session.wrap(to, inner, data)?;
+    let mut bytes = 0;
+    let (to, payload) = session.address(around, entry, tag_of(entry)?, || {
+        let data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
+        bytes = data.len();
+        Ok(data)
+    })?;
     Ok(Read { id, tagged: !entry.tag.is_none(), to, payload, bytes, expires_ms })
 }
 

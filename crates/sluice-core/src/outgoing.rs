@@ -25,6 +25,7 @@ pub enum To {
 
 impl To {
     /// Who is sent to.
+    #[inline]
     pub fn recipient(&self) -> Recipient {
         match self {
             To::Remote { remote, .. } => Recipient::Remote(*remote),
@@ -65,6 +66,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// An entry's payload on its way to `to`.
+    #[inline]
     pub(crate) fn new(entry: EntryRef, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Vec<u8>) -> Outgoing {
         let (remote, peer) = match to {
             To::Remote { remote, .. } => (remote, None),

@@ -15,7 +15,6 @@ pub use wireguard::WireGuard;
 
 use crate::{
     Now,
-    inner::Recent,
     judge::{self, Surroundings},
     message::Entry,
     outgoing::{Outgoing, To},
@@ -30,7 +29,8 @@ use wireguard::{HandshakeOutcome, Transmit, WireGuardCounters};
 /// An entry's way was found by the session that it is shown to again.
 const ANOTHER: &str = "an entry's way leads through the session that found it";
 
-/// The protocol of one Listener, with the sessions of all its remotes. A Listener has one for ever, so its size is no matter.
+/// The protocol of one Listener, with the sessions of all its remotes. A Listener has a single one, so its size does not
+/// matter.
 #[allow(clippy::large_enum_variant)]
 pub enum Session {
     /// `udp`: payloads as they are.
@@ -65,6 +65,7 @@ impl Session {
     }
 
     /// A datagram arrived. What is opened is put into `plaintext`.
+    #[inline]
     pub fn receive<'a>(
         &mut self,
         now: Now,
@@ -82,28 +83,33 @@ impl Session {
         }
     }
 
-    /// Where an entry goes (by `tag`, if it has one), and what its data is to be wrapped in.
-    pub fn find(&self, around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(To, Recent), Refused> {
+    /// Where an entry goes (by `tag`, if it has one), and the payload that carries its data there. `data` reads them once
+    /// the way is known.
+    #[inline]
+    pub fn address(
+        &self,
+        around: &Surroundings,
+        entry: &Entry,
+        tag: Option<&str>,
+        data: impl FnOnce() -> Result<Vec<u8>, Refused>,
+    ) -> Result<(To, Vec<u8>), Refused> {
         match self {
             Session::Plain(_) => {
-                plain::find(around, entry, tag).map(|(local, remote)| (To::Remote { local, remote }, Recent::Raw))
+                let (local, remote) = plain::find(around, entry, tag)?;
+                let payload = data()?;
+                plain::fits(remote, &payload)?;
+                Ok((To::Remote { local, remote }, payload))
             }
-            Session::WireGuard(tunnels) => tunnels.find(around, entry, tag).map(|(to, inner)| (To::Peer(to), inner)),
-        }
-    }
-
-    /// The payload that carries an entry's data, if it has room for them.
-    pub fn wrap(&self, to: To, inner: Recent, data: Vec<u8>) -> Result<(To, Vec<u8>), Refused> {
-        match (self, to) {
-            (Session::Plain(_), To::Remote { remote, .. }) => plain::fits(remote, &data).map(|()| (to, data)),
-            (Session::WireGuard(tunnels), To::Peer(to)) => {
-                tunnels.wrap(to, inner, data).map(|(to, payload)| (To::Peer(to), payload))
+            Session::WireGuard(tunnels) => {
+                let (mut to, inner) = tunnels.find(around, entry, tag)?;
+                let payload = tunnels.wrap(&mut to, inner, data()?)?;
+                Ok((To::Peer(to), payload))
             }
-            _ => unreachable!("{ANOTHER}"),
         }
     }
 
     /// Expiry and egress policy of a sourced entry. Yields the address to send from, where one is known.
+    #[inline]
     pub fn permit(
         &mut self,
         around: &Surroundings,
@@ -123,7 +129,9 @@ impl Session {
         }
     }
 
-    /// The one rule that holds for handlers' answers too: where nothing is sent to. Yields what [`permit`](Self::permit) does.
+    /// What holds for handlers' answers too: never to a Listener of this gateway, and only where the socket reaches. Yields
+    /// the address to send from, where one is known.
+    #[inline]
     pub fn permit_answer(&self, around: &Surroundings, to: &To) -> Result<Option<IpAddr>, Refused> {
         match (self, to) {
             (Session::Plain(_), To::Remote { local, remote }) => judge::permit_answer(around, *remote).map(|()| *local),
@@ -133,6 +141,7 @@ impl Session {
     }
 
     /// Makes a packet ready for the socket, unless it has to wait for a handshake.
+    #[inline]
     pub fn seal(&mut self, now: Now, outgoing: &mut Outgoing) -> Result<Departure, Refused> {
         match self {
             Session::Plain(_) => Ok(Departure::Now),
@@ -141,6 +150,7 @@ impl Session {
     }
 
     /// What packets have waited for.
+    #[inline]
     pub fn poll_outcome(&mut self) -> Option<HandshakeOutcome> {
         match self {
             Session::Plain(_) => None,
@@ -149,6 +159,7 @@ impl Session {
     }
 
     /// The next datagram that the protocol itself sends.
+    #[inline]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         match self {
             Session::Plain(_) => None,
@@ -172,7 +183,8 @@ impl Session {
         }
     }
 
-    /// What a `wg` Listener counts beside what every one does.
+    /// What a `wg` Listener counts, and others do not.
+    #[inline]
     pub fn wire_guard_counters(&self) -> Option<WireGuardCounters> {
         match self {
             Session::Plain(_) => None,
@@ -188,7 +200,7 @@ impl Session {
         }
     }
 
-    /// The same, to change them.
+    /// The peers of a `wg` Listener, to change them.
     pub fn wire_guard_mut(&mut self) -> Option<&mut WireGuard> {
         match self {
             Session::Plain(_) => None,

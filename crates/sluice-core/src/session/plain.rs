@@ -96,6 +96,7 @@ impl PlainSessions {
 }
 
 /// Where an entry goes, and the address that it leaves from if its Tag says so.
+#[inline]
 pub fn find(around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
     match tag {
         Some(tag) => by_tag(around, tag),
@@ -134,6 +135,7 @@ fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
 }
 
 /// A datagram to `remote` has room for `payload`.
+#[inline]
 pub fn fits(remote: SocketAddr, payload: &[u8]) -> Result<(), Refused> {
     let limit = if remote.is_ipv4() { PAYLOAD_LIMIT_V4 } else { PAYLOAD_LIMIT_V6 };
     if payload.len() > limit {

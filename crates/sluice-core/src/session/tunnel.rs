@@ -144,7 +144,7 @@ impl Tunnels {
     }
 
     /// The plaintext for a peer.
-    pub fn wrap(&self, to: ToPeer, inner: Recent, data: Vec<u8>) -> Result<(ToPeer, Vec<u8>), Refused> {
+    pub fn wrap(&self, to: &mut ToPeer, inner: Recent, data: Vec<u8>) -> Result<Vec<u8>, Refused> {
         let overhead = match &inner {
             Recent::Udp(inner) => inner.overhead(),
             Recent::Raw | Recent::None => 0,
@@ -155,8 +155,11 @@ impl Tunnels {
             return Err((Reason::PayloadTooLarge, detail));
         }
         match inner {
-            Recent::Raw => Ok((to, data)),
-            Recent::Udp(inner) => Ok((ToPeer { pad: true, ..to }, inner.wrap(&data))),
+            Recent::Raw => Ok(data),
+            Recent::Udp(inner) => {
+                to.pad = true;
+                Ok(inner.wrap(&data))
+            }
             Recent::None => {
                 let detail = format!("the peer {} has sent nothing yet, and the entry has no Inner", to.key);
                 Err((Reason::InnerAddressUnknown, detail))

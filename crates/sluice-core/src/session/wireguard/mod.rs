@@ -74,7 +74,7 @@ pub enum Sealed {
     UnknownPeer,
 }
 
-/// Something that packets wait for.
+/// What became of a handshake that packets wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeOutcome {
     /// There is a session to send with.
