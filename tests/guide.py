@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from packages import GROUP, install
+
 PAGE = Path(__file__).parents[1] / "docs/write-a-destination.md"
 
 
@@ -22,15 +24,6 @@ def files() -> dict[str, str]:
 
 
 def write_package(directory: Path) -> None:
-    """Write the package into `directory`, with its entry points: on PYTHONPATH it is as good as installed."""
-    for name, text in files().items():
-        (directory / name).write_text(text)
+    """Install the package as its pyproject.toml says."""
     project = tomllib.loads(files()["pyproject.toml"])["project"]
-    name, version = project["name"].replace("-", "_"), project["version"]
-    info = directory / f"{name}-{version}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n")
-    lines = []
-    for group, entries in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in entries.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    install(directory, files(), project["name"], project["entry-points"][GROUP])

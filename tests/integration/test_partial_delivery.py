@@ -7,6 +7,7 @@ from typing import Any
 from harness import Client, Gateway, until
 
 from conftest import StartGateway
+from packages import install, installed
 
 # What a packet's Data says is what becomes of it.
 MODULE = """
@@ -52,23 +53,19 @@ listeners:
     client_restrictions: { networks: [127.0.0.0/8] }
     destinations:
       - name: fussy
-        destination_arn: "SCHEME:"
+        destination_arn: "fussy:"
         formatter: utf8
         role: arn:aws:iam::123456789012:role/put
         batching: { count: 10, timeout_in_seconds: 300 }
 """
 
 
-def start(gateway: StartGateway, tmp_path: Path, scheme: str = "console") -> Gateway:
+def start(gateway: StartGateway, tmp_path: Path) -> Gateway:
     """A gateway beside which a package with this Destination is installed."""
     package = tmp_path / "package"
-    info = package / "sluicegate-1.dist-info"
-    info.mkdir(parents=True)
-    (package / "fussy.py").write_text(MODULE)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sluicegate\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[sluicegate.destinations]\n{scheme} = fussy:Fussy\n")
-    made = gateway(CONFIGURATION.replace("SCHEME", scheme), start=False)
-    made.environment["PYTHONPATH"] = str(package)
+    install(package, {"fussy.py": MODULE}, "fussy", {"fussy": "fussy:Fussy"})
+    made = gateway(CONFIGURATION, start=False)
+    made.environment |= installed(package)
     return made.start()
 
 

@@ -63,6 +63,14 @@ class SaysNothingUseful(MemoryDestination):
         return cls(name, context)
 
 
+class LeadsToTheTarget(MemoryDestination):
+    @classmethod
+    def from_spec(
+        cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
+    ) -> Self:
+        raise DestinationError(f"destination {name}: something is wrong", "mend it")
+
+
 class ShowsASecret(MemoryDestination):
     @classmethod
     def from_spec(
@@ -165,6 +173,7 @@ BROKEN: list[tuple[type[Destination], str]] = [
     (TakesAnything, "test_a_bad_argument_is_refused_by_name"),
     (SaysNothingUseful, "test_a_bad_target_is_refused_with_cause_and_fix"),
     (SaysNothingUseful, "test_an_unknown_argument_is_refused_by_name"),
+    (LeadsToTheTarget, "test_a_bad_argument_is_refused_by_name"),
     (ShowsASecret, "test_a_bad_target_is_refused_with_cause_and_fix"),
     (ReadsPascalCaseAlone, "test_arguments_are_read_in_both_spellings_and_as_text"),
     (ChangesItsMind, "test_concurrency_is_fixed"),

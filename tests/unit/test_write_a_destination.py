@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 import guide
+from packages import installed
 from sluicegate import DeliveryError, Destination
 from sluicegate.aws import Aws, AwsError, Role
 from sluicegate.testing import DestinationContract, destination_context, packet_batch
@@ -21,7 +22,7 @@ from sluicegate.testing import DestinationContract, destination_context, packet_
 
 def run(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """With the guide's package installed, and nothing of this repository's tests in reach."""
-    environment = {**os.environ, "PYTHONPATH": str(directory)}
+    environment = os.environ | installed(directory)
     environment.pop("PYTEST_ADDOPTS", None)
     return subprocess.run(
         [sys.executable, "-m", *command],

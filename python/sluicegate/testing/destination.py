@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -113,6 +113,7 @@ class DestinationContract:
         with pytest.raises(DestinationError, match="NoSuchArgument") as caught:
             self.kind.from_spec(NAME, self.target, {**self.arguments, "NoSuchArgument": "1"}, context)
         self._check_words(caught.value)
+        self._check_place(caught.value, ["NoSuchArgument"])
 
     def test_a_bad_argument_is_refused_by_name(self, context: DestinationContext) -> None:
         if not self.bad_arguments:
@@ -121,8 +122,7 @@ class DestinationContract:
             with pytest.raises(DestinationError) as caught:
                 self.kind.from_spec(NAME, self.target, {**self.arguments, **arguments}, context)
             self._check_words(caught.value)
-            named = [name for name, value in arguments.items() if self._names(caught.value, name, value)]
-            assert named, f"{caught.value} does not name what is wrong in {arguments}"
+            self._check_place(caught.value, arguments)
 
     def test_arguments_are_read_in_both_spellings_and_as_text(self, context: DestinationContext) -> None:
         """Contract section 1: snake_case beside PascalCase, and scalars as strings, as CloudFormation sends them."""
@@ -281,6 +281,13 @@ class DestinationContract:
         assert error.fix, f"no next step: {error.cause}"
         self._check_text(error.cause + error.fix)
 
+    def _check_place(self, error: DestinationError, wrong: Iterable[str]) -> None:
+        place = error.argument[:1]
+        assert place in [(name,) for name in wrong], (
+            f"{error} leads to {place or 'the target'}: raise what `Arguments` raises, or its `wrong`, so that "
+            "the user sees line and column"
+        )
+
     def _check_delivery_error(self, error: DeliveryError, packets: int) -> None:
         causes = [error, *(error.packets or {}).values()]
         for cause in causes:
@@ -299,10 +306,6 @@ class DestinationContract:
         assert "Traceback" not in text
         for secret in self.secrets:
             assert secret not in text, "a message shows a secret"
-
-    def _names(self, error: DestinationError, name: str, value: Any) -> bool:
-        inner = value if isinstance(value, Mapping) else {}
-        return any(str(one) in str(error) for one in (name, *inner))
 
 
 def _snake(name: str) -> str:
