@@ -86,22 +86,26 @@ def test_a_stack_is_accepted_or_refused_by_name_and_a_dry_run_says_the_same(
     shared: Gateway, tmp_path: Path, name: str
 ) -> None:
     template = TEMPLATES[name]
-    place = ("--directory", str(tmp_path / "record"))
-    planned = apply(shared, template, "--dry-run", *place)
-    made = apply(shared, template, *place)
-    try:
-        for result in (planned, made):
-            assert result.exit_code == (1 if name in REFUSED else 0), result.output
-            assert isinstance(result.exception, SystemExit | None), result.output
-            assert "unknown property" not in result.output
-            for sentence in REFUSED.get(name, []):
-                assert sentence in result.output
-            if name not in REFUSED:
-                assert "not here:" not in result.output, "each output resolves"
-    finally:
-        removed = apply(shared, template, "--delete", *place)
+    options = ("--output", "json", "--directory", str(tmp_path / "record"))
+    planned = apply(shared, template, "--dry-run", *options)
+    made = apply(shared, template, *options)
+    for result in (planned, made):
+        assert result.exit_code == (1 if name in REFUSED else 0), result.output
+        assert isinstance(result.exception, SystemExit | None), result.output
+        assert "unknown property" not in result.output
+    if name in REFUSED:
+        assert planned.stderr == made.stderr
+        assert [one for one in REFUSED[name] if one not in made.stderr] == []
+    else:
+        assert noted(planned) == noted(made)
+        assert "(not here:" not in made.output, "each output resolves"
+    removed = apply(shared, template, "--delete", *options)
     assert removed.exit_code == 0, removed.output
     assert shared.api("GET", "/v1/listeners").json()["Items"] == []
+
+
+def noted(result: Result) -> set[tuple[str, str]]:
+    return {(note["LogicalId"], note["Text"]) for note in json.loads(result.stdout)["Notes"]}
 
 
 def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path) -> None:
