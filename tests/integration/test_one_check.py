@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, free_port
 
 from conftest import StartGateway
+from sluicegate.cli import main
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     made.close()
 
 
-def place(text: str, what: str) -> str:
+def place(text: str, name: str, what: str) -> str:
     """`:line:col:` of the first `what` after the Listener's name."""
-    at = text.index(what, text.index('"wrong"'))
+    at = text.index(what, text.index(f'"{name}"'))
     return f":{text[:at].count(chr(10)) + 1}:{at - text.rfind(chr(10), 0, at)}:"
 
 
@@ -133,45 +135,60 @@ def sluicegate(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_way_in_refuses_it_at_its_place(name: str, running: Gateway, tmp_path: Path) -> None:
-    case = CASES[name]
-    document = {"Name": "wrong", "Bind": "127.0.0.1", **case.listener}
+def document(name: str) -> dict[str, Any]:
+    """The Listener of a case; its name is `wrong-N`."""
+    number = list(CASES).index(name)
+    return {"Name": f"wrong-{number}", "Bind": "127.0.0.1", **CASES[name].listener}
+
+
+@pytest.fixture(scope="module")
+def told(running: Gateway) -> tuple[str, dict[str, str]]:
+    """A file with all the mistakes at once: its text, and what each way in says of it."""
     good = running.file.read_text()
-    text = good.replace("listeners: []", f"listeners:\n  - {json.dumps(document)}")
-    expected = f"{running.file}{place(text, case.written)}"
+    lines = "".join(f"  - {json.dumps(document(name))}\n" for name in CASES)
+    text = good.replace("listeners: []", f"listeners:\n{lines}")
+    said = {}
     try:
         running.file.write_text(text)
         for command in ("validate", "run"):
             result = sluicegate(command, running.file)
             assert result.returncode == 1
-            assert expected in result.stdout + result.stderr
-            assert case.words in result.stdout + result.stderr
-            assert "Traceback" not in result.stderr
-        before = len(running.named("ReloadRefused"))
+            said[command] = result.stdout + result.stderr
         running.process.signal(signal.SIGHUP)
-        refused = running.wait_for("ReloadRefused", before + 1)[-1]["Detail"]
-        assert expected in refused
-        assert case.words in refused
+        said["reload"] = running.event("ReloadRefused")["Detail"]
     finally:
         running.file.write_text(good)
+    return text, said
 
-    answer = running.api("POST", "/v1/listeners", document)
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_way_in_refuses_it_at_its_place(
+    name: str, running: Gateway, told: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
+    case, listener = CASES[name], document(name)
+    text, said = told
+    expected = f"{running.file}{place(text, listener['Name'], case.written)} "
+    for refused in said.values():
+        line = refused.partition(expected)[2].partition(str(running.file))[0]
+        assert case.words in line
+        assert "Traceback" not in refused
+
+    answer = running.api("POST", "/v1/listeners", listener)
     assert answer.status_code == 422
     (error,) = answer.json()["Errors"]
-    assert (error["Resource"], error["Pointer"]) == ("Listener wrong", case.pointer)
+    assert (error["Resource"], error["Pointer"]) == (f"Listener {listener['Name']}", case.pointer)
     assert case.words in f"{error['Cause']}, {error['Fix']}"
 
     template = tmp_path / "t.json"
-    resource = {"Type": "Custom::SluicegateListener", "Properties": {"ServiceToken": "x", **document}}
+    resource = {"Type": "Custom::SluicegateListener", "Properties": {"ServiceToken": "x", **listener}}
     template.write_text(json.dumps({"Resources": {"Entry": resource}}, indent=1))
-    expected = f"{template}{place(template.read_text(), case.key)} Entry cannot be made: "
+    at = place(template.read_text(), listener["Name"], case.key)
     for options in ([], ["--dry-run"]):
-        result = sluicegate("apply", template, "--api", running.api_url, *options)
-        assert result.returncode == 1
-        assert expected in result.stderr
+        result = CliRunner().invoke(main, ["apply", str(template), "--api", running.api_url, *options])
+        assert result.exit_code == 1
+        assert f"{template}{at} Entry cannot be made: " in result.stderr
         assert case.words in result.stderr
-    assert "s3cret" not in result.stderr + str(refused) + str(error)
+        assert "s3cret" not in result.output + str(said) + str(error)
     assert running.api("GET", "/v1/listeners").json()["Items"] == []
 
 
