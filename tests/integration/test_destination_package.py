@@ -225,25 +225,36 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("module", BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_package_is_a_finding_in_every_way_in(module: str, tmp_path: Path) -> None:
-    environment = install(tmp_path / "site")
+def test_broken_packages_are_findings_in_every_way_in(tmp_path: Path) -> None:
+    """Each of them has a scheme of its own in one environment."""
+    schemes = {f"broken{number}": module for number, module in enumerate(BROKEN)}
+    points = "".join(f"{scheme} = {scheme}:Syslog\n" for scheme in schemes)
+    environment = install(tmp_path / "site", entry_points=f"[sluicegate.destinations]\n{points}")
+    for scheme, module in schemes.items():
+        (tmp_path / "site" / f"{scheme}.py").write_text(module)
+    targets = [
+        json.dumps({"name": s, "destinations": [{"destination_arn": f"{s}:localhost:1"}]}) for s in schemes
+    ]
+    file = tmp_path / "g.yaml"
+    file.write_text("listeners:\n" + "".join(f"  - {target}\n" for target in targets))
+    said = []
+    for command in ("validate", "run"):
+        result = sluicegate(environment, command, file)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        said.append(result.stdout + result.stderr)
     gateway = start(tmp_path / "g", "listeners: []", environment)
     try:
-        install(tmp_path / "site", module)
-        file = tmp_path / "g.yaml"
-        file.write_text(config("syslog:127.0.0.1:514"))
-        for command in ("validate", "run"):
-            result = sluicegate(environment, command, file)
-            assert result.returncode == 1
-            assert f"{file}:6:26: the Destination for 'syslog'" in result.stdout + result.stderr
-            assert BROKEN[module] in result.stdout + result.stderr
-            assert "Traceback" not in result.stderr
-        document = {"Name": "b", "Destinations": [{"DestinationArn": "syslog:127.0.0.1:514"}]}
-        answer = gateway.api("POST", "/v1/listeners", document)
-        assert answer.status_code == 422
-        assert answer.json()["Errors"][0]["Pointer"] == "/Destinations/0/DestinationArn"
-        assert BROKEN[module] in answer.json()["Errors"][0]["Cause"]
+        for line, (scheme, module) in enumerate(schemes.items(), 2):
+            words = BROKEN[module].replace("my_destinations:Syslog", f"{scheme}:Syslog")
+            expected = f"{file}:{line}:62: the Destination for '{scheme}'"
+            for text in said:
+                assert words in text.partition(expected)[2].partition(str(file))[0], text
+            document = {"Name": "b", "Destinations": [{"DestinationArn": f"{scheme}:localhost:1"}]}
+            answer = gateway.api("POST", "/v1/listeners", document)
+            assert answer.status_code == 422
+            assert answer.json()["Errors"][0]["Pointer"] == "/Destinations/0/DestinationArn"
+            assert words in answer.json()["Errors"][0]["Cause"]
     finally:
         gateway.close()
 
