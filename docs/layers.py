@@ -17,14 +17,14 @@ LAYERS = [
     ("api", "cfn"),
     ("running",),
     ("sluicegate", "testing"),
+    ("config",),
     ("sources",),
     ("egress",),
     ("deadletters",),
-    ("config",),
     ("events", "destinations"),
     ("aws", "functions", "http"),
     ("model", "state"),
-    ("backoff", "faults", "threads"),
+    ("backoff", "entrypoints", "faults", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

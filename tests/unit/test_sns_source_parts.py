@@ -17,6 +17,7 @@ from sluicegate.deadletters.failures import Failure
 from sluicegate.egress.message import EgressClosed, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.model import GatewayConfig, PacketSource
+from sluicegate.sources.base import SourceContext
 from sluicegate.sources.topic import consumer as sns_consumer
 from sluicegate.sources.topic import source as sns
 from sluicegate.sources.topic import subscription as sns_subscription
@@ -99,7 +100,7 @@ class Rig:
         return made
 
     async def start(self, **fields: Any) -> SnsSource:
-        made = SnsSource(self.setting(), resource(**fields), "decoder", 0, self.sender)
+        made = SnsSource(self.setting(), resource(**fields), SourceContext(self.sender, listener="decoder"))
         await made.provision()
         self.running.append((made, asyncio.create_task(made.run())))
         return made

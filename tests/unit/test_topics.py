@@ -7,6 +7,8 @@ import pytest
 
 from doubles import FakeSender
 from sluicegate.egress.message import Message
+from sluicegate.model import PacketSource
+from sluicegate.sources import SourceContext, SourceError
 from sluicegate.sources.local.topics import (
     Binding,
     InvalidTopic,
@@ -29,6 +31,11 @@ def bound(
 
 def publish(topics: Topics, attributes: Mapping[str, str | bytes] | None = None, arn: str = ARN) -> None:
     topics.publish(arn, "m1", b"body", attributes or {}, 1000.0)
+
+
+def bound_to(arn: str) -> PacketSource:
+    document = {"name": "replies", "listener_name": "decoder", "sns_topic_source": {"topic_arn": arn}}
+    return PacketSource.model_validate(document)
 
 
 def refusal(sender: FakeSender) -> str | None:
@@ -175,7 +182,7 @@ def test_a_full_sender_throttles_before_anybody_has_the_message() -> None:
 
 async def test_a_local_source_is_bound_while_it_runs() -> None:
     topics, sender = Topics("us-east-1"), FakeSender()
-    source = LocalTopicSource(topics, ARN, Binding("replies", 0, sender))
+    source = LocalTopicSource(topics, bound_to(ARN), SourceContext(sender))
     await source.provision()
     assert topics.sources(ARN) == ()
     running = asyncio.create_task(source.run())
@@ -191,5 +198,6 @@ async def test_a_local_source_is_bound_while_it_runs() -> None:
 
 
 async def test_a_source_with_a_bad_arn_is_refused_before_it_runs() -> None:
-    with pytest.raises(InvalidTopic):
-        await LocalTopicSource(Topics("us-east-1"), "topic", Binding("r", 0, FakeSender())).provision()
+    context = SourceContext(FakeSender())
+    with pytest.raises(SourceError, match="FIFO topics are not supported here"):
+        await LocalTopicSource(Topics("us-east-1"), bound_to(f"{ARN}.fifo"), context).provision()

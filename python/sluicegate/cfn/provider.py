@@ -295,7 +295,7 @@ def attributes(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(properties: Mapping[str, Any]) -> Mapping[str, Any]:
     """`ListenerName` names a Listener in some templates; in a PacketSource it is the Listener's."""
-    if "SnsTopicSource" in properties or "ListenerName" not in properties:
+    if {"SnsTopicSource", "MessageSource"} & properties.keys() or "ListenerName" not in properties:
         return properties
     renamed = {key: value for key, value in properties.items() if key != "ListenerName"}
     return {"Name": properties["ListenerName"], **renamed}

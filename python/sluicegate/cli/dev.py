@@ -130,7 +130,11 @@ def _show(gateway: Gateway) -> None:
 def _example(gateway: Gateway) -> tuple[str, str, str] | None:
     """`(Listener to send to, client's ip, snippet)` for the first PacketSource that takes messages; None if there is
     none."""
-    sources = [source for source in gateway.packet_sources() if source["State"] == "Active"]
+    sources = [
+        source
+        for source in gateway.packet_sources()
+        if source["State"] == "Active" and "SnsTopicSource" in source
+    ]
     if not sources or gateway.sns is None:
         return None
     listener = next(found for found in gateway.listeners() if found["Name"] == sources[0]["ListenerName"])

@@ -26,10 +26,7 @@ def list_sources(api: str, output: str) -> None:
     """Every PacketSource with its state."""
     answer = call(api, "GET", "/v1/packet-sources")
     try:
-        rows = [
-            (one["Name"], one["State"], one["ListenerName"], one["SnsTopicSource"]["TopicArn"])
-            for one in answer["Items"]
-        ]
+        rows = [(one["Name"], one["State"], one["ListenerName"], _source(one)) for one in answer["Items"]]
     except (KeyError, TypeError):
         raise no_gateway(api) from None
     if output == "json":
@@ -38,7 +35,14 @@ def list_sources(api: str, output: str) -> None:
     if not rows:
         click.echo("this gateway has no PacketSource")
         return
-    table.show([("NAME", "STATE", "LISTENER", "TOPIC"), *rows])
+    table.show([("NAME", "STATE", "LISTENER", "SOURCE"), *rows])
+
+
+def _source(one: dict[str, Any]) -> str:
+    """The ARN of its topic, or the source kind of another package."""
+    if "MessageSource" in one:
+        return str(next(iter(one["MessageSource"])))
+    return str(one["SnsTopicSource"]["TopicArn"])
 
 
 @command.command("approve")

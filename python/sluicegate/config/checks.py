@@ -1,7 +1,7 @@
 """What keeps a well-formed document from being run: the one check for `validate`, starts, reloads, the API and `apply`.
 
-The model judges a document's form. What this version cannot do, and what a Destination says of its ARN and arguments,
-is judged here, without side effects.
+The model judges a document's form. What this version cannot do, what a Destination says of its ARN and arguments,
+and what a MessageSource says of its settings, is judged here, without side effects.
 """
 
 from pathlib import Path
@@ -9,7 +9,8 @@ from pathlib import Path
 from sluicegate.aws import Aws
 from sluicegate.destinations import DestinationContext
 from sluicegate.destinations import check as check_destination
-from sluicegate.model import Check, DestinationSpec, Finding, Resource, unavailable
+from sluicegate.model import Check, DestinationSpec, Finding, PacketSource, Resource, unavailable
+from sluicegate.sources import check as check_source
 
 
 def checks(base_dir: Path, region: str) -> Check:
@@ -22,6 +23,8 @@ def checks(base_dir: Path, region: str) -> Check:
         found = unavailable(resource)
         if isinstance(resource, DestinationSpec):
             found += check_destination(resource, context)
+        if isinstance(resource, PacketSource):
+            found += check_source(resource)
         return found
 
     return check

@@ -1,12 +1,13 @@
 """PacketSource: what may send datagrams out of a Listener (contract section 1.3)."""
 
 import re
-from typing import Annotated, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sluicegate.model.address import Network
-from sluicegate.model.base import Resource, invalid
+from sluicegate.model.base import Finding, Resource, invalid
 from sluicegate.model.names import Name, Region, RoleArn, TopicArn, topic_region
 
 _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,80}")
@@ -49,14 +50,31 @@ class RateLimit(Resource):
         return self
 
 
+def _one_kind(value: Any) -> Any:
+    """`{KIND: SETTINGS}`; null settings are none."""
+    if not isinstance(value, Mapping):
+        return value
+    if len(value) != 1:
+        raise invalid(
+            f"it names {len(value)} source kinds", "name exactly one: `message_source: { KIND: { … } }`"
+        )
+    ((kind, settings),) = value.items()
+    if isinstance(kind, str) and kind.replace("_", "").lower() == "snstopicsource":
+        raise invalid("an SNS topic has a key of its own", "write `sns_topic_source: { topic_arn: … }`")
+    return {kind: {} if settings is None else settings}
+
+
 class PacketSource(Resource):
-    """Binds a topic to a Listener: published messages leave from the Listener's own address and port."""
+    """Binds a source of messages to a Listener: their packets leave from the Listener's own address and port."""
 
     name: Name = ""
     """Unique in the gateway; generated when absent."""
     listener_name: str
     """The Listener that the datagrams leave from."""
-    sns_topic_source: SnsTopicSource
+    sns_topic_source: SnsTopicSource | None = None
+    """Messages come from an SNS topic. Exactly one source is required: this one, or `message_source`."""
+    message_source: Annotated[dict[str, dict[str, Any]], BeforeValidator(_one_kind)] | None = None
+    """Messages come from a source of another package: `{ KIND: { … } }`, the source kind and its settings."""
     home_region: Region | None = None
     """The region whose gateway takes messages without `EgressRegion`; the topic's own by default."""
     enabled: bool = True
@@ -74,7 +92,35 @@ class PacketSource(Resource):
     require_session: bool = False
     """Send only to remotes that have a session."""
 
+    @classmethod
+    def respell(cls, data: Any, context: Any = None) -> tuple[Any, list[Finding]]:
+        """As for every resource; and exactly one source is required."""
+        data, found = super().respell(data, context)
+        if isinstance(data, Mapping):
+            given = [name for name in ("sns_topic_source", "message_source") if data.get(name) is not None]
+            if not given:
+                fix = "add `sns_topic_source: …`, or `message_source: …` for a source of another package"
+                found.append(Finding(("sns_topic_source",), "`sns_topic_source` is missing", fix))
+            elif len(given) > 1:
+                cause = "`sns_topic_source` and `message_source` are both given"
+                found.append(Finding(("message_source",), cause, "keep one of the two"))
+        return data, found
+
+    @property
+    def source(self) -> tuple[str, Any]:
+        """`(source kind, settings)`: an `SnsTopicSource`, or a package's as they were written."""
+        if self.sns_topic_source is not None:
+            return "SnsTopicSource", self.sns_topic_source
+        ((kind, settings),) = (self.message_source or {}).items()
+        return kind, settings
+
+    @property
+    def topic(self) -> SnsTopicSource:
+        """The SNS topic of a PacketSource that has one."""
+        assert self.sns_topic_source is not None  # noqa: S101  (whoever asks serves SNS topics)
+        return self.sns_topic_source
+
     @property
     def effective_home_region(self) -> str:
         """`home_region`, else the region of the topic."""
-        return self.home_region or topic_region(self.sns_topic_source.topic_arn)
+        return self.home_region or topic_region(self.topic.topic_arn)

@@ -18,9 +18,10 @@ from typing import TypeVar
 from sluicegate.deadletters.letter import DeadLetterPlace
 from sluicegate.destinations import Destination, DestinationError, create, failure
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
-from sluicegate.model import DestinationSpec, Listener, PacketSource
+from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.documents import Refused
-from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet
+from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet, run_inlet
+from sluicegate.sources import SourceError
 
 _T = TypeVar("_T")
 
@@ -95,11 +96,17 @@ class Change:
         for at, source in enumerate(self._source_places):
             if source.removed or source.inlet is not None:
                 continue
-            inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
-            if inlet is not None:
-                source.inlet = inlet
-                undo.push_async_callback(inlet.close)
-                await inlet.provision()
+            try:
+                inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
+                if inlet is not None:
+                    source.inlet = inlet
+                    undo.push_async_callback(inlet.close)
+                    await inlet.provision()
+            except Exception as error:
+                if not isinstance(error, SourceError):
+                    cause = f"its MessageSource failed to begin ({failure(error)})"
+                    error = SourceError(cause, "report it to those who provide it")
+                raise self._refused_source(source.resource, error) from None
 
     def spec(self) -> dict[str, object]:
         """The native side's view of the Listener as it will be."""
@@ -206,6 +213,10 @@ class Change:
         found = error.finding(("destination_arn",)).under("destinations", index)
         return Refused(found.of(Listener, self._listener.name))
 
+    def _refused_source(self, resource: PacketSource, error: SourceError) -> Refused:
+        path = ("sns_topic_source" if resource.sns_topic_source else "message_source",)
+        return Refused(Finding(path, error.cause, error.fix).of(PacketSource, resource.name))
+
     # The switch
 
     def _switch_destination(
@@ -256,7 +267,10 @@ class Change:
                 was.task.cancel()
             self._node.later(self._end_inlet(was, place, index), f"end {was.resource.name}")
         if not place.removed and place.task is None and place.inlet is not None:
-            place.task = asyncio.create_task(place.inlet.run(), name=f"source {place.resource.name}")
+            place.task = asyncio.create_task(
+                run_inlet(place.inlet, self.running.name, self._node.events),
+                name=f"source {place.resource.name}",
+            )
 
     async def _end_inlet(self, was: SourcePlace, place: SourcePlace, index: int) -> None:
         await end_inlet(was, RETIRE_SECONDS)

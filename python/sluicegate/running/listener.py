@@ -8,19 +8,29 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
+
+import structlog
 
 from sluicegate import _native
+from sluicegate.backoff import Backoff
 from sluicegate.destinations import Destination
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.egress.egress import Egress
+from sluicegate.events import EventLog
+from sluicegate.faults import log_fault
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.bind import open_port
 from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
 from sluicegate.running.spec import listener_spec
-from sluicegate.sources.base import Source
+from sluicegate.sources.base import MessageSource
 from sluicegate.state import KeyPair, StateError
+
+log = structlog.get_logger("sluicegate.running")
+
+PAUSES = Backoff(1.0, 60.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +51,7 @@ class SourcePlace:
 
     resource: PacketSource
     state: str
-    inlet: Source | None = None
+    inlet: MessageSource | None = None
     task: "asyncio.Task[None] | None" = None
     removed: bool = False
     ended: bool = False
@@ -201,6 +211,26 @@ class RunningListener:
         for place in self.live_destinations:
             if place.made is not None:
                 await place.made.close()
+
+
+async def run_inlet(inlet: MessageSource, listener: str, events: EventLog) -> None:
+    """Let a MessageSource take messages until cancelled, or until it has no more. What it must not raise is reported,
+    and it is begun anew after a pause."""
+    for failures in count(1):
+        try:
+            await inlet.run()
+            return
+        except Exception as error:
+            log_fault(log, "a MessageSource ended", error, packet_source=inlet.name)
+            detail = f"its MessageSource ended with an unexpected {type(error).__name__} and begins anew"
+            events.emit(
+                "SourcePollFailed",
+                Listener=listener,
+                PacketSource=inlet.name,
+                Reason="InternalError",
+                Detail=f"{detail}; the gateway's log says where",
+            )
+        await asyncio.sleep(PAUSES.pause(failures))
 
 
 async def stop_inlet(place: SourcePlace) -> None:

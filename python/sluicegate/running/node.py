@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from sluicegate import _native
+from sluicegate import _native, sources
 from sluicegate.aws import Aws, Role, session_name
 from sluicegate.config import Config
 from sluicegate.deadletters.letter import DeadLetterPlace
@@ -18,9 +18,9 @@ from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
 from sluicegate.model import DestinationSpec, Finding, PacketSource
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.domains import Domains
-from sluicegate.sources.base import Source
-from sluicegate.sources.local.topics import Binding, LocalTopicSource, Topics
-from sluicegate.sources.topic.source import SnsSetting, SnsSource
+from sluicegate.sources.base import MessageSource, SourceContext
+from sluicegate.sources.local.topics import Topics
+from sluicegate.sources.topic.source import SnsSetting
 from sluicegate.state import State, WireGuardTable
 from sluicegate.state.journal import Journal
 
@@ -97,19 +97,20 @@ class Node:
         account = role.arn.split(":")[4]
         return Role(role.arn, session_name(self.region, account, f"dest-{destination.name}"), role.seconds)
 
-    def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> Source | None:
-        """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken.
-
-        A local topic is bound in every state: what is published to a source that is not Active fails, and is told. From
-        a topic on AWS nothing is taken then.
-        """
-        if not self.has_topics:
-            setting = self._sns
-            return (
-                SnsSource(setting, source, source.listener_name, index, egress) if state == "Active" else None
-            )
-        binding = Binding(source.name, index, egress, source.home_region, state)
-        return LocalTopicSource(self.topics, source.sns_topic_source.topic_arn, binding)
+    def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> MessageSource | None:
+        """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken. Raises
+        `SourceError`."""
+        context = SourceContext(
+            sender=egress,
+            index=index,
+            listener=source.listener_name,
+            state=state,
+            region=self.region,
+            base_dir=self.base_dir,
+            events=self.events,
+            services={Topics: self.topics} if self.has_topics else {SnsSetting: self._sns},
+        )
+        return sources.create(source, context)
 
     def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
         """Where its dead letters are to go. Raises `Refused`."""
@@ -133,8 +134,8 @@ class Node:
 
     def sweep(self) -> None:
         """Begin to take away what was made on AWS for PacketSources that take no messages any more."""
-        sources = [] if self.has_topics else self._desired.packet_sources
-        named = {(one.name, one.sns_topic_source.topic_arn): one for one in sources}
+        declared = [] if self.has_topics else self._desired.packet_sources
+        named = {(one.name, one.topic.topic_arn): one for one in declared if one.sns_topic_source}
         active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
         self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
 

@@ -1,6 +1,68 @@
-"""Where messages come in (contract section 4.2)."""
+"""Where messages come in (contract section 4.2): MessageSources, found by the source kind of a PacketSource."""
 
-from sluicegate.sources.base import Sender, Source
-from sluicegate.sources.local.topics import LocalTopicSource, Throttled, TopicNotFound, Topics
+from __future__ import annotations
 
-__all__ = ["LocalTopicSource", "Sender", "Source", "Throttled", "TopicNotFound", "Topics"]
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from sluicegate.entrypoints import NotLoadable, Registry
+from sluicegate.model import Finding, PacketSource, findings
+from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
+
+__all__ = ["MessageSource", "Sender", "SourceContext", "SourceError", "check", "create", "kinds"]
+
+GROUP = "sluicegate.sources"
+
+_REGISTRY: Registry[MessageSource] = Registry(
+    GROUP,
+    MessageSource,  # type: ignore[type-abstract]  # of which there are subclasses
+    {"SnsTopicSource": "sluicegate.sources.topic.source:SnsSource"},
+)
+
+
+def create(resource: PacketSource, context: SourceContext) -> MessageSource | None:
+    """Make what takes the messages of a PacketSource; None if nothing is to be taken in its state. No side effects.
+
+    `context.settings` is filled in here. Raises `SourceError`.
+    """
+    found = _settings(resource)
+    if isinstance(found, list):
+        raise SourceError(found[0].cause, found[0].fix)
+    kind, settings = found
+    return kind.create(resource, replace(context, settings=settings))
+
+
+def check(resource: PacketSource) -> list[Finding]:
+    """What keeps the source of a PacketSource from being made, with places in the PacketSource; empty if nothing does.
+
+    Without side effects: for every place where a configuration is checked.
+    """
+    if not resource.message_source:
+        return []  # an SNS topic is the model's to judge
+    found = _settings(resource)
+    return found if isinstance(found, list) else []
+
+
+def kinds() -> list[str]:
+    """The source kinds that this installation knows, in PascalCase, sorted."""
+    return _REGISTRY.names()
+
+
+def _settings(resource: PacketSource) -> tuple[type[MessageSource], object] | list[Finding]:
+    name, written = resource.source
+    path = ("message_source", name)
+    if resource.sns_topic_source is not None:
+        return _REGISTRY.load(name), written
+    known = name.replace("_", "")
+    if known not in _REGISTRY:
+        cause = f'there is no source kind "{name}" in this installation'
+        fix = f"known are {', '.join(kinds())}; install the package that provides it, or correct the name"
+        return [Finding(path, cause, fix, on_key=True)]
+    try:
+        kind = _REGISTRY.load(known)
+        return kind, kind.Settings.model_validate(written)
+    except NotLoadable as error:
+        return [Finding(path, error.cause, error.fix, on_key=True)]
+    except ValidationError as error:
+        return [one.under(*path) for one in findings(error, kind.Settings)]

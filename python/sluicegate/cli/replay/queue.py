@@ -271,7 +271,7 @@ def read(body: str, arn: str, sources: Sequence[dict[str, Any]], choice: Choice)
 def _bound_source(topic: object, arn: str, sources: Sequence[dict[str, Any]], choice: Choice) -> str | None:
     """The PacketSource that an envelope was meant for: of those bound to its topic, the one that keeps its dead letters
     in this queue, or that the user names. None if that leaves none, or more than one."""
-    bound = [one for one in sources if one["SnsTopicSource"]["TopicArn"] == topic]
+    bound = [one for one in sources if one.get("SnsTopicSource", {}).get("TopicArn") == topic]
     here = [one for one in bound if one.get("DeadLetterQueueArn") == arn] or bound
     asked = [one for one in here if not choice.sources or one["Name"] in choice.sources]
     if len(asked) == 1:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sluicegate.egress.message import Message
-from sluicegate.sources.base import Sender, Source
+from sluicegate.model import PacketSource
+from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
 from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
 
 ACCOUNT_ID = "000000000000"
@@ -220,20 +221,24 @@ class Topics:
         )
 
 
-class LocalTopicSource(Source):
+class LocalTopicSource(MessageSource):
     """A PacketSource on a local topic. Publishing pushes straight into the sender, so `run` has nothing to
-    fetch."""
+    fetch, and a publisher is answered when the sender has its message: nobody keeps it after that.
 
-    def __init__(self, topics: Topics, topic_arn: str, binding: Binding) -> None:
-        super().__init__(binding.source, binding.index, binding.sender)
+    It is bound in every state: what is published to a PacketSource that is not Active fails, and is reported."""
+
+    def __init__(self, topics: Topics, resource: PacketSource, context: SourceContext) -> None:
+        super().__init__(resource.name, context)
         self._topics = topics
-        self._arn = topic_arn
-        self._binding = binding
+        self._arn = resource.topic.topic_arn
+        self._binding = Binding(self.name, self.index, self.sender, resource.home_region, context.state)
 
     async def provision(self) -> None:
-        """Check the ARN (`InvalidTopic`). Nothing is bound before `run`, so that no message is taken too
-        early."""
-        check_arn(self._arn)
+        """Check the ARN. Nothing is bound before `run`, so that no message is taken too early."""
+        try:
+            check_arn(self._arn)
+        except InvalidTopic as error:
+            raise SourceError(str(error), "use the ARN of a standard topic") from None
 
     async def run(self) -> None:
         """Bound to the topic until cancelled."""
@@ -242,6 +247,3 @@ class LocalTopicSource(Source):
             await asyncio.get_running_loop().create_future()
         finally:
             self._topics.unbind(self._arn, self._binding)
-
-    async def close(self) -> None:
-        """Nothing outlives `run`."""

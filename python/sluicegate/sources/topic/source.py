@@ -19,7 +19,8 @@ from sluicegate.backoff import Backoff
 from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
 from sluicegate.model import GatewayConfig, PacketSource
-from sluicegate.sources.base import Sender, Source
+from sluicegate.sources.base import MessageSource, SourceContext, SourceError
+from sluicegate.sources.local.topics import LocalTopicSource, Topics
 from sluicegate.sources.topic import queue as sns_queue
 from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES, Carrier
 from sluicegate.sources.topic.consumer import Consumer, Hooks, SourceStats
@@ -73,15 +74,13 @@ class SnsSetting:
         self._journal.close()
 
 
-class SnsSource(Source):
+class SnsSource(MessageSource):
     """Messages of one topic, through queues of the gateway's own."""
 
-    def __init__(
-        self, setting: SnsSetting, resource: PacketSource, listener: str, index: int, sender: Sender
-    ) -> None:
-        super().__init__(resource.name, index, sender)
+    def __init__(self, setting: SnsSetting, resource: PacketSource, context: SourceContext) -> None:
+        super().__init__(resource.name, context)
         self.subscription = "Pending"
-        self.listener = listener
+        self.listener = context.listener
         self._setting = setting
         self._resource = resource
         self._subscriber = Subscriber(
@@ -94,9 +93,9 @@ class SnsSource(Source):
             added=lambda region: self._emit("SourceRegionAdded", EgressRegion=region, Detail=FILTER_NOTE),
         )
         self._carrier = Carrier(
-            resource.name,
-            index,
-            sender,
+            self.name,
+            self.index,
+            self.sender,
             setting.ended,
             self._regions,
             self._subscriber.topic_arn,
@@ -111,6 +110,19 @@ class SnsSource(Source):
         self._dropping: set[str] = set()
         self._reconcile_now = asyncio.Event()
         self._down: dict[str, str] = {}
+
+    @classmethod
+    def create(cls, resource: PacketSource, context: SourceContext) -> MessageSource | None:
+        """From a topic on AWS nothing is taken unless the PacketSource is Active. A topic of the gateway's own (`sns:`)
+        is served in every state."""
+        topics, setting = context.service(Topics), context.service(SnsSetting)
+        if topics is not None:
+            return LocalTopicSource(topics, resource, context)
+        if setting is None:
+            raise SourceError(
+                "this gateway has neither AWS nor topics of its own", "configure `aws` or `sns`"
+            )
+        return cls(setting, resource, context) if context.state == "Active" else None
 
     @property
     def stats(self) -> SourceStats:

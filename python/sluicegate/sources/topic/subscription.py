@@ -95,8 +95,8 @@ class Subscriber:
         self._state = state
         self._resource = resource
         self._region = region
-        self.topic_arn = resource.sns_topic_source.topic_arn
-        self.role = gateway_role(resource.sns_topic_source.role, region, resource.name)
+        self.topic_arn = resource.topic.topic_arn
+        self.role = gateway_role(resource.topic.role, region, resource.name)
         self._replaced_at = float("-inf")
         self._beside: dict[str, float] = {}
         self._unsubscribed: dict[str, float] = {}
@@ -178,7 +178,7 @@ class Subscriber:
         def queue_of(generation: int) -> SourceQueue:
             name = f"{self._stem}{generation}"
             arn = sns_queue.queue_arn(self.topic_arn, self._region, account, name)
-            role = self._resource.sns_topic_source.role
+            role = self._resource.topic.role
             return SourceQueue(arn, self._resource.name, self.topic_arn, role, generation)
 
         known = {queue.arn: queue for queue in self.kept()}
@@ -234,7 +234,7 @@ class Subscriber:
         self._beside = {one.endpoint: self._beside.get(one.endpoint, now) for one in others}
         for one in others:
             if one.endpoint not in known:
-                role, generation = self._resource.sns_topic_source.role, _generation(one.endpoint)
+                role, generation = self._resource.topic.role, _generation(one.endpoint)
                 self._state.keep_source_queue(
                     SourceQueue(one.endpoint, self._resource.name, self.topic_arn, role, generation)
                 )

@@ -1,0 +1,66 @@
+"""Classes that other packages bring, by name: entry points of a group, with ours among them.
+
+Ours are known without an installed distribution too: a source tree has no entry points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class NotLoadable(Exception):
+    """The class behind a name cannot be had: `cause` names the entry point, `fix` the next step."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(f"{cause}: {fix}")
+        self.cause = cause
+        self.fix = fix
+
+
+class Registry(Generic[T]):
+    """Subclasses of `base` by the names of their entry points in `group`; `built_in` has ours as `module:Class`.
+
+    Names are compared in lower case. The entry points are read at the first look.
+    """
+
+    def __init__(self, group: str, base: type[T], built_in: Mapping[str, str]) -> None:
+        self.group = group
+        self._base = base
+        self._built_in = built_in
+
+    def names(self) -> list[str]:
+        """The names as their packages spell them, sorted."""
+        return sorted(entry.name for entry in self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._entries
+
+    def load(self, name: str) -> type[T]:
+        """The class of a known name. Raises `KeyError` for another name, and `NotLoadable`."""
+        entry = self._entries[name.lower()]
+        what = f"the {self._base.__name__} for {name!r}"
+        module, _, attribute = entry.value.partition(":")
+        try:
+            found = getattr(import_module(module.strip()), attribute.strip())
+        except (ImportError, AttributeError) as error:
+            raise NotLoadable(
+                f"{what} cannot be loaded from {entry.value} ({type(error).__name__})",
+                "reinstall the package that provides it",
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, self._base)):
+            raise NotLoadable(
+                f"{what}, {entry.value}, is not a subclass of {self._base.__name__}",
+                "correct the entry point of the package that provides it",
+            )
+        return found
+
+    @cached_property
+    def _entries(self) -> dict[str, EntryPoint]:
+        found = {key.lower(): EntryPoint(key, value, self.group) for key, value in self._built_in.items()}
+        return found | {entry.name.lower(): entry for entry in entry_points(group=self.group)}
