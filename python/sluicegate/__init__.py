@@ -23,6 +23,10 @@ if TYPE_CHECKING:
         PacketBatch,
     )
     from sluicegate.destinations.memory import MemoryDestination
+    from sluicegate.egress.message import Outcome
+    from sluicegate.model.base import Resource
+    from sluicegate.sources.base import MessageSource, SourceContext, SourceError
+    from sluicegate.sources.memory import MemorySource
     from sluicegate.threads import Threads
 
 __version__ = "0.1.0"
@@ -35,7 +39,13 @@ __all__ = [
     "DestinationContext",
     "DestinationError",
     "MemoryDestination",
+    "MemorySource",
+    "MessageSource",
+    "Outcome",
     "PacketBatch",
+    "Resource",
+    "SourceContext",
+    "SourceError",
     "Threads",
     "__version__",
 ]
@@ -53,6 +63,10 @@ if not TYPE_CHECKING:
             "PacketBatch",
         ),
         "sluicegate.destinations.memory": ("MemoryDestination",),
+        "sluicegate.egress.message": ("Outcome",),
+        "sluicegate.model.base": ("Resource",),
+        "sluicegate.sources.base": ("MessageSource", "SourceContext", "SourceError"),
+        "sluicegate.sources.memory": ("MemorySource",),
         "sluicegate.threads": ("Threads",),
     }
     _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -32,7 +32,7 @@ def test_each_name_is_there_and_shows_an_example_that_runs(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(sluicegate.testing.__all__))
 def test_what_tests_import_shows_an_example(name: str) -> None:
     found = getattr(sluicegate.testing, name)
-    if isinstance(found, type):
+    if name.endswith("Contract"):
         # A suite's example is a class of tests: the guide has one that runs.
         assert f"({name}):" in (found.__doc__ or "")
     else:

@@ -34,7 +34,12 @@ class Message:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a message ended: `entries == sent + duplicates + len(failures)`."""
+    """How a message ended: `entries == sent + duplicates + len(failures)`.
+
+    >>> from sluicegate import Outcome
+    >>> Outcome("m1", entries=2, sent=2, duplicates=0, failures=[]).failures
+    []
+    """
 
     message_id: str
     entries: int

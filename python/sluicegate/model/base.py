@@ -146,6 +146,12 @@ class Resource(BaseModel):
 
     Subclasses declare snake_case fields; the PascalCase alias is derived (or given, where it is irregular as
     in `AllowedIPs`). `synonyms` are further keys for a field, e.g. `ListenerName` for a Listener's `name`.
+
+    >>> from sluicegate import Resource
+    >>> class Settings(Resource):
+    ...     poll_seconds: float = 1.0
+    >>> Settings.model_validate({"PollSeconds": "2.5"}).poll_seconds
+    2.5
     """
 
     model_config = ConfigDict(

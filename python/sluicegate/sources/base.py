@@ -52,6 +52,10 @@ class SourceError(Exception):
     """A MessageSource cannot be made or provisioned until the user changes something.
 
     `cause` says what is wrong, `fix` the next step.
+
+    >>> from sluicegate import SourceError
+    >>> str(SourceError("readings.ndjson does not exist", "create it"))
+    'readings.ndjson does not exist: create it'
     """
 
     def __init__(self, cause: str, fix: str) -> None:
@@ -103,6 +107,11 @@ class SourceContext:
     `PendingApproval` or `Rejected` (contract section 1.3). `settings` are what stands under the source kind in the
     PacketSource, an instance of the class's `Settings`. Relative paths are relative to `base_dir`. `services` are what
     all sources of a gateway share, by their types.
+
+    >>> from sluicegate import SourceContext
+    >>> from sluicegate.testing import MemorySender
+    >>> SourceContext(MemorySender(), listener="decoder").state
+    'Active'
     """
 
     sender: Sender
@@ -133,24 +142,25 @@ class MessageSource(ABC):
         packet_sources:
           - { name: readings, listener_name: decoder, message_source: { line_file: { path: readings.ndjson } } }
 
-    For example, each line of a file is a message; the lines that have ended are remembered in a second file:
+    For example, each line of a file is a message; the numbers of lines that have ended are written to a second file:
 
-        class LineFileSource(MessageSource):
-            class Settings(Resource):
-                path: str
-
-            async def provision(self):
-                self._path = self.context.base_dir / self.context.settings.path
-                if not self._path.exists():
-                    raise SourceError(f"{self._path} does not exist", "create it")
-
-            async def run(self):
-                for number, line in enumerate(self._path.read_bytes().splitlines()):
-                    await self.carry(str(number), line, acknowledge=self._remember)
-
-            async def _remember(self, outcome):
-                with self._path.with_suffix(".done").open("a") as done:
-                    done.write(f"{outcome.message_id}\\n")
+        >>> from sluicegate import MessageSource, Outcome, Resource, SourceError
+        >>> class LineFileSource(MessageSource):
+        ...     class Settings(Resource):
+        ...         path: str
+        ...
+        ...     async def provision(self) -> None:
+        ...         self._path = self.context.base_dir / self.context.settings.path
+        ...         if not self._path.exists():
+        ...             raise SourceError(f"{self._path} does not exist", "create it")
+        ...
+        ...     async def run(self) -> None:
+        ...         for number, line in enumerate(self._path.read_bytes().splitlines()):
+        ...             await self.carry(str(number), line, acknowledge=self._remember)
+        ...
+        ...     async def _remember(self, outcome: Outcome) -> None:
+        ...         with self._path.with_suffix(".done").open("a") as done:
+        ...             print(outcome.message_id, file=done)
 
     Everything runs in the gateway's event loop and must not block it; calls that can only block belong into
     `sluicegate.threads.Threads`. The module's text says who acknowledges a message, and when.

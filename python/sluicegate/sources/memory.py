@@ -27,11 +27,24 @@ class Published:
 class MemorySource(MessageSource):
     """Takes what `publish` puts into it, in that order. For example, in a test of yours:
 
-    source = MemorySource("readings", SourceContext(sender))
-    running = asyncio.create_task(source.run())
-    published = source.publish(b'{"Data": "aGk=", "Remote": {"Address": "198.51.100.7", "Port": 40001}}')
-    ...
-    assert published.acknowledged
+    >>> import asyncio
+    >>> from sluicegate import MemorySource, SourceContext
+    >>> from sluicegate.testing import MemorySender
+    >>> async def main():
+    ...     sender = MemorySender()
+    ...     source = MemorySource("readings", SourceContext(sender))
+    ...     running = asyncio.create_task(source.run())
+    ...     published = source.publish(b'{"Data": "aGk=", "Tag": "..."}')
+    ...     while not sender.held:
+    ...         await asyncio.sleep(0)
+    ...     early = published.acknowledged
+    ...     _ = sender.end()
+    ...     await source.drain(10)
+    ...     _ = running.cancel()
+    ...     await source.close()
+    ...     return early, published.acknowledged
+    >>> asyncio.run(main())
+    (False, True)
     """
 
     def __init__(self, name: str, context: SourceContext) -> None:
