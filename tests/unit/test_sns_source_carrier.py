@@ -12,6 +12,7 @@ from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
+from sluicegate.sources import base as sources_base
 from sluicegate.sources.topic import carrier as sns_carrier
 from sluicegate.sources.topic import subscription as sns_subscription
 
@@ -66,7 +67,7 @@ async def test_nothing_is_fetched_nor_sent_while_dead_letters_wait_beyond_their_
 async def test_dead_letters_of_somebody_else_hold_back_too_and_are_waited_for(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sns_carrier, "CONGESTED_SECONDS", 0.05)
+    monkeypatch.setattr(sources_base, "CONGESTED_SECONDS", 0.05)
     settles = 0
 
     async def settle(source: int) -> None:

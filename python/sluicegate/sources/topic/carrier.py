@@ -1,8 +1,21 @@
 """Carries messages from a PacketSource's queues to the egress, and says which may be deleted (contract 4.2, 4.3).
 
-A message is held until each of its entries has ended: its visibility is extended for as long. Then its MessageId goes
-into the journal, and then it is deleted. What comes again in between joins the one that is held; what comes again
-later is known by its MessageId.
+The states of a message, who moves it on, and what is counted on the way (`SourceStats`; `Port.stats` for entries):
+
+    received    `take`, from a Consumer's poll: `received`, `in_flight` + 1; `redelivered` if SQS gave it before
+    held        `_hold`: its visibility is extended (`extended`, `extend_failures`) until it is written or let go. A
+                repeat joins the one that is held (`repeated`); one that has ended goes on to *written* (`repeated`);
+                another region's goes on to *settled* (`skipped`)
+    submitted   `_submit`, all of one turn at once, or `_send` where it has to wait: the egress has it
+    ended       `_ended_one`, by the egress: each entry was sent, failed or was a duplicate (`Sources` of `Port.stats`)
+    settled     `_settle`: its dead letters are written; at once where nothing failed
+    written     `_write`: its MessageId is in the journal (`Ended.add`); from here on a repeat is known
+    deleted     `deleted`, by the Consumer, once SQS has confirmed: `deleted`, `in_flight` - 1; the latter also where a
+                receipt has become invalid and the message comes again
+
+`_let_go` leads out of every state before *written* (`in_flight` - 1): the message is not acknowledged, and SQS gives it
+again. That happens when the egress closes, when regions cannot be listed, and after a mistake in here; `close` also
+makes such messages visible at once.
 
 What comes in one turn of the loop is handed to the egress as one, and ends by callback: a task for each message would
 cost more than the message. Only what has to wait, for room, for a list of regions or for its dead letters, gets one.
@@ -15,7 +28,7 @@ from dataclasses import dataclass, field
 
 from sluicegate.aws import AwsError, QueueMessage
 from sluicegate.egress.message import EgressClosed, Message, Outcome
-from sluicegate.sources.base import Sender
+from sluicegate.sources.base import CONGESTED_SECONDS, Sender, decongested
 from sluicegate.sources.topic.consumer import BATCH, Consumer, Receipt, SourceStats
 from sluicegate.sources.topic.ended import Ended
 from sluicegate.sources.topic.envelope import Confirmation, Notification, read
@@ -29,8 +42,6 @@ IN_FLIGHT_BYTES = 32 << 20
 """Beyond it nothing is fetched; what the polls then under way bring comes on top."""
 EXTEND_EVERY_SECONDS = 5.0
 RELEASE_SECONDS = 2.0
-CONGESTED_SECONDS = 0.5
-"""How often it is looked whether the dead letters of others have been kept; one's own tell."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +65,7 @@ class _Held:
 class Carrier:
     """One PacketSource's messages. Belongs to the event loop; `start` before the first message.
 
-    `confirm` is called with each Confirmation that comes, wanted or not; `fault` as in `Hooks`.
+    `confirm` is called with each Confirmation that comes, wanted or not; `fault` as in `QueueOwner`.
     """
 
     def __init__(
@@ -172,12 +183,11 @@ class Carrier:
     async def _relieve(self) -> None:
         while self._sender.congested:
             try:
-                await self._sender.settle(self._index)
+                await decongested(self._sender, self._index)
             except EgressClosed:
                 return  # nothing goes in any more
             except Exception as error:
                 self._fault("it is not known whether dead letters are kept", error)
-            if self._sender.congested:
                 await asyncio.sleep(CONGESTED_SECONDS)
         self._relieving = False
         self._submit()

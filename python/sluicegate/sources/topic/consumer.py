@@ -9,7 +9,7 @@ stays, and deletes wait for their turn.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,29 +68,38 @@ class Receipt:
     key: tuple[str, str] | None = None
 
 
-@dataclass(slots=True)
-class Hooks:
-    """What a consumer tells its source. `take` never blocks and never raises; `failed` gets each error of a request,
-    `recovered` the operation that works again, `fault` what was being done and the exception that nobody expected."""
+class QueueOwner(Protocol):
+    """Whose messages a `Consumer` fetches: the PacketSource's `SnsSource`. None of these blocks or raises."""
 
-    take: Callable[["Consumer", QueueMessage], None]
-    deleted: Callable[[Sequence[Receipt]], None]
-    failed: Callable[["Consumer", AwsError], None]
-    recovered: Callable[[str], None]
-    fault: Callable[[str, BaseException], None]
+    def take(self, consumer: "Consumer", message: QueueMessage, /) -> None:
+        """One message as it comes from the queue: it is the owner's until it is deleted."""
+
+    def deleted(self, receipts: Sequence[Receipt], /) -> None:
+        """The queue has confirmed that these messages are gone."""
+
+    def failed(self, consumer: "Consumer", error: AwsError, /) -> None:
+        """A request failed; it is tried again."""
+
+    def recovered(self, operation: str, /) -> None:
+        """An operation of SQS works again, e.g. `ReceiveMessage`."""
+
+    def fault(self, what: str, error: BaseException, /) -> None:
+        """A mistake of this program: what was being done, and the exception that nobody expected."""
 
 
 class Consumer:
     """One queue. Belongs to the event loop."""
 
-    def __init__(self, queue: QueueCalls, arn: str, hooks: Hooks, room: Room, stats: SourceStats) -> None:
+    def __init__(
+        self, queue: QueueCalls, arn: str, owner: QueueOwner, room: Room, stats: SourceStats
+    ) -> None:
         self.arn = arn
         self._queue = queue
-        self._hooks = hooks
+        self._owner = owner
         self._room = room
         self._stats = stats
         self._helpers: set[asyncio.Task[None]] = set()
-        self._deletes = _Deletes(queue, self, hooks, stats)
+        self._deletes = _Deletes(queue, self, owner, stats)
         self._extends = True
         self.retiring = False
 
@@ -104,12 +113,12 @@ class Consumer:
                 except AwsError as error:
                     failures += 1
                     self._stats.poll_errors += 1
-                    self._hooks.failed(self, error)
+                    self._owner.failed(self, error)
                     await asyncio.sleep(PAUSES.pause(failures))
                     continue
                 if failures:
                     failures = 0
-                    self._hooks.recovered("ReceiveMessage")
+                    self._owner.recovered("ReceiveMessage")
                 if self.retiring and count == 0:
                     return
         finally:
@@ -124,7 +133,7 @@ class Consumer:
                 limit=self._room.share, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
             )
             for message in messages:
-                self._hooks.take(self, message)
+                self._owner.take(self, message)
         finally:
             self._stats.polls -= 1
             self._room.give()
@@ -141,10 +150,10 @@ class Consumer:
         except AwsError:
             return  # the business of the poll that is always there
         except Exception as error:
-            self._hooks.fault("a poll ended", error)
+            self._owner.fault("a poll ended", error)
 
     def delete(self, receipts: Sequence[Receipt]) -> None:
-        """Delete these as soon as may be; `Hooks.deleted` tells when they are gone."""
+        """Delete these as soon as may be; `QueueOwner.deleted` tells when they are gone."""
         self._deletes.add(receipts)
 
     async def extend(self, receipts: Sequence[str], seconds: int) -> bool:
@@ -156,11 +165,11 @@ class Consumer:
         except AwsError as error:
             self._stats.extend_failures += len(receipts)
             self._extends = False
-            self._hooks.failed(self, error)
+            self._owner.failed(self, error)
             return False
         if not self._extends:
             self._extends = True
-            self._hooks.recovered("ChangeMessageVisibilityBatch")
+            self._owner.recovered("ChangeMessageVisibilityBatch")
         self._stats.extend_failures += failed
         self._stats.extended += len(receipts) - failed
         return True
@@ -171,10 +180,10 @@ class Consumer:
 
 
 class _Deletes:
-    def __init__(self, queue: QueueCalls, consumer: Consumer, hooks: Hooks, stats: SourceStats) -> None:
+    def __init__(self, queue: QueueCalls, consumer: Consumer, owner: QueueOwner, stats: SourceStats) -> None:
         self._queue = queue
         self._consumer = consumer
-        self._hooks = hooks
+        self._owner = owner
         self._stats = stats
         self._waiting: list[Receipt] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -206,7 +215,7 @@ class _Deletes:
                     failures += 1
                     await asyncio.sleep(PAUSES.pause(failures))
             if failures:
-                self._hooks.recovered("DeleteMessageBatch")
+                self._owner.recovered("DeleteMessageBatch")
 
     async def _attempt(self, batch: list[Receipt]) -> list[Receipt]:
         """What is to be tried again."""
@@ -216,10 +225,10 @@ class _Deletes:
             self._stats.delete_errors += 1
             if is_gone(error):
                 return self._end(batch, {})
-            self._hooks.failed(self._consumer, error)
+            self._owner.failed(self._consumer, error)
             return batch
         except Exception as error:
-            self._hooks.fault("messages were not deleted", error)
+            self._owner.fault("messages were not deleted", error)
             return batch
         return self._end(batch, failed)
 
@@ -229,5 +238,5 @@ class _Deletes:
         gone = [receipt for index, receipt in enumerate(batch) if index not in failed]
         self._stats.deleted += len(gone)
         self._stats.in_flight -= len(batch) - len(again)
-        self._hooks.deleted(gone)
+        self._owner.deleted(gone)
         return again

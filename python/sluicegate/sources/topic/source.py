@@ -23,7 +23,7 @@ from sluicegate.sources.base import MessageSource, SourceContext, SourceError
 from sluicegate.sources.local.topics import LocalTopicSource, Topics
 from sluicegate.sources.topic import queue as sns_queue
 from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES, Carrier
-from sluicegate.sources.topic.consumer import Consumer, Hooks, SourceStats
+from sluicegate.sources.topic.consumer import Consumer, SourceStats
 from sluicegate.sources.topic.ended import Ended
 from sluicegate.sources.topic.envelope import Confirmation
 from sluicegate.sources.topic.leftovers import Leftovers
@@ -100,9 +100,12 @@ class SnsSource(MessageSource):
             self._regions,
             self._subscriber.topic_arn,
             self._on_confirmation,
-            self._fault,
+            self.fault,
             limit=in_flight_limit(resource),
         )
+        # Of a `QueueOwner`, beside the three methods below. The carrier's own: they are called for every message.
+        self.take = self._carrier.take
+        self.deleted = self._carrier.deleted
         self._consumers: dict[str, tuple[Consumer, asyncio.Task[None]]] = {}
         self._gone: list[Consumer] = []
         self._lost: list[str] = []
@@ -183,12 +186,12 @@ class SnsSource(MessageSource):
             except Exception as error:
                 failures += 1
                 what = "queue and subscription could not be checked"
-                self._fault(what, error, event="SourceProvisionFailed")
+                self.fault(what, error, event="SourceProvisionFailed")
                 await self._pause(REFUSALS.pause(failures))
             else:
                 failures = 0
                 self.subscription, self.subscription_problem = "Subscribed", ""
-                self._recovered("SourceProvisionFailed")
+                self.recovered("SourceProvisionFailed")
                 await self._pause(self._setting.reconcile_seconds)
 
     async def _pause(self, seconds: float) -> None:
@@ -212,7 +215,7 @@ class SnsSource(MessageSource):
                 self._consume(queue)
             raise
         self._regions.update(done.regions)
-        self._recovered("ListSubscriptionsByTopic")
+        self.recovered("ListSubscriptionsByTopic")
         if done.new:
             self._emit("SourceSubscribed", **self._described(done))
         self._consume(done.queue)
@@ -249,7 +252,7 @@ class SnsSource(MessageSource):
                 "SourceProvisionFailed", error, own=False, what="ListSubscriptionsByTopic", note=note
             )
             raise
-        self._recovered("ListSubscriptionsByTopic")
+        self.recovered("ListSubscriptionsByTopic")
         return served_regions(listed) | {self._setting.region}
 
     def _on_confirmation(self, asked: Confirmation) -> None:
@@ -277,11 +280,8 @@ class SnsSource(MessageSource):
     def _consume(self, queue: SourceQueue) -> None:
         if queue.arn in self._consumers or queue.arn in self._dropping or not queue.url:
             return
-        hooks = Hooks(
-            self._carrier.take, self._carrier.deleted, self._on_failure, self._recovered, self._fault
-        )
         calls = self._setting.aws.queue(queue.url, region=self._setting.region)
-        consumer = Consumer(calls, queue.arn, hooks, self._carrier.room, self.stats)
+        consumer = Consumer(calls, queue.arn, self, self._carrier.room, self.stats)
         task = asyncio.create_task(consumer.poll(), name=f"poll {queue.arn}")
         task.add_done_callback(lambda task: self._on_end(queue, task))
         self._consumers[queue.arn] = consumer, task
@@ -300,7 +300,7 @@ class SnsSource(MessageSource):
         if (error := task.exception()) is None:
             self._call(self._drop(queue))
         else:
-            self._fault("the queue is read anew", error)
+            self.fault("the queue is read anew", error)
             self._reconcile_now.set()
 
     async def _drop(self, queue: SourceQueue) -> None:
@@ -320,7 +320,8 @@ class SnsSource(MessageSource):
         if again:
             self._retire(queue)  # messages that are held, or that a crash left invisible
 
-    def _on_failure(self, consumer: Consumer, error: AwsError) -> None:
+    def failed(self, consumer: Consumer, error: AwsError) -> None:
+        """A request to the queue of `consumer` failed. One that is gone gets a successor."""
         if not sns_queue.is_gone(error):
             self._failed("SourcePollFailed", sns_queue.naming(error, consumer.arn), own=True)
         elif (found := self._consumers.get(consumer.arn)) is not None and found[0] is consumer:
@@ -347,13 +348,14 @@ class SnsSource(MessageSource):
     def _explained(self, error: AwsError, *, own: bool) -> str:
         return f"{error}; {next_step(error, self._subscriber.role, own=own)}"
 
-    def _fault(self, what: str, error: BaseException, *, event: str = "SourcePollFailed") -> None:
+    def fault(self, what: str, error: BaseException, *, event: str = "SourcePollFailed") -> None:
         """A mistake of this program: it goes on, and somebody has to hear of it."""
         log_fault(log, what, error, packet_source=self.name)
         detail = f"{what}; please report this mistake of the program, the gateway's log says where it is"
         self._emit(event, Reason="InternalError", Detail=detail)
 
-    def _recovered(self, what: str) -> None:
+    def recovered(self, what: str) -> None:
+        """What failed works again; reported if the failure was."""
         if self._down.pop(what, None) is not None:
             self._emit("SourceRecovered", Detail=what)
 
@@ -368,7 +370,7 @@ class SnsSource(MessageSource):
     def _on_call(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._fault("a call of AWS was not finished", error)
+            self.fault("a call of AWS was not finished", error)
 
 
 def in_flight_limit(resource: PacketSource) -> int:
