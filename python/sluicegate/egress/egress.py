@@ -20,22 +20,15 @@ Counters are the native side's (`Port.stats`): nothing is counted twice here.
 
 import asyncio
 import itertools
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from sluicegate.deadletters.failures import Failures
-from sluicegate.deadletters.letter import FailedMessage, NotKept
+from sluicegate.deadletters.letter import NotKept
+from sluicegate.egress.failing import FailureReports
 from sluicegate.egress.message import EgressClosed, EgressFull, EgressPort, Ended, Message, Outcome, Record
 from sluicegate.events import EventLog
-from sluicegate.events.entries import Entries
-from sluicegate.events.times import iso_milliseconds
-from sluicegate.faults import log_fault
-
-log = structlog.get_logger("sluicegate.egress")
 
 ROOM_RETRY_SECONDS = 0.05
 GATHER_SECONDS = 0.03
@@ -62,10 +55,6 @@ class _Waiter:
 _NONE = Failures()
 _Key = tuple[str, int | None, int | None]
 """`(message id, source, destination)`: two PacketSources of one Listener may carry the same message id."""
-_Account = tuple[int | None, int | None, bool, bool]
-"""`(source, destination, settles, given back)`: what failures are reported together by."""
-_Failed = tuple[str, bytes, Failures]
-"""`(message id, body, failures)`."""
 
 
 class Egress:
@@ -86,9 +75,7 @@ class Egress:
         self._record = record
         self.listener = listener
         self._port = port
-        self._sources = list(sources)
-        self._destinations = list(destinations)
-        self._events = events
+        self._failing = FailureReports(listener, sources, destinations, events, record)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._full = False
@@ -96,7 +83,6 @@ class Egress:
         # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
-        self._failed: dict[_Account, list[_Failed]] = {}
         self._gathered: list[Ended] = []
         self._gathered_keys: set[_Key] = set()
         self._gathering: asyncio.TimerHandle | None = None
@@ -110,7 +96,7 @@ class Egress:
 
     def rename(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
         """The Port's spec has changed: the names in its order."""
-        self._sources, self._destinations = list(sources), list(destinations)
+        self._failing.rename(sources, destinations)
 
     def holds(self, *, source: int | None = None, destination: int | None = None) -> bool:
         """True while something of this PacketSource or Destination may be under way: it must keep its place."""
@@ -127,7 +113,7 @@ class Egress:
     def congested(self) -> bool:
         """True while dead letters of its PacketSources wait beyond their bound: a sender that settles its messages is
         to fetch and submit nothing more, as each could fail and wait there too."""
-        return self._record is not None and self._record.congested(self._sources)
+        return self._record is not None and self._record.congested(self._failing.sources)
 
     @property
     def in_flight(self) -> int:
@@ -175,14 +161,14 @@ class Egress:
     def settled(self, source: int) -> bool:
         """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
         they go nowhere, or to a file."""
-        name = _name(self._sources, source)
+        name = self._failing.source(source)
         return self._record is None or name is None or self._record.settled(name)
 
     async def settle(self, source: int) -> None:
         """Return once `settled`. While the dead letters' queue cannot be reached this waits; `EgressClosed` when the
         gateway stops first. Then the message must not be acknowledged.
         """
-        name = _name(self._sources, source)
+        name = self._failing.source(source)
         if self._record is None or name is None:
             return
         try:
@@ -250,9 +236,9 @@ class Egress:
         for (message_id, source, destination), records in self._in_flight.items():
             for record in records:
                 lost = Failures([(None, "SendFailed", "the Listener was closed before this ended")])
-                self._note(message_id, source, destination, record, lost)
+                self._note((message_id, source, destination), record, lost)
                 _fail(record.done)
-        self._report()
+        self._failing.report()
         self._in_flight.clear()
         for waiter in self._backlog:
             if waiter.owed is not None:
@@ -353,12 +339,8 @@ class Egress:
         ended = self._port.completions()
         if self._record is not None:
             # Before anybody is told: what is acknowledged must be known after a restart.
-            sent = [
-                (self._sources[one.source], i)
-                for one in ended
-                if one.source is not None
-                for i in one.sent_ids
-            ]
+            names = self._failing.sources
+            sent = [(names[one.source], i) for one in ended if one.source is not None for i in one.sent_ids]
             if sent:
                 self._record.sent(sent)
         self._end([one for one in ended if not self._gather(one)])
@@ -393,12 +375,12 @@ class Egress:
 
     def _end(self, ended: Iterable[Ended]) -> None:
         known = [(one, *self._pop(one)) for one in ended]
-        self._report()
+        self._failing.report()
         for one, record, failures in known:
             try:
                 _tell(one, record, failures)
             except Exception as error:  # of whoever is told: the others are to be told too
-                self._fault(error, one.message_id)
+                self._failing.fault(error, one.message_id)
 
     def _pop(self, ended: Ended) -> tuple[_InFlight | None, Failures]:
         """What was kept of a document that has ended, and its failures, which are noted."""
@@ -413,11 +395,8 @@ class Egress:
         if not failed:
             return record, _NONE
         failures = Failures(failed)
-        self._note(*key, record or _InFlight(b""), failures)
+        self._note(key, record or _InFlight(b""), failures)
         return record, failures
-
-    def _fault(self, error: Exception, message_id: str) -> None:
-        log_fault(log, "an outcome was not told", error, listener=self.listener, message_id=message_id)
 
     def _wake_idle(self) -> None:
         if self._in_flight or self._backlog:
@@ -427,77 +406,20 @@ class Egress:
                 idle.set_result(None)
         self._idle_waiters.clear()
 
-    # Failures: never silent (contract section 4.5)
+    # Ends that the native side does not report
 
-    def _note(
-        self,
-        message_id: str,
-        source: int | None,
-        destination: int | None,
-        record: _InFlight,
-        failures: Failures,
-    ) -> None:
-        """For `_report`, which is to follow in the same turn: what fails together is told as one."""
-        account = (source, destination, record.settles, record.given_back)
-        self._failed.setdefault(account, []).append((message_id, record.body, failures))
-
-    def _report(self) -> None:
-        """Dead letters and events of all that was noted since the last time. Never raises: the outcomes of a whole turn
-        depend on this."""
-        noted, self._failed = self._failed, {}
-        for account, failed in noted.items():
-            try:
-                self._keep_letters(account, failed)
-                self._emit(account, failed)
-            except Exception as error:
-                self._fault(error, failed[0][0])
-
-    def _keep_letters(self, account: _Account, failed: Sequence[_Failed]) -> None:
-        source, _, settles, given_back = account
-        name = _name(self._sources, source)
-        if self._record is None or name is None or given_back or not self._record.wants(name):
-            return
-        at = iso_milliseconds(time.time())
-        messages = [
-            FailedMessage(name, self.listener, id_, at, body, failures) for id_, body, failures in failed
-        ]
-        self._record.failed(messages, settles=settles)
-
-    def _emit(self, account: _Account, failed: Sequence[_Failed]) -> None:
-        source, destination, _, _ = account
-        counts: dict[str, int] = {}
-        for _, _, failures in failed:
-            for reason, count in failures.reasons().items():
-                counts[reason] = counts.get(reason, 0) + count
-        for reason, count in counts.items():
-            self._events.emit_alike(
-                "ReplyFailed" if source is None else "SourceFailed",
-                count,
-                _details(failed, reason),
-                Listener=self.listener,
-                Destination=_name(self._destinations, destination),
-                PacketSource=_name(self._sources, source),
-                Reason=reason,
-            )
+    def _note(self, key: _Key, record: _InFlight, failures: Failures) -> None:
+        given_back, settles = record.given_back, record.settles
+        self._failing.note(*key, record.body, failures, settles=settles, given_back=given_back)
 
     def _report_lost(self, message: Message) -> None:
         lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
-        self._note(message.message_id, message.source, None, _InFlight(message.body), lost)
-        self._report()
+        self._note((message.message_id, message.source, None), _InFlight(message.body), lost)
+        self._failing.report()
 
 
 def _key(ended: Ended) -> _Key:
     return (ended.message_id, ended.source, ended.destination)
-
-
-def _details(failed: Iterable[_Failed], reason: str) -> Iterator[dict[str, object]]:
-    """What the events of failures for this reason say of each alone."""
-    for message_id, body, failures in failed:
-        entries = Entries(body)
-        for failure in failures:
-            if failure.reason == reason:
-                detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
-                yield detail | entries.fields(failure.index)
 
 
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
@@ -512,12 +434,6 @@ def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
 
 def _submission(message: Message) -> tuple[str, float | None, int, bytes, tuple[str, str] | None]:
     return (message.message_id, message.published_at, message.source, message.body, message.refusal)
-
-
-def _name(names: Sequence[str], index: int | None) -> str | None:
-    if index is None:
-        return None
-    return names[index] if 0 <= index < len(names) else str(index)
 
 
 def _fail(future: "asyncio.Future[Outcome] | asyncio.Future[None] | None") -> None:
