@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sluicegate.cfn import provider
-from sluicegate.cfn.provider import Refused, Unreachable, handle, kind_of, refused_url
+from sluicegate.cfn.provider import RequestRefused, Unreachable, handle, kind_of, refused_url
 from sluicegate.running.documents import KINDS
 from sluicegate.running.views import returned
 
@@ -50,9 +50,9 @@ class FakeGateway:
         name = body.get("Name") or f"{body['Destination']}@{body['IngressRegionKey']}"
         place = f"{path}/{urllib.parse.quote(name, safe='')}"
         if place in self.items:
-            raise Refused(409, f"{name} exists")
+            raise RequestRefused(409, f"{name} exists")
         if body.get("ListenerName") == "missing":
-            raise Refused(422, 'there is no Listener named "missing", declare it first')
+            raise RequestRefused(422, 'there is no Listener named "missing", declare it first')
         self.items[place] = {**body, "Id": name}
         self.answers[key] = self._shown(path, self.items[place])
         return self.answers[key]
@@ -65,13 +65,13 @@ class FakeGateway:
 
     def _put(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
         if path not in self.items:
-            raise Refused(404, "there is no such thing")
+            raise RequestRefused(404, "there is no such thing")
         self.items[path].update(body)
         return self._shown(path.rpartition("/")[0], self.items[path])
 
     def _delete(self, path: str, body: Any, headers: Mapping[str, str]) -> Any:
         if path not in self.items:
-            raise Refused(404, "there is no such thing")
+            raise RequestRefused(404, "there is no such thing")
         del self.items[path]
 
     def _shown(self, path: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from sluicegate.deadletters.failures import Failure, Failures
 from sluicegate.deadletters.letter import DeadLetter, FailedMessage
 from sluicegate.egress import egress as egress_module
 from sluicegate.egress.egress import Egress
-from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome, Record
+from sluicegate.egress.message import EgressClosed, EgressFull, EgressLedger, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
 
 BODY = (
@@ -21,7 +21,9 @@ BODY = (
 
 
 class Rig:
-    def __init__(self, room: int = 1000, *, announce: bool = True, record: Record | None = None) -> None:
+    def __init__(
+        self, room: int = 1000, *, announce: bool = True, record: EgressLedger | None = None
+    ) -> None:
         self.port = FakePort(room, announce=announce)
         self.sink = MemorySink()
         events = EventLog(self.sink)

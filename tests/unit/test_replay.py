@@ -21,7 +21,7 @@ def undelivered(message: object, **attribute: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("attribute", "verdict"),
+    ("attribute", "disposition"),
     [
         ({}, "Replayed"),
         ({"Type": "String", "Value": "us-east-1"}, "Replayed"),
@@ -32,10 +32,10 @@ def undelivered(message: object, **attribute: Any) -> str:
     ],
 )
 def test_a_message_is_for_the_regions_that_the_gateway_would_send_it_in(
-    attribute: dict[str, str], verdict: str
+    attribute: dict[str, str], disposition: str
 ) -> None:
     letter = read(undelivered(ENTRY, **attribute), "arn:queue", SOURCES, Choice())
-    assert Choice().verdict(letter, "us-east-1") == verdict
+    assert Choice().disposition(letter, "us-east-1") == disposition
 
 
 def test_an_entry_that_no_request_can_hold_is_left_for_a_person() -> None:
@@ -44,6 +44,6 @@ def test_an_entry_that_no_request_can_hold_is_left_for_a_person() -> None:
         deep = [deep]
     text = json.dumps(ENTRY | {"X": deep})
     letter = {"PacketSource": "replies", "Reason": "MalformedData", "Entry": text}
-    assert Choice().verdict(parse(json.dumps(letter).encode())) == "Unusable"
+    assert Choice().disposition(parse(json.dumps(letter).encode())) == "Unusable"
     letter["Entry"] = json.dumps(ENTRY)
     assert parse(json.dumps(letter).encode()).entries == [ENTRY]

@@ -14,29 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sluicegate.deadletters.queue import DeadLetterStats
+from sluicegate.destinations.delivery import DeliveryStats
 from sluicegate.events import EventLog
 from sluicegate.running.domains import DomainStats
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.consumer import SourceStats
-
-
-class DeliveryStats(Protocol):
-    """What a Destination counts; monotonic, except `in_flight` (batches)."""
-
-    @property
-    def batches_delivered(self) -> int: ...
-    @property
-    def packets_delivered(self) -> int: ...
-    @property
-    def batches_failed(self) -> int: ...
-    @property
-    def packets_failed(self) -> int: ...
-    @property
-    def failed_by_reason(self) -> Mapping[str, int]: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def in_flight(self) -> int: ...
 
 
 class PortStats(Protocol):

@@ -177,7 +177,7 @@ class InProcess:
         self._deadline = deadline
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """One request. Raises `provider.Refused`, or `Unreachable` when it did not end in time."""
+        """One request. Raises `provider.RequestRefused`, or `Unreachable` when it did not end in time."""
         left = max(0.1, self._deadline - time.monotonic())
         future = asyncio.run_coroutine_threadsafe(self._send(method, path, body, headers), self._loop)
         try:

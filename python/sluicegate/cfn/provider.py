@@ -86,7 +86,7 @@ _TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(\w+)")
 _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The gateway said no; `status` is HTTP's. A retry would get the same answer."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -110,7 +110,7 @@ class Caller(Protocol):
     """A gateway's API, however it is reached."""
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """One request: the answer as JSON (None without a body). Raises `Refused` or `Unreachable`."""
+        """One request: the answer as JSON (None without a body). Raises `RequestRefused` or `Unreachable`."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -156,7 +156,7 @@ class Api:
             raise Unreachable(f"{self._url} answers, but not as a gateway: check SLUICEGATE_API") from None
 
 
-def refusal(status: int, text: bytes) -> Refused | Unreachable:
+def refusal(status: int, text: bytes) -> RequestRefused | Unreachable:
     """What an error answer of the API means for a stack."""
     try:
         detail = json.loads(text)["detail"]
@@ -168,7 +168,7 @@ def refusal(status: int, text: bytes) -> Refused | Unreachable:
         detail = f"{detail}; the property ApiKey must be a key of this gateway (sluicegate keys create --scope admin)"
     if status == 429 or status >= 500:
         return Unreachable(f"the gateway could not do it now: {detail}")
-    return Refused(status, str(detail))
+    return RequestRefused(status, str(detail))
 
 
 def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
             answer["Reason"] = "; ".join(warnings)[:REASON_LIMIT]
     except Failed as failure:
         return failed(answer, str(failure), failure.physical_id)
-    except (Refused, Unreachable) as error:
+    except (RequestRefused, Unreachable) as error:
         return failed(answer, str(error))
     except Exception as error:  # a stack must not hang, whatever this is
         reason = f"the provider failed ({type(error).__name__}: {error}); this is a fault of Sluicegate"
@@ -351,7 +351,7 @@ class _Request:
                 "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
             )
             item = self._subscribed(item)
-        except Refused as error:
+        except RequestRefused as error:
             raise Failed(str(error), REFUSED + self._event["RequestId"]) from None
         except Unreachable as error:
             raise Failed(str(error), UNCONFIRMED + self._event["RequestId"]) from None
@@ -373,7 +373,7 @@ class _Request:
         body = self._document(self._id)
         try:
             item = self._persist("PUT", resource_path(self._kind, self._id), body, {})
-        except Refused as error:
+        except RequestRefused as error:
             if error.status != 404:
                 raise
             raise Failed(
@@ -426,14 +426,14 @@ class _Request:
         body = self._document(self._name())
         try:
             item = self._persist("POST", PATHS[self._kind], body, {"Idempotency-Key": key})
-        except Refused:
+        except RequestRefused:
             return  # it was never made, and cannot be
         self._remove(item["Id"])
 
     def _remove(self, physical_id: str) -> None:
         try:
             self._persist("DELETE", resource_path(self._kind, physical_id), None, {})
-        except Refused as error:
+        except RequestRefused as error:
             if error.status != 404:
                 raise
 
@@ -462,7 +462,7 @@ class _Request:
         """Delete what a request has made and cannot answer for: the physical id of its failure."""
         try:
             self._remove(made)
-        except (Refused, Unreachable):
+        except (RequestRefused, Unreachable):
             return made  # the delete that follows tries again
         return REFUSED + str(self._event.get("RequestId"))
 

@@ -27,7 +27,15 @@ from dataclasses import dataclass
 from sluicegate.deadletters.failures import Failures
 from sluicegate.deadletters.letter import NotKept
 from sluicegate.egress.failing import FailureReports
-from sluicegate.egress.message import EgressClosed, EgressFull, EgressPort, Ended, Message, Outcome, Record
+from sluicegate.egress.message import (
+    EgressClosed,
+    EgressFull,
+    EgressLedger,
+    EgressPort,
+    Ended,
+    Message,
+    Outcome,
+)
 from sluicegate.events import EventLog
 
 ROOM_RETRY_SECONDS = 0.05
@@ -70,12 +78,12 @@ class Egress:
         sources: Sequence[str],
         destinations: Sequence[str],
         events: EventLog,
-        record: Record | None = None,
+        ledger: EgressLedger | None = None,
     ) -> None:
-        self._record = record
+        self._ledger = ledger
         self.listener = listener
         self._port = port
-        self._failing = FailureReports(listener, sources, destinations, events, record)
+        self._failing = FailureReports(listener, sources, destinations, events, ledger)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._full = False
@@ -113,7 +121,7 @@ class Egress:
     def congested(self) -> bool:
         """True while dead letters of its PacketSources wait beyond their bound: a sender that settles its messages is
         to fetch and submit nothing more, as each could fail and wait there too."""
-        return self._record is not None and self._record.congested(self._failing.sources)
+        return self._ledger is not None and self._ledger.congested(self._failing.sources)
 
     @property
     def in_flight(self) -> int:
@@ -162,17 +170,17 @@ class Egress:
         """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
         they go nowhere, or to a file."""
         name = self._failing.source(source)
-        return self._record is None or name is None or self._record.settled(name)
+        return self._ledger is None or name is None or self._ledger.settled(name)
 
     async def settle(self, source: int) -> None:
         """Return once `settled`. While the dead letters' queue cannot be reached this waits; `EgressClosed` when the
         gateway stops first. Then the message must not be acknowledged.
         """
         name = self._failing.source(source)
-        if self._record is None or name is None:
+        if self._ledger is None or name is None:
             return
         try:
-            await self._record.settle(name)
+            await self._ledger.settle(name)
         except NotKept:
             raise EgressClosed("the gateway stopped before the dead letters were kept") from None
 
@@ -337,12 +345,12 @@ class Egress:
 
     def _end_all(self) -> None:
         ended = self._port.completions()
-        if self._record is not None:
+        if self._ledger is not None:
             # Before anybody is told: what is acknowledged must be known after a restart.
             names = self._failing.sources
             sent = [(names[one.source], i) for one in ended if one.source is not None for i in one.sent_ids]
             if sent:
-                self._record.sent(sent)
+                self._ledger.sent(sent)
         self._end([one for one in ended if not self._gather(one)])
         if len(self._gathered) >= GATHER_MESSAGES:
             self._end_gathered()

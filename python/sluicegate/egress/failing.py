@@ -11,7 +11,7 @@ import structlog
 
 from sluicegate.deadletters.failures import Failures
 from sluicegate.deadletters.letter import FailedMessage
-from sluicegate.egress.message import Record
+from sluicegate.egress.message import EgressLedger
 from sluicegate.events import EventLog
 from sluicegate.events.entries import Entries
 from sluicegate.events.times import iso_milliseconds
@@ -34,13 +34,13 @@ class FailureReports:
         sources: Sequence[str],
         destinations: Sequence[str],
         events: EventLog,
-        record: Record | None,
+        ledger: EgressLedger | None,
     ) -> None:
         self.listener = listener
         self.sources = list(sources)
         self.destinations = list(destinations)
         self._events = events
-        self._record = record
+        self._ledger = ledger
         self._noted: dict[_Account, list[_Failed]] = {}
 
     def rename(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
@@ -87,13 +87,13 @@ class FailureReports:
     def _keep_letters(self, account: _Account, failed: Sequence[_Failed]) -> None:
         source, _, settles, given_back = account
         name = self.source(source)
-        if self._record is None or name is None or given_back or not self._record.wants(name):
+        if self._ledger is None or name is None or given_back or not self._ledger.wants(name):
             return
         at = iso_milliseconds(time.time())
         messages = [
             FailedMessage(name, self.listener, id_, at, body, failures) for id_, body, failures in failed
         ]
-        self._record.failed(messages, settles=settles)
+        self._ledger.failed(messages, settles=settles)
 
     def _emit(self, account: _Account, failed: Sequence[_Failed]) -> None:
         source, destination, _, _ = account

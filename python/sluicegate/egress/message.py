@@ -69,7 +69,7 @@ class Ended(Protocol):
     def sent_ids(self) -> list[str]: ...
 
 
-class Record(Protocol):
+class EgressLedger(Protocol):
     """What is written before anything is acknowledged: `sluicegate.egress.ledger.Ledger`. Never raises."""
 
     def wants(self, source: str) -> bool: ...

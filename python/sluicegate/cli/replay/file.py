@@ -23,7 +23,7 @@ def count_file(file: Path, choice: Choice) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in (_moved(file), file):
         if path.exists():
-            counts.update(choice.verdict(letter) for letter in _read(path, 0))
+            counts.update(choice.disposition(letter) for letter in _read(path, 0))
     return counts
 
 
@@ -36,11 +36,11 @@ def replay_file(file: Path, api: str, choice: Choice, rate: float | None) -> Cou
     progress = moved.with_name(moved.name + ".done")
     done = int(progress.read_text() or 0) if progress.exists() else 0
     letters = _read(moved, done)
-    for (verdict, source), group in itertools.groupby(
-        letters, key=lambda one: (choice.verdict(one), one.source)
+    for (disposition, source), group in itertools.groupby(
+        letters, key=lambda one: (choice.disposition(one), one.source)
     ):
         for batch in _batches(group, pace.batch):
-            if verdict == "Replayed":
+            if disposition == "Replayed":
                 time.sleep(pace.seconds(sum(len(letter.entries or ()) for letter in batch)))
                 sent = send(api, source, batch, choice.ignore_expiry)
                 counts["Failed"] += len(sent.failed)
@@ -49,7 +49,7 @@ def replay_file(file: Path, api: str, choice: Choice, rate: float | None) -> Cou
                 kept = source in keeps and sent.settled
                 back = [] if kept else [batch[place].raw for place in sorted(sent.failed)]
             else:
-                counts[verdict] += len(batch)
+                counts[disposition] += len(batch)
                 back = [letter.raw for letter in batch]
             if back:
                 append_lines(file, b"".join(back))

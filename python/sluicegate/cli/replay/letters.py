@@ -16,7 +16,7 @@ BATCH = 100  # letters in one request
 BATCH_BYTES = 200_000
 """Less than the API takes. One larger letter goes alone."""
 
-Verdict = Literal["Replayed", "Expired", "NotAsked", "OtherRegion", "Unusable"]
+Disposition = Literal["Replayed", "Expired", "NotAsked", "OtherRegion", "Unusable"]
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class Choice:
             not self.sources or letter.source in self.sources
         )
 
-    def verdict(self, letter: Letter, region: str | None = None) -> Verdict:
+    def disposition(self, letter: Letter, region: str | None = None) -> Disposition:
         """What to do with a letter, by the name under which it is counted. `region` is the gateway's."""
         if letter.entries is None:
             return "Unusable"

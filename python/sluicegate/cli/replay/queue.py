@@ -174,11 +174,11 @@ class _Replay:
     async def _replay(self, pairs: Sequence[tuple[QueueMessage, Letter]], region: str, dry_run: bool) -> None:
         chosen: dict[str, list[tuple[QueueMessage, Letter]]] = {}
         for message, letter in pairs:
-            verdict = self._choice.verdict(letter, region)
-            if verdict == "Replayed" and not dry_run:
+            disposition = self._choice.disposition(letter, region)
+            if disposition == "Replayed" and not dry_run:
                 chosen.setdefault(letter.source, []).append((message, letter))
             else:
-                self.counts[verdict] += 1
+                self.counts[disposition] += 1
         for source, group in chosen.items():
             while group:
                 count = fitting([letter for _, letter in group], self._pace.batch)
