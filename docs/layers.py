@@ -24,7 +24,8 @@ LAYERS = [
     ("events", "destinations"),
     ("aws", "functions", "http"),
     ("model", "state"),
-    ("backoff", "entrypoints", "faults", "threads"),
+    ("entrypoints",),
+    ("backoff", "faults", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

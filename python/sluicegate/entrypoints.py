@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
+from sluicegate.faults import failure
+
 T = TypeVar("T")
 
 
@@ -43,22 +45,24 @@ class Registry(Generic[T]):
 
     def load(self, name: str) -> type[T]:
         """The class of a known name. Raises `KeyError` for another name, and `NotLoadable`."""
-        entry = self._entries[name.lower()]
         what = f"the {self._base.__name__} for {name!r}"
-        module, _, attribute = entry.value.partition(":")
+        module, _, attribute = self._entries[name.lower()].value.partition(":")
         try:
             found = getattr(import_module(module.strip()), attribute.strip())
-        except (ImportError, AttributeError) as error:
-            raise NotLoadable(
-                f"{what} cannot be loaded from {entry.value} ({type(error).__name__})",
-                "reinstall the package that provides it",
-            ) from error
+        except (Exception, SystemExit) as error:  # its code runs, and may raise whatever it likes
+            cause = f"{what} cannot be loaded from {self.origin(name)} ({failure(error)})"
+            raise NotLoadable(cause, "reinstall the package that provides it") from error
         if not (isinstance(found, type) and issubclass(found, self._base)):
             raise NotLoadable(
-                f"{what}, {entry.value}, is not a subclass of {self._base.__name__}",
+                f"{what}, {self.origin(name)}, is not a subclass of {self._base.__name__}",
                 "correct the entry point of the package that provides it",
             )
         return found
+
+    def origin(self, name: str) -> str:
+        """Where the class of a known name comes from, for people: `module:Class of the package NAME`."""
+        entry = self._entries[name.lower()]
+        return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:

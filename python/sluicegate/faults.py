@@ -11,3 +11,9 @@ def log_fault(log: Any, what: str, error: BaseException, **names: object) -> Non
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown"
     log.error(what, **names, error=type(error).__name__, where=where)
     log.debug(what, **names, exc_info=error)
+
+
+def failure(error: BaseException) -> str:
+    """An exception of somebody else's code, on one line: `ValueError: out of range`."""
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -47,7 +47,7 @@ def memory_kind(monkeypatch: pytest.MonkeyPatch) -> None:
         return [EntryPoint("Memory", "sluicegate.sources.memory:MemorySource", group)]
 
     monkeypatch.setattr(entrypoints, "entry_points", entry_points)
-    registry = entrypoints.Registry(sources.GROUP, MessageSource, sources._REGISTRY._built_in)
+    registry = entrypoints.Registry(sources._REGISTRY.group, MessageSource, sources._REGISTRY._built_in)
     monkeypatch.setattr(sources, "_REGISTRY", registry)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-
 from sluicegate.destinations.base import (
     DeliveryError,
     Destination,
@@ -14,6 +10,8 @@ from sluicegate.destinations.base import (
     EventSink,
     PacketBatch,
 )
+from sluicegate.entrypoints import NotLoadable, Registry
+from sluicegate.faults import failure
 from sluicegate.model import DestinationSpec, Finding, support
 
 __all__ = [
@@ -28,14 +26,15 @@ __all__ = [
     "schemes",
 ]
 
-GROUP = "sluicegate.destinations"
-
-# Ours are known without an installed distribution too: a source tree has no entry points.
-_BUILT_IN = {
-    "function": "sluicegate.destinations.function:FunctionDestination",
-    "file": "sluicegate.destinations.file:FileDestination",
-    "console": "sluicegate.destinations.console:ConsoleDestination",
-}
+_REGISTRY: Registry[Destination] = Registry(
+    "sluicegate.destinations",
+    Destination,  # type: ignore[type-abstract]  # of which there are subclasses
+    {
+        "function": "sluicegate.destinations.function:FunctionDestination",
+        "file": "sluicegate.destinations.file:FileDestination",
+        "console": "sluicegate.destinations.console:ConsoleDestination",
+    },
+)
 
 LATER = {
     "arn": "delivery to AWS services",
@@ -72,60 +71,31 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
     if scheme == "arn":
         parts = arn.split(":", 5)
         key, target = (parts[2] if len(parts) == 6 else ""), arn
-    entry = _registry().get(key)
-    if entry is None and scheme in LATER:
+    if key not in _REGISTRY and scheme in LATER:
         service = f" ({key})" if scheme == "arn" else ""
         raise DestinationError(f"{LATER[scheme]}{service}: {support.LATER}", f"known are {_listed()}")
-    if entry is None:
+    if key not in _REGISTRY:
         cause = f'"{arn}" is not a destination: the scheme "{scheme}" is not known here'
         raise DestinationError(cause, f"known are {_listed()}")
     try:
-        made = _load(key, entry).from_spec(name, target, spec.arguments or {}, context)
+        made = _REGISTRY.load(key).from_spec(name, target, spec.arguments or {}, context)
         if made.concurrency < 1:
             raise ValueError(f"concurrency is {made.concurrency}")
+    except NotLoadable as error:
+        raise DestinationError(error.cause, error.fix) from error
     except DestinationError:
         raise
     except Exception as error:
-        cause = f"the Destination for {key!r}, {_origin(entry)}, failed to read this ({failure(error)})"
+        cause = (
+            f"the Destination for {key!r}, {_REGISTRY.origin(key)}, failed to read this ({failure(error)})"
+        )
         raise DestinationError(cause, "report it to those who provide it") from error
     return made
 
 
-def failure(error: BaseException) -> str:
-    """An exception of somebody else's code, on one line."""
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def schemes() -> list[str]:
     """The schemes (and ARN services) that this installation knows, sorted."""
-    return sorted(_registry())
-
-
-@cache
-def _registry() -> dict[str, EntryPoint]:
-    registry = {key: EntryPoint(key, value, GROUP) for key, value in _BUILT_IN.items()}
-    registry.update({entry.name.lower(): entry for entry in entry_points(group=GROUP)})
-    return registry
-
-
-def _load(key: str, entry: EntryPoint) -> type[Destination]:
-    module, _, attribute = entry.value.partition(":")
-    try:
-        found = getattr(import_module(module.strip()), attribute.strip())
-    except (Exception, SystemExit) as error:  # its code runs, and may raise whatever it likes
-        cause = f"the Destination for {key!r} cannot be loaded from {_origin(entry)} ({failure(error)})"
-        raise DestinationError(cause, "reinstall the package that provides it") from error
-    if not (isinstance(found, type) and issubclass(found, Destination)):
-        raise DestinationError(
-            f"the Destination for {key!r}, {_origin(entry)}, is not a subclass of Destination",
-            "correct the entry point of the package that provides it",
-        )
-    return found
-
-
-def _origin(entry: EntryPoint) -> str:
-    return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value
+    return _REGISTRY.names()
 
 
 def _listed() -> str:

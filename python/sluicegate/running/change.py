@@ -16,8 +16,9 @@ from functools import partial
 from typing import TypeVar
 
 from sluicegate.deadletters.letter import DeadLetterPlace
-from sluicegate.destinations import Destination, DestinationError, create, failure
+from sluicegate.destinations import Destination, DestinationError, create
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
+from sluicegate.faults import failure
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.documents import Refused
 from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet, run_inlet

@@ -19,8 +19,8 @@ from uuid import uuid4
 import structlog
 
 from sluicegate.config import Config, ConfigError, load
-from sluicegate.destinations import failure
 from sluicegate.events import EventLog
+from sluicegate.faults import failure
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
 from sluicegate.running.documents import (
     KINDS,

@@ -12,10 +12,8 @@ from sluicegate.sources.base import MessageSource, Sender, SourceContext, Source
 
 __all__ = ["MessageSource", "Sender", "SourceContext", "SourceError", "check", "create", "kinds"]
 
-GROUP = "sluicegate.sources"
-
 _REGISTRY: Registry[MessageSource] = Registry(
-    GROUP,
+    "sluicegate.sources",
     MessageSource,  # type: ignore[type-abstract]  # of which there are subclasses
     {"SnsTopicSource": "sluicegate.sources.topic.source:SnsSource"},
 )
