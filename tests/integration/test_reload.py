@@ -11,6 +11,7 @@ import pytest
 from harness import PROGRAM, Client, Process
 
 from conftest import StartGateway
+from sluicegate.backoff import Backoff
 from sluicegate.destinations import DeliveryError
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
@@ -108,8 +109,7 @@ async def test_a_mistake_is_told_with_its_line_and_mended_by_the_next_save(
 
 
 async def test_a_save_ends_the_pause_of_a_crash_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "BACKOFF_FIRST", 3600.0)
-    monkeypatch.setattr(pool, "BACKOFF_LONGEST", 3600.0)
+    monkeypatch.setattr(pool, "PAUSES", Backoff(3600.0, 3600.0))
     (tmp_path / "main.py").write_text("raise SystemExit(1)\ndef handler(event, context): ...\n")
     async with running(tmp_path) as function:
         await function.event("FunctionInitFailed")

@@ -15,7 +15,8 @@ from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
 from sluicegate.cli.client import api_option, reason, request
 from sluicegate.cli.errors import CliError, Exit
-from sluicegate.cli.options import endpoint_text, output_option
+from sluicegate.cli.options import output_option
+from sluicegate.model.text import endpoint_text
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 _SIGNS = {"create": "+", "update": "~", "replace": "±", "keep": "=", "delete": "-"}

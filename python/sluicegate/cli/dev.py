@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from sluicegate.cli.errors import CliError
-from sluicegate.cli.options import endpoint_text
 from sluicegate.cli.serving import load_or_fail, serve
 from sluicegate.gateway import Gateway
+from sluicegate.model.text import endpoint_text
 
 CONFIG = Path("sluicegate.yaml")
 HANDLER = Path("handlers/echo.py")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from sluicegate.events.types import TYPES
+from sluicegate.model.text import endpoint_text, printable
 
 _PLACE = ("Time", "Event", "Node", "Region", "Listener", "Destination", "PacketSource", "Remote")
 _SHOWN = frozenset([*_PLACE, "Bytes", "Reason", "Detail", "Suppressed"])
@@ -22,13 +23,13 @@ def event_line(event: Mapping[str, Any]) -> str:
     name = str(event.get("Event", "?"))
     parts = [
         str(event.get("Time", "")).partition("T")[2] or "-",
-        click.style(_safe(name).ljust(_NAME_WIDTH), fg=_color(name)),
+        click.style(printable(name).ljust(_NAME_WIDTH), fg=_color(name)),
         _where(event),
         _remote(event.get("Remote")),
         _count(event.get("Bytes"), "byte"),
         _reason(event),
     ]
-    parts += [f"{_safe(key)}={_value(value)}" for key, value in event.items() if key not in _SHOWN]
+    parts += [f"{printable(key)}={_value(value)}" for key, value in event.items() if key not in _SHOWN]
     if "Suppressed" in event:
         parts.append(f"and {_count(event['Suppressed'], 'event')} not shown one by one")
     return " ".join(part for part in parts if part)
@@ -48,34 +49,29 @@ def _color(name: str) -> str | None:
 def _where(event: Mapping[str, Any]) -> str:
     listener = event.get("Listener")
     inner = event.get("PacketSource") or event.get("Destination")
-    return _safe("/".join(str(part) for part in (listener, inner) if part))
+    return printable("/".join(str(part) for part in (listener, inner) if part))
 
 
 def _remote(remote: object) -> str:
     if not isinstance(remote, Mapping):
-        return _safe(str(remote)) if remote else ""
+        return printable(str(remote)) if remote else ""
     address = str(remote.get("IpAddress") or remote.get("Address") or remote.get("IP") or "")
     if not address:
         return _value(remote)
     port = remote.get("Port")
-    shown = f"[{address}]" if ":" in address and port is not None else address
-    return _safe(shown if port is None else f"{shown}:{port}")
+    return printable(address if port is None else endpoint_text(address, port))
 
 
 def _reason(event: Mapping[str, Any]) -> str:
-    return _safe(": ".join(str(event[name]) for name in ("Reason", "Detail") if name in event))
+    return printable(": ".join(str(event[name]) for name in ("Reason", "Detail") if name in event))
 
 
 def _count(number: object, unit: str) -> str:
     if number is None:
         return ""
-    return f"{_safe(str(number))} {unit if number == 1 else unit + 's'}"
+    return f"{printable(str(number))} {unit if number == 1 else unit + 's'}"
 
 
 def _value(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return _safe(text if len(text) <= _VALUE_LIMIT else text[: _VALUE_LIMIT - 1] + "…")
-
-
-def _safe(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return printable(text if len(text) <= _VALUE_LIMIT else text[: _VALUE_LIMIT - 1] + "…")

@@ -9,7 +9,8 @@ import time
 import click
 
 from sluicegate.cli.errors import CliError, Exit
-from sluicegate.cli.options import Endpoint, HexBytes, endpoint_text, output_option
+from sluicegate.cli.options import Endpoint, HexBytes, output_option
+from sluicegate.model.text import endpoint_text, printable
 
 _LARGEST_DATAGRAM = 65_535
 
@@ -136,12 +137,6 @@ def _line(data: bytes, host: str, port: int, style: str) -> str:
             "Data": base64.b64encode(data).decode(),
         }
         return json.dumps(document)
-    shown = data.hex(" ") if style == "hex" else _printable(data)
+    shown = data.hex(" ") if style == "hex" else printable(data.decode("utf-8", "backslashreplace"))
     unit = "byte" if len(data) == 1 else "bytes"
     return f"{endpoint_text(host, port)} {len(data)} {unit}: {shown}"
-
-
-def _printable(data: bytes) -> str:
-    """Text with everything else escaped: a datagram must not be able to steer the terminal."""
-    text = data.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from sluicegate.model.text import endpoint_text
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -40,7 +42,7 @@ class Endpoint(click.ParamType[tuple[str, int]]):
             self.fail(f"{value!r} is not HOST:PORT, for example 127.0.0.1:2048 or [::1]:2048", param, ctx)
         bracketed = host.startswith("[") and host.endswith("]")
         if ":" in host and not bracketed:
-            self.fail(f"write the IPv6 address in brackets: [{host}]:{port}", param, ctx)
+            self.fail(f"write the IPv6 address in brackets: {endpoint_text(host, port)}", param, ctx)
         host = host[1:-1] if bracketed else host
         try:
             return str(ipaddress.ip_address(host)), int(port)
@@ -65,8 +67,3 @@ class HexBytes(click.ParamType[bytes]):
             return bytes.fromhex(str(value).removeprefix("0x").replace(":", " "))
         except ValueError:
             self.fail(f"{value!r} is not hex, write pairs of digits such as 01ff", param, ctx)
-
-
-def endpoint_text(host: str, port: int) -> str:
-    """`127.0.0.1:2048` or `[::1]:2048`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

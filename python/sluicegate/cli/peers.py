@@ -20,6 +20,7 @@ from sluicegate.cli.client import api_option, call, no_gateway
 from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.options import output_option
 from sluicegate.cli.wgquick import Invitation, addresses, next_address, outward_endpoint
+from sluicegate.model.text import endpoint_text
 
 
 @click.group("peers")
@@ -211,8 +212,7 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     endpoint = peer["Endpoint"]
     place = "-"
     if endpoint is not None:
-        host = endpoint["IpAddress"]
-        place = f"[{host}]:{endpoint['Port']}" if ":" in host else f"{host}:{endpoint['Port']}"
+        place = endpoint_text(endpoint["IpAddress"], endpoint["Port"])
     name = peer.get("Name") or ("-" if peer["Configured"] else "(unknown)")
     received, sent = _size(peer["ReceivedBytes"]), _size(peer["SentBytes"])
     allowed = ", ".join(peer.get("AllowedIPs", ())) or "any"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from sluicegate import _native
 from sluicegate.cli.errors import CliError
 from sluicegate.model.listener import is_key
+from sluicegate.model.text import endpoint_text
 
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.60.0.0/24")
 """Where the first peer of a Listener gets its address from."""
@@ -166,7 +167,7 @@ def outward_endpoint(given: str | None, address: str, port: int, api: str) -> st
     host = address
     if ipaddress.ip_address(address).is_unspecified:
         host = _reached_at(api)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return endpoint_text(host, port)
 
 
 def _reached_at(api: str) -> str:

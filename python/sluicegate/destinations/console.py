@@ -17,6 +17,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.model.text import endpoint_text, printable
 from sluicegate.threads import Threads
 
 DATA_LIMIT = 120
@@ -81,23 +82,17 @@ def _line(name: str, packet: Mapping[str, Any], style: Mapping[str, str]) -> str
     return (
         f"{style['dim']}{time}{style['end']} {name} "
         f"{style['bold']}{_endpoint(remote)}{style['end']} → {_endpoint(local)} "
-        f"{local.get('Protocol', '')}{_printable(peer)} {packet.get('Formatter', '')} "
+        f"{local.get('Protocol', '')}{printable(peer)} {packet.get('Formatter', '')} "
         f"{_data(str(packet.get('Data') or ''))}\n"
     )
 
 
 def _endpoint(address: Mapping[str, Any]) -> str:
-    ip = str(address.get("IpAddress", "?"))
-    return f"[{ip}]:{address.get('Port')}" if ":" in ip else f"{ip}:{address.get('Port')}"
+    return endpoint_text(str(address.get("IpAddress", "?")), address.get("Port"))
 
 
 def _data(data: str) -> str:
     if not data:
         return "(empty)"
-    shown = _printable(data[:DATA_LIMIT])
+    shown = printable(data[:DATA_LIMIT])
     return f"{shown}… ({len(data)} characters)" if len(data) > DATA_LIMIT else shown
-
-
-def _printable(text: str) -> str:
-    """Payloads come from strangers: no control character of theirs reaches the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 import structlog
 
+from sluicegate.backoff import Backoff
 from sluicegate.functions.errors import (
     FunctionCrashed,
     FunctionFailure,
@@ -29,16 +30,8 @@ from sluicegate.functions.worker import STOP_SECONDS, Program, Worker
 
 log = structlog.get_logger("sluicegate.functions")
 
-BACKOFF_FIRST = 0.1  # seconds, after the second failure in a row
-BACKOFF_LONGEST = 10.0
+PAUSES = Backoff(0.1, 10.0)  # from the second failure in a row on
 NOT_TAKEN_LIMIT = 3  # workers in a row that die before they take the same invocation
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait before the next start after so many failures in a row."""
-    if failures < 2:
-        return 0.0
-    return float(min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(failures - 2, 30)))
 
 
 class WorkerPool:
@@ -162,7 +155,7 @@ class WorkerPool:
 
     def _failed(self) -> None:
         self._failures += 1
-        pause = backoff(self._failures)
+        pause = PAUSES.pause(self._failures - 1) if self._failures > 1 else 0.0
         self._not_before = asyncio.get_running_loop().time() + pause
         if pause:
             log.warning(

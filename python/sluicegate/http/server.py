@@ -16,6 +16,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sluicegate.model.text import endpoint_text
+
 SHUTDOWN_SECONDS = 5
 CONNECTION_LIMIT = 1000
 """Connections at a time; further ones are answered 503."""
@@ -120,8 +122,7 @@ class Server:
     @property
     def url(self) -> str:
         """`http://ip:port`"""
-        host, port = self.address
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"http://{endpoint_text(*self.address)}"
 
     def bind(self) -> None:
         """Take the address without serving it yet; `BindError` when it cannot be had. `start` does it when

@@ -8,6 +8,7 @@ import orjson
 
 from sluicegate import _native
 from sluicegate.model import Finding, Listener
+from sluicegate.model.text import endpoint_text
 from sluicegate.running.documents import Refused
 from sluicegate.state import State
 
@@ -48,8 +49,7 @@ def _open_at(
     dual_stack: bool,
     open_: Callable[[str], _native.Port],
 ) -> _native.Port:
-    address = host or "::"
-    where = {"Bind": f"[{address}]:{number}" if ":" in address else f"{address}:{number}"}
+    where = {"Bind": endpoint_text(host or "::", number)}
     try:
         return open_(orjson.dumps(spec | where | {"DualStack": dual_stack}).decode())
     except _native.NativeError as error:
