@@ -24,7 +24,7 @@ from sluicegate.deadletters.queue import DeadLetterQueue
 from sluicegate.destinations import Destination
 from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
-from sluicegate.http.auth import Authenticator, KeyFile
+from sluicegate.http.auth import Authenticator
 from sluicegate.http.server import BindError, Server
 from sluicegate.model import Finding, FindingsError
 from sluicegate.model.address import is_loopback
@@ -41,6 +41,7 @@ from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.source import SnsSource
 from sluicegate.state import ResourceTable, State, StateError, WireGuardTable
 from sluicegate.state.journal import Journal
+from sluicegate.state.keys import KeyFile
 
 log = structlog.get_logger("sluicegate.gateway")
 

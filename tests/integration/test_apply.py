@@ -12,7 +12,7 @@ import pytest
 from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port, until
 
 from conftest import StartGateway
-from sluicegate.http.auth import KeyFile
+from sluicegate.state.keys import KeyFile
 
 EXAMPLE = Path(__file__).parents[2] / "examples/sam"
 Apply = Callable[..., "subprocess.CompletedProcess[str]"]

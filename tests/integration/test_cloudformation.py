@@ -16,7 +16,7 @@ from ministack import Ministack, unique
 
 from conftest import StartGateway
 from sluicegate.cfn.packaged import lambda_template
-from sluicegate.http.auth import KeyFile
+from sluicegate.state.keys import KeyFile
 
 pytestmark = pytest.mark.waits
 

@@ -18,7 +18,7 @@ from test_cloudformation import Stacks, article, deploy_provider, failing
 from test_cloudformation import stacks as stacks
 
 from sluicegate.cfn.packaged import FORMS
-from sluicegate.http.auth import KeyFile
+from sluicegate.state.keys import KeyFile
 
 pytestmark = pytest.mark.waits
 

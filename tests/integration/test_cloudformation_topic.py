@@ -19,7 +19,8 @@ from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import load
 from sluicegate.events import EventLog
 from sluicegate.gateway import Gateway
-from sluicegate.http.auth import Authenticator, KeyFile
+from sluicegate.http.auth import Authenticator
+from sluicegate.state.keys import KeyFile
 
 pytestmark = pytest.mark.waits
 

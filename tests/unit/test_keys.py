@@ -15,7 +15,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from sluicegate.cli import main
-from sluicegate.http.auth import Authenticated, Authenticator, KeyFile, KeysError
+from sluicegate.http.auth import Authenticated, Authenticator
+from sluicegate.state.keys import KeyFile, KeysError
 
 
 async def seen(request: Request) -> PlainTextResponse:

@@ -13,9 +13,9 @@ from botocore.credentials import Credentials  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluicegate.http.auth import AccessKey, KeyFile
 from sluicegate.sources.local.signature import SigV4, _parse_time
 from sluicegate.sources.local.xml import SnsError
+from sluicegate.state.keys import AccessKey, KeyFile
 
 KEY = AccessKey("SGAKEXAMPLE", "boto", frozenset({"publish"}), "2026-01-01T00:00:00Z", "the-secret")
 URL = "http://192.0.2.1:4566/"

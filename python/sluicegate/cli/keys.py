@@ -10,7 +10,7 @@ from sluicegate.cli import table
 from sluicegate.cli.errors import CliError
 from sluicegate.cli.options import output_option
 from sluicegate.config import ConfigError, load
-from sluicegate.http.auth import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
+from sluicegate.state.keys import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
 
 
 @click.group("keys")

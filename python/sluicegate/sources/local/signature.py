@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from starlette.types import Scope
 
-from sluicegate.http.auth import AccessKey, KeysError, KeyStore
 from sluicegate.sources.local.xml import SnsError
+from sluicegate.state.keys import AccessKey, KeysError, KeyStore
 
 SKEW_SECONDS = 300  # SNS's
 SERVICE = "sns"
