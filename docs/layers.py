@@ -25,7 +25,7 @@ LAYERS = [
     ("aws", "functions", "http"),
     ("model", "state"),
     ("entrypoints",),
-    ("backoff", "faults", "threads"),
+    ("backoff", "faults", "linefile", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

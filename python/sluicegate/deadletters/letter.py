@@ -5,10 +5,7 @@ whole file away, each under the file's lock, so that neither loses what the othe
 append: failures are rare, and a file that was moved away (by `replay`, by a log rotation) is simply made anew.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +14,7 @@ import orjson
 
 from sluicegate.deadletters.failures import Failure, Failures
 from sluicegate.events.entries import Entries
+from sluicegate.linefile import append_locked
 
 _CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
 _PIECE_BYTES = 1 << 20  # of lines that are written as one
@@ -158,8 +156,7 @@ class DeadLetterFile:
         return True
 
     def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
-        """At once, and without messages make the file. Raises `NotWritten`; the first line of those that are lost may
-        be in the file, cut."""
+        """At once, and without messages make the file. Raises `NotWritten`."""
         left = sum(len(message.failures) for message in messages)
         lines: list[bytes] = []
         size = 0
@@ -170,46 +167,13 @@ class DeadLetterFile:
                     lines.append(line)
                     size += len(line)
                     if size > _PIECE_BYTES:
-                        append_lines(self.path, b"".join(lines))
+                        append_locked(self.path, b"".join(lines))
                         left -= len(lines)
                         lines, size = [], 0
             if lines or not messages:
-                append_lines(self.path, b"".join(lines))
+                append_locked(self.path, b"".join(lines))
         except OSError as error:
             raise NotWritten(left, error) from error
 
     async def settle(self) -> None:
         """At once."""
-
-
-def append_lines(path: Path, data: bytes) -> None:
-    """Append whole lines to the file that has this name now."""
-    with locked(path) as (fd, size):
-        if size and os.pread(fd, 1, size - 1) != b"\n":
-            data = b"\n" + data
-        while data:
-            data = data[os.write(fd, data) :]
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[tuple[int, int]]:
-    """The file at `path`, made if absent, open for appending and locked against everybody else who asks here; and its
-    size in bytes."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            found = os.fstat(fd)
-            # It may have been moved away while we waited for the lock.
-            if _is_at(path, found):
-                yield fd, found.st_size
-                return
-        finally:
-            os.close(fd)
-
-
-def _is_at(path: Path, found: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(path.stat(), found)
-    except FileNotFoundError:
-        return False

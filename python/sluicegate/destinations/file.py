@@ -15,6 +15,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.linefile import append_lines, is_at, open_lines
 from sluicegate.threads import Threads
 
 
@@ -79,38 +80,14 @@ class FileDestination(Destination):
 
     def _open(self) -> int:
         self._close_file()
-        # Readable too, to look at the last byte.
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._file = os.open(self._path, flags, 0o644)
-        return self._file
-
-    def _current(self) -> int:
-        """The open file, as long as the path still leads to it."""
-        if self._file is None:
-            return self._open()
-        try:
-            now = self._path.stat()
-        except FileNotFoundError:
-            return self._open()
-        if not os.path.samestat(now, os.fstat(self._file)):
-            return self._open()
+        self._file = open_lines(self._path, 0o644)
         return self._file
 
     def _append(self, data: bytes) -> None:
-        file = self._current()
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) not in (b"\n", b""):
-            # Somebody's line was cut off, by a crash for example: ours must not become its tail.
-            data = b"\n" + data
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(file, data[written:] if written else data)
-        except OSError:
-            # Only if nobody else appended meanwhile: their lines are not ours to cut.
-            if written and os.fstat(file).st_size == size + written:
-                os.ftruncate(file, size)
-            raise
+        file = self._file
+        if file is None or not is_at(self._path, file):
+            file = self._open()
+        append_lines(file, data)
 
     def _close_file(self) -> None:
         if self._file is not None:

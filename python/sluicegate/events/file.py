@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from sluicegate.events.queued import QueuedSink
+from sluicegate.linefile import is_at, line_start, open_lines
 
 log = structlog.get_logger("sluicegate.events")
 
@@ -94,22 +95,18 @@ class FileSink(QueuedSink):
             return self._open()
         if self._torn:
             return self._fd
-        try:
-            if os.path.samestat(self.path.stat(), os.fstat(self._fd)):
-                return self._fd
-        except FileNotFoundError:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        if is_at(self.path, self._fd):
+            return self._fd
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         return self._open()
 
     def _open(self) -> int:
         self._close_file()
-        # Readable too, to look at the last byte.
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = open_lines(self.path, 0o640)
         self._fd, self._torn = fd, False
         self._size = os.fstat(fd).st_size
-        if self._size and os.pread(fd, 1, self._size - 1) not in (b"\n", b""):
-            # A line that a crash cut off: ours must not become its tail.
-            self._size += os.write(fd, b"\n")
+        if start := line_start(fd, self._size):
+            self._size += os.write(fd, start)
         return fd
 
     def _rotate_files(self) -> int:

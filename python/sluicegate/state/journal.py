@@ -14,6 +14,8 @@ from pathlib import Path
 
 import orjson
 
+from sluicegate.linefile import line_start, open_lines
+
 
 class Journal:
     """Belongs to one gateway at a time (the state's lock sees to that). `seconds` and `limit` are the window's."""
@@ -72,12 +74,12 @@ class Journal:
             self._lines, self._begun = len(lines), lines[0][0] if lines else now
             if self._lines >= self._limit or now - self._begun >= self._seconds:
                 self.path.replace(self._older)
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = open_lines(self.path, 0o600)
         size = os.fstat(self._fd).st_size
         if size == 0:
             self._lines, self._begun = 0, now
-        else:
-            os.write(self._fd, b"\n")  # ends a line that a crash cut short; an empty line is nothing
+        elif start := line_start(self._fd, size):
+            os.write(self._fd, start)
         return self._fd
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from sluicegate.cli.client import call
 from sluicegate.cli.errors import CliError
 from sluicegate.cli.replay.letters import Choice, Letter, Pace, fitting, keeping, parse, send
-from sluicegate.deadletters.letter import append_lines, locked
+from sluicegate.linefile import append_locked, locked
 
 
 def count_file(file: Path, choice: Choice) -> Counter[str]:
@@ -52,7 +52,7 @@ def replay_file(file: Path, api: str, choice: Choice, rate: float | None) -> Cou
                 counts[disposition] += len(batch)
                 back = [letter.raw for letter in batch]
             if back:
-                append_lines(file, b"".join(back))
+                append_locked(file, b"".join(back))
             done += len(batch)
             progress.write_text(str(done))
     moved.unlink()

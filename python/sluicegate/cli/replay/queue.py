@@ -31,7 +31,7 @@ from sluicegate.cli.replay.letters import (
     parse,
     send,
 )
-from sluicegate.deadletters.letter import append_lines
+from sluicegate.linefile import append_locked
 from sluicegate.sources.egress_region import attribute_of, named_regions
 
 HELD_SECONDS = 600
@@ -206,7 +206,7 @@ class _Replay:
             return
         lines = b"".join(letter.raw.rstrip(b"\n") + b"\n" for _, letter in asked)
         try:
-            await asyncio.to_thread(append_lines, to, lines)
+            await asyncio.to_thread(append_locked, to, lines)
         except OSError as refused:
             raise CliError(f"{to} cannot be written: {refused.strerror}, check the directory") from None
         await self._delete([message for message, _ in asked])
