@@ -23,11 +23,12 @@ import httpx
 from botocore.config import Config  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
+from waiting import HANG_SECONDS
+from waiting import wait_until as until
+
 _T = TypeVar("_T")
 
 PROGRAM = Path(sys.executable).with_name("sluicegate")
-HANG_SECONDS = 60.0
-"""A bound on hanging, never an expectation of speed."""
 TOPIC = "arn:aws:sns:us-east-1:000000000000:replies"
 LOOPBACK = '[127.0.0.0/8, "::1/128"]'
 
@@ -49,15 +50,6 @@ packet_sources:
     sns_topic_source: {topic}
     egress_networks: {networks}
 """
-
-
-def until(check: Callable[[], _T], what: str) -> _T:
-    """The first true value of `check`, for what no descriptor announces (a file, a counter)."""
-    deadline = time.monotonic() + HANG_SECONDS
-    while not (value := check()):
-        assert time.monotonic() < deadline, f"it did not happen that {what}"
-        time.sleep(0.01)
-    return value
 
 
 def process_exists(pid: int) -> bool:

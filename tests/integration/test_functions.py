@@ -28,6 +28,7 @@ from sluicegate.functions import (
     FunctionTimeout,
 )
 from sluicegate.functions.runtime_api import RESPONSE_LIMIT
+from waiting import until
 
 Make = Callable[..., Function]
 
@@ -56,13 +57,6 @@ def is_alive(pid: int) -> bool:
         # A zombie has ended; whose child it is does not matter here.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
-
-
-async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 ECHO = """
@@ -155,7 +149,7 @@ async def test_an_executable_that_speaks_the_runtime_api(tmp_path: Path) -> None
 async def test_reload_takes_the_new_source_and_lets_the_running_end(make: Make, tmp_path: Path) -> None:
     function = make("def handler(e, c):\n    import time; time.sleep(0.3); return 1\n")
     running = asyncio.create_task(function.invoke(b"{}"))
-    await eventually(lambda: bool(function.pids))
+    await until(lambda: bool(function.pids))
     await asyncio.sleep(0.2)
     (tmp_path / "echo/main.py").write_text("def handler(e, c):\n    return 22\n")
     function.reload()
@@ -198,7 +192,7 @@ async def test_a_handler_that_ignores_sigterm_is_stopped_with_its_children(make:
     assert is_alive(answer["echo"])
     await function.close()
     assert not is_alive(answer["pid"])
-    await eventually(lambda: not is_alive(answer["echo"]))
+    await until(lambda: not is_alive(answer["echo"]))
 
 
 async def test_a_handler_that_cleans_up_at_sigterm_gets_to_do_so_while_it_waits(
@@ -441,4 +435,4 @@ async def test_no_worker_survives_a_killed_gateway(tmp_path: Path) -> None:
         gateway.kill()
         gateway.wait()
         gateway.stdout.close()
-    await eventually(lambda: not any(is_alive(pid) for pid in pids))
+    await until(lambda: not any(is_alive(pid) for pid in pids))

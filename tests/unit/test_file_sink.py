@@ -1,9 +1,6 @@
 """Events in a file: bounded in size and number, found again after logrotate, never in the way when the disk is full."""
 
 import json
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ from sluicegate.events import file as file_module
 from sluicegate.events.file import FileSink
 from sluicegate.events.setup import open_sinks
 from sluicegate.model import Events, GatewayConfig
+from waiting import wait_until as until
 
 
 def line(number: int) -> bytes:
@@ -19,13 +17,6 @@ def line(number: int) -> bytes:
 
 
 LINE = len(line(0))
-
-
-def until(check: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < deadline, f"it did not happen that {what}"
-        threading.Event().wait(0.005)
 
 
 def numbers(path: Path) -> list[int]:

@@ -8,19 +8,17 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from sluicegate import _native
-
-_T = TypeVar("_T")
+from waiting import HANG_SECONDS
+from waiting import wait_until as until
 
 KEY = "11" * 32
-HANG_SECONDS = 60.0
-"""A bound on hanging, never an expectation of speed."""
 LOOPBACK = ["127.0.0.0/8", "::1/128"]
 DEAD = '{"Data": "AQID", "Remote": {"Address": "127.0.0.1", "Port": 9}}'
 
@@ -99,20 +97,6 @@ def readable(fd: int, seconds: float = HANG_SECONDS) -> bool:
 def stats(port: _native.Port) -> dict[str, Any]:
     counted: dict[str, Any] = json.loads(port.stats())
     return counted
-
-
-def until(check: Callable[[], _T], what: str) -> _T:
-    """The first true value of `check`; each look is a round trip to the I/O thread, so this does not spin."""
-    bound = threading.Event()
-    timer = threading.Timer(HANG_SECONDS, bound.set)
-    timer.start()
-    try:
-        while not (value := check()):
-            assert not bound.wait(0.001), f"it did not happen that {what}"
-        return value
-    finally:
-        timer.cancel()
-        timer.join()
 
 
 def completions(port: _native.Port, count: int) -> list[_native.Completion]:
