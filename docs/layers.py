@@ -23,7 +23,7 @@ LAYERS = [
     ("deadletters",),
     ("events", "destinations"),
     ("aws", "functions", "http"),
-    ("model", "state"),
+    ("httpclient", "model", "state"),
     ("entrypoints",),
     ("backoff", "faults", "linefile", "threads"),
 ]

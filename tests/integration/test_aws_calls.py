@@ -6,11 +6,18 @@ import json
 import pytest
 from aws_server import EMPTY, Server, answer, failure, hang_up, refusal, say_nothing
 
-from sluicegate.aws import Aws
-from sluicegate.aws import http as aws_http
+from sluicegate import httpclient
+from sluicegate.aws import Aws, access
 from sluicegate.aws import queue as aws_queue
 
 pytestmark = pytest.mark.usefixtures("aws_keys")
+
+
+@pytest.fixture(autouse=True, params=["direct", "aiohttp"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both clients behave alike."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(access, "DIRECT", frozenset())
 
 
 async def test_messages_and_their_attributes(aws_server: Server) -> None:
@@ -108,7 +115,7 @@ async def test_an_answer_that_is_no_answer_of_sqs(aws_server: Server) -> None:
 
 
 async def test_an_answer_without_end_is_cut_off(aws_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aws_http, "ANSWER_LIMIT", 1 << 20)
+    monkeypatch.setattr(httpclient, "ANSWER_LIMIT", 1 << 20)
     aws_server.answers = [answer(200, b"x" * (2 << 20))]
     assert "more than 1 MiB" in str(await failure(aws_server.queue().receive()))
 

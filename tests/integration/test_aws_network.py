@@ -2,51 +2,33 @@
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aws_server import EMPTY, Server, answer, failure
+from certificates import certificate
 
-from sluicegate.aws import Aws
+from sluicegate.aws import Aws, access
 
 pytestmark = pytest.mark.usefixtures("aws_keys")
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, and its key."""
-    made, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=127.0.0.1",
-    ]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("a certificate needs the program openssl")
-    return made, key
+@pytest.fixture(autouse=True, params=["direct", "aiohttp"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both clients behave alike."""
+    if request.param == "aiohttp":
+        monkeypatch.setattr(access, "DIRECT", frozenset())
 
 
 @pytest.fixture
-async def tls_server(
-    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Server]:
+async def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """A server whose certificate AWS_CA_BUNDLE names."""
+    authority, key = certificate(tmp_path)
     made = Server()
     made.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    made.tls.load_cert_chain(*certificate)
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+    made.tls.load_cert_chain(authority, key)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
     await made.start()
     yield made
     await made.stop()

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import botocore.auth  # type: ignore[import-untyped]
 import botocore.session  # type: ignore[import-untyped]
@@ -21,8 +20,9 @@ from hypothesis import strategies as st
 
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
-from sluicegate.aws.http import Host
+from sluicegate.aws.http import DirectHost
 from sluicegate.aws.signing import LOGS, SQS, Protocol, Signer
+from sluicegate.httpclient import Answer, Host
 
 KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
 SESSION = KEYS._replace(token="IQoJb3JpZ2luX2VjEXAMPLE//////////wEaCXVzLWVhc3QtMSJ" + "x+/=" * 40)
@@ -46,12 +46,16 @@ def record(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What goes out by hand, from now on; answers are what `CALLS` says."""
     made: list[Request] = []
 
-    async def post(host: Host, headers: Mapping[str, str], body: bytes, seconds: float) -> tuple[int, bytes]:
+    async def post(
+        host: Host | DirectHost, headers: Mapping[str, str], body: bytes, seconds: float
+    ) -> Answer:
         fields = {name.lower(): value for name, value in headers.items()}
-        made.append(Request(host.url, {**fields, "host": urlsplit(host.url).netloc}, body))
-        return 200, next(call.answer for call in CALLS if fields["x-amz-target"].endswith(f".{call.name}"))
+        made.append(Request(host.url, fields, body))
+        name = fields["x-amz-target"].partition(".")[2]
+        return Answer(200, next(call.answer for call in CALLS if call.name == name))
 
-    monkeypatch.setattr(Host, "post", post)
+    for kind in (Host, DirectHost):
+        monkeypatch.setattr(kind, "post", post)
     return made
 
 
@@ -77,7 +81,7 @@ class Theirs:
     def _take(self, request: Any, **_: Any) -> AWSResponse:
         assert request.method == "POST"
         headers = {name.lower(): _text(value) for name, value in request.headers.items()}
-        headers["host"] = urlsplit(request.url).netloc
+        headers["host"] = botocore.auth._host_from_url(request.url)
         self.made.append(Request(request.url, headers, request.body))
         return AWSResponse(request.url, 200, {}, _Raw())
 

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from sluicegate.aws.credentials import BadCredentials, Credentials, Keys, Role
 from sluicegate.aws.errors import NO_CREDENTIALS, AwsError
-from sluicegate.aws.http import Host
-from sluicegate.aws.signing import Protocol, Signer
+from sluicegate.aws.http import DirectHost
+from sluicegate.aws.signing import SQS, Protocol, Signer
+from sluicegate.httpclient import Advice, Host
 from sluicegate.threads import Threads
 
 if TYPE_CHECKING:  # botocore is loaded with the first call
     from sluicegate.aws.sdk import Control
 
 THREADS = 4
+DIRECT = frozenset((SQS,))
+"""Services with so many requests that the lean client pays."""
+ADVICE = Advice("check the region, the name and DNS", "check AWS_CA_BUNDLE")
+Way = Host | DirectHost
 
 
 class Access:
@@ -26,7 +31,7 @@ class Access:
         self._endpoint_url = endpoint_url
         self._credentials: dict[Role | None, Credentials] = {}
         self._control: Control | None = None
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[tuple[str, bool], Way] = {}
         self._opening = asyncio.Lock()
 
     async def control(self) -> Control:
@@ -42,13 +47,15 @@ class Access:
                 self._control = await self.threads.call(load)
         return self._control
 
-    async def place(self, protocol: Protocol, region: str) -> tuple[Host, Signer]:
+    async def place(self, protocol: Protocol, region: str) -> tuple[Way, Signer]:
         """Where a service is, and who signs for it."""
         control = await self.control()
         url, proxy, tls = await self.threads.call(lambda: control.way_to(protocol.service, region))
-        if url not in self._hosts:
-            self._hosts[url] = Host(url, tls, proxy)
-        return self._hosts[url], Signer(url, region, protocol)
+        direct = protocol in DIRECT and proxy is None
+        if (url, direct) not in self._hosts:
+            made = DirectHost(url, tls, ADVICE) if direct else Host(url, tls, proxy, ADVICE)
+            self._hosts[url, direct] = made
+        return self._hosts[url, direct], Signer(url, region, protocol)
 
     def credentials(self, role: Role | None) -> Credentials:
         """Those of `role`, or the gateway's own."""

@@ -18,10 +18,10 @@ from botocore.credentials import (  # type: ignore[import-untyped]
 )
 from botocore.httpsession import get_cert_path  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
-from botocore.utils import get_environ_proxies  # type: ignore[import-untyped]
 
 from sluicegate.aws.credentials import Role
 from sluicegate.aws.errors import BAD_ANSWER, NO_ANSWER, NO_CREDENTIALS, NOT_SENT, TIMED_OUT, AwsError
+from sluicegate.httpclient import environment_proxy
 
 CONNECT_SECONDS, READ_SECONDS = 5, 15
 _CONFIG = Config(
@@ -96,9 +96,8 @@ class Control:
         """The URL of a service, that of the HTTP proxy on the way (as the environment has it), and whom to trust: the
         certificates that the environment or the profile names, or botocore's own."""
         url: str = self._endpoint_url or self.client(service, region, None).meta.endpoint_url
-        scheme = urlsplit(url).scheme
-        proxy: str | None = get_environ_proxies(url).get(scheme)
-        if scheme != "https":
+        proxy = environment_proxy(url)
+        if urlsplit(url).scheme != "https":
             return url, proxy, None
         with self._lock:
             bundle = self._session(None).get_config_variable("ca_bundle")

@@ -1,4 +1,4 @@
-"""The lean way to a service that speaks AWS's JSON: a POST, signed here, over connections that stay open."""
+"""A service that speaks AWS's JSON: each call is a POST, signed here, over connections that stay open."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from sluicegate.aws.access import Access
+from sluicegate.aws.access import Access, Way
 from sluicegate.aws.credentials import Keys, Role
 from sluicegate.aws.errors import BAD_ANSWER, EXPIRED, NO_ANSWER, TIMED_OUT, AwsError
-from sluicegate.aws.http import Host, NoAnswer
 from sluicegate.aws.signing import Protocol, Signer
+from sluicegate.httpclient import NoAnswer
 
 
 class Service:
@@ -22,7 +22,7 @@ class Service:
         self._access = access
         self._protocol = protocol
         self._region, self._role = region, role
-        self._place: tuple[Host, Signer] | None = None
+        self._place: tuple[Way, Signer] | None = None
 
     async def call(
         self, operation: str, params: Mapping[str, object], resource: str, seconds: float
@@ -44,7 +44,7 @@ class Service:
         host, signer, keys = await self._prepare(operation, resource)
         headers = signer.headers(operation, body, keys, time.time())
         try:
-            status, answer = await host.post(headers, body, seconds)
+            status, answer, _ = await host.post(headers, body, seconds)
         except NoAnswer as error:
             if error.stale and not last:
                 raise _Again from error
@@ -65,7 +65,7 @@ class Service:
             raise self._error(operation, BAD_ANSWER, cause, resource, status)
         return parsed
 
-    async def _prepare(self, operation: str, resource: str) -> tuple[Host, Signer, Keys]:
+    async def _prepare(self, operation: str, resource: str) -> tuple[Way, Signer, Keys]:
         try:
             if self._place is None:
                 self._place = await self._access.place(self._protocol, self._region)

@@ -10,10 +10,9 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from sluicegate.aws.credentials import Keys
-from sluicegate.aws.http import authority
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 
@@ -39,13 +38,14 @@ class Signer:
     def __init__(self, url: str, region: str, protocol: Protocol) -> None:
         parts = urlsplit(url)
         content_type = f"application/x-amz-json-{protocol.version}"
-        self._fixed = {"Content-Type": content_type}
+        host = _authority(parts)
+        self._fixed = {"Host": host, "Content-Type": content_type}
         self._tail, self._signed_tail = "", "x-amz-target"
         if protocol.query_mode:
             self._fixed["x-amzn-query-mode"] = "true"
             self._tail, self._signed_tail = "x-amzn-query-mode:true\n", "x-amz-target;x-amzn-query-mode"
         path = quote(parts.path or "/", safe="/~")
-        self._head = f"POST\n{path}\n\ncontent-type:{content_type}\nhost:{authority(parts)}\n"
+        self._head = f"POST\n{path}\n\ncontent-type:{content_type}\nhost:{host}\n"
         self._target = protocol.target
         self._scope = (region, protocol.service, "aws4_request")
         self._second, self._stamp = -1, ""
@@ -53,7 +53,7 @@ class Signer:
         self._key = b""
 
     def headers(self, operation: str, body: bytes, keys: Keys, now: float) -> dict[str, str]:
-        """The headers of a request, signature included, without Host and Content-Length. `now` is Unix time."""
+        """The headers of a request, signature included, without Content-Length. `now` is Unix time."""
         stamp = self._time(int(now))
         target = f"{self._target}.{operation}"
         headers = {**self._fixed, "X-Amz-Date": stamp, "X-Amz-Target": target}
@@ -86,3 +86,9 @@ class Signer:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._key_of, self._key = (keys, day), key
         return self._key
+
+
+def _authority(url: SplitResult) -> str:
+    """Host and, unless it is the scheme's own, port."""
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    return f"{name}" if url.port in (None, {"http": 80, "https": 443}[url.scheme]) else f"{name}:{url.port}"
