@@ -1,17 +1,18 @@
 """The provider of a gateway's custom resources for CloudFormation: Listener, DestinationArn and PacketSource.
 
 One file, nothing but the standard library: it runs as an AWS Lambda function (`lambda_handler`) that calls the
-gateway's REST API, and inside the gateway for requests that come through an SNS topic. `handle` is what both share;
-it knows an API by its method `call` only.
+gateway's REST API, and inside the gateway for requests that come through an SNS topic. Both use `handle`, which knows
+an API by its method `call` only.
 
-A stack must never hang: whatever happens is answered, within the time that is left. What keeps CloudFormation's
+A stack must never hang: every request is answered, within the time that is left. Three rules keep CloudFormation's
 retries and roll-backs from doing harm:
 
 - A create carries a key made from the request's id, so that the same request twice makes one resource.
-- A create that was refused answers with a physical id that says so, because CloudFormation deletes after a failure:
-  it must not delete the resource of somebody else whose name was taken.
-- A create whose outcome is unknown (no answer in time) answers with an id that holds the key. Its delete sends the same
-  create again, which finds what there is under that key or is refused, and then deletes that.
+- A create that was refused answers with a physical id that says so. CloudFormation deletes after a failure, and must
+  not delete a resource of somebody else that has the same name.
+- A create whose outcome is unknown (no answer in time) answers with a physical id that holds the request's id. The
+  delete that follows sends the create again under the same key. If the gateway answers with a resource, that is
+  deleted; if it refuses, there is none.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ IDENTITY = {
     "PacketSource": ("Name", "ListenerName"),
     "DestinationArn": ("Destination", "IngressRegionKey"),
 }
-"""Properties whose change makes a new resource, and deletes the old one after that."""
+"""The properties of each kind whose change makes a new resource. CloudFormation then deletes the old one."""
 
 ATTRIBUTES = {
     "Listener": (
@@ -59,13 +60,13 @@ ATTRIBUTES = {
     "PacketSource": ("Id", "Name", "State"),
     "DestinationArn": ("Id", "Destination", "IngressRegionKey", "Arn"),
 }
-"""What `Fn::GetAtt` gives. An attribute that a resource lacks is empty text, so that GetAtt never fails."""
+"""The attributes of each kind. One that a resource lacks is empty text, so that `Fn::GetAtt` never fails."""
 
 NO_RESOURCE = (
     "a Destination is no resource of its own",
     "declare it in the property Destinations of its Listener, and remove this resource",
 )
-"""`(cause, fix)`: why a resource of the type Destination fails. The reference service only reserves that type too."""
+"""`(cause, fix)` for a resource of the type Destination. The reference service, too, only reserves that type."""
 
 NOT_OURS = ("ServiceToken", "ServiceTimeout", "ApiKey")
 REFUSED = "refused/"
@@ -78,8 +79,8 @@ API_SECONDS = 8.0  # all requests for one resource
 ANSWER_SECONDS = 8.0  # kept back for the answer to CloudFormation
 TRIES = 3
 SUBSCRIBE_SECONDS = 5.0
-"""From the request on, for the subscription of a PacketSource. A refusal is believed only then: what IAM was told a
-moment ago, by the same stack, takes effect after some seconds."""
+"""Seconds from the request on that the subscription of a PacketSource may take. A refusal by AWS is believed only after
+them: a permission that the same stack has just granted takes effect with a delay."""
 POLL_SECONDS = 0.3
 
 _TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(\w+)")
@@ -87,7 +88,7 @@ _DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "am
 
 
 class RequestRefused(Exception):
-    """The gateway said no; `status` is HTTP's. A retry would get the same answer."""
+    """The gateway refused a request with the HTTP status `status`. A retry would get the same answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -95,11 +96,11 @@ class RequestRefused(Exception):
 
 
 class Unreachable(Exception):
-    """No answer: it is not known whether the gateway did what it was asked."""
+    """No usable answer came: whether the gateway carried the request out is unknown."""
 
 
 class Failed(Exception):
-    """The request ends FAILED with this reason; `physical_id` replaces the one it would have."""
+    """The request fails with this reason. `physical_id` replaces the one that the answer would have."""
 
     def __init__(self, reason: str, physical_id: str | None = None) -> None:
         super().__init__(reason)
@@ -110,23 +111,24 @@ class Caller(Protocol):
     """A gateway's API, however it is reached."""
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """One request: the answer as JSON (None without a body). Raises `RequestRefused` or `Unreachable`."""
+        """Send one request. Returns the answer's JSON, None without a body. Raises `RequestRefused`, `Unreachable`."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, and the key would go wherever it is sent."""
+    """Follows no redirect: a redirected POST would become a GET, and another server would get the API key."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Api:
-    """A gateway's REST API over HTTP. `deadline` as `time.monotonic()`."""
+    """A gateway's REST API over HTTP. No request begins after `deadline`, a time of `time.monotonic()`."""
 
     def __init__(self, url: str, deadline: float) -> None:
         self._url = url.rstrip("/")
         self._deadline = deadline
-        # A gateway is not on the internet: proxies of the environment are for that.
+        # The environment's proxies lead to the internet, and a gateway is usually not there.
+        # Doubtful: a gateway on the internet cannot be reached from a VPC whose only way out is such a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects())
 
     def call(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
@@ -157,7 +159,7 @@ class Api:
 
 
 def refusal(status: int, text: bytes) -> RequestRefused | Unreachable:
-    """What an error answer of the API means for a stack."""
+    """The error for an answer of the API: `Unreachable` where a retry may help (429 and 5xx), otherwise `Refused`."""
     try:
         detail = json.loads(text)["detail"]
     except (ValueError, KeyError, TypeError):
@@ -172,7 +174,7 @@ def refusal(status: int, text: bytes) -> RequestRefused | Unreachable:
 
 
 def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
-    """Do what a CloudFormation request asks of `api`: the answer for its ResponseURL. Raises nothing."""
+    """Carry a CloudFormation request out through `api`. Returns the answer for its ResponseURL; raises nothing."""
     answer: dict[str, Any] = {
         "Status": "SUCCESS",
         "PhysicalResourceId": event.get("PhysicalResourceId") or REFUSED + str(event.get("RequestId")),
@@ -185,7 +187,7 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
     try:
         kind = kind_of(event.get("ResourceType"))
         if kind is None and event.get("RequestType") == "Delete":
-            return answer  # nothing of this type was ever made, and a stack that cannot be rolled back hangs
+            return answer  # nothing of this type was ever made; a refusal would block the stack's roll-back
         if is_destination(event.get("ResourceType")):
             raise Failed(", ".join(NO_RESOURCE))
         if kind is None:
@@ -210,7 +212,7 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
 
 
 def failed(answer: dict[str, Any], reason: str, physical_id: str | None = None) -> dict[str, Any]:
-    """`answer` as FAILED."""
+    """`answer` turned into a failure for this reason, with another physical id if one is given."""
     return {
         **answer,
         "Status": "FAILED",
@@ -227,7 +229,7 @@ def kind_of(resource_type: str | None) -> str | None:
 
 
 def is_destination(resource_type: str | None) -> bool:
-    """True for the type that is reserved (`NO_RESOURCE`)."""
+    """True for the resource type Destination, which is reserved and never made (`NO_RESOURCE`)."""
     return _own_type(resource_type) == "Destination"
 
 
@@ -237,7 +239,7 @@ def _own_type(resource_type: str | None) -> str | None:
 
 
 def identity(kind: str, properties: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a resource the same one; scalars as text, as CloudFormation sends them."""
+    """The properties that identify a resource (`IDENTITY`). Scalars are text, as CloudFormation sends them."""
     properties = _named(properties)
     found = {}
     for key in IDENTITY[kind]:
@@ -251,7 +253,7 @@ def identity(kind: str, properties: Mapping[str, Any]) -> dict[str, Any]:
 def document(
     kind: str, properties: Mapping[str, Any], name: str | None, stack: str, logical_id: str
 ) -> dict[str, Any]:
-    """The body for the API: the resource's own properties, with a name; its Destinations have names too."""
+    """The body for the API: the resource's own properties, with a name for it and for each of its Destinations."""
     body = {key: value for key, value in _named(properties).items() if key not in NOT_OURS}
     if kind != "DestinationArn":
         body.setdefault("Name", name)
@@ -278,18 +280,18 @@ def stack_name(stack_id: str | None) -> str:
 
 
 def generated_name(stack: str, logical_id: str, seed: str) -> str:
-    """A name for a resource without one: the same for the same `seed` (text), unlike any other's."""
+    """A name for a resource without one. The same `seed` gives the same name, another seed another name."""
     digest = hashlib.sha256(seed.encode()).hexdigest()[:10]
     return f"{stack[:120]}-{logical_id[:120]}-{digest}"
 
 
 def resource_path(kind: str, physical_id: str) -> str:
-    """Where the API has one resource."""
+    """The API's path of one resource."""
     return "{}/{}".format(PATHS[kind], urllib.parse.quote(physical_id, safe=""))
 
 
 def attributes(kind: str, item: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Fn::GetAtt` gives for a resource that the API shows as `item`."""
+    """The attributes, for `Fn::GetAtt`, of a resource that the API shows as `item`."""
     return {name: item.get(name, "") for name in ATTRIBUTES[kind]}
 
 
@@ -302,7 +304,7 @@ def _named(properties: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _unsubscribed(item: Mapping[str, Any]) -> str | None:
-    """Why a PacketSource that should take messages does not; None for everything else."""
+    """Why a PacketSource receives no messages although it should; None if nothing is wrong, and for other kinds."""
     if item.get("Subscription", "Subscribed") == "Subscribed":
         return None
     return item.get("SubscriptionProblem") or "AWS has not answered the gateway yet: its events say why"
@@ -313,14 +315,14 @@ _Result = tuple[str, dict[str, Any], list[str]]
 
 
 def _with_region(kind: str, properties: Mapping[str, Any], stack_id: str | None) -> Mapping[str, Any]:
-    """A DestinationArn without a region is for the stack's own."""
+    """The properties, where a DestinationArn without a region gets the stack's own region."""
     if kind != "DestinationArn" or "IngressRegionKey" in properties or str(stack_id).count(":") < 5:
         return properties
     return {**properties, "IngressRegionKey": str(stack_id).split(":")[3]}
 
 
 class _Request:
-    """One Create, Update or Delete."""
+    """One Create, Update or Delete request of CloudFormation."""
 
     def __init__(self, event: Mapping[str, Any], kind: str, api: Caller) -> None:
         self._api = api
@@ -334,7 +336,7 @@ class _Request:
         )
 
     def do(self) -> _Result:
-        """`(physical id, attributes, warnings)`."""
+        """Carry the request out. Returns `(physical id, attributes, warnings)`."""
         kind = self._event.get("RequestType")
         if kind == "Create":
             return self._create()
@@ -384,18 +386,18 @@ class _Request:
         problem = _unsubscribed(item)
         if problem is not None and item["Subscription"] == "Failed":
             raise Failed(problem)
-        # Not known yet: the gateway goes on trying, and failing here would fail the roll-back as well.
+        # The outcome is not known yet, and the gateway goes on trying. A failure here would fail the roll-back too.
         return self._result({**item, "Warnings": [*(item.get("Warnings") or []), *filter(None, [problem])]})
 
     def _replace(self, changed: list[str]) -> _Result:
-        """A new resource under a new id: CloudFormation then deletes the old one by itself."""
+        """Make a new resource under a new id. CloudFormation then deletes the old one by itself."""
         body = self._document(self._name())
         if self._kind != "DestinationArn" and body["Name"] == self._id:
             raise Failed(
                 f"a change of {' and '.join(changed)} replaces the {self._kind}, and its name {self._id} is taken "
                 "by the one that it replaces: change Name too, or leave Name out"
             )
-        # A failed Update keeps the physical id that there is: CloudFormation goes on with the old resource.
+        # A failed Update keeps its physical id, so that CloudFormation goes on with the old resource.
         try:
             item = self._persist(
                 "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
@@ -427,7 +429,7 @@ class _Request:
         try:
             item = self._persist("POST", PATHS[self._kind], body, {"Idempotency-Key": key})
         except RequestRefused:
-            return  # it was never made, and cannot be
+            return  # the resource was never made, and cannot be made
         self._remove(item["Id"])
 
     def _remove(self, physical_id: str) -> None:
@@ -438,7 +440,7 @@ class _Request:
                 raise
 
     def _name(self) -> str | None:
-        """The name in the template, or one that is the same for each retry and another for each replacement."""
+        """The name in the template, or a generated one: the same for each retry, another for each replacement."""
         given = _named(self._properties).get("Name")
         if self._kind == "DestinationArn" or given:
             return given
@@ -451,7 +453,7 @@ class _Request:
         return document(self._kind, self._properties, name, stack, logical_id)
 
     def _subscribed(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`item` as it is once it takes messages, or when the time for that is over. Only a PacketSource may wait."""
+        """Wait until a PacketSource is subscribed, for `SUBSCRIBE_SECONDS` at most. Returns `item` as it is then."""
         warnings = item.get("Warnings")
         while _unsubscribed(item) is not None and time.monotonic() < self._subscribed_until:
             time.sleep(POLL_SECONDS)
@@ -459,7 +461,7 @@ class _Request:
         return {**item, "Warnings": warnings}
 
     def _taken_back(self, made: str) -> str:
-        """Delete what a request has made and cannot answer for: the physical id of its failure."""
+        """Delete the resource `made` of a request that fails after all. Returns the physical id for the failure."""
         try:
             self._remove(made)
         except (RequestRefused, Unreachable):
@@ -470,9 +472,9 @@ class _Request:
         return item["Id"], attributes(self._kind, item), item.get("Warnings") or []
 
     def _persist(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Any:
-        """One call, tried again while the gateway does not answer: every one of ours may be sent twice."""
-        # Unknown properties are ignored and reported (RFC 7240), as AWS's own resources would not do; templates of the
-        # reference service rely on it.
+        """One call, repeated while the gateway does not answer. Every call of this provider may be sent twice."""
+        # The gateway ignores unknown properties and reports them (RFC 7240), because templates of the reference service
+        # rely on that. AWS's own resources would refuse them.
         headers = {"Prefer": "handling=lenient", **headers}
         key = self._properties.get("ApiKey")
         if key:
@@ -498,7 +500,7 @@ def respond(
     hosts: Collection[str] = (),
     partition: str = "aws",
 ) -> str | None:
-    """Put `answer` at a request's ResponseURL; None, or why that was not possible (nobody can be told then)."""
+    """Put `answer` at a request's ResponseURL. Returns None, or why that failed: CloudFormation then has no answer."""
     wrong = refused_url(url, hosts, partition)
     if wrong or not url:
         return wrong
@@ -521,7 +523,7 @@ def respond(
 
 
 def refused_url(url: str | None, hosts: Collection[str] = (), partition: str = "aws") -> str | None:
-    """Why nothing is sent to this ResponseURL, or None. `hosts`: further `host:port`s, by http too (for tests).
+    """Why nothing is sent to this ResponseURL; None if it is fit. `hosts`: other `host:port`s, by http too (for tests).
 
     Whoever can send a request chooses this URL. So it must be CloudFormation's own bucket at S3.
     """
@@ -548,7 +550,7 @@ def _gateway_url() -> str:
 
 
 def lambda_handler(event: Mapping[str, Any], context: Any) -> None:
-    """The entry point in AWS Lambda. Its environment: `SLUICEGATE_API`; `SLUICEGATE_RESPONSE_HOSTS` for tests."""
+    """The entry point in AWS Lambda. Reads `SLUICEGATE_API` and (for tests) `SLUICEGATE_RESPONSE_HOSTS`."""
     left = context.get_remaining_time_in_millis() / 1000
     seconds = max(1.0, min(API_SECONDS, left - ANSWER_SECONDS))
     answer = within(seconds + 1, event, lambda: Api(_gateway_url(), time.monotonic() + seconds))
@@ -571,7 +573,7 @@ def lambda_handler(event: Mapping[str, Any], context: Any) -> None:
 
 
 def within(seconds: float, event: Mapping[str, Any], make_api: Callable[[], Caller]) -> dict[str, Any]:
-    """`handle`, or a failure when it has not ended after so many seconds: a socket's own time-out is for each read."""
+    """`handle` for at most `seconds`; after them, a failure. The time-out of a socket bounds each read only."""
     found = []
 
     def run() -> None:
