@@ -1,4 +1,4 @@
-"""A template as the resources of one gateway: what each becomes, what it refers to, and what cannot be had here."""
+"""A template as the resources of one gateway: what each becomes, what it refers to, and what this machine lacks."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -36,12 +36,12 @@ _PERMISSIONS = (
     "AWS::SQS::QueuePolicy",
 )
 _SILENT = "AWS::CDK::Metadata"
-"""Tells AWS which version of a tool wrote the template, and changes nothing."""
+"""A type that only tells AWS which version of a tool wrote the template. Its resource gets no note."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A resource of the gateway that exists: what Ref and GetAtt give."""
+    """A resource of the gateway that exists, with the values for `Ref` and `Fn::GetAtt`."""
 
     physical_id: str
     attributes: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """What is to be made of one resource: a `document` for the API, or the name of a topic."""
+    """One resource to make. `document` is the body for the API; for a topic it holds the name alone."""
 
     logical_id: str
     kind: Literal["Listener", "DestinationArn", "PacketSource", "Topic"]
@@ -57,7 +57,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """As the API names it."""
+        """The resource's name in the API."""
         if self.kind != "DestinationArn":
             return str(self.document["Name"])
         return f"{self.document.get('Destination', '')}@{self.document.get('IngressRegionKey', '')}"
@@ -65,7 +65,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Something of the template that is not as it would be on AWS, with the consequence."""
+    """A difference between a resource here and on AWS, with its consequence."""
 
     logical_id: str
     type: str
@@ -75,7 +75,12 @@ class Note:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`made_dir`: where inline code is written. `environment`: for every function that does not set it."""
+    """How a template is applied.
+
+    `made_dir` is the directory for inline code and dead letters. `environment` has variables for every function that
+    does not set them. `egress_networks` are added to those of each PacketSource. `includes` has local files for the
+    locations of `AWS::Include`.
+    """
 
     name: str
     region: str
@@ -86,7 +91,7 @@ class Settings:
 
 
 class Stack:
-    """The gateway's part of `template`. `known` grows while resources are made; `notes` while they are resolved."""
+    """The gateway's part of `template`. Whoever makes a resource adds it to `known`; `notes` grow with `items`."""
 
     def __init__(
         self, template: Template, parameters: Mapping[str, str], settings: Settings, known: dict[str, Known]
@@ -117,11 +122,11 @@ class Stack:
 
     @property
     def code(self) -> Mapping[Path, str]:
-        """Inline code to be written: file → text."""
+        """Inline code of functions, still to be written: file → text."""
         return self._lambdas.code
 
     def items(self) -> Iterator[Item]:
-        """What is to be made, one after the other: what comes later may need what `known` has by then."""
+        """The resources to make, in order. Make each before asking for the next, which may refer to it (`known`)."""
         self._refuse_destinations()
         for declared in self._template.order():
             if not self._resolver.holds(declared.condition, declared.place):
@@ -141,23 +146,23 @@ class Stack:
         self._note_the_rest()
 
     def _refuse_destinations(self) -> None:
-        """Before anything is made: a Destination that stands by itself would be served by nobody."""
+        """Refuse, before anything is made, a Destination that stands by itself: no Listener would serve it."""
         for declared in self._template.resources.values():
             if is_destination(declared.type) and self._resolver.holds(declared.condition, declared.place):
                 cause, fix = NO_RESOURCE
                 raise self._template.refused(declared.place, f"{declared.logical_id}: {cause}", fix)
 
     def warn(self, logical_id: str, text: str) -> None:
-        """Something that the gateway says of a resource."""
+        """Add a warning of the gateway about a resource to `notes`."""
         self._note(self._template.resources[logical_id], text)
 
     @property
     def made_dir(self) -> Path:
-        """Where inline code is written."""
+        """The directory for inline code and dead letters."""
         return self._settings.made_dir
 
     def located(self, found: Finding, logical_id: str, pointer: str) -> Finding:
-        """What the API says of a resource, at its place in the template: as near as the template has it."""
+        """A finding of the API at its place in the template: at `pointer`, or the nearest that the template has."""
         declared = self._template.resources[logical_id]
         place: Place = declared.place
         node: Any = declared.properties
@@ -172,7 +177,7 @@ class Stack:
         return dataclasses.replace(found, file=self._template.file, line=place.line, col=place.col)
 
     def outputs(self) -> dict[str, str]:
-        """The template's outputs as text; what cannot be resolved says why."""
+        """The template's outputs as text. An output that cannot be resolved says why."""
         section = self._template.outputs
         found: dict[str, str] = {}
         for name, raw in section.items():
@@ -191,7 +196,7 @@ class Stack:
     # References (resolve.References)
 
     def ref(self, logical_id: str) -> str:
-        """What `Ref` gives; `Function.Alias` and `Function.Version` (SAM) give the function's ARN."""
+        """The value of `Ref`. `Function.Alias` and `Function.Version` (SAM) give the function's ARN."""
         name, _, part = logical_id.partition(".")
         declared = self._template.resources[name]
         if kind_of(declared.type):
@@ -202,7 +207,7 @@ class Stack:
         return placeholder.arn if part else placeholder.ref
 
     def attribute(self, logical_id: str, name: str) -> str | list[str]:
-        """What `Fn::GetAtt` gives. Raises `LookupError` for an attribute that a gateway's resource does not have."""
+        """The value of `Fn::GetAtt`. Raises `LookupError` for an attribute that a gateway's resource does not have."""
         declared = self._template.resources[logical_id]
         if not kind_of(declared.type):
             return self._placeholder(declared).attribute(name)
@@ -211,7 +216,7 @@ class Stack:
             raise LookupError(
                 f"{logical_id} ({declared.type}) has no attribute {name}", f"it has: {', '.join(has)}"
             )
-        # The record of an earlier version may lack some.
+        # The record of an `apply` by an earlier version may lack attributes.
         value = self._known(declared).attributes.get(name, "")
         return [str(item) for item in value] if isinstance(value, list) else str(value)
 
@@ -220,7 +225,7 @@ class Stack:
         return found if found is not None else self._expected(declared)
 
     def _expected(self, declared: Declared) -> Known:
-        """What is sure before a resource is made: its name, and those of a Listener's Destinations."""
+        """The values that are sure before a resource is made: its name, and the names of a Listener's Destinations."""
         kind = kind_of(declared.type)
         name = self._name(declared)
         later = dict.fromkeys(ATTRIBUTES[kind or ""], LATER)
@@ -243,8 +248,8 @@ class Stack:
         self._drop_log_group(declared, made)
         given = made.get("Destinations") or []
         if not isinstance(given, list):
-            return made  # the gateway says what is wrong with it
-        # Text names a Destination of another Listener; of anything else the gateway says what is wrong with it.
+            return made  # the gateway refuses it and says why
+        # Text names a Destination of another Listener. Anything else the gateway refuses, and says why.
         destinations = [{**one} if isinstance(one, dict) else one for one in given]
         own = [one for one in destinations if isinstance(one, dict)]
         for destination in own:
@@ -275,7 +280,7 @@ class Stack:
         return None if target is None else {**made, "Arn": target}
 
     def _raw_destinations(self, declared: Declared) -> list[Any]:
-        """The Destinations of a Listener that there will be, not resolved; empty where that cannot be told."""
+        """The Destinations that a Listener will have, not resolved; empty where they cannot be known."""
         raw = declared.properties.get("Destinations")
         if isinstance(raw, Map):  # a function that gives a list of names
             names = self._resolver.value(raw, raw.place)
@@ -295,7 +300,7 @@ class Stack:
         value = self._resolver.value(raw, declared.properties.places[key]) if raw is not None else None
         if isinstance(value, str):
             return value
-        # The same template under another stack name is another stack: no name is shared by two of them.
+        # Two stacks of one template must not share a name, so the stack's name is a part of it.
         return f"{self._settings.name}-{declared.logical_id}"
 
     def _destination_name(self, declared: Declared, raw: Any, position: int) -> str:
@@ -305,14 +310,14 @@ class Stack:
         if isinstance(raw, Map) and "Name" in raw:
             value = self._resolver.value(raw["Name"], raw.places["Name"])
         elif isinstance(raw, Map) and len(raw) == 1:
-            # Perhaps a function that gives the name of one elsewhere.
+            # This may be a function that gives the name of a Destination elsewhere.
             value = self._resolver.value(raw, raw.place)
         if isinstance(value, str) and value:
             return value
         return destination_name(self._settings.name, declared.logical_id, position)
 
     def _drop_log_group(self, declared: Declared, made: dict[str, Any]) -> None:
-        """Nobody makes log groups or asks for roles here, and the gateway would look for both."""
+        """Leave out log groups and metrics that need resources of this template: nobody makes those here."""
         name = made.get("Name", declared.logical_id)
         if origins(made.get("LogGroupName")):
             del made["LogGroupName"]
@@ -324,7 +329,7 @@ class Stack:
     # Destinations
 
     def _bind(self, declared: Declared, destination: dict[str, Any]) -> None:
-        """Bring `DestinationArn` to what can be had here; without any it is left out, and packets are counted."""
+        """Replace `DestinationArn` by a target on this machine. Without one it is left out, and packets are counted."""
         arn = destination.pop("DestinationArn", None)
         name = str(destination["Name"])
         if isinstance(arn, str):
@@ -341,7 +346,7 @@ class Stack:
             self._give(declared, destination, function)
 
     def _target(self, declared: Declared, arn: str, name: str) -> str | None:
-        """What stands for `arn` here; None, with a note, when there is nothing."""
+        """The target in place of `arn` on this machine; None, with a note, when there is none."""
         logical_id = self._lambdas.named(arn)
         if logical_id is not None:
             function = self._lambdas.used(logical_id)
@@ -357,7 +362,7 @@ class Stack:
         return arn
 
     def _give_arguments(self, declared: Declared, destinations: list[dict[str, Any]]) -> None:
-        """A function that a DestinationArn resource binds is told by its Destination what it is to be told."""
+        """Give each Destination the arguments of the function that a DestinationArn resource binds to it."""
         for other in self._template.resources.values():
             if kind_of(other.type) != "DestinationArn" or declared.logical_id not in references(
                 other.properties
@@ -372,7 +377,7 @@ class Stack:
                     self._give(declared, destination, function)
 
     def _function_of(self, arn: Any) -> LocalFunction | None:
-        """The function that is used here for an ARN, or for the map of regions that it is."""
+        """The local function for an ARN. Of a map of regions: for this region, for `*`, or for the first one."""
         if isinstance(arn, Mapping):
             found = arn.get(self._settings.region) or arn.get("*") or next(iter(arn.values()), None)
             return self._function_of(found)
@@ -381,7 +386,7 @@ class Stack:
         return function if isinstance(function, LocalFunction) else None
 
     def _give(self, declared: Declared, destination: dict[str, Any], function: LocalFunction) -> None:
-        """`Arguments` for Lambda say how it is invoked there: a local function has its own instead."""
+        """Replace `Arguments`, which say how Lambda invokes a function, by those of the local function."""
         dropped = [key for key in destination.get("Arguments") or {} if key not in function.arguments]
         if dropped:
             text = f"{destination['Name']}: {', '.join(dropped)} of its Arguments has no effect on a local function"
@@ -402,7 +407,7 @@ class Stack:
         return kind_of(declared.type) is not None or declared.type == TOPIC
 
     def _note_the_rest(self) -> None:
-        """Every resource that nothing above has spoken of, with the consequence."""
+        """Note the consequence for each resource that is not made here and belongs to the template itself."""
         for declared in self._template.resources.values():
             if (
                 declared.implied
