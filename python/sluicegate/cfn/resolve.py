@@ -1,7 +1,7 @@
 """The values of a template: parameters, conditions, mappings and intrinsic functions, as CloudFormation gives them.
 
-Nothing is resolved before it is asked for: a function that cannot be had on this machine is an error only where
-something depends on it.
+A value is resolved when it is asked for. So a function that this machine cannot resolve is an error only where a
+resource depends on it.
 """
 
 import base64
@@ -19,7 +19,7 @@ _DYNAMIC = re.compile(r"\{\{resolve:([a-z-]+):([^}]*)\}\}")
 
 
 class Given(str):
-    """Text that resources of the template gave; `of` has the logical ids. It stays so through Join, Sub and Select."""
+    """Text that comes from resources of the template; `of` has their logical ids. Join, Sub and Select keep them."""
 
     __slots__ = ("of",)
     of: frozenset[str]
@@ -42,17 +42,17 @@ def origins(value: Any) -> frozenset[str]:
 
 
 class References(Protocol):
-    """What resources give. Both raise `LookupError` with a sentence for what does not exist."""
+    """The values of resources. Both methods raise `LookupError` with cause and fix for a value that does not exist."""
 
     def ref(self, logical_id: str) -> str:
-        """What `Ref` gives."""
+        """The value of `Ref` for a resource."""
 
     def attribute(self, logical_id: str, name: str) -> str | list[str]:
-        """What `Fn::GetAtt` gives."""
+        """The value of `Fn::GetAtt` for an attribute of a resource."""
 
 
 class _NoValue:
-    """`AWS::NoValue`: whatever has it is left out."""
+    """`AWS::NoValue`: a property or list item with this value is left out."""
 
 
 NO_VALUE = _NoValue()
@@ -62,7 +62,7 @@ Include = Callable[[str], Map]
 
 
 class Resolver:
-    """Values of one template with these parameters. `TemplateError` names the place of what cannot be had."""
+    """Resolves the values of one template. Raises `TemplateError`, with the place, for one that this machine lacks."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Resolver:
         }
 
     def value(self, raw: Any, place: Place) -> Any:
-        """Text, a list or a mapping with everything in it resolved; `NO_VALUE` for what is to be left out."""
+        """`raw` with everything in it resolved: text, a list or a mapping. `NO_VALUE` if it is to be left out."""
         if isinstance(raw, Items):
             items = (self.value(item, at) for item, at in zip(raw, raw.places, strict=True))
             return [item for item in items if item is not NO_VALUE and item is not None]
@@ -103,7 +103,7 @@ class Resolver:
         return raw
 
     def chosen(self, raw: Any) -> Any:
-        """`raw`, or what a Fn::If in its place chooses, not resolved yet; `NO_VALUE` for what is to be left out."""
+        """`raw`, or the branch that an Fn::If in its place chooses, unresolved. `NO_VALUE` if it is to be left out."""
         while isinstance(raw, Map) and len(raw) == 1 and "Fn::If" in raw:
             branches = raw["Fn::If"]
             raw = branches[self._branch(branches, raw.places["Fn::If"])]
@@ -111,14 +111,14 @@ class Resolver:
         return NO_VALUE if is_none else raw
 
     def properties(self, raw: Map) -> dict[str, Any]:
-        """Those of a resource."""
+        """The properties of a resource, resolved."""
         resolved = self._mapping(raw)
         if not isinstance(resolved, dict):
             raise self._refused(raw.place, "properties are not a mapping", "write `key: value` lines")
         return resolved
 
     def holds(self, name: str | None, place: Place) -> bool:
-        """Is this condition true? None is."""
+        """True if the condition `name` is true, or if there is none (None)."""
         if name is None:
             return True
         known = self._conditions.get(name)
@@ -269,7 +269,7 @@ class Resolver:
         return self.value(raw[chosen], raw.places[chosen])
 
     def _branch(self, raw: Any, place: Place) -> int:
-        """Which of the three items of a Fn::If counts."""
+        """The index of the branch that an Fn::If chooses: 1 (then) or 2 (else)."""
         if not isinstance(raw, Items) or len(raw) != 3:
             cause = "Fn::If takes a condition and two values"
             raise self._refused(place, cause, "write `!If [Name, then, else]`")
@@ -330,7 +330,7 @@ class Resolver:
     def _arguments(self, raw: Any, place: Place, function: str, count: int) -> list[Any]:
         if not isinstance(raw, Items) or len(raw) != count:
             raise self._refused(place, f"{function} takes {count} values", "write them as a list")
-        # Not `value(raw)`: NO_VALUE among them must not move the others.
+        # Not `value(raw)`: it leaves NO_VALUE out, and the arguments behind it would move.
         return [self.value(item, at) for item, at in zip(raw, raw.places, strict=True)]
 
     def _text(self, value: Any, place: Place, function: str) -> str:
