@@ -1,8 +1,8 @@
 """Resources as users change them: declared by the file or by the API, versioned, approved, and written down.
 
-One change at a time, whoever asks for it. A change is checked as a whole (`resources.desire`), brought about
-(`plan.py`), written to the state, and told as events: `ResourceChanged` says who did what, `SourceStateChanged` what
-became of a PacketSource. What is refused changes nothing, and is told too.
+There is one change at a time, whoever asks for it. A change is checked as a whole (`documents.desire`), carried out
+and written to the state (`plan.py`), and reported as events: `ResourceChanged` says who did what, `SourceStateChanged`
+what became of a PacketSource. A refused change changes nothing, and is reported too.
 """
 
 import asyncio
@@ -47,15 +47,15 @@ log = structlog.get_logger("sluicegate.registry")
 _RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
 
 GONE_SECONDS = 4.0
-"""How long a delete waits for what its PacketSource has on AWS to be gone; that goes on afterwards."""
+"""Seconds that a delete waits until the PacketSource's leftovers on AWS are removed. Their removal goes on after it."""
 
 
 class NotFound(Exception):
-    """No such resource; the message says so."""
+    """There is no resource of this kind and name."""
 
 
 class WrongVersion(Exception):
-    """It has changed since it was read: `current` is its version now."""
+    """A resource has changed since the client read it. `current` is its version now."""
 
     def __init__(self, message: str, current: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ class WrongVersion(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A resource as it was declared. `owner` is `File` or `Api`, `version` changes with every change of it."""
+    """A resource as it was declared. `owner` is `File` or `Api`. Every change of the resource changes `version`."""
 
     kind: str
     resource: Any
@@ -74,18 +74,18 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """A change that may be made later. `name` is the resource's; `document` is not looked at for a delete."""
+    """A change that may be made later. `name` is the resource's name. A delete ignores `document`."""
 
     action: Literal["Create", "Replace", "Delete"]
     kind: str
     name: str
     document: Any = None
     version: str | None = None
-    """The one that is to be replaced, if it must be that one."""
+    """The version that the resource must have to be replaced; None allows any."""
 
 
 class Registry:
-    """Belongs to the event loop. `config` is the file that is in force."""
+    """The resources of a node, and every way to change them. Belongs to the event loop. `config`: the file in force."""
 
     def __init__(self, config: Config, table: ResourceTable, node: Node, events: EventLog) -> None:
         self.config = config
@@ -101,7 +101,7 @@ class Registry:
         self.runtime = Runtime(node)
 
     async def start(self) -> None:
-        """Run what the file and the state name. Raises `Refused` and `StateError`."""
+        """Run the resources of the file and of the state. Raises `Refused` and `StateError`."""
         self._stored, self._decisions = await asyncio.to_thread(self._read)
         async with self._turn():
             await self._change(Commit(), starting=True)
@@ -111,14 +111,14 @@ class Registry:
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
-        """Nothing changes meanwhile, nor after: the gateway stops."""
+        """Wait for a change under way, and refuse every later one: the gateway stops."""
         self._stopping = True
         async with self._changing:
             yield
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """One change at a time. Raises `Refused` once the gateway stops."""
+        """Wait for the turn of a change: there is one at a time. Raises `Refused` once the gateway stops."""
         self._refuse_stopping()
         async with self._changing:
             self._refuse_stopping()
@@ -144,14 +144,14 @@ class Registry:
         ]
 
     def find(self, kind: str, name: str) -> Declared:
-        """One of them; `NotFound`."""
+        """The resource of this kind and name. Raises `NotFound`."""
         for one in self.declared(kind):
             if one.resource.name == name:
                 return one
         raise NotFound(f"there is no {kind} {name!r}")
 
     def running(self, name: str) -> RunningListener:
-        """A Listener as it runs; `NotFound`."""
+        """The running Listener `name`. Raises `NotFound`."""
         found = self.runtime.listeners.get(name)
         if found is None:
             raise NotFound(f"there is no Listener {name!r}")
@@ -162,7 +162,7 @@ class Registry:
     async def create(
         self, kind: str, data: Any, who: str, *, lenient: bool = False
     ) -> tuple[Declared, list[str]]:
-        """A new resource, and warnings. Raises `Refused`, with a conflict if there is one of this name."""
+        """Make a resource. Returns it with warnings. Raises `Refused`, as a conflict if its name is in use."""
         generated = f"{kind.lower()}-{uuid4().hex[:10]}"
         async with self._turn():
             with self._audit(who, "Create", kind, "") as audit:
@@ -183,8 +183,10 @@ class Registry:
         versions: Collection[str] | None,
         lenient: bool = False,
     ) -> tuple[Declared, list[str]]:
-        """Another document for a resource. Raises `NotFound`, `Refused` and, unless it has one of these `versions`,
-        `WrongVersion`."""
+        """Give a resource another document. Returns it with warnings.
+
+        Raises `NotFound`, `Refused`, and `WrongVersion` unless its version is among `versions` (None: any).
+        """
         async with self._turn():
             with self._audit(who, "Replace", kind, name):
                 self._refuse_file(kind, name)
@@ -195,7 +197,7 @@ class Registry:
                     found = Finding(("name",), cause, "a name cannot be changed: create another one")
                     raise Refused(found.of(KINDS[kind], name))
                 if isinstance(resource, Listener) and not lenient:
-                    # A template says everything each time; others send back what they have read.
+                    # A template has every secret each time. Other clients send back what they read, without secrets.
                     resource = keep_secrets(resource, self.find(kind, name).resource)
                     refreshed = resource.refreshed_own_key()
                     if refreshed is not None:
@@ -206,7 +208,8 @@ class Registry:
         return self.find(kind, name), warnings
 
     async def delete(self, kind: str, name: str, who: str, *, versions: Collection[str] | None) -> None:
-        """Raises as `replace` does; a conflict while something else needs it."""
+        """Delete a resource. Raises `NotFound`, `WrongVersion` unless its version is among `versions` (None: any), and
+        `Refused`, as a conflict while another resource needs it."""
         async with self._turn():
             with self._audit(who, "Delete", kind, name):
                 self._refuse_file(kind, name)
@@ -214,11 +217,11 @@ class Registry:
                 self._refuse_needed(kind, name)
                 await self._change(Commit(delete=[(kind, name)]))
         if kind == "PacketSource":
-            # Whoever deletes it may delete the role next, and nobody could unsubscribe then.
+            # The client may delete the role next, and then the gateway could not unsubscribe.
             await self._node.gone(name, GONE_SECONDS)
 
     async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
-        """More peers of the WireGuard Listener `name`, all of them or none. Raises `NotFound` and `Refused`."""
+        """Add peers to the WireGuard Listener `name`: all of them or none. Raises `NotFound` and `Refused`."""
         async with self._turn():
             with self._audit(who, "AddPeers", "Listener", name) as audit:
                 listener = self._with_peers(name)
@@ -235,7 +238,7 @@ class Registry:
         return peers
 
     async def remove_peer(self, name: str, public_key: str, who: str) -> None:
-        """Its session is cut at once. Raises `NotFound` and `Refused`."""
+        """Remove a peer of the WireGuard Listener `name`, and cut its session at once. Raises `NotFound`, `Refused`."""
         async with self._turn():
             with self._audit(who, "RemovePeer", "Listener", name) as audit:
                 audit.detail = public_key
@@ -250,7 +253,7 @@ class Registry:
                     raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
 
     def _with_peers(self, name: str) -> Listener:
-        """A Listener whose peers may be changed."""
+        """The Listener `name`, if its peers may be changed. Raises `NotFound` and `Refused`."""
         listener: Listener = self.find("Listener", name).resource
         if listener.protocol != "wg":
             cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
@@ -262,7 +265,7 @@ class Registry:
     async def _refuse_known_peers(
         self, listener: Listener, keys: Sequence[str], others: Collection[str] = ()
     ) -> None:
-        """A key belongs to one peer: of the document, or added by itself."""
+        """Refuse a key that belongs to another peer, whether the document has that peer or the API added it."""
         known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
         counts = Counter(keys)
         twice = [key for key in counts if key in known or counts[key] > 1]
@@ -272,7 +275,7 @@ class Registry:
             raise Refused(Finding(("public_key",), cause, fix, conflict=True).of(Peer, ""))
 
     async def decide(self, name: str, decision: str, who: str) -> Declared:
-        """`Approved` or `Rejected` for a PacketSource. Raises `NotFound`."""
+        """Record the decision about a PacketSource, `Approved` or `Rejected`. Raises `NotFound`."""
         async with self._turn():
             with self._audit(who, "Approve" if decision == "Approved" else "Reject", "PacketSource", name):
                 source = self.find("PacketSource", name).resource
@@ -280,7 +283,8 @@ class Registry:
         return self.find("PacketSource", name)
 
     async def check(self, changes: Sequence[Proposed]) -> list[list[str]]:
-        """Would all of these be taken? The warnings of each. Raises `Refused` with every reason; changes nothing."""
+        """Check whether all of these would be accepted, and change nothing. Returns the warnings of each. Raises
+        `Refused` with every reason."""
         async with self._turn():
             commit = Commit()
             found: list[Finding] = []
@@ -297,7 +301,7 @@ class Registry:
             return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
 
     def _propose(self, one: Proposed, commit: Commit) -> tuple[str, list[str]]:
-        """`(name, warnings)`, and the change is in `commit`. Raises `Refused`."""
+        """Add a change to `commit`. Returns `(name, warnings)`. Raises `Refused`."""
         model = KINDS[one.kind]
         if one.action == "Delete":
             self._refuse_file(one.kind, one.name)
@@ -318,7 +322,7 @@ class Registry:
     # The file
 
     async def reload(self, who: str) -> list[str]:
-        """Take the file as it is now; what changes, in words. Raises `ReloadRefused`; then nothing has changed."""
+        """Apply the file as it is now. Returns the changes in words. Raises `ReloadRefused` if nothing was changed."""
         async with self._turn():
             try:
                 config = await asyncio.to_thread(load, self.config.path)
@@ -364,7 +368,7 @@ class Registry:
         except BaseException:
             self._node.config = before
             raise
-        # Together with the switch, without a pause between: whoever looks sees what runs.
+        # No other task runs between the switch and these lines, so that every reader sees what runs.
         self.config, self.desired = config, desired
         self._stored = [
             dataclasses.replace(one, version=versions.get((one.kind, one.name), one.version))
@@ -372,7 +376,7 @@ class Registry:
         ]
         self._decisions = self._decided(commit)
         if starting:
-            # What is as it should be is no news; that somebody has to decide is.
+            # At a start, the only news is a PacketSource that waits for a decision.
             self._states = {
                 name: state for name, state in desired.states.items() if state != "PendingApproval"
             }
@@ -385,7 +389,7 @@ class Registry:
         return {name: decision for name, decision in both.items() if decision is not None}
 
     def _settle_decisions(self, desired: Desired, config: Config, commit: Commit) -> None:
-        """What runs without approval has it: only what is new must ask once `require_approval` is set."""
+        """Approve PacketSources while `require_approval` is off, so that only new ones must ask once it is set."""
         listeners = {source.name: source.listener_name for source in desired.packet_sources}
         decided = self._decided(commit)
         for name, listener in listeners.items():
@@ -431,7 +435,7 @@ class Registry:
             )
 
     def _refuse_needed(self, kind: str, name: str) -> None:
-        """A Listener goes after what is bound to it."""
+        """Refuse to delete a Listener that other resources need."""
         if kind != "Listener":
             return
         listener = self.find(kind, name).resource
@@ -461,17 +465,17 @@ class Registry:
 
 
 def fault(what: str, error: Exception) -> Finding:
-    """An exception that nobody expected, in our words."""
+    """The finding for an exception that nobody expected, in our words."""
     cause = f"the gateway failed to {what} ({failure(error)}), and its log says where"
     return Finding((), cause, "this is a fault of Sluicegate: please report it")
 
 
 class ReloadRefused(FindingsError):
-    """The file was not taken over. What ran before still runs."""
+    """A reload was refused. Everything that ran before still runs."""
 
 
 class _Audit:
-    """Tells who did what, and whether it was done."""
+    """Reports who did what, and whether it was done (`ResourceChanged`)."""
 
     def __init__(self, events: EventLog, who: str, action: str, kind: str, name: str) -> None:
         self.name = name
