@@ -1,10 +1,11 @@
 """A Listener changes while it runs.
 
-Theory of operation. Everybody below (native queues, egress, sources) calls a Destination or PacketSource by its place
-in the Listener's spec. A change therefore never moves one: it makes a list of places of which each is either the one
-from before, or changed, or new, or removed; a removed one's place is given away once nothing of it is left. A Listener
-goes through the steps made → opened → provisioned → switched, or is undone before the switch; what a step of one
-Listener refuses is undone for all of them (`plan.py`).
+Theory of operation. The native queues, the egress and the sources know a Destination or PacketSource by its place in
+the Listener's spec. A change therefore never moves one. It makes a new list of places, in which each place is the one
+from before, or changed, or new, or removed. The place of a removed one is reused once nothing of it is left.
+
+A Listener goes through the steps made → opened → provisioned → switched. Each step before the switch can be undone: if
+one Listener refuses a step, the change is undone for all of them (`plan.py`).
 """
 
 import asyncio
@@ -27,22 +28,23 @@ from sluicegate.sources import SourceError
 _T = TypeVar("_T")
 
 RETIRE_SECONDS = 10.0
-"""How long what was replaced or removed may go on with what it has."""
+"""Seconds that a replaced or removed Destination or source has to complete its packets and messages."""
 EMPTY_SECONDS = 0.2
-"""How often it is looked whether all messages of a removed PacketSource have ended."""
+"""Seconds between two looks whether all messages of a removed PacketSource have completed."""
 
-# What of a resource the native side and the log groups alone look at: a change of it touches neither deliveries nor
-# sources.
+# Fields that only the native side and the log groups read: a change of them touches neither deliveries nor sources.
 _NATIVE_OF_DESTINATION = {"batching", "description", "enable_logging", "log_group_name"}
 _NATIVE_OF_SOURCE = {"default_ttl_seconds", "description", "egress_networks", "require_session"}
 _NATIVE_OF_LOCAL_SOURCE = _NATIVE_OF_SOURCE | {"dead_letter_queue_arn", "hold_seconds", "rate_limit"}
-"""A source on AWS fetches as fast as it may send, and its subscription names the dead-letter queue."""
+"""Fields that only the native side reads where the topics are the gateway's own. A source on AWS needs the additional
+ones: it fetches as fast as it may send, and its subscription names the dead-letter queue."""
 
 
 class Change:
-    """A Listener on its way to `listener` with `sources` (and their states). Raises `Refused` before the switch.
+    """The change of one Listener to `listener` with `sources` and their states.
 
-    `running` is one that runs, or a new one that has neither Port nor places.
+    `running` is a Listener that runs, or a new one that has neither Port nor places. Every step before the switch may
+    raise `Refused`.
     """
 
     def __init__(
@@ -60,11 +62,11 @@ class Change:
 
     @property
     def new_sources(self) -> set[str]:
-        """PacketSources that were not here before."""
+        """The names of PacketSources that the Listener did not have before."""
         return {name for _, name in self._new_sources}
 
     def make(self) -> None:
-        """Make what is new, without side effects that others could see."""
+        """Make the new Destinations and the list of places, without side effects that others could see."""
         self._kept = {id(place.made) for place in self.running.destinations}
         self._destination_places = [
             place if place.removed else dataclasses.replace(place, removed=True)
@@ -81,7 +83,7 @@ class Change:
             self._dead_letters[source.name] = self._node.dead_letter_place(source)
 
     async def provision(self, undo: AsyncExitStack) -> None:
-        """Open what the new ones need; `undo` closes it again."""
+        """Provision the new Destinations and sources; `undo` closes them again."""
         for index, resource in enumerate(self._listener.destination_specs):
             place = next(p for p in self._destination_places if not p.removed and p.resource is resource)
             if place.made is None or id(place.made) in self._kept:
@@ -110,17 +112,20 @@ class Change:
                 raise self._refused_source(source.resource, error) from None
 
     def spec(self) -> dict[str, object]:
-        """The native side's view of the Listener as it will be."""
+        """The Listener after the change, as the native side reads it."""
         return self.running.spec(self._listener, self._destination_places, self._source_places)
 
     async def open(self, fixed_ports: set[int]) -> None:
-        """Bind a new Listener. It receives from here on; what arrives waits for the switch."""
+        """Bind a new Listener. It receives from here on; its packets wait for the switch."""
         self.running.destinations, self.running.sources = self._destination_places, self._source_places
         await asyncio.to_thread(self.running.open, self.spec(), fixed_ports)
         self.running.serve()
 
     def switch(self, recalled: Mapping[str, Sequence[tuple[str, float]]]) -> None:
-        """From here on the new ones get the packets and messages. Nothing that was refused comes this far."""
+        """Give packets and messages to the new Destinations and sources from here on. The switch cannot be refused.
+
+        `recalled` has, by PacketSource, `(Id, seconds ago)` of entries that it sent before this start.
+        """
         running = self.running
         before: list[DestinationPlace] = []
         sources_before: list[SourcePlace] = []
@@ -159,7 +164,7 @@ class Change:
         for at, place in enumerate(places):
             if place.removed or place.resource.name != resource.name:
                 continue
-            # Answers are read in the formatter of the packets; and what is queued is still to go where it was bound to.
+            # Answers are read with the formatter of their packets, and queued packets still go to the target of before.
             if place.resource.formatter != resource.formatter or (place.made is not None and arn is None):
                 break
             if place.made is not None and _delivers_alike(place.resource, resource, self._node.region):
@@ -263,7 +268,7 @@ class Change:
             return
         was = before if before is not None and not before.removed else None
         if was is not None and (place.removed or was.inlet is not place.inlet):
-            # Cancelled and begun in one go, so that no message falls between the two and none comes twice.
+            # The old source is cancelled and the new one begun in one step: no message is lost, and none comes twice.
             if was.task is not None:
                 was.task.cancel()
             self._node.later(self._end_inlet(was, place, index), f"end {was.resource.name}")
@@ -283,7 +288,7 @@ class Change:
             self._node.let_go(place.resource.name)
 
     async def _retire(self, place: DestinationPlace) -> None:
-        """Deliver what a removed Destination has, and close it."""
+        """Deliver the packets that a removed Destination still has, and close it."""
         if place.delivery is not None:
             await place.delivery.drain(RETIRE_SECONDS)
         if place.made is not None:
@@ -292,7 +297,7 @@ class Change:
 
 
 async def _end_delivery(place: DestinationPlace) -> None:
-    """Another Delivery has the queue: end what is under way."""
+    """Complete the running deliveries of a Destination whose queue has a new Delivery, and close it."""
     if place.delivery is not None:
         await place.delivery.end_running(RETIRE_SECONDS)
     if place.made is not None:
