@@ -1,9 +1,10 @@
 """From what runs to what is wanted, in one step (contract section 1; `docs/architecture.md`, "Changes").
 
-Theory of operation. A start, a reload and a call of the API all end here: what is wanted is compared with what runs,
-and only Listeners that differ are touched. Everything that can be refused comes before the switch: Destinations are
-made and provisioned, new sockets bound, the state written; each step is undone if a later one is refused. The switch
-itself hands what is ready to the native side, and cannot be refused. What is replaced or removed then ends what it has.
+Theory of operation. A start, a reload and a call of the API all come here. The wanted resources are compared with those
+that run, and only Listeners that differ are touched. Every step that can be refused comes before the switch:
+Destinations are made and provisioned, new sockets are bound, the state is written. If a step is refused, the steps
+before it are undone. The switch itself hands what is ready to the native side and cannot be refused. Replaced and
+removed resources then complete the packets and messages that they have.
 """
 
 import asyncio
@@ -26,20 +27,20 @@ from sluicegate.state import SealedPair
 log = structlog.get_logger("sluicegate.runtime")
 
 END_SECONDS = 4.0
-"""How long a Listener that is replaced or deleted may end what it has; whoever asked for it waits."""
+"""Seconds that a replaced or deleted Listener has to complete its packets and messages. The client waits for it."""
 VACATE_SECONDS = 1.0
-"""The same, when its port is wanted by another one."""
+"""Seconds that a replaced or deleted Listener has to complete them when another Listener needs its port."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class Plan:
-    """Names of Listeners by what becomes of them; those that stay as they are stand nowhere."""
+    """Names of Listeners by what becomes of them. Unchanged Listeners are not in it."""
 
     create: list[str] = field(default_factory=list)
     change: dict[str, list[str]] = field(default_factory=dict)
-    """With what changes, in the words of the resource."""
+    """Name of a Listener → the parts of it that change, in the words of the resource."""
     replace: list[str] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
 
@@ -47,7 +48,7 @@ class Plan:
         return bool(self.create or self.change or self.replace or self.delete)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The plan in words, one line for each Listener."""
         changed = [f"change Listener {name} ({', '.join(what)})" for name, what in self.change.items()]
         return [
             *(f"create Listener {name}" for name in self.create),
@@ -61,14 +62,14 @@ class Plan:
 
 
 class Runtime:
-    """The Listeners that run. Belongs to the event loop; one change at a time is the caller's care."""
+    """The Listeners that run. Belongs to the event loop. The caller makes one change at a time."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self.listeners: dict[str, RunningListener] = {}
 
     def plan(self, desired: Desired) -> Plan:
-        """What it takes to get there."""
+        """The steps from the Listeners that run to `desired`."""
         plan = Plan(delete=[name for name in self.listeners if name not in _names(desired)])
         for listener in desired.listeners:
             running = self.listeners.get(listener.name)
@@ -93,17 +94,16 @@ class Runtime:
             before.key_refresh_token,
         ):
             return False
-        # A given key may be the one that it has, and a token the one that its key was made for.
+        # A given key may be the one that the Listener has, and a token the one that its key was made for.
         pair = own_key(listener, self._node.wireguard)
         return not pair.kept or _native.public_key(pair.private) != running.public_key
 
     async def apply(
         self, desired: Desired, commit: Callable[[list[SealedPair]], _T]
     ) -> tuple[_T, Coroutine[None, None, None]]:
-        """Make it so; `commit` (which blocks) writes it down, with these new key pairs, when nothing can be refused any
-        more.
+        """Run `desired`. `commit` (which blocks) writes it down, with new key pairs, once nothing else can be refused.
 
-        `(result of commit, what remains)`: the latter is to be awaited; it ends what was replaced or deleted. Raises
+        Returns `(result of commit, ending)`. Await `ending`, which ends the replaced and deleted Listeners. Raises
         `Refused`, or what `commit` raises, and then everything is as before.
         """
         plan = self.plan(desired)
@@ -124,7 +124,7 @@ class Runtime:
         async with self._node.domains.ahead(clients), AsyncExitStack() as undo:
             for change in changes.values():
                 change.make()
-            # Whoever ran before this start keeps its port and its key, also if it cannot be opened now.
+            # A Listener that ran before this start keeps its port and its key, even if it cannot be opened now.
             known = set(await asyncio.to_thread(self._node.state.listener_names))
             for name in fresh:
                 await self._open(changes[name], fixed, leaving, name not in known, undo)
@@ -161,7 +161,7 @@ class Runtime:
             self._node.events.emit("ListenerChanged", Listener=name, Detail=", ".join(what))
 
     async def _end(self, leaving: Mapping[str, RunningListener], plan: Plan) -> None:
-        await asyncio.sleep(0)  # who is new takes messages from here on
+        await asyncio.sleep(0)  # the tasks of new sources begin
         still = [one for one in leaving.values() if not one.ended]
         await asyncio.gather(*(one.stop_sources() for one in still))
         await asyncio.gather(*(one.end(END_SECONDS) for one in still))
@@ -205,14 +205,14 @@ class Runtime:
         return number is not None and BindAddress(host, number, dual_stack).overlaps(bound)
 
     async def _take_back(self, running: RunningListener, is_new: bool) -> None:
-        """It was opened for nothing. Its Destinations are taken back by themselves."""
+        """Close a Listener that was opened for a refused change. Its Destinations have an undo step of their own."""
         running.destinations = []
         await running.end(0.0)
         if is_new:
             await asyncio.to_thread(self._node.state.release_listener, running.name)
 
     async def _revive(self, ended: RunningListener) -> None:
-        """It gave up its port for a change that was refused later: run it again as it was."""
+        """Run a Listener again that has given up its port for a change that was refused later."""
         sources = [(place.resource, place.state) for _, place in ended.live_sources]
         again = Change(RunningListener(self._node, ended.resource), ended.resource, sources)
         try:
@@ -248,7 +248,7 @@ def _sources(desired: Desired, listener: str) -> list[tuple[PacketSource, str]]:
 def _differences(
     running: RunningListener, listener: Listener, sources: list[tuple[PacketSource, str]]
 ) -> list[str]:
-    """What of a Listener changes: names of its fields, and of its Destinations and PacketSources."""
+    """The parts of a Listener that change: names of its fields, and of its Destinations and PacketSources."""
     before, after = running.resource, listener
     found = [
         name
@@ -272,5 +272,5 @@ def _named(
     new = {one.name: one for one in after}
     names = dict.fromkeys([*old, *new])
     changed = [f"{kind} {name}" for name in names if old.get(name) != new.get(name)]
-    # The order is what `DestinationNames` shows.
+    # `DestinationNames` shows the order, so a change of it counts.
     return changed or ([f"order of {kind}s"] if kind == "Destination" and list(old) != list(new) else [])
