@@ -1,7 +1,7 @@
 """One Listener that runs.
 
-Everybody below (native queues, egress, sources) calls a Destination or PacketSource by its place in the Listener's
-spec: `change.py` makes the places, and sees to it that none moves.
+The native queues, the egress and the sources know a Destination or PacketSource by its place in the Listener's spec.
+`change.py` makes the places, and never moves one.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ class DestinationPlace:
     delivery: Delivery | None = None
     removed: bool = False
     ended: bool = False
-    """Removed, and everything of it has been delivered."""
+    """True once the Destination is removed, and all of its packets have completed."""
 
 
 @dataclass(slots=True, eq=False)
 class SourcePlace:
-    """A PacketSource at its place. `inlet` is what takes its messages, in `task`; None until it is provisioned."""
+    """A PacketSource at its place. `inlet` receives its messages, in `task`. None: it receives none."""
 
     resource: PacketSource
     state: str
@@ -55,7 +55,7 @@ class SourcePlace:
     task: "asyncio.Task[None] | None" = None
     removed: bool = False
     ended: bool = False
-    """Removed, and it takes no more messages."""
+    """True once the PacketSource is removed, and all of its messages have completed."""
 
 
 class RunningListener:
@@ -68,11 +68,11 @@ class RunningListener:
         self.sources: list[SourcePlace] = []
         self.ended = False
         self.key_pair: KeyPair | None = None
-        """Of a `wg` Listener that is open. One that is not kept is to be written together with the change."""
+        """The key pair of an open `wg` Listener. One that is not `kept` is written together with the change."""
         self.public_key = ""
-        """Of a `wg` Listener."""
+        """The public key of an open `wg` Listener; empty for other Listeners."""
         self.peers: PeerKeeper | None = None
-        """Likewise."""
+        """The keeper of the peers of an open `wg` Listener; None for other Listeners."""
         self._port: _native.Port | None = None
         self._egress: Egress | None = None
 
@@ -92,16 +92,16 @@ class RunningListener:
 
     @property
     def live_destinations(self) -> list[DestinationPlace]:
-        """Those that are not removed."""
+        """The Destinations that are not removed."""
         return [place for place in self.destinations if not place.removed]
 
     @property
     def live_sources(self) -> list[tuple[int, SourcePlace]]:
-        """Likewise, with their places."""
+        """The PacketSources that are not removed, each with the index of its place."""
         return [(index, place) for index, place in enumerate(self.sources) if not place.removed]
 
     def stats(self) -> dict[str, DeliveryStats]:
-        """What became of the packets that each Destination read."""
+        """The counters of each Destination, by its name."""
         return {
             place.resource.name: place.delivery.stats
             for place in self.live_destinations
@@ -111,7 +111,7 @@ class RunningListener:
     def spec(
         self, resource: Listener, destinations: Sequence[DestinationPlace], sources: Sequence[SourcePlace]
     ) -> dict[str, object]:
-        """The native side's view of it with these places, and with the addresses that its `Domains` have now."""
+        """The Listener as the native side reads it, with these places and the present addresses of its `Domains`."""
         node = self.node
         return listener_spec(
             resource,
@@ -123,13 +123,13 @@ class RunningListener:
         )
 
     def readmit(self) -> None:
-        """Addresses of its `Domains` are others: the native side admits these and no longer the ones before."""
+        """Have the native side admit the present addresses of its `Domains`, and no longer the ones before."""
         self.port.update(json.dumps(self.spec(self.resource, self.destinations, self.sources)))
 
     # Opening and ending
 
     def open(self, spec: dict[str, object], fixed_ports: set[int]) -> None:
-        """Bind. Raises `Refused`. Blocks."""
+        """Bind the Listener's socket. Raises `Refused`. Blocks."""
         node = self.node
         try:
             if self.resource.protocol == "wg":
@@ -141,7 +141,7 @@ class RunningListener:
             raise Refused(Finding((), str(error), conflict=True).of(Listener, self.name)) from None
 
     def serve(self) -> None:
-        """The Port is open: answers, completions and events go their ways from now on."""
+        """Begin to pass on the answers, completions and events of the Port, which is open."""
         loop = asyncio.get_running_loop()
         names = [place.resource.name for place in self.sources], [p.resource.name for p in self.destinations]
         self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
@@ -149,7 +149,7 @@ class RunningListener:
         self.node.log_groups.hold(self, self.resource)
         if self.resource.client_restrictions.domains:
             self.node.domains.hold(self, self.resource, self.readmit)
-            self.readmit()  # they may have changed while it was bound
+            self.readmit()  # the addresses may have changed while the socket was bound
         if self.public_key:
             self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
             self.peers.start()
@@ -158,17 +158,17 @@ class RunningListener:
         self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
 
     async def stop_sources(self) -> None:
-        """Take no more messages."""
+        """Receive no more messages of its PacketSources."""
         await asyncio.gather(*(stop_inlet(place) for _, place in self.live_sources))
 
     async def end_sources(self, seconds: float) -> None:
-        """After the egress is drained and before the Port is closed: what has not ended by then stays where it came
-        from, and is not to be counted as given up."""
+        """Close the MessageSources, after the egress is drained and before the Port is closed: messages that have not
+        completed by then stay where they came from, and must not count as given up."""
         await asyncio.gather(*(end_inlet(place, seconds) for _, place in self.live_sources))
 
     async def end(self, seconds: float) -> None:
-        """End what was taken within `seconds`, close the socket, and say what became of everything. After
-        `stop_sources`."""
+        """Complete what was accepted within `seconds`, close the socket and report the totals. Call `stop_sources`
+        before."""
         deadline = asyncio.get_running_loop().time() + seconds
 
         def left() -> float:
@@ -183,12 +183,12 @@ class RunningListener:
         self.node.log_groups.drop(self)
 
     async def end_deliveries(self, seconds: float) -> None:
-        """After the Port has stopped: deliver what is queued."""
+        """Deliver the queued packets for at most `seconds`. Stop the Port before."""
         deliveries = [place.delivery for place in self.destinations if place.delivery is not None]
         await asyncio.gather(*(delivery.drain(seconds) for delivery in deliveries))
 
     async def close(self, seconds: float) -> None:
-        """Send what is queued, close the socket and the Destinations, report."""
+        """Send the queued datagrams for at most `seconds`, close the socket and the Destinations, report the totals."""
         self.ended = True
         await asyncio.to_thread(self.port.close, seconds)
         if self.peers is not None:
@@ -214,8 +214,8 @@ class RunningListener:
 
 
 async def run_inlet(inlet: MessageSource, listener: str, events: EventLog) -> None:
-    """Let a MessageSource take messages until cancelled, or until it has no more. What it must not raise is reported,
-    and it is begun anew after a pause."""
+    """Let a MessageSource receive messages until it is cancelled or has no more. Exceptions, which it must not raise,
+    are reported, and it begins anew after a pause."""
     for failures in count(1):
         try:
             await inlet.run()
@@ -234,7 +234,7 @@ async def run_inlet(inlet: MessageSource, listener: str, events: EventLog) -> No
 
 
 async def stop_inlet(place: SourcePlace) -> None:
-    """Take no more messages of a PacketSource."""
+    """Receive no more messages of a PacketSource."""
     if place.task is not None:
         place.task.cancel()
         await asyncio.gather(place.task, return_exceptions=True)
@@ -242,7 +242,7 @@ async def stop_inlet(place: SourcePlace) -> None:
 
 
 async def end_inlet(place: SourcePlace, seconds: float) -> None:
-    """Likewise, and let end what was taken, for at most so long."""
+    """Receive no more messages of a PacketSource, let those under way complete for at most `seconds`, and close it."""
     await stop_inlet(place)
     if place.inlet is not None:
         await place.inlet.drain(seconds)
