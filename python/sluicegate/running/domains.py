@@ -1,11 +1,11 @@
 """The addresses of the DNS names that may send to Listeners (contract 1.1, `ClientRestrictions.Domains`).
 
 Theory of operation. A name is followed while a running Listener, or a change under way, holds it. A task for each name
-looks it up, tells the holders when its addresses are others, sleeps for as long as the answer holds, and begins again.
+looks it up, calls the holders when its addresses change, sleeps for as long as the answer holds, and begins again.
 Packets are compared with the addresses that the native side was given; no packet waits for a look-up.
 
-An answer without addresses is an answer: who takes a name out of the DNS takes the permission. No answer is none: each
-family keeps the last good one, without end, and the name is asked again after growing pauses.
+An answer without addresses counts: whoever removes a name from the DNS removes the permission. If no answer comes, each
+address family keeps its last good answer, without a limit, and the name is asked again after growing pauses.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from sluicegate.model.address import IPAddress
 from sluicegate.running.lookup import FAMILIES, Answer, Family, LookupFailed, look_up
 
 ADDRESS_LIMIT = 64
-"""Addresses of one name; the lowest are taken."""
+"""Most addresses of one name; the lowest are used."""
 FIRST_SECONDS = 1.0
-"""How long a start or a change waits for the first answers."""
+"""Seconds that a start or a change waits for the first answers."""
 SHORTEST_SECONDS, LONGEST_SECONDS = 5.0, 3600.0
-"""An answer holds for its TTL, but not shorter or longer than this."""
+"""Limits, in seconds, of the TTL for which an answer holds."""
 LONGEST_NOTHING_SECONDS = 60.0
-"""The same for one without addresses: a device that has just got its name is not to wait for long."""
+"""Most seconds for which an answer without addresses holds. So a device that has just got its name is soon admitted."""
 PAUSES = Backoff(2 * SHORTEST_SECONDS, 60.0)
-"""While the DNS does not answer."""
+"""The pauses between look-ups while the DNS does not answer."""
 CONCURRENT = 16
-"""Look-ups under way at a time."""
+"""Most names that are looked up at a time."""
 
-# What no name admits, whoever answers for it: nobody sends from there but the machine's own surroundings (metadata
-# services), and answers to such an address need a network of `Networks` that names it.
+# Networks that no name admits, whoever answers for it. Only the machine's own surroundings (metadata services) send
+# from there, and answers to such an address need a network of `Networks` that names it.
 _NEVER = [
     ip_network(text)
     for text in (
@@ -70,7 +70,7 @@ class _Followed:
     name: str
     holders: dict[object, "_Holder"] = field(default_factory=dict)
     answers: dict[Family, Answer] = field(default_factory=dict)
-    """The last good ones."""
+    """The last good answer of each address family."""
     addresses: tuple[IPAddress, ...] | None = None
     """None before the first answer."""
     problem: str = ""
@@ -107,8 +107,8 @@ class Domains:
         self._turns = asyncio.Semaphore(CONCURRENT)
 
     def hold(self, owner: object, listener: Listener, changed: Callable[[], None]) -> None:
-        """Whoever `owner` is, it runs `listener` from now on, in place of what it ran before; `changed` is called when
-        addresses of its names are others."""
+        """Follow the names of `listener` for `owner`, in place of those that it held before. `changed` is called when
+        addresses of these names change."""
         wanted = listener.client_restrictions.domains
         for name in wanted:
             one = self._followed.get(name)
@@ -119,7 +119,7 @@ class Domains:
         self._let_go(owner, set(self._followed) - set(wanted))
 
     def drop(self, owner: object) -> None:
-        """It runs no more."""
+        """Follow no names for `owner` any more."""
         self._let_go(owner, set(self._followed))
 
     @asynccontextmanager
@@ -142,7 +142,7 @@ class Domains:
                 self.drop(owner)
 
     def networks(self, listener: Listener) -> list[str]:
-        """Its addresses of now, each as a network."""
+        """The present addresses of a Listener's names, each as a network."""
         found = {
             address
             for name in listener.client_restrictions.domains
@@ -152,7 +152,7 @@ class Domains:
         return [f"{address}/{address.max_prefixlen}" for address in sorted(found, key=_order)]
 
     def addresses(self, listener: Listener) -> dict[str, list[str]]:
-        """The same by name, for people."""
+        """The present addresses of a Listener's names, by name, for people."""
         return {
             name: [str(address) for address in self._followed[name].addresses or ()]
             for name in listener.client_restrictions.domains
@@ -160,16 +160,16 @@ class Domains:
         }
 
     def problems(self, listener: Listener) -> dict[str, str]:
-        """What is wrong with some of its names, in words."""
+        """The problems of a Listener's names, by name, in words."""
         followed = [self._followed.get(name) for name in listener.client_restrictions.domains]
         return {one.name: one.problem for one in followed if one is not None and one.problem}
 
     def stats(self) -> list[tuple[str, DomainStats]]:
-        """What counts, by name."""
+        """The counters of each name."""
         return [(one.name, one.stats) for one in self._followed.values()]
 
     async def close(self) -> None:
-        """Follow nothing any more; what is known stays."""
+        """Follow no name any more. The known addresses stay."""
         tasks = [one.task for one in self._followed.values() if one.task is not None]
         for task in tasks:
             task.cancel()
@@ -198,7 +198,7 @@ class Domains:
             await self._sleep(seconds)
 
     async def _refresh(self, one: _Followed) -> float:
-        """Look it up, tell what is new, and say for how many seconds that holds."""
+        """Look a name up and report what is new. Returns the seconds until the next look-up."""
         async with self._turns:
             found = await asyncio.gather(
                 *(self._look_up(one.name, family) for family in FAMILIES), return_exceptions=True
@@ -220,12 +220,12 @@ class Domains:
         self._judge(one, failed)
         if not one.addresses:
             holds = min(holds, LONGEST_NOTHING_SECONDS)
-        # Never before its time, and not all names of one start together.
+        # Never before the answer's time, and not for all names of one start together.
         seconds = self._pauses.spread(max(SHORTEST_SECONDS, holds))
         return seconds if failed is None else min(seconds, self._pauses.pause(one.failures))
 
     def _admit(self, one: _Followed) -> None:
-        """Take the addresses of the answers, and tell the holders if they are others."""
+        """Use the addresses of the answers, and call the holders if they have changed."""
         given = set().union(*(answer.addresses for answer in one.answers.values()))
         refused = {address for address in given if _never(address)}
         addresses = tuple(sorted(given - refused, key=_order)[:ADDRESS_LIMIT])
@@ -243,7 +243,7 @@ class Domains:
         )
 
     def _judge(self, one: _Followed, failed: LookupFailed | None) -> None:
-        """Say that the DNS fails, or answers again."""
+        """Report that the DNS fails for a name, or answers again."""
         if failed is not None:
             one.failures += 1
             one.problem = str(failed)
