@@ -130,7 +130,7 @@ def restored(stored: Stored) -> Any:
 
 
 def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Decision]) -> Desired:
-    """What is to run. Raises `Refused` with everything that keeps it from running."""
+    """The resources that are to run. Raises `Refused` with every reason that keeps them from running."""
     ours = config.gateway
     declared = {kind: [restored(one) for one in stored if one.kind == kind] for kind in KINDS}
     refuse_owned(config, stored)
@@ -147,7 +147,7 @@ def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Dec
 
 
 def check_bound(config: Config, desired: Desired, put: Iterable[Stored]) -> None:
-    """What the Destinations of new documents say, now that it is known which ARNs are bound to them. Raises `Refused`.
+    """Check the Destinations of new documents together with the ARNs that are bound to them. Raises `Refused`.
 
     A DestinationArn names a Destination of another document, and only both together can be judged.
     """
@@ -169,14 +169,14 @@ def check_bound(config: Config, desired: Desired, put: Iterable[Stored]) -> None
 
 
 def _of_binding(found: Finding, binding: DestinationArn, listener: Listener, index: int) -> Finding:
-    """It lies in the ARN, or in what the Destination has for it."""
+    """The finding at its place: in the DestinationArn, or in the Destination to which the ARN is bound."""
     if found.path[:1] == ("destination_arn",):
         return found.of(DestinationArn, binding.name, ("arn",))
     return found.under("destinations", index).of(Listener, listener.name)
 
 
 def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
-    """What whoever asked for a resource should know of it, a sentence each."""
+    """Warnings about a resource for the client that asked for it, one sentence each."""
     said = [_of_resource(one, desired) for one in notes(desired.listeners, desired.packet_sources)]
     return [f"{one.cause}: {one.fix}" for one in said if (one.kind, one.name) == (kind, name)]
 
@@ -199,7 +199,7 @@ def refuse_owned(config: Config, stored: Iterable[Stored]) -> None:
 
 
 def resource_url(kind: str, name: str) -> str:
-    """Where the API has one resource."""
+    """The API's path of one resource."""
     return f"/v1/{PATHS[kind]}/{quote(name, safe='')}"
 
 
@@ -209,7 +209,7 @@ def removal(config: Config, kind: str, name: str) -> str:
 
 
 def file_owned(config: Config) -> set[tuple[str, str]]:
-    """`(kind, name)` of what the file names."""
+    """`(kind, name)` of each resource that the file declares."""
     owned = {("Listener", one.name) for one in config.gateway.listeners}
     return owned | {("PacketSource", one.name) for one in config.gateway.packet_sources}
 
@@ -240,7 +240,7 @@ def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, str]]) ->
 
 
 def _state(source: PacketSource, require_approval: bool, decision: Decision | None) -> State:
-    # Another Listener is another way out: what was decided for the one says nothing about the other.
+    # A decision is about one Listener, whose address the packets have. It says nothing about another Listener.
     decided = decision.decision if decision and decision.listener == source.listener_name else None
     if decided == "Rejected":
         return "Rejected"

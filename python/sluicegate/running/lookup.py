@@ -23,7 +23,7 @@ LOOKUP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the DNS says, for so many `seconds`. No addresses: `nothing` says why, and is empty otherwise."""
+    """An answer of the DNS, which holds for `seconds`. Without addresses `nothing` says why; otherwise it is empty."""
 
     addresses: frozenset[IPAddress]
     seconds: float

@@ -1,4 +1,4 @@
-"""What every Listener of a node shares, and the making of what a Listener consists of."""
+"""The parts of a node that its Listeners share, and the making of the parts that each Listener has."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -26,7 +26,7 @@ from sluicegate.state.journal import Journal
 
 
 class Node:
-    """Belongs to the event loop. `config` follows the file as it is reloaded."""
+    """The parts that all Listeners of a node share. Belongs to the event loop. A reload of the file sets `config`."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Node:
 
     @property
     def ports(self) -> range:
-        """From which ports are assigned."""
+        """The range from which ports are assigned."""
         return self.config.gateway.port_range()
 
     @property
@@ -76,11 +76,11 @@ class Node:
 
     @property
     def has_topics(self) -> bool:
-        """True if topics are the gateway's own; else they are on AWS."""
+        """True if the topics are the gateway's own; otherwise they are on AWS."""
         return self.config.gateway.sns is not None
 
     def destination_context(self, listener: str, destination: DestinationSpec) -> DestinationContext:
-        """What a Destination of this Listener may know."""
+        """The context of a Destination of this Listener."""
         return DestinationContext(
             listener=listener,
             region=self.region,
@@ -98,7 +98,7 @@ class Node:
         return Role(role.arn, session_name(self.region, account, f"dest-{destination.name}"), role.seconds)
 
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> MessageSource | None:
-        """What takes the messages of a PacketSource that is in this state; None if nothing is to be taken. Raises
+        """The MessageSource of a PacketSource in this state; None if it is to receive no messages. Raises
         `SourceError`."""
         context = SourceContext(
             sender=egress,
@@ -113,7 +113,7 @@ class Node:
         return sources.create(source, context)
 
     def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
-        """Where its dead letters are to go. Raises `Refused`."""
+        """The place for a PacketSource's dead letters; None if it has none. Raises `Refused`."""
         try:
             return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir)
         except OSError as error:
@@ -122,29 +122,29 @@ class Node:
             raise Refused(found.of(PacketSource, source.name)) from None
 
     def want(self, desired: Desired) -> None:
-        """What is to run from now on. What is not wanted any more is for `let_go` and `sweep` to end."""
+        """Note what is to run from now on. `let_go` and `sweep` end what is not wanted any more."""
         self._desired = desired
         self.dead_letters.tidy()
 
     def let_go(self, source: str) -> None:
-        """A PacketSource was removed from a Listener, and all of its messages there have ended."""
+        """Forget a PacketSource that was removed from a Listener and whose messages there have all completed."""
         if source not in self._desired.states:
             self.dead_letters.use(source, None)
             self.dead_letters.tidy()
 
     def sweep(self) -> None:
-        """Begin to take away what was made on AWS for PacketSources that take no messages any more."""
+        """Begin to remove what was made on AWS for PacketSources that receive no messages any more."""
         declared = [] if self.has_topics else self._desired.packet_sources
         named = {(one.name, one.topic.topic_arn): one for one in declared if one.sns_topic_source}
         active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
         self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
 
     async def gone(self, source: str, seconds: float) -> None:
-        """Wait for at most so long until what `sweep` takes away of a PacketSource is gone."""
+        """Wait at most `seconds` until `sweep` has removed what a PacketSource had on AWS."""
         await self._sns.leftovers.gone(source, seconds)
 
     async def recall(self, sources: set[str]) -> dict[str, list[tuple[str, float]]]:
-        """`(Id, seconds ago)` of what these PacketSources sent lately, oldest first."""
+        """`(Id, seconds ago)` of the entries that each of these PacketSources sent lately, oldest first."""
         recalled: dict[str, list[tuple[str, float]]] = {}
         if sources:
             for name, entry_id, ago in await asyncio.to_thread(self.journal.recall):
@@ -153,13 +153,13 @@ class Node:
         return recalled
 
     def later(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Do it in the background; `settle` waits for it."""
+        """Do `work` in the background; `settle` waits for it."""
         task = asyncio.create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
     async def settle(self, seconds: float) -> None:
-        """Wait for what is done in the background, then give it up."""
+        """Wait at most `seconds` for work in the background, then cancel it."""
         if not self._background:
             return
         _, late = await asyncio.wait(self._background, timeout=max(0.0, seconds))
@@ -168,7 +168,7 @@ class Node:
         await asyncio.gather(*late, return_exceptions=True)
 
     async def close(self) -> None:
-        """After the Listeners and the live events."""
+        """Close the shared parts, after the Listeners and the live events."""
         await self.domains.close()
         await self.dead_letters.close(0.0)
         await self._sns.close()

@@ -16,9 +16,9 @@ from sluicegate.state import KeyPair, StateError, WireGuardTable
 from sluicegate.state.wireguard import Memory
 
 WRITE_SECONDS = 0.3
-"""How long changes are gathered before they are written: all of it must be on disk within a second (contract 5)."""
+"""Seconds that changes are gathered before they are written: they must be on disk within a second (contract 5)."""
 RETRY_SECONDS = 5.0
-"""The same, after a disk refused."""
+"""Seconds until the next attempt when the state could not be written."""
 
 
 def own_key(listener: Listener, table: WireGuardTable) -> KeyPair:
@@ -63,13 +63,13 @@ def peer_spec(peer: Peer) -> dict[str, object]:
 
 
 def _spec_of(document: Mapping[str, Any], secret: str | None) -> dict[str, object]:
-    """The same of one that was kept as a document."""
+    """The native side's view of a peer that was kept as a document."""
     names = ("PublicKey", "AllowedIPs", "PersistentKeepaliveSeconds")
     return {name: document[name] for name in names} | {"SharedSecret": secret}
 
 
 def secret_of(peer: Peer) -> str | None:
-    """Its pre-shared key."""
+    """The pre-shared key of a peer; None if it has none."""
     return peer.shared_secret.get_secret_value() if peer.shared_secret else None
 
 
@@ -86,11 +86,11 @@ class PeerKeeper:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """From now on, until `close`."""
+        """Begin to write changes down, until `close`."""
         asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
 
     def change(self, before: Listener, after: Listener) -> None:
-        """Other peers from here on: sessions of those that are removed end at once, the others' go on."""
+        """Change the Listener's peers. Sessions of removed peers are cut at once; the others go on."""
         old = {peer.public_key: peer for peer in before.peers}
         new = {peer.public_key: peer for peer in after.peers}
         removed = [key for key in old if key not in new]
@@ -130,7 +130,7 @@ class PeerKeeper:
             asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
 
     async def _write(self) -> bool:
-        """False if the state refused; the changes wait then."""
+        """Write the changes. False if the state could not be written: the changes then wait."""
         taken = json.loads(await asyncio.to_thread(self._port.peer_changes))
         self._pending |= {one["PublicKey"]: one for one in taken}
         writing, self._pending = self._pending, {}
