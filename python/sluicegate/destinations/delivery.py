@@ -1,12 +1,13 @@
-"""Runs one Destination: takes its batches from the native queue, delivers them, retries, counts (contract
-section 3).
+"""Runs one Destination: takes its batches from the native queue, delivers them, retries, counts (contract section 3).
 
-Theory of operation. The native queue is the one bounded queue, and it drops the oldest; so nothing may pile
-up here: a batch is read only when a delivery can start with it at once. The file descriptor is level
-triggered, therefore it is watched only while a slot is free; else the loop would spin. Each batch is a `_Job`
-in a task of its own. A job is narrowed down until nothing of it is left: `_delivered` and `_failed` count packets and
-take them off, and do nothing once it has ended. So each packet ends exactly once, as delivered or as failed, also when
-a Destination ignores its cancellation. A batch counts when its job ends: as failed if any of its packets failed.
+Theory of operation. The native queue is the only bounded queue, and it drops the oldest packets. So nothing may pile up
+here: a batch is read only when its delivery can start at once. The file descriptor is level triggered. It is therefore
+watched only while a slot is free; otherwise the loop would spin.
+
+Each batch is a `_Job` in a task of its own. A job shrinks until no packet of it is left: `_delivered` and `_failed`
+count packets and take them off, and do nothing once the job has completed. So each packet completes exactly once, as
+delivered or as failed, also when a Destination ignores its cancellation. A batch counts when its job completes: as
+failed if any of its packets failed.
 """
 
 from __future__ import annotations
@@ -29,21 +30,20 @@ from sluicegate.faults import log_fault
 log = structlog.get_logger("sluicegate.delivery")
 
 Reply = Callable[[str, bytes], Awaitable[None]]
-"""`reply(request_id, body)` hands an answer, a JSON object, to the native side; it waits while the ring is
-full.
-"""
+"""`reply(request_id, body)` hands a Destination's answer, a JSON object, to the native side. It waits while the ring is
+full."""
 
 ATTEMPTS = 5
-"""How often a batch is tried in all."""
+"""Attempts for a batch, the first one included."""
 
 PAUSES = Backoff(0.2, 10.0)
-"""Between the attempts."""
+"""The pauses between the attempts for a batch, in seconds."""
 
 DETAIL_LIMIT = 1000
-"""Characters of a failure's detail: a Destination may quote an answer of any length."""
+"""Most characters of a failure's detail: a Destination may quote an answer of any length."""
 
 CANCEL_SECONDS = 1.0
-"""What a Destination has to clean up after its cancellation; then its batch is given up without it."""
+"""Seconds that a Destination has to clean up after its cancellation. Then its batch is given up."""
 
 
 class BatchReader(Protocol):
@@ -78,7 +78,7 @@ class DeliveryStats:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A batch; `batch` becomes what is left of it, `left` is how many packets that are."""
+    """The delivery of one batch. `batch` shrinks to the packets still to be delivered; `left` is their number."""
 
     batch: PacketBatch
     left: int
@@ -93,9 +93,10 @@ class _Job:
 class Delivery:
     """Delivers what `reader` yields to `destination`, from `start` to the end of `drain`.
 
-    `destination` is provisioned before and closed after by the owner. `reply` gets the answers, `on_delivered` the
-    number of packets and the request id of what the service took with one attempt. `counters` are those of the Delivery
-    whose queue this one takes over. `sleep` is there for tests. Everything runs in the event loop that called `start`.
+    The owner provisions `destination` before and closes it afterwards. `reply` gets the answers. `on_delivered` gets,
+    for each attempt, the number of packets that the service accepted, and the request id. `counters` are those of the
+    Delivery whose queue this one takes over. `sleep` is there for tests. Everything runs in the event loop that called
+    `start`.
     """
 
     def __init__(
@@ -148,22 +149,21 @@ class Delivery:
         return self._stats
 
     def hand_over(self) -> None:
-        """Read no more: another Delivery takes over the queue. `end_running` ends what is being delivered."""
+        """Read no more: another Delivery takes over the queue. `end_running` ends the deliveries under way."""
         self._stopped = True
         self._unwatch()
 
     async def end_running(self, seconds: float) -> None:
-        """Let what is being delivered end for at most `seconds`, then give it up as `Shutdown`."""
+        """Wait at most `seconds` for the deliveries under way, then give them up as `Shutdown`."""
         if self._running:
             await asyncio.wait(list(self._running), timeout=max(0.0, seconds))
         await self._give_up_running()
 
     async def drain(self, seconds: float) -> None:
-        """Deliver what is left for at most `seconds`, then give up the rest as failed with the reason
-        `Shutdown`.
+        """Deliver the queued packets for at most `seconds`, then count the rest as failed with the reason `Shutdown`.
 
-        Close the Port first: only a closed reader has an end. Afterwards every packet read has ended, nothing
-        runs.
+        Close the Port first: only the queue of a closed reader comes to an end. Afterwards every packet that was read
+        has completed, and no delivery runs.
         """
         try:
             await asyncio.wait_for(self._finished.wait(), max(0.0, seconds))
@@ -190,7 +190,7 @@ class Delivery:
         for task in tasks:
             task.cancel()
         if tasks:
-            # A Destination that ignores its cancellation does not get the shutdown into its hands.
+            # A Destination that ignores its cancellation cannot hold up the shutdown.
             await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
         for job in list(self._running.values()):
             self._failed(
@@ -208,7 +208,7 @@ class Delivery:
         for batch in batches:
             self._begin(batch)
         if self._reader.closed:
-            # Readable for good from now on.
+            # The descriptor stays readable from now on: watching it would make the loop spin.
             self._unwatch()
             if not self._running:
                 self._finished.set()
@@ -226,7 +226,7 @@ class Delivery:
     def _ended(self, task: asyncio.Task[None]) -> None:
         job = self._running.pop(task)
         if not job.ended:
-            # Cancelled before its first step: the coroutine never ran.
+            # The task was cancelled before its first step: its coroutine never ran.
             self._failed(job, "Shutdown", "the gateway stopped before the batch was delivered")
         self._pump()
 
@@ -251,7 +251,7 @@ class Delivery:
                 detail = "the gateway stopped while the batch was being delivered"
                 self._failed(job, "Shutdown", detail)
                 raise
-            # A Destination that lets the cancellation of something of its own escape.
+            # The Destination cancelled a task of its own, and the CancelledError escaped from it.
             self._internal_error(job, asyncio.CancelledError())
             return
         except Exception as error:
@@ -261,7 +261,7 @@ class Delivery:
             await self._answer(job, answer)
 
     async def _deliver(self, job: _Job) -> bytes | None:
-        """Deliver until nothing is left; the answer, if the last attempt had one."""
+        """Deliver until no packet is left. Returns the service's answer, if the last attempt had one."""
         for attempt in itertools.count(1):
             try:
                 answer = await self._destination.deliver(job.batch)
@@ -276,7 +276,7 @@ class Delivery:
         raise AssertionError("it counts on")
 
     def _narrow(self, job: _Job, error: DeliveryError, attempt: int) -> None:
-        """Count what this attempt has decided; what is worth another one stays in the job."""
+        """Count the packets that a failed attempt has decided. Packets that are worth another one stay in the job."""
         if job.ended:
             return
         whole = job.left
@@ -321,7 +321,7 @@ class Delivery:
     # Ends
 
     def _delivered(self, job: _Job, packets: int) -> bool:
-        """Count packets of a job as delivered; False if it has ended without them."""
+        """Count packets of a job as delivered. False if the job had completed before."""
         if job.ended:
             return False
         if packets:
@@ -331,7 +331,7 @@ class Delivery:
         return True
 
     def _failed(self, job: _Job, reason: str, detail: str, packets: int | None = None) -> None:
-        """Count and report packets of a job, by default what is left of it, as given up."""
+        """Count and report packets of a job as given up; by default, all that are left."""
         if job.ended:
             return
         packets = job.left if packets is None else packets
