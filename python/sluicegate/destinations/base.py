@@ -1,8 +1,7 @@
-"""The contract of a Destination: what a batch of packets is delivered to (contract sections 1.2 and 3).
+"""The contract of a Destination, to which batches of packets are delivered (contract sections 1.2 and 3).
 
-To write one, subclass `Destination` and register it as an entry point of the group `sluicegate.destinations`;
-the name of the entry point is the scheme (`nats` for `nats://…`) or the service of an ARN (`sqs` for
-`arn:aws:sqs:…`):
+To write one, subclass `Destination` and register the class as an entry point of the group `sluicegate.destinations`.
+The name of the entry point is the scheme (`nats` for `nats://…`) or the service of an ARN (`sqs` for `arn:aws:sqs:…`):
 
     [project.entry-points."sluicegate.destinations"]
     syslog = "my_package.syslog:SyslogDestination"
@@ -15,9 +14,9 @@ The life of a Destination, in order, each step only after the one before succeed
     drain                nothing to implement: running deliveries get time to finish, then they are cancelled
     close                `close()`: releases everything; is called too when `provision` failed
 
-A Destination runs in the gateway's event loop and must never block it: what can only block belongs into a
-thread (`sluicegate.threads.Threads`). Queueing, retries, events and counters are the business of `delivery.py`,
-not of a Destination.
+A Destination runs in the gateway's event loop and must never block it: calls that block belong in a thread
+(`sluicegate.threads.Threads`). Queueing, retries, events and counters are the business of `delivery.py`, not of a
+Destination.
 """
 
 from __future__ import annotations
@@ -36,15 +35,11 @@ if TYPE_CHECKING:
     from sluicegate.aws import Aws, AwsError, Role
 
 delivery_id: ContextVar[str] = ContextVar("sluicegate_delivery_id", default="")
-"""Id of the batch that the current task delivers; the same for all attempts. It joins our log to the
-service's.
-"""
+"""Id of the batch that the current task delivers, the same for all attempts. It joins our log to the service's log."""
 
 
 class EventSink(Protocol):
-    """Where structured events go (contract section 6). Field names are PascalCase. Never blocks, never
-    raises.
-    """
+    """Where structured events go (contract section 6). Field names are PascalCase. Never blocks, never raises."""
 
     def emit(self, event: str, /, **fields: object) -> None: ...
 
@@ -65,13 +60,13 @@ class PacketBatch(Protocol):
         """How many packets, at least 1."""
 
     def body(self) -> bytes:
-        """`{"Messages":[…]}` (contract section 2)."""
+        """The packets as one JSON object, `{"Messages":[…]}` (contract section 2)."""
 
     def records(self) -> list[bytes]:
-        """One JSON RequestPacket each, without line breaks."""
+        """The packets, each as one JSON RequestPacket without line breaks."""
 
     def lines(self) -> bytes:
-        """The same as lines, each with its line break (NDJSON)."""
+        """The packets as NDJSON: one JSON RequestPacket a line, each with its line break."""
 
 
 class DestinationError(Exception):
@@ -94,7 +89,7 @@ class DestinationError(Exception):
         self.on_key = on_key
 
     def finding(self, target: Path) -> Finding:
-        """The same as a finding about the Destination; `target` is the place of its ARN."""
+        """This error as a finding about the Destination; `target` is the place of its ARN."""
         path = ("arguments", *self.argument) if self.argument else target
         return Finding(path, self.cause, self.fix, self.on_key)
 
@@ -145,10 +140,10 @@ class DeliveryError(Exception):
 
     @classmethod
     def from_aws(cls, error: AwsError) -> DeliveryError:
-        """What a failed call to AWS means for the packets that it was to deliver.
+        """The error for packets whose call to AWS failed.
 
-        Retryable are throttling, no answer in time, 5xx, and credentials that have expired. A missing permission or
-        resource is not: it stays until somebody mends it. The reason is `Throttled`, `AccessDenied`,
+        Retryable are throttling, no answer in time, 5xx, and expired credentials. A missing permission or resource is
+        not: every attempt fails until somebody mends it. The reason is `Throttled`, `AccessDenied`,
         `ExpiredCredentials`, or the service's own code.
 
             >>> from sluicegate import DeliveryError
@@ -162,7 +157,7 @@ class DeliveryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DestinationContext:
-    """What a Destination may know about the gateway around it.
+    """The gateway around a Destination, as far as the Destination may know it.
 
     - `listener`: the Listener's name.
     - `region`: the node's region.
@@ -189,7 +184,7 @@ class DestinationContext:
 
 
 class Destination(ABC):
-    """Where batches of packets of one Listener are delivered. A subclass is one kind of it.
+    """Delivers batches of packets of one Listener to one target. A subclass is one kind of Destination.
 
         >>> import asyncio
         >>> from sluicegate import Arguments, DeliveryError, Destination, DestinationError, Threads
@@ -234,9 +229,9 @@ class Destination(ABC):
     """
 
     usage: ClassVar[str] = ""
-    """How its `destination_arn` is written, for error messages: `file:PATH.ndjson`."""
+    """The spelling of its `destination_arn`, for error messages: `file:PATH.ndjson`."""
     batch_bytes_limit: ClassVar[int | None] = None
-    """Most bytes of a batch that the service takes; `SizeInMb` never goes above it (contract section 3)."""
+    """Most bytes of a batch that the service accepts; `SizeInMb` never goes above it (contract section 3)."""
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         self.name = name
@@ -247,17 +242,14 @@ class Destination(ABC):
     def from_spec(
         cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
     ) -> Self:
-        """Parse and validate. `target` is the text after `scheme:`, or the whole ARN; `arguments` are the
-        user's.
+        """Parse and validate. `target` is the text after `scheme:`, or the whole ARN; `arguments` are the user's.
 
-        Raises `DestinationError` for bad input, unknown arguments included; may read files, changes nothing.
+        Raises `DestinationError` for bad input, unknown arguments included. May read files; changes nothing.
         """
 
     @abstractmethod
     async def provision(self) -> None:
-        """Open what delivery needs. Raises `DestinationError` when that cannot work until the user changes
-        something.
-        """
+        """Open what delivery needs. Raises `DestinationError` if that cannot work until the user changes something."""
 
     @abstractmethod
     async def deliver(self, batch: PacketBatch) -> bytes | None:
@@ -268,7 +260,7 @@ class Destination(ABC):
         names. Packets that are tried again come in a smaller batch, which may succeed and give an answer.
 
         With `concurrency` 1, batches keep their order. Within a batch, packets that are tried again come after the
-        packets that were taken before; the next batch comes after both.
+        packets that were accepted before; the next batch comes after both.
 
         The gateway may cancel a delivery when it stops.
         """
@@ -279,15 +271,12 @@ class Destination(ABC):
 
     @property
     def concurrency(self) -> int:
-        """How many batches may be in `deliver` at the same time; 1 keeps their order. Fixed after
-        `from_spec`.
-        """
+        """How many batches may be in `deliver` at the same time; 1 keeps their order. Fixed after `from_spec`."""
         return 1
 
 
 class Arguments:
-    """Reads a Destination's `Arguments`: both spellings, string scalars (contract section 1), no unknown
-    names.
+    """Reads a Destination's `Arguments`: both spellings, string scalars (contract section 1), no unknown names.
 
         >>> from sluicegate import Arguments
         >>> reader = Arguments({"port": "514", "TimeoutInSeconds": 2}, "destination log")
@@ -295,7 +284,7 @@ class Arguments:
         (514, 2.0)
         >>> reader.finish()
 
-    Every reader raises `DestinationError` for a value that does not fit; `finish` raises it for what nobody
+    Every reader raises `DestinationError` for a value that does not fit; `finish` raises it for an argument that nobody
     read.
     """
 
@@ -306,19 +295,21 @@ class Arguments:
         self._owner = owner
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
+        """The argument as a number from `low` to `high`; `default` without one."""
         value = self._take(name)
         if value is None:
             return default
         return self._in_range(name, value, float, low, high)
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """The argument as a whole number from `low` to `high`; `default` without one."""
         value = self._take(name)
         if value is None:
             return default
         return int(self._in_range(name, value, int, low, high))
 
     def strings(self, name: str) -> dict[str, str]:
-        """A map of scalars, as strings. Values may be secrets: no error message shows them."""
+        """The argument as a map of strings; empty without one. Values may be secrets: no error message shows them."""
         value = self._take(name)
         if value is None:
             return {}
@@ -332,6 +323,7 @@ class Arguments:
         return self._values.get(_spelling(name)) is not None
 
     def finish(self) -> None:
+        """Raise `DestinationError` if the user gave an argument that nobody read."""
         known = {_spelling(name) for name in self._known}
         unknown = tuple(sorted(self._written[key] for key in self._values if key not in known))
         if unknown:
@@ -340,7 +332,7 @@ class Arguments:
             raise DestinationError(cause, fix, argument=unknown[:1], on_key=True)
 
     def wrong(self, name: str, cause: str, fix: str, *inside: str) -> DestinationError:
-        """To be raised for the argument `name`; `inside` leads on to what is meant in a map."""
+        """The error to raise for the argument `name`; `inside` leads to the key that is meant in its map."""
         argument = (self._written.get(_spelling(name), name), *inside)
         return DestinationError(f"{self._owner}: {cause}", fix, argument=argument)
 
