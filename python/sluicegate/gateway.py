@@ -1,8 +1,8 @@
-"""One running node: what the configuration names becomes sockets, queues, workers and servers, and goes away in order.
+"""One running node: a configuration becomes sockets, queues, workers and servers, which are closed in order.
 
 Life cycle: parse → validate → provision → run → drain → close (`docs/architecture.md`). Everything that can be refused
 is refused before the first side effect that others could see; a start that fails half-way takes back what it made.
-What runs in between changes with the file and the API: `running/registry.py`.
+While the node runs, the file and the API change its resources: `running/registry.py`.
 """
 
 import asyncio
@@ -46,8 +46,9 @@ from sluicegate.state.keys import KeyFile
 log = structlog.get_logger("sluicegate.gateway")
 
 DRAIN_SECONDS = 10.0
+"""Seconds that a stop has to complete the packets and messages that were accepted."""
 DEAD_LETTER_SECONDS = 2.0
-"""Of these, for dead letters of what fails at the very end."""
+"""Seconds of a stop that are kept for the dead letters of the last failures."""
 
 
 class StartError(FindingsError):
@@ -55,7 +56,7 @@ class StartError(FindingsError):
 
 
 class Gateway:
-    """Runs `config` between `start` and `stop`, in one event loop. `events` is the caller's, and outlives it.
+    """Runs `config` between `start` and `stop`, in one event loop. `events` belongs to the caller and outlives it.
 
     With `reload_functions` a local function is loaded anew when its code is saved.
     """
@@ -80,14 +81,14 @@ class Gateway:
 
     @property
     def registry(self) -> Registry:
-        """What it runs, and how that is changed. There from the start on."""
+        """The gateway's resources, and every way to change them. Available from `start` on."""
         if self._registry is None:
             raise RuntimeError("the gateway was not started")
         return self._registry
 
     @property
     def table(self) -> ResourceTable:
-        """What the state keeps of resources. There from the start on."""
+        """The part of the state that keeps resources. Available from `start` on."""
         if self._table is None:
             raise RuntimeError("the gateway was not started")
         return self._table
@@ -96,7 +97,7 @@ class Gateway:
         """Returns once every Listener is bound, every handler is loading and both servers answer. Raises
         `StartError`."""
         try:
-            desire(self._config, [], {})  # before anything is touched; with the state's resources later again
+            desire(self._config, [], {})  # before any side effect; later again, with the state's resources
             await self._start()
         except Refused as error:
             await self._abandon()
@@ -163,15 +164,15 @@ class Gateway:
         self._events.emit("GatewayStarted", Listeners=len(self._listeners()))
 
     async def _abandon(self) -> None:
-        """A start that failed: what runs by now ends at once."""
+        """End at once what a failed start has begun."""
         for running in self._listeners():
             await running.stop_sources()
             await running.end(0.0)
         await self._closing.aclose()
 
     async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
-        """Take nothing new, end what was taken within `drain_seconds`, close. Whatever did not end is reported as
-        failed."""
+        """Accept nothing new, complete what was accepted within `drain_seconds`, close. Packets and messages that did
+        not complete are reported as failed."""
         self._ready = False
         self._events.emit("GatewayStopping")
         assert self._node is not None  # noqa: S101
@@ -204,7 +205,7 @@ class Gateway:
         await self._closing.aclose()
         self._events.emit("GatewayStopped")
 
-    # What the API shows (control.api.GatewayView)
+    # What the API shows (api.app.GatewayView)
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
         """True once every Listener is bound, and while the data plane runs."""
@@ -221,7 +222,7 @@ class Gateway:
         }
 
     def about(self) -> dict[str, object]:
-        """This node, for programs that prepare resources for it."""
+        """Facts about this node, for programs that prepare resources for it."""
         return {
             "Region": self._settings.region,
             "Node": self._settings.node,
@@ -231,15 +232,15 @@ class Gateway:
         }
 
     def listeners(self) -> list[dict[str, object]]:
-        """Resources with their return values (contract section 1.1)."""
+        """The Listeners with their return values (contract section 1.1)."""
         return [views.shown(self.registry, one) for one in self.registry.declared("Listener")]
 
     def packet_sources(self) -> list[dict[str, object]]:
-        """Resources with their state (contract section 1.3)."""
+        """The PacketSources with their state (contract section 1.3)."""
         return [views.shown(self.registry, one) for one in self.registry.declared("PacketSource")]
 
     def source(self, name: str) -> tuple[Sender, int, str] | None:
-        """Where a message for the PacketSource `name` goes."""
+        """`(sender, index, state)` for a message of the PacketSource `name`; None if no Listener runs it."""
         for running in self._listeners():
             for index, place in running.live_sources:
                 if place.resource.name == name:
@@ -251,7 +252,7 @@ class Gateway:
         return self._live.subscribe(wanted)
 
     def metrics(self) -> MetricSources:
-        """Everything that counts."""
+        """All counters of the gateway, for the metrics."""
         running = self._listeners()
         return MetricSources(
             ports=[one.port for one in running],
@@ -280,7 +281,7 @@ class Gateway:
         return StartError(self._config.locate(Finding(place, cause)))
 
     def _removable(self, found: Finding) -> Finding:
-        """What the API declared can be removed without a gateway that runs."""
+        """The finding, with the command that removes a resource of the API while no gateway runs."""
         if found.file or found.resource is None:
             return found
         remove = removal(self._config, found.kind, found.name)
@@ -309,7 +310,7 @@ class Gateway:
             self._closing.push_async_callback(server.stop)
 
     def _read_stack_requests(self) -> None:
-        """CloudFormation's requests, also where there is no API that others could reach."""
+        """Begin to read CloudFormation's requests, even where no API can be reached by others."""
         setting = self._settings.cloudformation
         if setting is None:
             return
@@ -335,7 +336,7 @@ class Gateway:
 
 
 class _Destinations:
-    """Those that run, whenever it is gone through."""
+    """The Destinations that run when the iteration begins."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
