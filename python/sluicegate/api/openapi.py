@@ -19,7 +19,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def openapi_routes() -> list[Route]:
-    """The routes of the descriptions."""
+    """The routes of the OpenAPI document and the JSON Schemas."""
 
     async def openapi(request: Request) -> Response:
         return Response(orjson.dumps(document()), media_type="application/json")
@@ -73,7 +73,7 @@ def document() -> dict[str, Any]:
     for path, operations in paths.items():
         for method in operations.keys() - {"parameters"}:
             scope = wanted_scope(method.upper(), path)
-            # Nobody needs a key on loopback. OpenAPI 3.1 names roles here for schemes that are not OAuth.
+            # No key is needed on loopback. For schemes other than OAuth, OpenAPI 3.1 lists roles here.
             operations[method]["security"] = [{}, {"key": [scope]}] if scope else []
     return {
         "openapi": "3.1.0",
@@ -88,7 +88,7 @@ def document() -> dict[str, Any]:
 
 
 def _view(view: type[View]) -> dict[str, Any]:
-    """What is added to the document of a resource. A value that there is not is left out, and never null."""
+    """The schema of the values that the API adds to a resource's document. A missing value is left out, never null."""
     schema = view.model_json_schema(by_alias=True)
     for described in schema["properties"].values():
         for key in ("default", "title"):
