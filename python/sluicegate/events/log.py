@@ -1,9 +1,9 @@
 """The event log: fields in the contract's order, bounded in rate, with nothing lost without a count.
 
-Per `(Event, Reason, Listener, PacketSource or Destination)` at most `limit` lines are written in one second
-of the clock. What is beyond the limit is counted, and when the second is over one more line of the same
-event, reason and names carries `Suppressed: n`. So for any kind of event: lines without `Suppressed` + the
-sum of `Suppressed` = what happened.
+For each `(Event, Reason, Listener, PacketSource or Destination)`, at most `limit` lines are written in one second of
+the clock. Events beyond the limit are counted. When the second is over, one more line with the same event, reason and
+names carries `Suppressed: n`. So for each kind of event, the lines without `Suppressed` and the sum of `Suppressed`
+give the number of events.
 """
 
 import threading
@@ -31,7 +31,7 @@ FIELD_ORDER = (
     "Reason",
     "Detail",
 )
-"""Contract section 6, after Time, Event, Node and Region; any other field follows in the order given."""
+"""The order of fields after Time, Event, Node and Region (contract section 6). Others follow in the order given."""
 
 _ORDERED = frozenset(FIELD_ORDER)
 _SECRET = frozenset(
@@ -53,7 +53,7 @@ _Kind = tuple[str, object, object, object]
 
 @dataclass(slots=True)
 class _Suppressed:
-    """What a summary says."""
+    """The content of one summary line."""
 
     named: dict[str, object]
     count: int
@@ -73,7 +73,7 @@ class EventLog:
         limit: int = 100,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # Replaced as a whole: it is gone through without the lock too.
+        # Replaced as a whole, because it is read without the lock too.
         self._sinks = list(sinks)
         self._node = node
         self._region = region
@@ -93,12 +93,12 @@ class EventLog:
             self._sinks = [*self._sinks, sink]
 
     def remove_sink(self, sink: Sink) -> None:
-        """Write no more events to it; closing it is the caller's care."""
+        """Write no more events to this sink. The caller closes it."""
         with self._lock:
             self._sinks = [one for one in self._sinks if one is not sink]
 
     def emit(self, event: str, /, **fields: object) -> None:
-        """Write one event. Field names are PascalCase; snake_case is taken too. None means absent."""
+        """Write one event. Field names are PascalCase; snake_case is accepted too. None means absent."""
         named = {_pascal(name): value for name, value in fields.items() if value is not None}
         now = self._clock()
         with self._lock:
@@ -108,8 +108,8 @@ class EventLog:
     def emit_alike(
         self, event: str, count: int, details: Iterable[Mapping[str, object]], /, **fields: object
     ) -> None:
-        """`emit` for `count` events that share `fields`, in PascalCase, and so their limit. `details`, what each says
-        besides, is asked only for the first ones, whose lines are written."""
+        """Write `count` events that share `fields` (in PascalCase) and therefore a limit. `details` has the other
+        fields of each event. It is read only for the first ones, whose lines are written."""
         now = self._clock()
         with self._lock:
             admitted = self._admit(event, fields, now, count)
@@ -138,7 +138,7 @@ class EventLog:
         return {sink.name: sink.dropped for sink in self._sinks}
 
     def flush(self) -> None:
-        """Write the summaries of what was suppressed so far."""
+        """Write the summaries of the events that were suppressed so far."""
         with self._lock:
             self._summarize(self._clock())
 
@@ -149,7 +149,7 @@ class EventLog:
             sink.close(seconds)
 
     def _admit(self, event: str, named: Mapping[str, object], now: float, count: int = 1) -> int:
-        """Count events of one kind; of how many the lines are to be written. For the others a summary stands."""
+        """Count `count` events of one kind. Returns how many of them get a line; a summary stands for the others."""
         kind: _Kind = (
             event,
             named.get("Reason"),
