@@ -148,13 +148,13 @@ class Batch:
     @property
     def count(self) -> int: ...
     def body(self) -> bytes:
-        """`{"Messages":[…]}` (contract section 2)."""
+        """The packets as one JSON object, `{"Messages":[…]}` (contract section 2)."""
 
     def records(self) -> list[bytes]:
-        """One JSON RequestPacket each."""
+        """The packets, each as one JSON RequestPacket."""
 
     def lines(self) -> bytes:
-        """The same as lines (NDJSON)."""
+        """The packets as NDJSON: one JSON RequestPacket a line."""
 
 @final
 class Events:

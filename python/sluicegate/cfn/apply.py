@@ -26,7 +26,7 @@ class ApplyError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What is done with one resource. `item` None where nothing is left to be made: a delete."""
+    """The work on one resource. `item` is None for a delete."""
 
     action: Action
     logical_id: str
@@ -34,9 +34,9 @@ class Step:
     name: str
     item: Item | None = None
     in_place: bool = False
-    """The resource is there and stays, changed or not."""
+    """True if the resource exists and stays, changed or not."""
     version: str | None = None
-    """The one that is changed, unless another one may be overwritten."""
+    """The version that the resource must have to be changed; None if any may be overwritten."""
 
 
 class Gateway(Protocol):
@@ -72,7 +72,7 @@ class Applying:
         self._overwrite = overwrite
 
     def plan(self) -> Iterator[Step]:
-        """What `run` would do; changes nothing."""
+        """The steps that `run` would take. Changes nothing."""
         named = set()
         for item in self._stack.items():
             named.add(item.logical_id)
@@ -80,7 +80,7 @@ class Applying:
         yield from self._deletions(named)
 
     def run(self) -> Iterator[Step]:
-        """Do it: each step once it is done. Raises `ApplyError`."""
+        """Apply the template. Yields each step once it is done. Raises `ApplyError`."""
         named = set()
         for item in self._stack.items():
             named.add(item.logical_id)
@@ -91,7 +91,7 @@ class Applying:
         yield from self.remove(named)
 
     def planned_removal(self) -> Iterator[Step]:
-        """What `remove` would do."""
+        """The steps that `remove` would take. Changes nothing."""
         return self._deletions(())
 
     def remove(self, named: Collection[str] = ()) -> Iterator[Step]:

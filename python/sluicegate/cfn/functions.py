@@ -65,7 +65,7 @@ class Lambdas:
         return function.partition(":function:")[2] or function
 
     def used(self, logical_id: str) -> LocalFunction | NotLocal:
-        """What a Destination delivers to in its place. Raises `TemplateError` for code that may not be named."""
+        """The local function in place of one of the template. Raises `TemplateError` for code that may not be named."""
         if logical_id not in self._found:
             declared = self._template.resources[logical_id]
             directory = self._template.path.absolute().parent
@@ -89,7 +89,7 @@ class Lambdas:
         return self._found[logical_id]
 
     def _properties(self, declared: Declared) -> dict[str, Any]:
-        """Its own, over those that SAM's `Globals` give to all."""
+        """A function's own properties, over those that SAM's `Globals` give to all."""
         own = self._resolver.properties(declared.properties)
         raw = self._template.globals.get("Function")
         if declared.type != "AWS::Serverless::Function" or not isinstance(raw, Map):

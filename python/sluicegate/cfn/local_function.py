@@ -28,7 +28,7 @@ class LocalFunction:
 
 
 class NotLocal(Exception):
-    """This function cannot run here: why, and what would help."""
+    """A function cannot run here: why, and what would help."""
 
 
 def local_function(

@@ -65,7 +65,7 @@ def read(path: Path) -> Map:
 
 
 def parse(file: str, text: str) -> Map:
-    """Likewise, from `text`; `file` is its name in findings."""
+    """The mapping in JSON or YAML text; `file` is its name in findings. `YamlError` with every place if it is none."""
     if len(text) > SIZE_LIMIT:
         fix = "split it into several templates"
         raise YamlError(Finding.at(file, 1, 1, f"the template is larger than {SIZE_LIMIT} characters", fix))

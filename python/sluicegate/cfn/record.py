@@ -43,12 +43,12 @@ class Record:
         self._read()
 
     def put(self, logical_id: str, made: Made) -> None:
-        """Keep it, in place of what had the same logical id."""
+        """Keep `made`, in place of what had the same logical id."""
         self.made[logical_id] = made
         self._write()
 
     def forget(self, logical_id: str) -> None:
-        """It is no more."""
+        """Forget a resource that was deleted."""
         self.made.pop(logical_id, None)
         self._write()
 
@@ -98,5 +98,5 @@ class Record:
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """The same for the same document."""
+    """A digest of a document: equal documents have equal digests."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

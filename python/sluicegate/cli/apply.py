@@ -236,7 +236,7 @@ class _Gateway:
 
 
 class _Report:
-    """What the user sees of it: each step as it is done, notes, outputs."""
+    """Shows an `apply` to the user: each step as it is done, notes, outputs."""
 
     def __init__(self, output: str, *, dry_run: bool) -> None:
         self._json = output == "json"
@@ -244,7 +244,7 @@ class _Report:
         self._steps: list[Step] = []
 
     def steps(self, steps: Iterator[Step]) -> None:
-        """Show each as it comes."""
+        """Show each step as it comes."""
         for step in steps:
             self._steps.append(step)
             if not self._json:
@@ -255,7 +255,7 @@ class _Report:
             click.echo("there is nothing to do")
 
     def end(self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str]) -> None:
-        """What else is to be said."""
+        """Show everything besides the steps."""
         if self._json:
             document = {
                 "DryRun": self._dry_run,

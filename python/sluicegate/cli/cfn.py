@@ -81,7 +81,7 @@ def _section(document: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, text: str) -> None:
-    """It holds a key: its owner alone may read it."""
+    """Write a file that holds a key: only its owner may read it."""
     try:
         with os.fdopen(
             os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"

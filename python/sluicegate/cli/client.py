@@ -93,5 +93,5 @@ def reason(answer: Any, status: int) -> str:
 
 
 def no_gateway(api: str) -> CliError:
-    """What is at `api` gives answers that no gateway gives."""
+    """The error for a server at `api` whose answers are not those of a gateway."""
     return CliError(f"{api} answers but not as a gateway, name its API with --api", Exit.UNREACHABLE)

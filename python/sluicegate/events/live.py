@@ -52,7 +52,7 @@ class Arrivals:
             self._packets[port] = NativeEvents(port, self._spec, self._show)
 
     def unwatch(self, port: Watchable) -> None:
-        """This Port is closed."""
+        """Watch a Port no more: it is closed."""
         watch = self._packets.pop(port, None)
         if watch is not None:
             watch.close()
@@ -108,7 +108,7 @@ class LiveEvents:
             self._show(subscription, listener, port, watches)
 
     def unwatch(self, listener: str, port: Watchable) -> None:
-        """This Port is closed; another one may have taken over its Listener's name."""
+        """Watch a Port no more: it is closed. Another one may have taken over its Listener's name."""
         if self._ports.get(listener) is port:
             del self._ports[listener]
         for watch in self._always.pop(port, ()):

@@ -45,7 +45,7 @@ class LogGroups:
         self._let_go(owner, set(self._open) - set(wanted))
 
     def drop(self, owner: object) -> None:
-        """It runs no more. What its groups have is written in the background."""
+        """Write no more log groups for `owner`. Lines that its groups have are written in the background."""
         self._let_go(owner, set(self._open))
 
     async def close(self, seconds: float) -> None:

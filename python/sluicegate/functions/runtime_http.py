@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def pause_writing(self) -> None:
-        """It asks without reading the answers: no more is taken until it does."""
+        """The client asks without reading the answers: read no more requests until it does."""
         if self._transport is not None:
             self._transport.pause_reading()
 

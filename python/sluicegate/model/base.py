@@ -75,13 +75,13 @@ class Finding:
         return pointer(self.resource, self.path)
 
     def of(self, resource: "type[Resource]", name: str, path: Path | None = None) -> "Finding":
-        """The same, about this resource, at `path` in it if that is another one."""
+        """This finding, about the resource `name`; at `path` in it, if one is given."""
         return dataclasses.replace(
             self, resource=resource, name=name, path=self.path if path is None else path
         )
 
     def under(self, *path: str | int) -> "Finding":
-        """The same, about what stands at `path` of a larger document."""
+        """This finding, about a larger document that holds the checked one at `path`."""
         return dataclasses.replace(self, path=(*path, *self.path))
 
     def document(self) -> dict[str, str | int]:
@@ -291,8 +291,9 @@ class Resource(BaseModel):
 
 
 Check = Callable[[Resource], list[Finding]]
-"""What the model cannot know. With the context `{"check": …}` it is asked about each resource, and each object inside
-one, that is well formed; the findings' paths begin there. So they are shown together with those about the form."""
+"""Finds mistakes that the model cannot know. With the context `{"check": …}` it is called for each resource, and each
+object inside one, that is well formed. The findings' paths begin there, and they are shown with those about the form.
+"""
 
 
 def _resource_in(annotation: Any) -> type[Resource] | None:

@@ -80,7 +80,7 @@ class DestinationContract:
 
     @pytest.fixture
     def context(self, tmp_path: Path) -> DestinationContext:
-        """What the Destination gets."""
+        """The context that the Destination gets."""
         return destination_context(tmp_path)
 
     # Parsing
