@@ -33,7 +33,8 @@ use std::{
 ///   [`poll_batch`](Self::poll_batch), [`next_outgoing`](Self::next_outgoing) with [`sent`](Self::sent) or
 ///   [`not_sent`](Self::not_sent), [`poll_completion`](Self::poll_completion) and, if it is
 ///   [watched](Self::watch), [`take_events`](Self::take_events).
-/// - What the network sends is counted, never an error. What applications send ends in a [`Completion`].
+/// - Datagrams from the network are counted, and are never an error. Each document of an application ends in a
+///   [`Completion`].
 /// - It does no I/O, reads no clock, and holds no more than it was given: the caller bounds what it submits
 ///   (by [`queued`](Self::queued)) and where it keeps batches.
 pub struct Listener {
@@ -42,7 +43,7 @@ pub struct Listener {
     bound: SocketAddr,
     sealer: TagSealer,
     session: Session,
-    /// What the session has just opened.
+    /// The plaintext that the session has just opened.
     plaintext: Vec<u8>,
     writer: PacketWriter,
     batchers: Vec<Batcher>,
@@ -140,9 +141,9 @@ impl Listener {
         }
     }
 
-    /// Puts `spec` in the place of the resource. The Listener stays bound where it is, and sessions, Tags, `Id`s, counters
-    /// and what is queued stay with everything that stays (see [`ListenerSpec::destinations`] for places). Drain
-    /// [`poll_batch`](Self::poll_batch) before the queue of a removed Destination is closed: its open batch is closed here.
+    /// Replaces the resource by `spec`. The Listener stays bound. Sessions, Tags, `Id`s, counters and queued packets
+    /// stay with every Destination and PacketSource that stays (see [`ListenerSpec::destinations`] for places). The open
+    /// batch of a removed Destination is closed here: drain [`poll_batch`](Self::poll_batch) before its queue is closed.
     pub fn update(&mut self, now: Now, mut spec: ListenerSpec) -> Result<(), String> {
         if (spec.id, &spec.name) != (self.spec.id, &self.spec.name) {
             return Err(format!("Listener {} cannot become {}", self.spec.name, spec.name));
@@ -156,7 +157,7 @@ impl Listener {
             return Err(format!("Listener {}: what is not removed must stay at its place", spec.name));
         }
         (spec.bind, spec.dual_stack) = (self.spec.bind, self.spec.dual_stack);
-        spec.wire_guard = None; // peers have their own ways in
+        spec.wire_guard = None; // peers change one by one (`set_peer`, `remove_peer`)
         self.session.update(&spec);
         self.writer = PacketWriter::new(&spec.domain, self.bound.port(), self.session.protocol(), &self.shared.region);
         let before = std::mem::replace(&mut self.spec, spec);
@@ -226,7 +227,7 @@ impl Listener {
         removed
     }
 
-    /// `AllowUnknownPeers` and `UnknownPeerPreSharedKey`. If either changes, the unknown peers that are there leave.
+    /// Sets `AllowUnknownPeers` and `UnknownPeerPreSharedKey`. If either changes, all unknown peers are removed.
     pub fn set_unknown_peers(&mut self, now: Now, allow: bool, psk: Option<&Secret>) {
         if let Some(wg) = self.session.wire_guard_mut() {
             wg.set_unknown(allow, psk);
@@ -234,8 +235,8 @@ impl Listener {
         self.settle(now);
     }
 
-    /// What is to be kept of peers over a restart, as far as it has changed since the last call; without `Remote`: nothing
-    /// any more. To be asked for, and written, within a second.
+    /// What must be kept of peers over a restart and has changed since the last call. An entry without `Remote` means
+    /// that nothing is kept any more. Ask for the changes, and write them, within a second.
     pub fn take_peer_changes(&mut self) -> Vec<PeerMemory> {
         self.session.wire_guard_mut().map(WireGuard::take_changes).unwrap_or_default()
     }
@@ -245,14 +246,14 @@ impl Listener {
         self.session.wire_guard().into_iter().flat_map(move |wg| wg.status(now))
     }
 
-    /// A sourced message or a handler's answer.
+    /// Takes a sourced message or a handler's answer.
     pub fn submit(&mut self, now: Now, own: &OwnEndpoints, submission: Submission) {
         let around = Surroundings { now, spec: &self.spec, bound: self.bound, shared: &self.shared, own };
         self.egress.submit(&around, &mut self.session, &mut self.counters, submission);
         self.settle(now);
     }
 
-    /// Closes the batches, and lets the paced packets leave, whose time has come.
+    /// Closes the batches whose time has come, and lets the paced packets leave whose time has come.
     pub fn handle_timeout(&mut self, now: Now) {
         self.close_batches(now, false);
         self.session.handle_timeout(now);
@@ -266,7 +267,7 @@ impl Listener {
         self.close_batches(now, true);
     }
 
-    /// Nothing is held back any longer: the Listener is about to end.
+    /// Lets every held packet leave, or fail if it waits for a peer: the Listener is about to be closed.
     pub fn release_all(&mut self, now: Now) {
         self.egress.release_all(now, &mut self.counters);
     }
@@ -302,17 +303,17 @@ impl Listener {
         self.egress.waiting()
     }
 
-    /// The kernel took the datagram that [`next_outgoing`](Self::next_outgoing) showed.
+    /// The kernel accepted the datagram that [`next_outgoing`](Self::next_outgoing) showed.
     pub fn sent(&mut self, now: Now) {
         self.egress.ended(now, &mut self.counters, Ok(()));
     }
 
-    /// It will not be sent.
+    /// The datagram that [`next_outgoing`](Self::next_outgoing) showed will not be sent.
     pub fn not_sent(&mut self, now: Now, reason: Reason, detail: String) {
         self.egress.ended(now, &mut self.counters, Err((reason, detail)));
     }
 
-    /// The next document of which every entry has ended.
+    /// The next document whose entries have all completed.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.egress.poll_completion()
     }
@@ -327,7 +328,7 @@ impl Listener {
         self.egress.held()
     }
 
-    /// Kinds of events to make; none at first.
+    /// Sets the kinds of events to make; none at first.
     pub fn watch(&mut self, kinds: Kinds) {
         self.egress.watched = kinds;
     }
@@ -339,17 +340,17 @@ impl Listener {
         events
     }
 
-    /// A PacketSource sent `id` `ago` nanoseconds ago, before this start.
+    /// Remembers that PacketSource `source` sent `id` before this start, `ago` nanoseconds ago.
     pub fn remember(&mut self, now: Now, source: usize, id: &str, ago: u64) {
         self.egress.remember(now, source, id, ago);
     }
 
-    /// What has been counted.
+    /// The Listener's counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// The resource.
+    /// The resource as it is now.
     pub fn spec(&self) -> &ListenerSpec {
         &self.spec
     }
@@ -359,12 +360,12 @@ impl Listener {
         self.bound
     }
 
-    /// The queue of Destination `index` gave way for `packets` packets.
+    /// Counts `packets` packets that the queue of Destination `index` has dropped.
     pub fn dropped(&mut self, index: usize, why: Dropped, packets: usize) {
         *self.counters.destinations[index].dropped.entry(why).or_default() += packets as u64;
     }
 
-    /// Datagrams that the caller took off the socket and did not hand over.
+    /// Counts datagrams that the caller took off the socket and did not hand over.
     pub fn rejected(&mut self, why: Rejected, packets: usize) {
         if packets > 0 {
             self.counters.received_packets += packets as u64;
@@ -393,7 +394,7 @@ impl Listener {
     }
 }
 
-/// Puts `value` at `index`, which is there or is the next one.
+/// Puts `value` at `index`, which exists or is the next one.
 fn put<T>(places: &mut Vec<T>, index: usize, value: T) {
     match places.get_mut(index) {
         Some(place) => *place = value,
