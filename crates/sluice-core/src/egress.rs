@@ -1,10 +1,12 @@
 //! Packets out: sourced messages and handlers' answers become datagrams (contract sections 3 and 4).
 //!
-//! Theory. Both kinds of document share one path: parse, judge each entry by itself, queue what may go, and remember the
-//! document until each of its entries has ended as sent, duplicate or failed; only then its [`Completion`] comes out.
-//! Sending is asynchronous because pacing and a full socket take time, so the queue is the Listener's and the I/O layer
-//! works it off in order: packets for one remote leave in the order in which they came. A packet for a WireGuard peer is
-//! sealed when it enters that queue; until the peer has a session it waits in the [`Lobby`].
+//! Theory. Both kinds of document share one path: parse, judge each entry by itself, queue the packets that may leave.
+//! The document is remembered until each of its entries has completed as sent, duplicate or failed. Only then its
+//! [`Completion`] comes out.
+//!
+//! Sending is asynchronous, because pacing and a full socket take time. So the queue belongs to the Listener, and the
+//! I/O layer works it off in order: packets for one remote leave in the order in which they came. A packet for a
+//! WireGuard peer is sealed when it enters that queue. Until the peer has a session, it waits in the [`Lobby`].
 
 use crate::{
     Counters, Now,
@@ -28,25 +30,25 @@ use crate::{
 use slab::Slab;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Paced entries of one Listener that may wait; more fail at once as `RateLimited`. Bounds memory, and keeps one slow
-/// source from holding up the others.
+/// Most paced entries of one Listener that may wait. Further entries fail at once as `RateLimited`. The limit bounds
+/// memory, and keeps one slow source from holding up the others.
 const HELD_LIMIT: usize = 131_072;
-/// How long a handler's answer waits for its peer's session.
+/// How long a handler's answer waits for its peer's session, in nanoseconds.
 const REPLY_HOLD: u64 = 60 * SECOND;
-/// What WireGuard itself sends is not queued beyond this: it comes again if it matters.
+/// Length of the queue from which on WireGuard's own datagrams are dropped: the protocol repeats those that matter.
 const PROTOCOL_LIMIT: usize = 4_096;
 
 struct Document {
     completion: Completion,
-    /// Entries that have not ended; and one more while the document is read.
+    /// Entries that have not completed, and one more while the document is read.
     outstanding: u32,
 }
 
-/// What one PacketSource needs between messages.
+/// The state of one PacketSource between messages.
 struct Sender {
     pacer: Option<Pacer>,
     window: Window,
-    /// Nanoseconds.
+    /// `HoldSeconds`, in nanoseconds.
     hold: u64,
 }
 
@@ -59,7 +61,7 @@ impl Sender {
         }
     }
 
-    /// Keeps the `Id`s, and the timetable too unless the rate has changed.
+    /// Takes over a changed spec. Keeps the `Id`s, and the timetable too unless the rate has changed.
     fn update(&mut self, before: &SourceSpec, spec: &SourceSpec) {
         self.hold = time::nanos(spec.hold_seconds);
         if spec.rate_limit != before.rate_limit {
@@ -67,7 +69,7 @@ impl Sender {
         }
     }
 
-    /// When an entry leaves that may wait for `hold` nanoseconds; `held` entries wait already.
+    /// The moment at which an entry leaves that may wait for `hold` nanoseconds, while `held` entries wait already.
     #[inline]
     fn reserve(&mut self, now: Now, to: &To, hold: u64, held: usize) -> Result<u64, Refused> {
         let Some(pacer) = &mut self.pacer else { return Ok(now.mono) };
@@ -81,7 +83,7 @@ impl Sender {
     }
 }
 
-/// One Listener's way out.
+/// The sending side of one Listener.
 pub struct Egress {
     documents: Slab<Document>,
     senders: Vec<Sender>,
@@ -97,7 +99,7 @@ pub struct Egress {
 }
 
 impl Egress {
-    /// For the PacketSources of `spec`.
+    /// An egress for the PacketSources of `spec`.
     pub fn new(spec: &ListenerSpec) -> Egress {
         Egress {
             documents: Slab::new(),
@@ -112,7 +114,8 @@ impl Egress {
         }
     }
 
-    /// PacketSource `index` changes from `before` (None: it is new) to `after`. What was taken is sent as it was judged.
+    /// Changes PacketSource `index` from `before` (None: it is new) to `after`. Accepted entries are sent as they were
+    /// judged.
     pub fn update(&mut self, index: usize, before: Option<&SourceSpec>, after: &SourceSpec) {
         match before {
             Some(before) => self.senders[index].update(before, after),
@@ -174,7 +177,7 @@ impl Egress {
         self.complete_if_ended(document);
     }
 
-    /// De-duplicate → expiry → policy → pacing (contract section 4.3), and into the queue.
+    /// Takes an entry through de-duplication, expiry, policy and pacing (contract section 4.3) into the queue.
     fn admit(
         &mut self,
         around: &Surroundings,
@@ -206,7 +209,7 @@ impl Egress {
                 }
             },
         };
-        // Before the millisecond in which it expires.
+        // The entry must leave before the millisecond in which it expires.
         let ttl = expires_ms.saturating_sub(now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
         let hold = sender.hold.min(ttl);
         let placed = session.permit(around, source, tagged, &to, expires_ms).and_then(|local| {
@@ -233,7 +236,7 @@ impl Egress {
         Ok(())
     }
 
-    /// Through the session into the queue for the socket.
+    /// Takes a packet through the session into the queue for the socket, or lets it wait for its peer's handshake.
     fn leave(&mut self, now: Now, session: &mut Session, counters: &mut Counters, mut outgoing: Outgoing) {
         let refused = match session.seal(now, &mut outgoing) {
             Ok(Departure::Now) => return self.outgoing.push(outgoing),
@@ -249,7 +252,7 @@ impl Egress {
         self.conclude(now, counters, outgoing, Err(refused));
     }
 
-    /// What the packets of a peer have waited for.
+    /// Ends the wait of a peer's packets for its handshake: they leave, or fail.
     pub fn settle(&mut self, now: Now, session: &mut Session, counters: &mut Counters, outcome: HandshakeOutcome) {
         let (peer, refused) = match outcome {
             HandshakeOutcome::Ready(peer) => (peer, None),
@@ -264,14 +267,14 @@ impl Egress {
         }
     }
 
-    /// WireGuard itself sends something.
+    /// Queues a datagram that WireGuard itself sends.
     pub fn transmit(&mut self, Transmit { endpoint: Endpoint { remote, local }, datagram: payload }: Transmit) {
         if self.outgoing.len() < PROTOCOL_LIMIT {
             self.outgoing.push(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
         }
     }
 
-    /// Lets those leave whose time has come, and ends those whose time is over.
+    /// Lets paced packets leave whose time has come, and fails packets that have waited too long for a session.
     pub fn release(&mut self, now: Now, session: &mut Session, counters: &mut Counters) {
         while let Some(entry) = self.held.first_entry()
             && entry.key().0 <= now.mono
@@ -291,7 +294,7 @@ impl Egress {
         held.into_iter().chain(self.lobby.deadline()).min()
     }
 
-    /// Everything that is held leaves now: the Listener is about to end. What waits for a peer fails.
+    /// Lets every held packet leave now: the Listener is about to be closed. Packets for WireGuard peers fail.
     pub fn release_all(&mut self, now: Now, counters: &mut Counters) {
         let held = std::mem::take(&mut self.held).into_values();
         let (peers, others): (Vec<_>, Vec<_>) = held.partition(|outgoing| outgoing.peer.is_some());
@@ -302,7 +305,7 @@ impl Egress {
         }
     }
 
-    /// The next datagram to send; those that have become too old by now fail here.
+    /// The next datagram to send. Datagrams that have become too old fail here.
     pub fn next(&mut self, now: Now, counters: &mut Counters) -> Option<&Outgoing> {
         while self.outgoing.iter().next()?.expires_ms <= now.unix_ms {
             let detail = "it waited longer than its TTL to be sent".to_owned();
@@ -311,12 +314,12 @@ impl Egress {
         self.outgoing.iter().next()
     }
 
-    /// See [`Queue::run`].
+    /// How many datagrams from the front on may leave as one run within `limit` ([`Queue::run`]).
     pub fn run(&self, now: Now, limit: RunLimit) -> usize {
         self.outgoing.run(now, limit)
     }
 
-    /// See [`Queue::mixed`].
+    /// How many datagrams from the front on may leave by one call, at most `limit` ([`Queue::mixed`]).
     pub fn mixed(&self, now: Now, limit: usize) -> usize {
         self.outgoing.mixed(now, limit)
     }
@@ -326,14 +329,14 @@ impl Egress {
         self.outgoing.iter()
     }
 
-    /// What became of the datagram in front.
+    /// Takes the datagram in front off the queue, and reports what became of it.
     pub fn ended(&mut self, now: Now, counters: &mut Counters, outcome: Result<(), Refused>) {
         if let Some(outgoing) = self.outgoing.pop() {
             self.conclude(now, counters, outgoing, outcome);
         }
     }
 
-    /// Tells everybody what became of a packet.
+    /// Reports what became of a packet: to its document, the counters, the window of `Id`s and whoever watches.
     fn conclude(&mut self, now: Now, counters: &mut Counters, outgoing: Outgoing, outcome: Result<(), Refused>) {
         let Outgoing { entry: Some(EntryRef { document, index, id, bytes, .. }), remote, .. } = outgoing else {
             return;
@@ -377,14 +380,14 @@ impl Egress {
         self.complete_if_ended(document);
     }
 
-    /// `id` was sent by a PacketSource `ago` nanoseconds ago, before this start.
+    /// Remembers that PacketSource `source` sent `id` before this start, `ago` nanoseconds ago.
     pub fn remember(&mut self, now: Now, source: usize, id: &str, ago: u64) {
         if let Some(sender) = self.senders.get_mut(source) {
             sender.window.remember(now, id, ago);
         }
     }
 
-    /// The next document of which everything has ended.
+    /// The next document whose entries have all completed.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.completions.pop_front()
     }
