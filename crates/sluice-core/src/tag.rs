@@ -1,8 +1,8 @@
 //! Tags: sealed return addresses (contract section 2).
 //!
-//! Theory. A Tag answers one packet, later, from anywhere, and the gateway stores nothing for it: the return address
-//! itself is in the Tag, encrypted and authenticated with AES-256-GCM (NIST SP 800-38D, 96-bit nonce, full 128-bit
-//! tag), so that nobody without the key can make one or bend one to another address.
+//! Theory. A Tag answers one packet, later and from anywhere. The gateway stores nothing for it: the Tag holds the
+//! return address itself, encrypted and authenticated with AES-256-GCM (NIST SP 800-38D, 96-bit nonce, full 128-bit
+//! tag). So nobody without the key can make a Tag or bend one to another address.
 //!
 //! ```text
 //! byte 0      version (high nibble, 1) and key id (low nibble); authenticated
@@ -11,15 +11,15 @@
 //!             local and remote address (4 + 4, or 16 + 16 and a 24-bit zone)
 //! last 16     GCM tag
 //! ```
-//! 51 bytes for IPv4 and 78 for IPv6 are 68 and 104 characters of unpadded base64url, and, being multiples of three,
-//! leave no spare bits: each Tag has exactly one spelling.
+//! A Tag has 51 bytes for IPv4 and 78 for IPv6, which are 68 and 104 characters of unpadded base64url. Both numbers of
+//! bytes are multiples of three and leave no spare bits, so each Tag has exactly one spelling.
 //!
 //! The Tag of a WireGuard peer has version 2, and in place of the addresses:
 //! ```text
 //! then        sealed: listener u32, node u16, expiry u32, peer id (12),
 //!             nothing, or inner ports u16 + u16 (client, gateway) and addresses (4 + 4 or 16 + 16)
 //! ```
-//! That makes 68, 84 or 116 characters.
+//! Such a Tag has 68, 84 or 116 characters.
 //!
 //! Nonces. GCM breaks if a nonce repeats under a key. The counter makes nonces unique within a start; the salt keeps
 //! starts, Listeners and nodes with the same key apart: after 10,000 of them the odds of any two alike are about one in
@@ -37,11 +37,11 @@ const HEADER: usize = 1 + NONCE_LEN;
 const FIXED: usize = 14;
 const PLAIN_V4: usize = FIXED + 8;
 const PLAIN_V6: usize = FIXED + 35;
-/// Listener, node, expiry, peer.
+/// Bytes that every peer's Tag seals: listener, node, expiry and peer.
 const PEER_FIXED: usize = 10 + PeerId::LEN;
 const PLAIN_INNER_V4: usize = PEER_FIXED + 12;
 const PLAIN_INNER_V6: usize = PEER_FIXED + 36;
-/// The longest.
+/// Most bytes that a Tag seals.
 const PLAIN: usize = PLAIN_INNER_V6;
 const SEALED: usize = HEADER + PLAIN + GCM_TAG;
 const TEXT: usize = SEALED / 3 * 4;
@@ -57,7 +57,7 @@ pub struct ReturnAddress {
     pub expires: u32,
     /// Address and port that the client sent to; same family as `remote`.
     pub local: SocketAddr,
-    /// The client.
+    /// Address and port of the client.
     pub remote: SocketAddr,
 }
 
@@ -70,18 +70,18 @@ pub struct PeerAddress {
     pub node: u16,
     /// Unix seconds after which the Tag answers no more.
     pub expires: u32,
-    /// Who sent it.
+    /// The peer that sent the packet.
     pub peer: PeerId,
-    /// The inner addresses, or that there were none.
+    /// The packet's inner addresses, if it had any.
     pub inner: Option<Inner>,
 }
 
 /// Why a Tag was not opened. Says nothing about what a forger got right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagError {
-    /// Not one of ours, altered, or sealed under a key that this gateway does not hold.
+    /// The Tag is not one of ours, or altered, or sealed under a key that this gateway does not hold.
     Invalid,
-    /// Genuine, and too old.
+    /// The Tag is genuine, and too old.
     Expired,
 }
 
@@ -110,14 +110,14 @@ impl TagKeys {
         in_time(now, address.expires).map(|()| address)
     }
 
-    /// The same for the Tag of a WireGuard peer.
+    /// The peer's address in `text`, if it is a WireGuard peer's Tag that is genuine and still valid.
     pub fn open_peer(&self, now: Now, text: &str) -> Result<PeerAddress, TagError> {
         let mut bytes = [0u8; SEALED];
         let address = decode_peer(self.reveal(PEER, text, &mut bytes)?).ok_or(TagError::Invalid)?;
         in_time(now, address.expires).map(|()| address)
     }
 
-    /// What is sealed in a Tag of this version.
+    /// The bytes that a Tag of this version seals, if it is genuine and still valid.
     fn reveal<'a>(&self, version: u8, text: &str, bytes: &'a mut [u8; SEALED]) -> Result<&'a [u8], TagError> {
         let length = text.len() / 4 * 3;
         if !text.len().is_multiple_of(4) || !(HEADER + GCM_TAG..=SEALED).contains(&length) {
