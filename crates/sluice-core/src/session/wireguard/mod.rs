@@ -44,9 +44,9 @@ use std::{
 /// A datagram that the protocol itself sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
-    /// Where to, and from which address.
+    /// The address to send it to, and the one to send it from.
     pub endpoint: Endpoint,
-    /// What.
+    /// The UDP payload.
     pub datagram: Vec<u8>,
 }
 
@@ -55,16 +55,16 @@ pub struct Transmit {
 pub enum Received {
     /// A packet of this peer; its plaintext is in the caller's buffer.
     Packet(PeerId),
-    /// It was the protocol's own.
+    /// The datagram was the protocol's own.
     Protocol,
-    /// It was nothing, or not allowed.
+    /// The datagram was not valid, or not allowed.
     Refused(Rejected),
 }
 
 /// What became of a packet that is to go out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sealed {
-    /// It may leave.
+    /// The sealed packet, which may leave.
     Datagram(Transmit),
     /// A handshake is under way. Try again on [`HandshakeOutcome::Ready`].
     Wait,
@@ -85,7 +85,7 @@ pub enum HandshakeOutcome {
     Gone(PeerId),
 }
 
-/// What the protocol counts for a Listener.
+/// The protocol's counters of one Listener.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[allow(missing_docs)]
@@ -107,21 +107,21 @@ pub struct WireGuardCounters {
     pub live_peers: u64,
 }
 
-/// One peer, for people.
+/// The status of one peer, for people.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[allow(missing_docs)]
 pub struct PeerStatus {
     pub public_key: PublicKey,
-    /// Not unknown.
+    /// True unless the peer is an unknown one.
     pub configured: bool,
     pub endpoint: Option<SocketAddr>,
-    /// Unix milliseconds; 0: none since the start.
+    /// The last handshake, in Unix milliseconds; 0: none since the start.
     pub last_handshake_ms: u64,
-    /// Datagrams of sessions, as they came.
+    /// Bytes of session datagrams, sealed as they came.
     pub received_bytes: u64,
     pub sent_bytes: u64,
-    /// There is a session to send with.
+    /// True if there is a session to send with.
     pub session: bool,
 }
 
@@ -130,13 +130,13 @@ pub struct WireGuard {
     us: Identity,
     random: SystemRandom,
     peers: PeerTable,
-    /// Places of peers by our indices.
+    /// Places of peers, by the indices that we gave to their sessions and handshakes.
     indices: HashMap<u32, u32, ahash::RandomState>,
     timers: BTreeSet<(u64, u32)>,
     guard: Guard,
-    /// None: unknown peers are refused. Zeros are no pre-shared key.
+    /// The pre-shared key of unknown peers; zeros mean that they need none. None: unknown peers are refused.
     unknown: Option<Secret>,
-    /// Of our last initiation, in Unix nanoseconds.
+    /// The timestamp of our last initiation, in Unix nanoseconds.
     stamp: u64,
     transmits: VecDeque<Transmit>,
     outcomes: VecDeque<HandshakeOutcome>,
@@ -146,7 +146,8 @@ pub struct WireGuard {
 }
 
 impl WireGuard {
-    /// From the resource. At most `guests` unknown peers are remembered. Persistent keepalives are due at once.
+    /// Makes the state for a resource. At most `guests` unknown peers are remembered. Persistent keepalives are due at
+    /// once.
     pub fn new(spec: &WireGuardSpec, guests: usize) -> WireGuard {
         let now = Now { mono: 0, unix_ms: 0 };
         let mut made = WireGuard {
@@ -178,7 +179,7 @@ impl WireGuard {
     /// Adds or changes a peer. Its session goes on; a new pre-shared key holds from the next handshake on.
     pub fn set_peer(&mut self, now: Now, spec: &PeerSpec) {
         if spec.public_key == self.us.public {
-            return; // a handshake with ourselves ends nowhere
+            return; // a handshake with ourselves leads nowhere
         }
         let place = self.peers.configure(spec);
         self.arm_persistent(now, place);
@@ -190,8 +191,8 @@ impl WireGuard {
         place.inspect(|&place| self.remove(place)).is_some()
     }
 
-    /// Whether unknown peers are let in, and the pre-shared key that they need. Those that are there no longer may be
-    /// leave.
+    /// Sets whether unknown peers are let in, and the pre-shared key that they need. If either changes, all unknown
+    /// peers are removed.
     pub fn set_unknown(&mut self, allow: bool, psk: Option<&Secret>) {
         let psk = allow.then(|| psk.cloned().unwrap_or(Secret([0; keys::KEY])));
         let same = psk.as_ref().map(|psk| psk.0) == self.unknown.as_ref().map(|psk| psk.0);
@@ -206,7 +207,7 @@ impl WireGuard {
         self.unknown.is_some()
     }
 
-    /// What was known of a peer before this start.
+    /// Takes over what was known of a peer before this start.
     pub fn recall(&mut self, now: Now, memory: &PeerMemory) {
         let place = match self.peers.find(&memory.public_key.id()) {
             Some(place) => place,
@@ -228,7 +229,7 @@ impl WireGuard {
         self.peers.find_key(key).map(|place| self.peers.get(place).id)
     }
 
-    /// Makes place for an unknown peer that is to be spoken to first, where unknown peers are let in.
+    /// Makes room for an unknown peer that we are to speak to first. None where unknown peers are refused.
     pub fn invite(&mut self, key: PublicKey) -> Option<PeerId> {
         let id = key.id();
         if self.peers.find(&id).is_some() {
@@ -247,7 +248,7 @@ impl WireGuard {
         self.peers.find(id).map(|place| self.peers.get(place).key)
     }
 
-    /// Where the peer receives, as far as is known.
+    /// The endpoint at which the peer receives, if it is known.
     pub fn endpoint_of(&self, id: &PeerId) -> Option<Endpoint> {
         self.peers.get(self.peers.find(id)?).endpoint()
     }
@@ -258,7 +259,8 @@ impl WireGuard {
         live.is_some_and(|live| live.current.as_ref().is_some_and(|session| session.can_send(now)))
     }
 
-    /// An application says where the peer is. What the peer has shown itself weighs more.
+    /// Takes an endpoint that an application gives, if none of the peer is known: what the peer has shown itself weighs
+    /// more. Doubtful: an endpoint that an application gave before stays, too.
     pub fn offer_endpoint(&mut self, id: &PeerId, remote: SocketAddr) {
         if let Some(place) = self.peers.find(id) {
             self.peers.get_mut(place).seen().endpoint.get_or_insert(Endpoint { remote, local: None });
@@ -299,13 +301,13 @@ impl WireGuard {
         self.transmits.push_back(transmit);
     }
 
-    /// What packets may have waited for.
+    /// The next outcome of a handshake for which packets may wait.
     pub fn poll_outcome(&mut self) -> Option<HandshakeOutcome> {
         self.outcomes.pop_front()
     }
 
-    /// What is to be kept over a restart and has changed since the last call: at most one for each peer. Without
-    /// `Remote`: forget the peer.
+    /// What must be kept over a restart and has changed since the last call: at most one entry for each peer. An entry
+    /// without `Remote` means: forget the peer.
     pub fn take_changes(&mut self) -> Vec<PeerMemory> {
         let forgotten = std::mem::take(&mut self.forgotten).into_iter();
         let mut changes: Vec<PeerMemory> = forgotten.map(PeerMemory::nothing).collect();
@@ -320,7 +322,7 @@ impl WireGuard {
         changes
     }
 
-    /// Every peer that is configured or there.
+    /// The status of every peer, except unknown ones that have shown nothing yet.
     pub fn status(&self, now: Now) -> impl Iterator<Item = PeerStatus> {
         let known = self.peers.iter().filter(|peer| peer.kind != Kind::Candidate);
         known.map(move |peer| {
@@ -338,7 +340,7 @@ impl WireGuard {
         })
     }
 
-    /// What has been counted.
+    /// The protocol's counters.
     pub fn counters(&self) -> &WireGuardCounters {
         &self.counters
     }
@@ -363,7 +365,7 @@ impl WireGuard {
         self.outcomes.push_back(HandshakeOutcome::Gone(peer.id));
     }
 
-    /// Its keys and handshake are gone.
+    /// Forgets the timer and the indices of a peer whose keys and handshake are dropped.
     fn retire(&mut self, place: u32, live: &Live) {
         self.timers.remove(&(live.scheduled, place));
         for index in live.indices() {
