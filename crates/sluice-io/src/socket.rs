@@ -20,7 +20,7 @@ use std::{
 
 /// Receive buffers hold a whole GRO run.
 const BUFFER: usize = 1 << 16;
-/// What we ask of the kernel for its queues; it may give less (net.core.rmem_max).
+/// Bytes that we ask of the kernel for each queue of a socket. It may give less (net.core.rmem_max).
 const SOCKET_BUFFER: usize = 8 << 20;
 /// Errors about other remotes that one packet may meet before it gives up: far more than a queue holds between two sends.
 const ATTEMPTS: usize = 64;
@@ -28,27 +28,27 @@ const ATTEMPTS: usize = 64;
 const ICMP_RECENT: usize = 256;
 /// Largest segment offered to the offload: Ethernet's 1,500 less the headers of IPv6 and UDP.
 const OFFLOAD_SEGMENT: usize = 1_452;
-/// Below this a refusal is not about the MTU (RFC 791: every host takes 576 bytes).
+/// Size of a segment below which a refusal is not about the MTU (RFC 791: every host accepts 576 bytes).
 const OFFLOAD_SEGMENT_LEAST: usize = 508;
-/// Bytes of a run: one UDP datagram's, to the kernel.
+/// Most bytes of a run, which is one UDP datagram to the kernel.
 const OFFLOAD_BYTES: usize = 65_000;
 
 /// Why a Listener's socket could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
-    /// What was tried.
+    /// The step that failed.
     pub attempt: String,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
 /// What became of a packet.
 pub enum Sent {
-    /// The kernel took it.
+    /// The kernel accepted the packet.
     Yes,
     /// The socket is full: try again when it is writable.
     Full,
-    /// It will not be sent.
+    /// The packet will not be sent, for this reason and with this detail.
     No(Reason, String),
 }
 
@@ -56,7 +56,7 @@ pub enum Sent {
 pub struct Buffers(Vec<u8>);
 
 impl Buffers {
-    /// Allocates them.
+    /// Allocates the buffers.
     pub fn new() -> Buffers {
         Buffers(vec![0; BUFFER * BATCH_SIZE])
     }
@@ -69,9 +69,9 @@ pub struct UdpSocket {
     bound: SocketAddr,
     /// Answers to packets that we sent, by the kernel's name for them.
     icmp_errors: BTreeMap<&'static str, u64>,
-    /// Those that nobody has taken yet; bounded.
+    /// ICMP errors that nobody has taken yet, at most `ICMP_RECENT`.
     icmp_recent: Vec<(&'static str, Option<SocketAddr>)>,
-    /// What the segmentation offload takes. A failure lowers it, and it stays lowered.
+    /// The limit of the segmentation offload. A failure lowers it for good.
     offload: RunLimit,
     run: Vec<u8>,
 }
@@ -146,7 +146,7 @@ impl UdpSocket {
             let remote = canonical(meta.addr);
             let local = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
             let run = &slice[..meta.len];
-            // An empty datagram has no chunks, and is one all the same.
+            // An empty datagram has no chunks, but is a datagram too.
             for payload in run.chunks(meta.stride.max(1)).chain(run.is_empty().then_some(run)) {
                 datagrams += 1;
                 take(received, local, remote, payload);
@@ -155,7 +155,7 @@ impl UdpSocket {
         datagrams
     }
 
-    /// What may leave as one run ([`send_run`](Self::send_run)).
+    /// The limit of a run, which leaves by one call ([`send_run`](Self::send_run)).
     pub fn offload(&self) -> RunLimit {
         self.offload
     }
@@ -169,8 +169,8 @@ impl UdpSocket {
         }
     }
 
-    /// Sends datagrams (source address, remote, payload) in order by one call; how many the kernel took. Fewer than there
-    /// are, or none: send the next one by [`send`](Self::send), which says why.
+    /// Sends datagrams (source address, remote, payload) in order by one call. Returns how many the kernel accepted. If
+    /// it did not accept all, send the next one by [`send`](Self::send), which says why.
     pub fn send_many<'a>(&self, packets: impl Iterator<Item = (Option<IpAddr>, SocketAddr, &'a [u8])>) -> usize {
         let datagram = |(local, remote, payload): (Option<IpAddr>, SocketAddr, &'a [u8])| sys::Datagram {
             remote: self.in_own_family(remote).into(),
@@ -180,8 +180,8 @@ impl UdpSocket {
         sys::send_many(self.socket.as_fd(), &packets.map(datagram).collect::<Vec<_>>()).unwrap_or(0)
     }
 
-    /// Sends datagrams of one size (the last may be shorter) to one remote by UDP_SEGMENT: all or none. None: this size
-    /// cannot be offloaded here, and will not be tried again; send them one by one.
+    /// Sends datagrams of one size (the last may be shorter) to one remote by UDP_SEGMENT: all or none. None: send them
+    /// one by one; a size that cannot be offloaded here is not tried again.
     pub fn send_run<'a>(
         &mut self,
         local: Option<IpAddr>,
@@ -200,8 +200,8 @@ impl UdpSocket {
         match sent {
             Ok(true) => Some(Sent::Yes),
             Ok(false) => Some(Sent::Full),
-            // No offload in the driver (EIO), or a segment above the path's MTU (EINVAL, EMSGSIZE). Whatever else it is
-            // will show again with the single datagrams, which then say whose fault it is.
+            // No offload in the driver (EIO), or a segment above the path's MTU (EINVAL, EMSGSIZE). Any other error
+            // comes again with a single datagram, which then says whose fault it is.
             Err(error) => {
                 match error.raw_os_error() {
                     Some(libc::EIO) => self.offload.segments = 1,
@@ -216,7 +216,7 @@ impl UdpSocket {
         }
     }
 
-    /// True: the kernel took it. False: the socket is full.
+    /// True: the kernel accepted the payload. False: the socket is full.
     fn transmit(
         &mut self,
         local: Option<IpAddr>,
@@ -273,8 +273,8 @@ impl UdpSocket {
         &self.icmp_errors
     }
 
-    /// Takes those since the last call (the first of them, when there were very many): what it was, and where the
-    /// datagram had gone.
+    /// Takes the ICMP errors since the last call (at most `ICMP_RECENT`, the first ones): the error's name, and the
+    /// remote to which the datagram had gone.
     pub fn take_icmp(&mut self) -> Vec<(&'static str, Option<SocketAddr>)> {
         std::mem::take(&mut self.icmp_recent)
     }

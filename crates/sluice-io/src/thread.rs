@@ -25,16 +25,16 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Receive batches from one socket in one turn.
+/// Most batches that are received from one socket in one turn.
 const RECEIVE_ROUNDS: usize = 4;
-/// Documents are parsed while fewer datagrams than this wait: so few that they are still in the processor's cache when the
-/// kernel copies them, and enough for large calls when each document has one entry.
+/// Documents are parsed while fewer datagrams than this wait. So few are still in the processor's cache when the kernel
+/// copies them, and they are enough for large calls when each document has one entry.
 const QUEUE_LOW: usize = 128;
-/// Addresses come and go (DHCP, VPNs); own endpoints are looked up this often.
+/// How often own endpoints are looked up, because addresses come and go (DHCP, VPNs).
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 const WAKE: u64 = u64::MAX;
 
-/// One open Listener. Its place in the list is its key for ever: a closed one leaves its last counters.
+/// One Listener. Its place in the list is its key for good: a closed one keeps its place and its last counters.
 struct Slot {
     port: Port,
     state: State,
@@ -47,7 +47,7 @@ enum State {
     Closed,
 }
 
-/// What the thread has.
+/// The state of the I/O thread.
 pub(crate) struct Thread {
     epoll: OwnedFd,
     waker: Waker,
@@ -132,7 +132,7 @@ impl Thread {
         Now { mono: self.origin.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
     }
 
-    /// How long there is nothing to do, as far as is known.
+    /// How long the thread may wait: until the next moment at which a Listener has something to do.
     fn timeout(&self) -> Option<rustix::event::Timespec> {
         let mut until: Option<Duration> = None;
         let mut at_most = |wait: Duration| until = Some(until.map_or(wait, |before| before.min(wait)));
@@ -159,7 +159,7 @@ impl Thread {
         let now = self.now();
         let Slot { port, state, .. } = &mut self.slots[key];
         let State::Open(open) = state else { return };
-        // Who began to watch before the datagram was received sees it.
+        // Whoever began to watch before the datagram was received sees it.
         open.listener.watch(port.watched());
         if flags.contains(EventFlags::ERR) && open.socket.drain_errors() == 0 {
             open.socket.clear_error();
@@ -210,7 +210,7 @@ impl Thread {
     }
 
     fn command(&mut self, command: Command) {
-        // Whoever asked may have gone away; that is their affair.
+        // The caller may have gone away: then nobody needs the answer.
         match command {
             Command::Open(spec, reply) => drop(reply.send(self.open(*spec))),
             Command::Stop(key, reply) => {
@@ -315,7 +315,7 @@ impl Thread {
         if !std::mem::replace(&mut open.receiving, false) {
             return;
         }
-        // What arrived before counts as arrived; a flood that goes on is not waited for.
+        // Datagrams that came before the stop have arrived. A flood that goes on is not waited for.
         let deadline = Instant::now() + Duration::from_millis(500);
         while open.receive(now, &mut self.buffers) > 0 && Instant::now() < deadline {
             open.hand_over(port);
@@ -347,7 +347,7 @@ impl Thread {
         open.show_events(port, &self.shared, now);
         let labels = Labels { node: self.shared.node, region: &self.shared.region, spec: open.listener.spec() };
         port.each_watch(|watch| {
-            watch.settle(&labels, u64::MAX); // the second in which it ends is over too
+            watch.settle(&labels, u64::MAX); // its last second counts as over
             watch.close();
         });
         let reply = open.closing.take();

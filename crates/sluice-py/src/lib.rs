@@ -34,12 +34,13 @@ fn invalid(what: &str, error: impl std::fmt::Display) -> PyErr {
     PyValueError::new_err(format!("{what}: {error}"))
 }
 
-/// The bytes stay Python's, which never change; they are let go of at the next call after the I/O thread has read them.
+/// A body that borrows Python's bytes, which never change. They are released at the next call after the I/O thread has
+/// read them.
 fn body_of(bytes: Bound<'_, PyBytes>) -> Body {
     Body::new(PyBackedBytes::from(bytes))
 }
 
-/// Longest wait that a caller may ask for.
+/// A caller's seconds as a duration: 0 to 86,400, and 0 for a value that is not a number.
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.clamp(0.0, 86_400.0)).unwrap_or_default()
 }
