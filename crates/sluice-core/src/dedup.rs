@@ -40,7 +40,7 @@ impl Window {
         (!self.sent.contains_key(&key) && self.on_their_way.insert(key)).then_some(key)
     }
 
-    /// What became of it.
+    /// Reports what became of the entry with this key. Only a sent one makes later ones duplicates.
     pub fn end(&mut self, now: Now, key: Key, sent: bool) {
         self.on_their_way.remove(&key);
         if sent {

@@ -55,20 +55,20 @@ pub struct Event {
     pub remote: Option<SocketAddr>,
     /// Payload size.
     pub bytes: Option<usize>,
-    /// What else there is to say.
+    /// The fields that only this kind has.
     pub about: About,
 }
 
-/// What only some kinds have.
+/// Fields that only some kinds of events have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum About {
     /// The packet's Tag.
     Received(String),
-    /// Why.
+    /// Why the datagram was rejected.
     Rejected(Rejected),
     /// An entry of a document.
     Sent {
-        /// Whose.
+        /// The PacketSource or Destination that sent the document.
         origin: Origin,
         /// The document's id.
         document: String,
@@ -77,6 +77,6 @@ pub enum About {
         /// The entry's own Id.
         id: Option<String>,
     },
-    /// The kernel's name for it.
+    /// The kernel's name for the ICMP error.
     Icmp(&'static str),
 }

@@ -76,19 +76,19 @@ pub struct ListenerSpec {
     pub wire_guard: Option<WireGuardSpec>,
 }
 
-/// What a `wg` Listener has beside the others (contract section 5).
+/// The part of a spec that only a `wg` Listener has (contract section 5).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct WireGuardSpec {
-    /// The Listener's own.
+    /// The Listener's private key.
     pub private_key: Secret,
-    /// Who may speak to it.
+    /// The peers that may speak to the Listener.
     #[serde(default)]
     pub peers: Vec<PeerSpec>,
-    /// Whether others may, too.
+    /// Whether unknown peers may speak to it too.
     #[serde(default)]
     pub allow_unknown_peers: bool,
-    /// What those others have to know.
+    /// The pre-shared key that unknown peers need, if any.
     #[serde(default)]
     pub unknown_peer_pre_shared_key: Option<Secret>,
     /// Deliver inner UDP payloads with `Inner`, and wrap what is sent.
@@ -103,9 +103,9 @@ pub struct WireGuardSpec {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct PeerSpec {
-    /// Its name in messages.
+    /// The peer's public key, which is its name in messages.
     pub public_key: PublicKey,
-    /// Inner sources that it may use; none: any.
+    /// Inner sources that the peer may use; none: any.
     #[serde(default, rename = "AllowedIPs")]
     pub allowed_ips: Vec<IpNet>,
     /// The pre-shared key, if any.
@@ -120,15 +120,15 @@ pub struct PeerSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct PeerMemory {
-    /// Whose.
+    /// The peer's public key.
     pub public_key: PublicKey,
-    /// Where it receives. None: there is nothing to remember.
+    /// The address at which the peer receives. None: there is nothing to remember.
     #[serde(default)]
     pub remote: Option<SocketAddr>,
-    /// The address that it speaks to.
+    /// The gateway's address that the peer speaks to.
     #[serde(default)]
     pub local: Option<IpAddr>,
-    /// The inner addresses that it used last.
+    /// The inner addresses that the peer used last.
     #[serde(default)]
     pub recent: Recent,
 }

@@ -129,8 +129,8 @@ impl Session {
         }
     }
 
-    /// What holds for handlers' answers too: never to a Listener of this gateway, and only where the socket reaches. Yields
-    /// the address to send from, where one is known.
+    /// Judges by the rules that hold for handlers' answers too: never to a Listener of this gateway, and only where the
+    /// socket reaches. Yields the address to send from, where one is known.
     #[inline]
     pub fn permit_answer(&self, around: &Surroundings, to: &To) -> Result<Option<IpAddr>, Refused> {
         match (self, to) {
@@ -149,7 +149,7 @@ impl Session {
         }
     }
 
-    /// What packets have waited for.
+    /// The next outcome of a handshake for which packets wait.
     #[inline]
     pub fn poll_outcome(&mut self) -> Option<HandshakeOutcome> {
         match self {
@@ -183,7 +183,7 @@ impl Session {
         }
     }
 
-    /// What a `wg` Listener counts, and others do not.
+    /// The counters that only a `wg` Listener has.
     #[inline]
     pub fn wire_guard_counters(&self) -> Option<WireGuardCounters> {
         match self {

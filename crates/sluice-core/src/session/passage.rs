@@ -19,17 +19,17 @@ pub enum Arrived<'a> {
 
 /// A packet for Destinations.
 pub struct Delivery<'a> {
-    /// Who sent it, where that is more than an address.
+    /// The peer that sent the packet, where the sender is more than an address.
     pub peer: Option<FromPeer>,
-    /// What Destinations get.
+    /// The payload that Destinations get.
     pub payload: &'a [u8],
 }
 
 /// The peer that sent a packet.
 pub struct FromPeer {
-    /// Its name in messages.
+    /// The peer's name in messages.
     pub key: PublicKey,
-    /// Its short name.
+    /// The peer's short name.
     pub id: PeerId,
     /// The packet's inner addresses, if the payload was taken out of one.
     pub inner: Option<Inner>,

@@ -191,7 +191,7 @@ impl Tunnels {
         self.permit_answer(around, to)
     }
 
-    /// What holds for answers too.
+    /// Judges by the rules that hold for handlers' answers too.
     pub fn permit_answer(&self, around: &Surroundings, to: &ToPeer) -> Result<(), Refused> {
         match self.wg.endpoint_of(&to.peer) {
             Some(endpoint) => judge::permit_answer(around, endpoint.remote),

@@ -35,7 +35,7 @@ impl PublicKey {
         base64_simd::STANDARD.encode_to_string(self.0)
     }
 
-    /// The same into `out`, without allocating.
+    /// Appends the key to `out` as standard Base64 with padding, without an allocation of its own.
     pub fn write_base64(&self, out: &mut Vec<u8>) {
         base64_simd::STANDARD.encode_append(self.0, out);
     }
@@ -177,7 +177,7 @@ pub fn xopen(key: &[u8; KEY], nonce: &[u8; XNONCE], aad: &[u8], buffer: &mut [u8
 /// The Listener's own key pair, with what is derived from it once.
 pub struct Identity {
     private: StaticSecret,
-    /// What peers know.
+    /// The public key, which peers know.
     pub public: PublicKey,
     /// Key of mac1 in what is sent to us.
     pub mac1_key: [u8; KEY],

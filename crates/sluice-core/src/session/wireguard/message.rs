@@ -36,7 +36,7 @@ pub enum Message<'a> {
     Data {
         /// Which of our sessions.
         receiver: u32,
-        /// Its number.
+        /// The packet's number in that session.
         counter: u64,
         /// Ciphertext and tag.
         sealed: &'a [u8],

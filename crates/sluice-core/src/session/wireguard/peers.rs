@@ -31,27 +31,27 @@ pub const NEVER: u64 = u64::MAX;
 /// Where a peer receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its address and port.
+    /// The peer's address and port.
     pub remote: SocketAddr,
-    /// The address it speaks to, where known.
+    /// Our address that the peer speaks to, where known.
     pub local: Option<IpAddr>,
 }
 
 /// Why a peer is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It is listed.
+    /// The peer is listed.
     Configured,
-    /// Unknown, and has shown nothing yet.
+    /// The peer is unknown, and has shown nothing yet.
     Candidate,
-    /// Unknown, and has read our answer.
+    /// The peer is unknown, and has read our answer.
     Guest,
 }
 
-/// What every peer has.
+/// The state of a peer. The parts that not every peer has are boxed.
 pub struct Peer {
     pub key: PublicKey,
-    /// Its short name: a hash, and so not computed for each packet.
+    /// The peer's short name: a hash, and therefore not computed for each packet.
     pub id: PeerId,
     pub psk: Option<Box<Secret>>,
     /// Inner sources that it may use; empty: any.
@@ -63,40 +63,40 @@ pub struct Peer {
     pub live: Option<Box<Live>>,
 }
 
-/// What one has left behind that was there once.
+/// The traces of a peer that has been there.
 #[derive(Default)]
 pub struct Seen {
     pub endpoint: Option<Endpoint>,
     pub recent: Recent,
-    /// Of its last initiation.
+    /// The timestamp of the peer's last initiation.
     pub timestamp: [u8; TIMESTAMP],
     pub last_handshake_ms: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
-    /// It is in the list of changes.
+    /// True while the peer is in the list of changes.
     pub changed: bool,
 }
 
 /// Keys, a handshake, timers. Moments are on the clock of `Now::mono`, [`NEVER`] where nothing is due.
 pub struct Live {
-    /// What we send with.
+    /// The session that we send with.
     pub current: Option<Box<Session>>,
-    /// What came before: packets of it may still be on their way.
+    /// The session before it: packets of it may still be on their way.
     pub previous: Option<Box<Session>>,
-    /// What the peer began; ours to send with once the peer has used it.
+    /// The session that the peer began. We send with it once the peer has used it.
     pub next: Option<Box<Session>>,
     pub handshake: Option<Box<Handshake>>,
-    /// Of the last handshake message that we sent: a cookie reply refers to it.
+    /// The mac1 of the last handshake message that we sent: a cookie reply refers to it.
     pub last_mac1: [u8; TAG],
     /// The peer's cookie, and until when it is good.
     pub cookie: Option<([u8; TAG], u64)>,
-    /// A keepalive, if nothing else is sent by then: the peer has sent and had nothing back.
+    /// When a keepalive is due if nothing else is sent by then: the peer has sent and had nothing back.
     pub keepalive_at: u64,
-    /// More has come since that was set.
+    /// True if more has come since `keepalive_at` was set.
     pub another_keepalive: bool,
-    /// A handshake, if nothing comes by then: we have sent and had nothing back.
+    /// When a handshake is due if nothing comes by then: we have sent and had nothing back.
     pub silent_at: u64,
-    /// A keepalive that we send unasked.
+    /// When a keepalive is due that we send unasked.
     pub persistent_at: u64,
     /// The moment that the queue of timers has for this peer: no later than any above.
     pub scheduled: u64,
@@ -108,7 +108,7 @@ pub struct Handshake {
     pub index: u32,
     pub began: u64,
     pub retry_at: u64,
-    /// What came in answer to it, genuine or not.
+    /// The answers that came to it, genuine or not.
     pub answers: u8,
 }
 
@@ -173,7 +173,7 @@ impl Live {
 pub struct PeerTable {
     peers: Slab<Peer>,
     places: HashMap<PeerId, u32, ahash::RandomState>,
-    /// The same by the whole key.
+    /// Places of peers, by the whole key.
     keys: HashMap<PublicKey, u32, ahash::RandomState>,
     /// Least recent in front.
     candidates: LinkedHashMap<u32, (), ahash::RandomState>,
