@@ -221,3 +221,13 @@ def test_the_suite_finds(
     with pytest.raises((Exception, pytest.fail.Exception)) as caught:
         check(destination_context(tmp_path))
     assert not isinstance(caught.value, pytest.skip.Exception)
+
+
+def test_the_suite_says_what_was_taken(tmp_path: Path) -> None:
+    suite = Suite()
+    suite.kind = TakesAnything
+    suite.bad_targets = ("host:0",)
+    with pytest.raises(pytest.fail.Exception, match="takes the target 'host:0'"):
+        suite.test_a_bad_target_is_refused_with_cause_and_fix(destination_context(tmp_path))
+    with pytest.raises(pytest.fail.Exception, match=", Concurrency"):
+        suite.test_a_bad_argument_is_refused_by_name(destination_context(tmp_path))
