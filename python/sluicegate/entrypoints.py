@@ -48,10 +48,13 @@ class Registry(Generic[T]):
         what = f"the {self._base.__name__} for {name!r}"
         module, _, attribute = self._entries[name.lower()].value.partition(":")
         try:
-            found = getattr(import_module(module.strip()), attribute.strip())
+            loaded = import_module(module.strip())
+            found = getattr(loaded, attribute.strip()) if attribute else loaded
         except (Exception, SystemExit) as error:  # its code runs, and may raise whatever it likes
             cause = f"{what} cannot be loaded from {self.origin(name)} ({failure(error)})"
-            raise NotLoadable(cause, "reinstall the package that provides it") from error
+            raise NotLoadable(
+                cause, "correct the entry point, or reinstall the package that provides it"
+            ) from error
         if not (isinstance(found, type) and issubclass(found, self._base)):
             raise NotLoadable(
                 f"{what}, {self.origin(name)}, is not a subclass of {self._base.__name__}",

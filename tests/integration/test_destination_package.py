@@ -221,6 +221,10 @@ BROKEN = {
     MODULE.replace(
         "reader = ", "reader = 1 / 0 or "
     ): "failed to read this (ZeroDivisionError: division by zero)",
+    MODULE.replace("return made", "return None"): "from_spec returned NoneType, not a Destination",
+    MODULE.replace(
+        "    async def provision", "    def __init__(self, *about): ...\n\n    async def provision"
+    ): "does not call super().__init__(name, context)",
     MODULE + "\n    concurrency = property(lambda self: 0)\nSyslog = Iot": "failed to read this",
 }
 

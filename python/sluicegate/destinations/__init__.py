@@ -79,6 +79,10 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
         raise DestinationError(cause, f"known are {_listed()}")
     try:
         made = _REGISTRY.load(key).from_spec(name, target, spec.arguments or {}, context)
+        if not isinstance(made, Destination):
+            raise TypeError(f"from_spec returned {type(made).__name__}, not a Destination")
+        if not hasattr(made, "context"):
+            raise TypeError("its __init__ does not call super().__init__(name, context)")
         if made.concurrency < 1:
             raise ValueError(f"concurrency is {made.concurrency}")
     except NotLoadable as error:
