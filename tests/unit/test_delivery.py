@@ -152,9 +152,12 @@ async def test_no_answer_is_no_failure(answer: bytes | None) -> None:
     assert (rig.replies, rig.seen) == ([], [])
 
 
-@pytest.mark.parametrize("answer", [b"[]", b'"text"', b"12", b"-1", b"true", b"garbage", b"\xff\xfe", b'""'])
-async def test_an_answer_of_another_shape_harms_itself_alone(answer: bytes) -> None:
-    async def deliver(batch: Any) -> bytes:
+ODD = [b"[]", b'"text"', b"12", b"-1", b"true", b"garbage", b"\xff\xfe", b'""', 1, "{}", {"Replies": []}]
+
+
+@pytest.mark.parametrize("answer", ODD)
+async def test_an_answer_of_another_shape_harms_itself_alone(answer: Any) -> None:
+    async def deliver(batch: Any) -> Any:
         return answer if batch.name == "bad" else b'{"Replies": []}'
 
     rig = Rig(deliver)

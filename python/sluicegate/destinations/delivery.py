@@ -293,6 +293,9 @@ class Delivery:
 
     async def _answer(self, job: _Job, answer: bytes) -> None:
         """Hand on an answer. The packets are delivered whatever happens here."""
+        if not isinstance(answer, bytes):  # whatever a class of others returns
+            detail = f"deliver returned {type(answer).__name__}; it returns bytes or None"
+            return self._reply_failed(job, "MalformedReply", detail)
         start = answer[:64].lstrip() or answer.lstrip()
         if not start or answer.strip() == b"null":
             return
