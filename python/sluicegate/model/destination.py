@@ -29,7 +29,7 @@ def checked_target(text: str) -> str:
         return text
     raise invalid(
         f'"{text}" is not a destination',
-        "use an AWS ARN, http(s)://…, nats://…, function:PATH.py:HANDLER, file:PATH.ndjson or console:",
+        "use an AWS ARN, or a scheme in small letters: function:PATH.py:HANDLER, file:PATH.ndjson, console: or another",
     )
 
 
