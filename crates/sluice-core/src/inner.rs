@@ -28,12 +28,12 @@ pub struct Inner {
 /// How a peer of a decapsulating Listener spoke last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Recent {
-    /// It has not.
+    /// The peer has not spoken yet.
     #[default]
     None,
-    /// In plaintext that is no IP packet: so it is spoken to.
+    /// In plaintext that is no IP packet. It is spoken to in the same way.
     Raw,
-    /// In UDP between these.
+    /// In UDP between these addresses.
     Udp(Inner),
 }
 

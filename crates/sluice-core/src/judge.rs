@@ -18,11 +18,11 @@ pub const PAYLOAD_LIMIT_V6: usize = 65_527;
 
 /// What judging an entry needs to know, borrowed from the Listener for the length of one document.
 pub struct Surroundings<'a> {
-    /// The moment.
+    /// The moment of the judgement.
     pub now: Now,
     /// The Listener's resource.
     pub spec: &'a ListenerSpec,
-    /// Its address and port as bound.
+    /// The Listener's address and port as bound.
     pub bound: SocketAddr,
     /// Keys and names of the gateway.
     pub shared: &'a Shared,
@@ -30,7 +30,7 @@ pub struct Surroundings<'a> {
     pub own: &'a OwnEndpoints,
 }
 
-/// It is not stale.
+/// Refuses an entry that is older than its TTL.
 pub fn in_time(around: &Surroundings, expires_ms: u64) -> Result<(), Refused> {
     match expires_ms <= around.now.unix_ms {
         true => Err((Reason::Expired, "it is older than its TTL".to_owned())),
@@ -38,7 +38,7 @@ pub fn in_time(around: &Surroundings, expires_ms: u64) -> Result<(), Refused> {
     }
 }
 
-/// What holds for Tags too: never to an own Listener, and only where the socket reaches.
+/// Judges by the rules that hold for Tags too: never to an own Listener, and only where the socket reaches.
 pub fn permit_answer(around: &Surroundings, remote: SocketAddr) -> Result<(), Refused> {
     if around.own.contains(remote.ip(), remote.port()) {
         return Err((Reason::RemoteDenied, format!("{remote} is a Listener of this gateway")));

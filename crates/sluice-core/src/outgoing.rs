@@ -37,9 +37,9 @@ impl To {
 /// An entry's way to a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct ToPeer {
-    /// Whose.
+    /// The peer's public key.
     pub key: PublicKey,
-    /// Its short name.
+    /// The peer's short name.
     pub peer: PeerId,
     /// `Remote.Address` and `Remote.Port`: where to begin a handshake, if nothing better is known.
     pub given: Option<SocketAddr>,
@@ -50,7 +50,7 @@ pub struct ToPeer {
 /// A datagram that waits for the socket.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// None: WireGuard itself sends it.
+    /// The entry that the datagram is of. None: WireGuard itself sends it.
     pub(crate) entry: Option<EntryRef>,
     /// The peer that the payload is still to be sealed for. None in what waits for the socket.
     pub(crate) peer: Option<Box<ToPeer>>,
@@ -58,9 +58,9 @@ pub struct Outgoing {
     pub(crate) expires_ms: u64,
     /// The address to send from, where one is known.
     pub local: Option<IpAddr>,
-    /// Where to.
+    /// The remote to send to.
     pub remote: SocketAddr,
-    /// What.
+    /// The UDP payload.
     pub payload: Vec<u8>,
 }
 
@@ -76,13 +76,13 @@ impl Outgoing {
     }
 }
 
-/// Whose packet it is.
+/// The entry of a document that a packet is of.
 #[derive(Debug)]
 pub(crate) struct EntryRef {
-    /// Its document's place, and its own in the document.
+    /// The place of the entry's document; `index` is the entry's place in it.
     pub document: usize,
     pub index: u32,
-    /// Its `Id`, with its key in the source's window.
+    /// The entry's `Id`, with the key of the `Id` in the source's window.
     pub id: Option<(String, dedup::Key)>,
     /// Size of the application's data.
     pub bytes: usize,

@@ -77,9 +77,9 @@ pub enum Rejected {
     RefusedNetwork,
     /// The Listener has no Destination.
     NoDestination,
-    /// It arrived after the Listener had stopped.
+    /// The datagram arrived after the Listener had stopped.
     Shutdown,
-    /// It is no message of WireGuard.
+    /// The datagram is no message of WireGuard.
     NotWireGuard,
     /// A handshake by somebody who does not know the Listener's public key.
     InvalidMac,
@@ -91,13 +91,13 @@ pub enum Rejected {
     ReplayedHandshake,
     /// A handshake of somebody who is not among the peers.
     UnknownPeer,
-    /// It belongs to no session, or to one that has ended.
+    /// The packet belongs to no session, or to one that has ended.
     NoSession,
-    /// It is not sealed with its session's key.
+    /// The packet is not sealed with its session's key.
     InvalidPacket,
-    /// It has come before, or far too late.
+    /// The packet has come before, or comes far too late.
     Replayed,
-    /// Its inner source is not among the peer's `AllowedIPs`.
+    /// The packet's inner source is not among the peer's `AllowedIPs`.
     RefusedInnerSource,
     /// An inner UDP packet whose length or checksum is wrong.
     InnerMalformed,

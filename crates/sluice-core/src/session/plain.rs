@@ -1,5 +1,6 @@
 //! Plain UDP: a remote has a session for a while after its last packet (`SessionIdleSeconds`, contract section 1.1).
-//! It needs no permission of the egress policy (section 4.4), and packets for it leave from the address it spoke to.
+//! Such a remote needs no permission of the egress policy (section 4.4), and packets for it leave from the address that
+//! it spoke to.
 
 use crate::{
     Now,

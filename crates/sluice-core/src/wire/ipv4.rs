@@ -53,17 +53,17 @@ impl<'a> Packet<'a> {
         address(&self.0[field::DESTINATION])
     }
 
-    /// What it carries.
+    /// The protocol of the payload.
     pub fn protocol(&self) -> u8 {
         self.0[field::PROTOCOL]
     }
 
-    /// It is a part of a larger packet.
+    /// True if the packet is a part of a larger one.
     pub fn is_fragment(&self) -> bool {
         u16_at(self.0, field::FLAGS.start) & FRAGMENT != 0
     }
 
-    /// What comes after the header and its options.
+    /// The bytes after the header and its options.
     pub fn payload(&self) -> &'a [u8] {
         &self.0[header_length(self.0)..]
     }

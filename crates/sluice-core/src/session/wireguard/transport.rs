@@ -28,7 +28,7 @@ pub enum PacketError {
     Ended,
     /// Not sealed with the session's key, or altered.
     Forged,
-    /// Its counter was seen before, or is too far behind.
+    /// The message's counter was seen before, or is too far behind.
     Replayed,
 }
 
