@@ -103,7 +103,7 @@ class AwsError(Exception):
         return f"{self.service}:{'InvokeFunction' if name == 'Invoke' else name}"
 
     def about(self, resource: str) -> AwsError:
-        """The same, on `resource` as a policy names it: the call has a queue's URL or bare name."""
+        """This error, on `resource` as a policy names it: the call has a queue's URL or bare name."""
         return AwsError(
             self.service, self.operation, self.code, self.message, status=self.status, resource=resource
         )

@@ -1,4 +1,4 @@
-"""What a task does while a service of AWS does not do its part: say so, now and then, and try again later."""
+"""A task whose service of AWS fails reports the outage now and then, and tries again later."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,12 @@ from sluicegate.backoff import Backoff
 from sluicegate.faults import log_fault
 
 REPORT_SECONDS = 60.0
-"""While an outage lasts, it is told once in this time."""
+"""Seconds between two reports while an outage lasts."""
 
 
 class Outage:
-    """Failures in a row of one task. `tell` gets reason and cause of those that are to be told; `closing` is set when
-    the gateway stops, and pauses then end early."""
+    """Failures in a row of one task. `tell` gets reason and cause of those that are to be reported. `closing` is set
+    when the gateway stops; pauses then end early."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class Outage:
         self._told_at = float("-inf")
 
     def over(self) -> None:
-        """It works: the next failure is told at once."""
+        """Note that the service works: the next failure is reported at once."""
         self._failures, self._told_at = 0, float("-inf")
 
     def failed(self, error: Exception) -> None:
-        """Anything but an `AwsError` is a fault of the gateway, and stands in its log."""
+        """Report a failure. Anything but an `AwsError` is a fault of the gateway, and goes into its log."""
         if isinstance(error, AwsError):
             self.tell(reason(error), str(error))
         else:
@@ -53,7 +53,7 @@ class Outage:
             self.tell("InternalError", "a fault of the gateway, see its log")
 
     def tell(self, reason: str, cause: str) -> None:
-        """Once in `REPORT_SECONDS`."""
+        """Report a failure, at most once in `REPORT_SECONDS`."""
         now = asyncio.get_running_loop().time()
         if now - self._told_at >= REPORT_SECONDS:
             self._told_at = now
