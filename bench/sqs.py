@@ -154,7 +154,7 @@ def _run(queue: Process, client: Process, count: int, good: int) -> dict[str, fl
 
 @contextlib.contextmanager
 def _credentials() -> Iterator[None]:
-    """Those that the gateway finds in its environment; the canned queue takes any."""
+    """The credentials that the gateway finds in its environment; the canned queue accepts any."""
     names = {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1]}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)

@@ -10,7 +10,7 @@ hypothesis.settings.load_profile("sluicegate")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that mostly wait (marked `waits`) run beside each other; all others one after the other, in one process."""
+    """Tests that mostly wait (marked `waits`) run beside each other; all others one after the other, in one process."""
     for item in items:
         if item.get_closest_marker("waits") is None:
             item.add_marker(pytest.mark.xdist_group("one after the other"))

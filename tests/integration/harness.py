@@ -542,7 +542,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def wait_for_records(path: Path, count: int) -> list[dict[str, Any]]:
-    """Those packets, once there are `count`."""
+    """The packets in a Destination's file, once there are `count`."""
 
     def enough() -> list[dict[str, Any]] | None:
         found = records(path)

@@ -488,7 +488,7 @@ HANGS = (
 
 
 def with_a_hanging_handler(gateway: StartGateway, more: str = "") -> tuple[Gateway, list[int]]:
-    """It has one packet; and the gateway's processes."""
+    """A gateway whose handler hangs with one packet, and the ids of the handler's processes."""
     running = gateway(config("127.0.0.1", f"{HANGS}\n{more}"), {"hanging": HANGING})
     with Client() as client:
         client.send(b"x", running.address())

@@ -182,7 +182,7 @@ class StockPeer:
             self.place.ip("route", "replace", route, "dev", self.interface)
 
     def move(self, port: int) -> None:
-        """Its outer port is another one from now on."""
+        """Give the peer another outer port."""
         self._wg("set", self.interface, "listen-port", str(port))
 
     @property
