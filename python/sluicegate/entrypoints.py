@@ -46,6 +46,9 @@ class Registry(Generic[T]):
     def load(self, name: str) -> type[T]:
         """The class of a known name. Raises `KeyError` for another name, and `NotLoadable`."""
         what = f"the {self._base.__name__} for {name!r}"
+        if others := self._clashes.get(name.lower()):
+            cause = f"{what} is provided more than once: {' and '.join(others)}"
+            raise NotLoadable(cause, "uninstall all of these packages but one")
         module, _, attribute = self._entries[name.lower()].value.partition(":")
         try:
             loaded = import_module(module.strip())
@@ -64,10 +67,30 @@ class Registry(Generic[T]):
 
     def origin(self, name: str) -> str:
         """Where the class of a known name comes from, for people: `module:Class of the package NAME`."""
-        entry = self._entries[name.lower()]
-        return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value
+        return _origin(self._entries[name.lower()])
 
     @cached_property
     def _entries(self) -> dict[str, EntryPoint]:
-        found = {key.lower(): EntryPoint(key, value, self.group) for key, value in self._built_in.items()}
-        return found | {entry.name.lower(): entry for entry in entry_points(group=self.group)}
+        return {name: entries[0] for name, entries in self._found.items()}
+
+    @cached_property
+    def _clashes(self) -> dict[str, list[str]]:
+        """Names for which there are several classes, with where each comes from. Nobody may replace one unseen."""
+        return {
+            name: [_origin(one) for one in found] for name, found in self._found.items() if len(found) > 1
+        }
+
+    @cached_property
+    def _found(self) -> dict[str, list[EntryPoint]]:
+        """Each name with its entry points, as far as they name different classes."""
+        found: dict[str, list[EntryPoint]] = {}
+        ours = [EntryPoint(key, value, self.group) for key, value in self._built_in.items()]
+        for entry in [*ours, *entry_points(group=self.group)]:
+            same = found.setdefault(entry.name.lower(), [])
+            if all(entry.value != one.value for one in same):
+                same.append(entry)
+        return found
+
+
+def _origin(entry: EntryPoint) -> str:
+    return f"{entry.value} of the package {entry.dist.name}" if entry.dist else entry.value

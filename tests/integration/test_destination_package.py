@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from harness import HANG_SECONDS, PROGRAM, Client, Gateway
 
+import packages
+
 MODULE = '''
 import socket
 from sluicegate import Arguments, Destination, DestinationError
@@ -207,7 +209,8 @@ def test_an_unknown_scheme_names_the_known_ones(tmp_path: Path) -> None:
         f'{file}:6:26: "pigeon:loft" is not a destination: the scheme "pigeon" is not known here, '
         in result.stdout
     )
-    assert "known are console:, file:, function:, iot:, syslog:" in result.stdout
+    known = result.stdout.partition("known are ")[2]
+    assert {"console:", "file:", "function:", "iot:", "syslog:"} <= set(re.split(r"[,\s]+", known))
 
 
 BROKEN = {
@@ -271,3 +274,55 @@ def test_one_that_cannot_begin_ends_a_start_with_a_sentence(tmp_path: Path) -> N
     assert result.returncode == 4
     assert f"{file}:7:26: the Destination log failed to begin (KeyError: " in result.stderr
     assert "Traceback" not in result.stderr
+
+
+CLOSES_BADLY = (
+    MODULE
+    + """
+class Raises(Syslog):
+    async def close(self):
+        raise RuntimeError("it went away by itself")
+
+class Plain(Syslog):
+    def close(self):
+        pass
+"""
+)
+
+
+@pytest.mark.parametrize("kind", ["Raises", "Plain"])
+def test_a_close_that_fails_does_not_keep_the_gateway_from_stopping(kind: str, tmp_path: Path) -> None:
+    points = f"[sluicegate.destinations]\nsyslog = my_destinations:{kind}\n"
+    gateway = start(
+        tmp_path / "g", config("syslog:127.0.0.1:514"), install(tmp_path / "site", CLOSES_BADLY, points)
+    )
+    try:
+        assert gateway.api("POST", "/v1/listeners", {"Name": "other", "Destinations": []}).status_code == 201
+        assert gateway.stop() == 0
+        assert gateway.named("GatewayStopped")
+        assert {one["Listener"] for one in gateway.named("ListenerStopped")} == {"entry", "other"}
+    finally:
+        gateway.close()
+
+
+def test_two_packages_for_one_scheme_are_both_named(tmp_path: Path) -> None:
+    """Which of them is found first depends on the order of folders: nobody may replace another unseen."""
+    environment = install(tmp_path / "site")
+    for package, scheme in (("other-syslog", "syslog"), ("my-file", "file")):
+        module = package.replace("-", "_")
+        packages.install(tmp_path / package, {f"{module}.py": MODULE}, package, {scheme: f"{module}:Syslog"})
+        environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path / package}"
+    file = tmp_path / "g.yaml"
+    for target, first, second in (
+        ("syslog:127.0.0.1:514", "my_destinations:Syslog", "other_syslog:Syslog of the package other-syslog"),
+        ("file:a", "sluicegate.destinations.file:FileDestination", "my_file:Syslog of the package my-file"),
+    ):
+        file.write_text(config(target, "{}"))
+        for command in ("validate", "run"):
+            result = sluicegate(environment, command, file)
+            assert result.returncode == 1
+            said = (result.stdout + result.stderr).partition(f"{file}:6:26: ")[2]
+            assert "is provided more than once: " in said
+            assert first in said
+            assert second in said
+            assert "Traceback" not in result.stderr

@@ -3,6 +3,7 @@
 The ways in are `validate`, `run`, a reload, the API, `apply` and `apply --dry-run`. The same Listener goes through all.
 """
 
+import base64
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, free_port
 
 from conftest import StartGateway
@@ -351,3 +352,23 @@ def test_a_broken_key_of_the_state_ends_the_start_with_a_sentence(key: str, gate
     assert f"{one.file}:2:8: " in result.stderr
     assert "64 hex digits" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_peer_that_the_api_added_is_not_declared_again_dry_or_not(running: Gateway, tmp_path: Path) -> None:
+    key = base64.b64encode(bytes(range(32))).decode()
+    template = tmp_path / "t.json"
+
+    def applied(peers: list[dict[str, str]], *options: str) -> Result:
+        listener = {"Protocols": ["wg"], "Bind": "127.0.0.1", "AllowUnknownPeers": True, "Peers": peers}
+        resource = {"Type": "Custom::SluicegateListener", "Properties": listener}
+        template.write_text(json.dumps({"Resources": {"Tunnel": resource}}))
+        return CliRunner().invoke(main, ["apply", str(template), "--api", running.api_url, *options])
+
+    assert applied([]).exit_code == 0
+    try:
+        assert running.api("POST", "/v1/listeners/t-Tunnel/peers", {"PublicKey": key}).status_code == 201
+        for options in (["--dry-run"], []):
+            result = applied([{"PublicKey": key}], *options)
+            assert (result.exit_code, f"has a peer with the key {key}" in result.stderr) == (1, True)
+    finally:
+        running.api("DELETE", "/v1/listeners/t-Tunnel")

@@ -473,3 +473,22 @@ def test_a_replacement_that_is_refused_leaves_the_old_one() -> None:
     answer = handle(update, gateway)
     assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "replies")
     assert list(gateway.items) == ["/v1/packet-sources/replies"]
+
+
+def test_a_replacement_that_may_have_been_made_is_named_when_the_gateway_is_gone() -> None:
+    """The new source was made and the gateway went away before it was subscribed."""
+    gateway = FakeGateway()
+    handle(request("Create", SOURCE, BOUND), gateway)
+    gateway.subscription = [PENDING]
+    made = gateway._post
+
+    def once(path: str, body: Any, headers: Mapping[str, str]) -> Any:
+        answer = made(path, body, headers)
+        gateway.down = True
+        return answer
+
+    gateway._post = once  # type: ignore[method-assign]
+    update = request("Update", SOURCE, {**BOUND, "Name": "others"}, "replies", OldResourceProperties=BOUND)
+    answer = handle(update, gateway)
+    assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", "replies")
+    assert "if it made others all the same, delete that by hand" in answer["Reason"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from sluicegate import Arguments
 from sluicegate.destinations import (
     DeliveryError,
     Destination,
@@ -347,3 +348,11 @@ def test_function_takes_the_handler_setting_of_lambda(context: DestinationContex
     FunctionDestination.from_spec("f", "main.py:pkg.handler", {}, context)
     with pytest.raises(DestinationError, match="has no `other`"):
         FunctionDestination.from_spec("f", "main.py:pkg.other", {}, context)
+
+
+def test_an_argument_that_is_one_text() -> None:
+    arguments = Arguments({"password": 7, "Token": ["s3cret"]}, "destination d")
+    assert (arguments.text("Password"), arguments.text("User", "guest")) == ("7", "guest")
+    with pytest.raises(DestinationError, match="Token is not a text") as refused:
+        arguments.text("Token")
+    assert "s3cret" not in str(refused.value)

@@ -402,10 +402,10 @@ class _Request:
             item = self._persist(
                 "POST", PATHS[self._kind], body, {"Idempotency-Key": self._hashed(self._key)}
             )
+            item = self._subscribed(item)
         except Unreachable as error:
             made = body.get("Name", "the new one")
             raise Failed(f"{error}; if it made {made} all the same, delete that by hand") from None
-        item = self._subscribed(item)
         problem = _unsubscribed(item)
         if problem is not None:
             self._taken_back(item["Id"])

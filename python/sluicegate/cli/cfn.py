@@ -86,7 +86,7 @@ def _write(file: Path, text: str) -> None:
         with os.fdopen(
             os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
         ) as opened:
+            os.fchmod(opened.fileno(), 0o600)  # a file that was there may be open to others
             opened.write(text)
-        file.chmod(0o600)
     except OSError as error:
         raise CliError(f"{file} cannot be written: {error.strerror}") from None

@@ -308,6 +308,15 @@ class Arguments:
             return default
         return int(self._in_range(name, value, int, low, high))
 
+    def text(self, name: str, default: str = "") -> str:
+        """The argument as one text; `default` without one. It may be a secret: no error message shows it."""
+        value = self._take(name)
+        if value is None:
+            return default
+        if isinstance(value, Mapping | list | tuple):
+            raise self.wrong(name, f"{name} is not a text", f"write {name} as one value")
+        return _text(value)
+
     def strings(self, name: str) -> dict[str, str]:
         """The argument as a map of strings; empty without one. Values may be secrets: no error message shows them."""
         value = self._take(name)

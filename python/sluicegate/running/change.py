@@ -22,7 +22,14 @@ from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.faults import failure
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.documents import Refused
-from sluicegate.running.listener import DestinationPlace, RunningListener, SourcePlace, end_inlet, run_inlet
+from sluicegate.running.listener import (
+    DestinationPlace,
+    RunningListener,
+    SourcePlace,
+    close_made,
+    end_inlet,
+    run_inlet,
+)
 from sluicegate.sources import SourceError
 
 _T = TypeVar("_T")
@@ -88,7 +95,7 @@ class Change:
             place = next(p for p in self._destination_places if not p.removed and p.resource is resource)
             if place.made is None or id(place.made) in self._kept:
                 continue
-            undo.push_async_callback(place.made.close)
+            undo.push_async_callback(close_made, place.made)
             try:
                 await place.made.provision()
             except Exception as error:
@@ -103,7 +110,7 @@ class Change:
                 inlet = self._node.inlet(source.resource, at, source.state, self.running.egress)
                 if inlet is not None:
                     source.inlet = inlet
-                    undo.push_async_callback(inlet.close)
+                    undo.push_async_callback(close_made, inlet)
                     await inlet.provision()
             except Exception as error:
                 if not isinstance(error, SourceError):
@@ -291,8 +298,7 @@ class Change:
         """Deliver the packets that a removed Destination still has, and close it."""
         if place.delivery is not None:
             await place.delivery.drain(RETIRE_SECONDS)
-        if place.made is not None:
-            await place.made.close()
+        await close_made(place.made)
         place.ended = True
 
 
@@ -300,8 +306,7 @@ async def _end_delivery(place: DestinationPlace) -> None:
     """Complete the running deliveries of a Destination whose queue has a new Delivery, and close it."""
     if place.delivery is not None:
         await place.delivery.end_running(RETIRE_SECONDS)
-    if place.made is not None:
-        await place.made.close()
+    await close_made(place.made)
 
 
 def _delivers_alike(before: DestinationSpec, after: DestinationSpec, region: str) -> bool:

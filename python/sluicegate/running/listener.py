@@ -209,8 +209,7 @@ class RunningListener:
         )
         self.node.live.unwatch(self.name, self.port)
         for place in self.live_destinations:
-            if place.made is not None:
-                await place.made.close()
+            await close_made(place.made)
 
 
 async def run_inlet(inlet: MessageSource, listener: str, events: EventLog) -> None:
@@ -245,5 +244,18 @@ async def end_inlet(place: SourcePlace, seconds: float) -> None:
     """Receive no more messages of a PacketSource, let those under way complete for at most `seconds`, and close it."""
     await stop_inlet(place)
     if place.inlet is not None:
-        await place.inlet.drain(seconds)
-        await place.inlet.close()
+        try:
+            await place.inlet.drain(seconds)
+        except Exception as error:
+            log_fault(log, "a message source failed to drain", error, packet_source=place.resource.name)
+        await close_made(place.inlet)
+
+
+async def close_made(made: Destination | MessageSource | None) -> None:
+    """Close a Destination or a message source. An exception of its code is logged: everything else still closes."""
+    if made is None:
+        return
+    try:
+        await made.close()
+    except Exception as error:
+        log_fault(log, f"a {type(made).__name__} failed to close", error, name=made.name)

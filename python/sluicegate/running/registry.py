@@ -291,7 +291,7 @@ class Registry:
             warnings: list[tuple[str, str, list[str]]] = []
             for one in changes:
                 try:
-                    warnings.append((one.kind, *self._propose(one, commit)))
+                    warnings.append((one.kind, *await self._propose(one, commit)))
                 except Refused as error:
                     found += error.findings
             if found:
@@ -300,7 +300,7 @@ class Registry:
             await asyncio.to_thread(check_bound, self.config, desired, commit.put)
             return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
 
-    def _propose(self, one: Proposed, commit: Commit) -> tuple[str, list[str]]:
+    async def _propose(self, one: Proposed, commit: Commit) -> tuple[str, list[str]]:
         """Add a change to `commit`. Returns `(name, warnings)`. Raises `Refused`."""
         model = KINDS[one.kind]
         if one.action == "Delete":
@@ -316,6 +316,8 @@ class Registry:
                 self._check_version(one.kind, resource.name, [one.version])
             except (NotFound, WrongVersion) as error:
                 raise Refused(Finding((), str(error), conflict=True).of(model, resource.name)) from None
+        if isinstance(resource, Listener) and one.action != "Create":
+            await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
         commit.put.append(_stored(one.kind, resource))
         return resource.name, warnings
 
