@@ -229,12 +229,19 @@ BROKEN = {
         "    async def provision", "    def __init__(self, *about): ...\n\n    async def provision"
     ): "does not call super().__init__(name, context)",
     MODULE + "\n    concurrency = property(lambda self: 0)\nSyslog = Iot": "failed to read this",
+    MODULE + "\n    concurrency = 1.5\nSyslog = Iot": "concurrency is 1.5, not a whole number",
+    MODULE
+    + "\n    batch_bytes_limit = '5MB'\nSyslog = Iot": "batch_bytes_limit is '5MB', not a whole number",
+    MODULE + "\n    batch_bytes_limit = -5\nSyslog = Iot": "ValueError: batch_bytes_limit is -5",
+    MODULE.replace(
+        "reader = ", "raise SystemExit(9)\n        reader = "
+    ): "failed to read this (SystemExit: 9)",
 }
 
 
 def test_broken_packages_are_findings_in_every_way_in(tmp_path: Path) -> None:
     """Each of them has a scheme of its own in one environment."""
-    schemes = {f"broken{number}": module for number, module in enumerate(BROKEN)}
+    schemes = {f"broken{chr(97 + number)}": module for number, module in enumerate(BROKEN)}
     points = "".join(f"{scheme} = {scheme}:Syslog\n" for scheme in schemes)
     environment = install(tmp_path / "site", entry_points=f"[sluicegate.destinations]\n{points}")
     for scheme, module in schemes.items():

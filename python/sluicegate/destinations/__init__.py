@@ -83,18 +83,27 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
             raise TypeError(f"from_spec returned {type(made).__name__}, not a Destination")
         if not hasattr(made, "context"):
             raise TypeError("its __init__ does not call super().__init__(name, context)")
-        if made.concurrency < 1:
-            raise ValueError(f"concurrency is {made.concurrency}")
+        _refuse_number("concurrency", made.concurrency)
+        if made.batch_bytes_limit is not None:
+            _refuse_number("batch_bytes_limit", made.batch_bytes_limit)
     except NotLoadable as error:
         raise DestinationError(error.cause, error.fix) from error
     except DestinationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # code of others, which may raise whatever it likes
         cause = (
             f"the Destination for {key!r}, {_REGISTRY.origin(key)}, failed to read this ({failure(error)})"
         )
         raise DestinationError(cause, "report it to those who provide it") from error
     return made
+
+
+def _refuse_number(name: str, value: object) -> None:
+    """Raise `TypeError` or `ValueError` unless it is a whole number of at least 1: the native side takes no other."""
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r}, not a whole number")
+    if value < 1:
+        raise ValueError(f"{name} is {value}")
 
 
 def schemes() -> list[str]:
