@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from waiting import until
 
 from sluicegate.aws import AwsError, Role
 from sluicegate.aws.logs import CALL_BYTES, CALL_EVENTS, EVENT_OVERHEAD
@@ -19,6 +18,7 @@ from sluicegate.events.cloudwatch import LogGroup, LogTarget, batches
 from sluicegate.events.times import iso_milliseconds
 from sluicegate.events.types import TYPES
 from sluicegate.model import AssumedRole
+from waiting import until
 
 NOON = 1_780_999_200.0  # 2026-06-09T10:00:00Z
 ROLE = "arn:aws:iam::123456789012:role/logs"

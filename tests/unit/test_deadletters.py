@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
@@ -23,6 +22,7 @@ from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.model import PacketSource
 from sluicegate.state.journal import Journal
+from waiting import until
 
 ARN = "arn:aws:sqs:eu-west-1:123456789012:dead"
 

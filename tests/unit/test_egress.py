@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from fake_port import FailureTuple, FakePort
-from waiting import until
 
 from sluicegate.deadletters.failures import Failure, Failures
 from sluicegate.deadletters.letter import DeadLetter, FailedMessage
@@ -14,6 +13,7 @@ from sluicegate.egress import egress as egress_module
 from sluicegate.egress.egress import Egress
 from sluicegate.egress.message import EgressClosed, EgressFull, EgressLedger, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
+from waiting import until
 
 BODY = (
     b'{"Messages":[{"Data":"AQID","Remote":{"Address":"198.51.100.7","Port":40001},"Id":"a"},{"Tag":"t1"}]}'

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from test_cloudwatch import Logs
 from test_hub import RECEIVED, Port
-from waiting import until
 
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LogGroups
 from sluicegate.model import GatewayConfig, Listener
+from waiting import until
 
 
 class Rig:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from fake_aws import ACCOUNT, FakeAws
-from waiting import until
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
@@ -16,6 +15,7 @@ from sluicegate.sources.topic import leftovers as sns_leftovers
 from sluicegate.sources.topic import queue as sns_queue
 from sluicegate.sources.topic.leftovers import Leftovers
 from sluicegate.state import SourceQueue, State
+from waiting import until
 
 TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:replies"
 NAMED = ("replies", TOPIC)

@@ -8,13 +8,13 @@ import pytest
 from fake_aws import FakeQueue
 from test_sns_source_parts import TOPIC, Rig, attribute
 from test_sns_source_parts import rig as rig
-from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources import base as sources_base
 from sluicegate.sources.topic import carrier as sns_carrier
 from sluicegate.sources.topic import subscription as sns_subscription
+from waiting import until
 
 
 def put(queue: FakeQueue, count: int, start: int = 0) -> None:

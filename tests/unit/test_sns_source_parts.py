@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fake_aws import ACCOUNT, FakeAws, FakeQueue
-from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
@@ -25,6 +24,7 @@ from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES
 from sluicegate.sources.topic.source import SnsSetting, SnsSource, in_flight_limit
 from sluicegate.sources.topic.subscription import gateway_role
 from sluicegate.state import State
+from waiting import until
 
 TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:replies"
 ROLE = "arn:aws:iam::210987654321:role/topics"

@@ -7,13 +7,13 @@ import pytest
 from fake_aws import ACCOUNT
 from test_sns_source_parts import ROLE, TOPIC, Rig, attribute
 from test_sns_source_parts import rig as rig
-from waiting import until
 
 from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources.topic import queue as sns_queue
 from sluicegate.sources.topic import subscription as sns_subscription
 from sluicegate.sources.topic.subscription import gateway_role, next_step
+from waiting import until
 
 STRANGER = "999999999999"
 

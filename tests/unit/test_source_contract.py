@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 from fake_aws import ACCOUNT, FakeAws, FakeQueue
-from waiting import until
 
 from doubles import envelope
 from sluicegate import entrypoints, sources
@@ -30,6 +29,7 @@ from sluicegate.sources.topic import source as sns
 from sluicegate.sources.topic.source import SnsSetting
 from sluicegate.state import State
 from sluicegate.testing import MemorySender, MessageSourceContract
+from waiting import until
 
 TOPIC = f"arn:aws:sns:us-east-1:{ACCOUNT}:replies"
 

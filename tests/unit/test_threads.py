@@ -4,9 +4,9 @@ import asyncio
 import threading
 
 import pytest
-from waiting import until
 
 from sluicegate.threads import Threads
+from waiting import until
 
 
 async def test_one_thread_runs_calls_in_the_order_in_which_they_came() -> None:
