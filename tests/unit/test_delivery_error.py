@@ -1,6 +1,7 @@
 """What a failed call to AWS means for the packets that it was to deliver."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -59,3 +60,11 @@ def test_the_sentence_says_what_was_tried_on_what() -> None:
         failed("AccessDenied", 403).detail
         == "sqs:SendMessage on queue q was refused: AWS's words (AccessDenied)"
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail"), [(None, "it failed"), (404, "it failed"), ("Failed", OSError())]
+)
+def test_what_is_no_text_is_refused_where_it_is_written(reason: Any, detail: Any) -> None:
+    with pytest.raises(TypeError, match="reason and detail of a DeliveryError are text"):
+        DeliveryError(reason, detail)
