@@ -7,7 +7,8 @@ import pytest
 
 from sluicegate.aws import AwsError
 from sluicegate.aws.errors import BAD_ANSWER, NO_ANSWER, NO_CREDENTIALS, NOT_SENT, TIMED_OUT
-from sluicegate.destinations import DeliveryError
+from sluicegate.destinations import DeliveryError, DestinationError
+from sluicegate.sources import SourceError
 
 
 def failed(code: str, status: int | None = None) -> DeliveryError:
@@ -68,3 +69,17 @@ def test_the_sentence_says_what_was_tried_on_what() -> None:
 def test_what_is_no_text_is_refused_where_it_is_written(reason: Any, detail: Any) -> None:
     with pytest.raises(TypeError, match="reason and detail of a DeliveryError are text"):
         DeliveryError(reason, detail)
+
+
+@pytest.mark.parametrize("kind", [DestinationError, SourceError])
+@pytest.mark.parametrize(("cause", "fix"), [(ValueError("x"), "write it"), ("it is wrong", None)])
+def test_cause_and_fix_that_are_no_text_are_refused_where_they_are_written(
+    kind: Any, cause: Any, fix: Any
+) -> None:
+    with pytest.raises(TypeError, match=f"cause and fix of a {kind.__name__} are text"):
+        kind(cause, fix)
+
+
+def test_an_argument_of_one_name_is_one_place() -> None:
+    error = DestinationError("it is wrong", "write it", argument="Facility")
+    assert error.finding(("destination_arn",)).path == ("arguments", "Facility")

@@ -73,7 +73,7 @@ class DestinationError(Exception):
     """A Destination cannot be made from what the user wrote; raised before any side effect.
 
     `cause` says what is wrong, `fix` the next step. `argument` leads to the argument that is meant, as the user wrote
-    it (`("Environment", "PATH")`); without one the target is meant. `on_key`: the argument's name is wrong, not its
+    it (`"Facility"`, or `("Environment", "PATH")` for one inside it); without one the target is meant. `on_key`: the argument's name is wrong, not its
     value. So the user sees the line and column.
 
         >>> from sluicegate import DestinationError
@@ -81,11 +81,13 @@ class DestinationError(Exception):
         destination archive: file: names no file: write it as file:PATH.ndjson
     """
 
-    def __init__(self, cause: str, fix: str, *, argument: Path = (), on_key: bool = False) -> None:
+    def __init__(self, cause: str, fix: str, *, argument: Path | str = (), on_key: bool = False) -> None:
+        if not (isinstance(cause, str) and isinstance(fix, str)):
+            raise TypeError("cause and fix of a DestinationError are text")
         super().__init__(f"{cause}: {fix}")
         self.cause = cause
         self.fix = fix
-        self.argument = argument
+        self.argument: Path = (argument,) if isinstance(argument, str) else argument
         self.on_key = on_key
 
     def finding(self, target: Path) -> Finding:

@@ -59,6 +59,8 @@ class SourceError(Exception):
     """
 
     def __init__(self, cause: str, fix: str) -> None:
+        if not (isinstance(cause, str) and isinstance(fix, str)):
+            raise TypeError("cause and fix of a SourceError are text")
         super().__init__(f"{cause}: {fix}")
         self.cause = cause
         self.fix = fix
