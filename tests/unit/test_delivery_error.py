@@ -64,7 +64,8 @@ def test_the_sentence_says_what_was_tried_on_what() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "detail"), [(None, "it failed"), (404, "it failed"), ("Failed", OSError())]
+    ("reason", "detail"),
+    [(None, "it failed"), (404, "it failed"), ("F\ud800", "it failed"), ("Failed", OSError())],
 )
 def test_what_is_no_text_is_refused_where_it_is_written(reason: Any, detail: Any) -> None:
     with pytest.raises(TypeError, match="reason and detail of a DeliveryError are text"):

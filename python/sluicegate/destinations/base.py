@@ -130,9 +130,9 @@ class DeliveryError(Exception):
         *,
         packets: Iterable[int] | Mapping[int, DeliveryError] | None = None,
     ) -> None:
-        if not (isinstance(reason, str) and isinstance(detail, str)):
+        if not (isinstance(reason, str) and isinstance(detail, str) and reason.isascii()):
             # A reason is the label of a counter, and an exception as detail would be a library's bare text.
-            raise TypeError("reason and detail of a DeliveryError are text")
+            raise TypeError("reason and detail of a DeliveryError are text, the reason in ASCII")
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
