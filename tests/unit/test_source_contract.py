@@ -329,3 +329,21 @@ async def test_an_acknowledgement_that_fails_stops_no_other_message() -> None:
     assert told == ["m1", "m2"]
     await source.close()
     assert sender.given_back == []
+
+
+@pytest.mark.usefixtures("memory_kind")
+def test_settings_that_cannot_be_read_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = resource(message_source={"memory": None})
+    monkeypatch.setattr(MemorySource, "Settings", dict)
+    (found,) = sources.check(declared)
+    assert found.path == ("message_source", "memory")
+    assert found.cause.startswith(
+        "the MessageSource for 'memory', sluicegate.sources.memory:MemorySource, failed"
+    )
+
+
+@pytest.mark.usefixtures("memory_kind")
+def test_what_is_no_source_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemorySource, "create", lambda resource, context: "text")
+    with pytest.raises(TypeError, match="create returned str, not a MessageSource"):
+        sources.create(resource(message_source={"memory": None}), SourceContext(MemorySender()))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from sluicegate.entrypoints import NotLoadable, Registry
+from sluicegate.faults import failure
 from sluicegate.model import Finding, PacketSource, findings
 from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
 
@@ -28,7 +29,10 @@ def create(resource: PacketSource, context: SourceContext) -> MessageSource | No
     if isinstance(found, list):
         raise SourceError(found[0].cause, found[0].fix)
     kind, settings = found
-    return kind.create(resource, replace(context, settings=settings))
+    made = kind.create(resource, replace(context, settings=settings))
+    if made is not None and not isinstance(made, MessageSource):
+        raise TypeError(f"create returned {type(made).__name__}, not a MessageSource")
+    return made
 
 
 def check(resource: PacketSource) -> list[Finding]:
@@ -64,3 +68,6 @@ def _settings(resource: PacketSource) -> tuple[type[MessageSource], object] | li
         return [Finding(path, error.cause, error.fix, on_key=True)]
     except ValidationError as error:
         return [one.under(*path) for one in findings(error, kind.Settings)]
+    except (Exception, SystemExit) as error:  # code of others, which may raise whatever it likes
+        cause = f"the MessageSource for {name!r}, {_REGISTRY.origin(known)}, failed to read this ({failure(error)})"
+        return [Finding(path, cause, "report it to those who provide it")]
