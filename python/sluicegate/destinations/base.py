@@ -73,8 +73,8 @@ class DestinationError(Exception):
     """A Destination cannot be made from what the user wrote; raised before any side effect.
 
     `cause` says what is wrong, `fix` the next step. `argument` leads to the argument that is meant, as the user wrote
-    it (`"Facility"`, or `("Environment", "PATH")` for one inside it); without one the target is meant. `on_key`: the argument's name is wrong, not its
-    value. So the user sees the line and column.
+    it: `"Facility"`, or `("Environment", "PATH")` for one inside it. Without one the target is meant. `on_key`: the
+    argument's name is wrong, not its value. So the user sees the line and column.
 
         >>> from sluicegate import DestinationError
         >>> print(DestinationError("destination archive: file: names no file", "write it as file:PATH.ndjson"))
