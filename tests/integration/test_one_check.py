@@ -372,3 +372,16 @@ def test_a_peer_that_the_api_added_is_not_declared_again_dry_or_not(running: Gat
             assert (result.exit_code, f"has a peer with the key {key}" in result.stderr) == (1, True)
     finally:
         running.api("DELETE", "/v1/listeners/t-Tunnel")
+
+
+def test_one_name_of_two_resources_of_a_stack_is_refused_before_too(
+    gateway: StartGateway, tmp_path: Path
+) -> None:
+    running = gateway("listeners: []")
+    one = {"Type": "Custom::SluicegateListener", "Properties": {"Name": "same"}}
+    template = tmp_path / "t.json"
+    template.write_text(json.dumps({"Resources": {"A": one, "B": one}}))
+    for options in (["--dry-run"], []):
+        command = [PROGRAM, "apply", template, "--api", running.api_url, *options]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
+        assert (result.returncode, "same" in result.stderr) == (1, True)

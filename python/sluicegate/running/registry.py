@@ -318,6 +318,10 @@ class Registry:
                 raise Refused(Finding((), str(error), conflict=True).of(model, resource.name)) from None
         if isinstance(resource, Listener) and one.action != "Create":
             await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
+        if any((other.kind, other.name) == (one.kind, resource.name) for other in commit.put):
+            cause = f'two of these are a {one.kind} named "{resource.name}"'
+            found = Finding(("name",), cause, "give each its own name", conflict=True)
+            raise Refused(found.of(model, resource.name))
         commit.put.append(_stored(one.kind, resource))
         return resource.name, warnings
 
