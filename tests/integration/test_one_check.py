@@ -385,3 +385,26 @@ def test_one_name_of_two_resources_of_a_stack_is_refused_before_too(
         command = [PROGRAM, "apply", template, "--api", running.api_url, *options]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
         assert (result.returncode, "same" in result.stderr) == (1, True)
+
+
+def test_a_name_of_a_later_listener_is_refused_dry_or_not(running: Gateway, tmp_path: Path) -> None:
+    """Resources are made in the order of the template, unless one depends on another."""
+    template = tmp_path / "t.json"
+    networks = {"ClientRestrictions": {"Networks": ["127.0.0.0/8"]}, "Bind": "127.0.0.1"}
+    declares = {"Destinations": [{"Name": "late", "DestinationArn": "console:"}], **networks}
+    first: dict[str, Any] = {
+        "Type": "Custom::SluicegateListener",
+        "Properties": {"Destinations": ["late"], **networks},
+    }
+    second = {"Type": "Custom::SluicegateListener", "Properties": declares}
+    template.write_text(json.dumps({"Resources": {"First": first, "Second": second}}))
+    refusals = []
+    for options in (["--dry-run"], []):
+        result = CliRunner().invoke(main, ["apply", str(template), "--api", running.api_url, *options])
+        assert (result.exit_code, "late" in result.stderr) == (1, True)
+        refusals.append(result.stderr)
+    assert refusals[0] == refusals[1]
+    first["DependsOn"] = "Second"
+    template.write_text(json.dumps({"Resources": {"First": first, "Second": second}}))
+    result = CliRunner().invoke(main, ["apply", str(template), "--api", running.api_url, "--dry-run"])
+    assert (result.exit_code, result.stderr) == (0, "")

@@ -112,7 +112,9 @@ async def test_a_failure_is_one_event_and_is_not_retried() -> None:
     assert len(event["Detail"]) <= 1000
 
 
-@pytest.mark.parametrize("error", [ValueError("password=hunter2"), KeyError("x"), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error", [ValueError("password=hunter2"), KeyError("x"), SystemExit(3), asyncio.CancelledError()]
+)
 async def test_whatever_a_destination_raises_stays_its_own(error: BaseException) -> None:
     async def deliver(batch: Any) -> None:
         if batch.name == "bad":

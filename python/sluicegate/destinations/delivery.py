@@ -254,7 +254,7 @@ class Delivery:
             # The Destination cancelled a task of its own, and the CancelledError escaped from it.
             self._internal_error(job, asyncio.CancelledError())
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # code of others, which may raise whatever it likes
             self._internal_error(job, error)
             return
         if answer is not None:

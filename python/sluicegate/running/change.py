@@ -98,7 +98,7 @@ class Change:
             undo.push_async_callback(close_made, place.made)
             try:
                 await place.made.provision()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if not isinstance(error, DestinationError):
                     cause = f"the Destination {resource.name} failed to begin ({failure(error)})"
                     error = DestinationError(cause, "report it to those who provide it")
@@ -112,7 +112,7 @@ class Change:
                     source.inlet = inlet
                     undo.push_async_callback(close_made, inlet)
                     await inlet.provision()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if not isinstance(error, SourceError):
                     cause = f"its MessageSource failed to begin ({failure(error)})"
                     error = SourceError(cause, "report it to those who provide it")

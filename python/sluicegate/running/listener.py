@@ -219,7 +219,7 @@ async def run_inlet(inlet: MessageSource, listener: str, events: EventLog) -> No
         try:
             await inlet.run()
             return
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log_fault(log, "a MessageSource ended", error, packet_source=inlet.name)
             detail = f"its MessageSource ended with an unexpected {type(error).__name__} and begins anew"
             events.emit(
@@ -246,7 +246,7 @@ async def end_inlet(place: SourcePlace, seconds: float) -> None:
     if place.inlet is not None:
         try:
             await place.inlet.drain(seconds)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log_fault(log, "a message source failed to drain", error, packet_source=place.resource.name)
         await close_made(place.inlet)
 
@@ -257,5 +257,5 @@ async def close_made(made: Destination | MessageSource | None) -> None:
         return
     try:
         await made.close()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log_fault(log, f"a {type(made).__name__} failed to close", error, name=made.name)

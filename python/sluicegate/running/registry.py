@@ -292,6 +292,9 @@ class Registry:
             for one in changes:
                 try:
                     warnings.append((one.kind, *await self._propose(one, commit)))
+                    if not found:
+                        # One after the other, as they will be made: what comes later is not there yet.
+                        desire(self.config, changed(self._stored, commit), self._decided(commit))
                 except Refused as error:
                     found += error.findings
             if found:
