@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -49,10 +48,8 @@ class Registry(Generic[T]):
         if others := self._clashes.get(name.lower()):
             cause = f"{what} is provided more than once: {' and '.join(others)}"
             raise NotLoadable(cause, "uninstall all of these packages but one")
-        module, _, attribute = self._entries[name.lower()].value.partition(":")
         try:
-            loaded = import_module(module.strip())
-            found = getattr(loaded, attribute.strip()) if attribute else loaded
+            found = self._entries[name.lower()].load()
         except (Exception, SystemExit) as error:  # its code runs, and may raise whatever it likes
             cause = f"{what} cannot be loaded from {self.origin(name)} ({failure(error)})"
             raise NotLoadable(

@@ -161,6 +161,12 @@ def test_an_editor_knows_its_scheme_and_service(tmp_path: Path) -> None:
     with_it, without = install(tmp_path / "site"), dict(os.environ)
     for target in ("syslog:127.0.0.1:514", "arn:aws:iot:us-east-1:123456789012:topic/t"):
         assert (accepted(with_it, target), accepted(without, target)) == (True, False)
+    odd = install(
+        tmp_path / "odd",
+        entry_points="[sluicegate.destinations]\n( = my_destinations:Syslog\nUP = "
+        "my_destinations:Syslog\na_b = my_destinations:Syslog\n",
+    )
+    assert (accepted(odd, "up:x"), accepted(odd, "a_b:x"), accepted(odd, "console:")) == (True, False, True)
     for target in ("console:", "file:a.ndjson", "function:a.py:b"):
         assert (accepted(with_it, target), accepted(without, target)) == (True, True)
     assert not accepted(with_it, "pigeon:loft")

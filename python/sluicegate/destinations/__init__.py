@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sluicegate.destinations.base import (
     DeliveryError,
     Destination,
@@ -35,6 +37,8 @@ _REGISTRY: Registry[Destination] = Registry(
         "console": "sluicegate.destinations.console:ConsoleDestination",
     },
 )
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
 
 LATER = {
     "arn": "delivery to AWS services",
@@ -107,8 +111,8 @@ def _refuse_number(name: str, value: object) -> None:
 
 
 def schemes() -> list[str]:
-    """The schemes (and ARN services) that this installation knows, sorted."""
-    return _REGISTRY.names()
+    """The schemes (and ARN services) that this installation knows, sorted. A name that is no scheme is left out."""
+    return sorted(name.lower() for name in _REGISTRY.names() if _SCHEME.fullmatch(name.lower()))
 
 
 def _listed() -> str:
