@@ -287,6 +287,7 @@ class Registry:
         `Refused` with every reason."""
         async with self._turn():
             commit = Commit()
+            desired = self.desired
             found: list[Finding] = []
             warnings: list[tuple[str, str, list[str]]] = []
             for one in changes:
@@ -294,12 +295,11 @@ class Registry:
                     warnings.append((one.kind, *await self._propose(one, commit)))
                     if not found:
                         # One after the other, as they will be made: what comes later is not there yet.
-                        desire(self.config, changed(self._stored, commit), self._decided(commit))
+                        desired = desire(self.config, changed(self._stored, commit), self._decided(commit))
                 except Refused as error:
                     found += error.findings
             if found:
                 raise Refused(*found)
-            desired = desire(self.config, changed(self._stored, commit), self._decided(commit))
             await asyncio.to_thread(check_bound, self.config, desired, commit.put)
             return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
 
