@@ -369,26 +369,70 @@ BUCKET = "cloudformation-custom-resource-response"
 
 
 @pytest.mark.parametrize(
-    ("url", "partition", "fine"),
+    ("host", "partition"),
     [
-        (f"https://{BUCKET}-useast1.s3.amazonaws.com/arn?X-Amz-Signature=1", "aws", True),
-        (f"https://{BUCKET}-uswest2.s3-us-west-2.amazonaws.com/arn", "aws", True),
-        (f"https://{BUCKET}-eucentral1.s3.eu-central-1.amazonaws.com/arn", "aws", True),
-        (f"https://{BUCKET}-cnnorth1.s3.cn-north-1.amazonaws.com.cn/arn", "aws-cn", True),
-        (f"https://{BUCKET}-cnnorth1.s3.cn-north-1.amazonaws.com.cn/arn", "aws", False),
-        (f"http://{BUCKET}-useast1.s3.amazonaws.com/arn", "aws", False),
-        (f"https://{BUCKET}-useast1.s3.amazonaws.com.example.com/arn", "aws", False),
-        (f"https://{BUCKET}-useast1.s3.amazonaws.com:8443/arn", "aws", False),
-        (f"https://user@{BUCKET}-useast1.s3.amazonaws.com/arn", "aws", False),
-        ("https://somebody.s3.amazonaws.com/arn", "aws", False),
-        ("https://169.254.169.254/latest", "aws", False),
-        ("https://127.0.0.1:4000/x", "aws", False),
-        ("", "aws", False),
-        (None, "aws", False),
+        (f"{BUCKET}-useast1.s3.amazonaws.com", "aws"),
+        (f"{BUCKET}-uswest2.s3-us-west-2.amazonaws.com", "aws"),
+        (f"{BUCKET}-eucentral1.s3.eu-central-1.amazonaws.com", "aws"),
+        (f"{BUCKET}-apsoutheast7.s3.dualstack.ap-southeast-7.amazonaws.com", "aws"),
+        (f"{BUCKET}-usgovwest1.s3.us-gov-west-1.amazonaws.com", "aws-us-gov"),
+        (f"{BUCKET}-cnnorth1.s3.cn-north-1.amazonaws.com.cn", "aws-cn"),
+        (f"{BUCKET}-cnnorthwest1.s3.dualstack.cn-northwest-1.amazonaws.com.cn", "aws-cn"),
     ],
 )
-def test_only_cloudformation_s_bucket_is_answered(url: str | None, partition: str, fine: bool) -> None:
-    assert (refused_url(url, (), partition) is None) == fine
+def test_cloudformation_s_bucket_is_answered(host: str, partition: str) -> None:
+    assert refused_url(f"https://{host}/arn?X-Amz-Signature=1", (), partition) is None
+    other = next(one for one in ("aws", "aws-us-gov", "aws-cn") if one != partition)
+    for url in (
+        f"http://{host}/arn",
+        f"https://{host}:8443/arn",
+        f"https://user@{host}/arn",
+        f"ftp://{host}/arn",
+    ):
+        assert refused_url(url, (), partition) is not None
+    assert refused_url(f"https://{host}.example.com/arn", (), partition) is not None
+    assert refused_url(f"https://{host}/arn", (), other) is not None
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"{BUCKET}-useast1.s3.attacker.amazonaws.com",
+        f"{BUCKET}-useast1.s3.us-east-1.attacker.amazonaws.com",
+        f"{BUCKET}-useast1.s3-website-us-east-1.amazonaws.com",
+        f"{BUCKET}-useast1.s3.eu-west-1.amazonaws.com",
+        f"{BUCKET}-useast1.s3-accesspoint.us-east-1.amazonaws.com",
+        f"{BUCKET}-useast1.s3.amazonaws.com.cn",
+        f"{BUCKET}-useast1.amazonaws.com",
+        f"{BUCKET}-useast1.execute-api.us-east-1.amazonaws.com",
+        f"x.{BUCKET}-useast1.s3.amazonaws.com",
+        f"{BUCKET}-attacker.s3.amazonaws.com",
+        f"{BUCKET}-useast1-evil.s3.amazonaws.com",
+        f"{BUCKET}-evil-useast1.s3.amazonaws.com",
+        f"{BUCKET}-us-east-1.s3.amazonaws.com",
+        f"{BUCKET}-useast10.s3.amazonaws.com",
+        f"{BUCKET}-.s3.amazonaws.com",
+        f"{BUCKET}.s3.amazonaws.com",
+        "cloudformation-custom-resource-useast1.s3.amazonaws.com",
+        "cloudformation-custom-resource-attacker.s3.amazonaws.com",
+        "somebody.s3.amazonaws.com",
+        "s3.amazonaws.com",
+        f"s3.amazonaws.com/{BUCKET}-useast1/../somebody",
+        f"{BUCKET}-useast1.s3.amazonaws.com@127.0.0.1",
+        f"{BUCKET}-useast1.s3.amazonaws.com\\.example.com",
+        "169.254.169.254",
+        "127.0.0.1:4000",
+        "",
+    ],
+)
+def test_nobody_elses_place_is_answered(host: str) -> None:
+    assert refused_url(f"https://{host}/arn", (), "aws") is not None
+
+
+@pytest.mark.parametrize("url", ["", None, "https://[", "x"])
+def test_what_is_no_url_is_refused(url: str | None) -> None:
+    assert refused_url(url) is not None
 
 
 def test_a_test_names_its_host() -> None:

@@ -84,7 +84,12 @@ them: a permission that the same stack has just granted takes effect with a dela
 POLL_SECONDS = 0.3
 
 _TYPE = re.compile(r"Custom::(?:ProxylityUdpGateway|Sluicegate)(\w+)")
-_DOMAINS = {"aws": "amazonaws.com", "aws-us-gov": "amazonaws.com", "aws-cn": "amazonaws.com.cn"}
+_PARTITIONS = {
+    "aws": (("af", "ap", "ca", "eu", "il", "me", "mx", "sa", "us"), "amazonaws.com"),
+    "aws-us-gov": (("us-gov",), "amazonaws.com"),
+    "aws-cn": (("cn",), "amazonaws.com.cn"),
+}
+"""How the regions of a partition begin, and the domain of its services."""
 
 
 class RequestRefused(Exception):
@@ -533,11 +538,23 @@ def refused_url(url: str | None, hosts: Collection[str] = (), partition: str = "
         return "its ResponseURL is not a URL"
     if parts.netloc in hosts and parts.scheme in ("http", "https"):
         return None
-    domain = re.escape(_DOMAINS.get(partition, "amazonaws.com"))
-    bucket = r"cloudformation-custom-resource-[a-z0-9-]+\.s3(?:[.-][a-z0-9-]+)*\." + domain
-    if parts.scheme == "https" and re.fullmatch(bucket, parts.netloc):
+    if parts.scheme == "https" and _is_response_bucket(parts.netloc, partition):
         return None
     return "its ResponseURL %s is not CloudFormation's bucket at S3" % (parts.netloc[:200] or "(none)")
+
+
+def _is_response_bucket(host: str, partition: str) -> bool:
+    """CloudFormation's bucket of a region, at a host of S3 for that region: anybody may own any other bucket."""
+    areas, domain = _PARTITIONS.get(partition, _PARTITIONS["aws"])
+    bucket, _, place = host.partition(".")
+    for area in areas:
+        name = "cloudformation-custom-resource-response-" + area.replace("-", "")
+        found = re.fullmatch(name + "((?:north|south|east|west|central)+)([1-9])", bucket)
+        if found:
+            region = "-".join((area, *found.groups()))
+            hosts = [f"{way}{region}.{domain}" for way in ("s3.", "s3-", "s3.dualstack.")]
+            return place in hosts or (place == "s3.amazonaws.com" and partition != "aws-cn")
+    return False
 
 
 def _gateway_url() -> str:
