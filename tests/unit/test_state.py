@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -154,6 +155,66 @@ def test_the_lock_holds_in_one_process_too(path: Path) -> None:
     with State.open(path), pytest.raises(StateError, match="in use"):
         State.open(path)
     State.open(path).close()
+
+
+@pytest.mark.attack
+def test_a_second_gateway_is_refused_after_the_lock_file_was_deleted(path: Path) -> None:
+    with State.open(path):
+        path.with_name(path.name + ".lock").unlink()
+        with pytest.raises(StateError, match="in use by another gateway, stop that one"):
+            State.open(path)
+    State.open(path).close()
+
+
+@pytest.mark.attack
+def test_a_second_gateway_is_refused_by_another_name_of_the_file(path: Path, tmp_path: Path) -> None:
+    with State.open(path) as state:
+        for name, make in (("hard", Path.hardlink_to), ("symbolic", Path.symlink_to)):
+            make(tmp_path / name, path)
+            with pytest.raises(StateError, match="in use by another gateway"):
+                State.open(tmp_path / name)
+        path.rename(tmp_path / "moved")
+        with pytest.raises(StateError, match="in use by another gateway"):
+            State.open(tmp_path / "moved")
+        state.add_topic("arn:aws:sns:us-east-1:000000000000:still-writes")
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket", "directory"])
+@pytest.mark.parametrize("linked", [False, True])
+@pytest.mark.parametrize("suffix", ["", ".lock"])
+def test_what_is_no_file_is_refused_and_left_alone(
+    kind: str, linked: bool, suffix: str, path: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "odd" if linked else path.with_name(path.name + suffix)
+    if kind == "device":
+        try:
+            os.mknod(odd, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("making a device needs root")
+    elif kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(odd))
+    else:
+        odd.mkdir()
+    odd.chmod(0o666)
+    if linked:
+        path.with_name(path.name + suffix).symlink_to(odd)
+    with pytest.raises(StateError, match="state"):
+        State.open(path)
+    assert stat.S_IMODE(odd.stat().st_mode) == 0o666
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("content", [b"region: us-east-1\n", b"\0" * 5000])
+def test_the_mode_of_somebody_elses_file_is_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o644)
+    with pytest.raises(StateError, match="not a SQLite file"):
+        State.open(path)
+    assert (stat.S_IMODE(path.stat().st_mode), path.read_bytes()) == (0o644, content)
 
 
 def test_what_was_returned_survives_sigkill(path: Path) -> None:

@@ -1,7 +1,6 @@
 """`sluicegate cfn template|bootstrap`: what an AWS account needs for stacks with a gateway's resources."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import click
 
 from sluicegate.cfn.packaged import FORMS
 from sluicegate.cli.errors import CliError
+from sluicegate.state.private import write_private
 
 
 @click.group("cfn")
@@ -83,10 +83,6 @@ def _section(document: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
 def _write(file: Path, text: str) -> None:
     """Write a file that holds a key: only its owner may read it."""
     try:
-        with os.fdopen(
-            os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
-        ) as opened:
-            os.fchmod(opened.fileno(), 0o600)  # a file that was there may be open to others
-            opened.write(text)
+        write_private(file, text)
     except OSError as error:
         raise CliError(f"{file} cannot be written: {error.strerror}") from None

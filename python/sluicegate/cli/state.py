@@ -1,7 +1,6 @@
 """`sluicegate state`: what a gateway keeps, as JSON."""
 
 import json
-import os
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +10,7 @@ from sluicegate.cli.errors import CliError
 from sluicegate.config import ConfigError, load
 from sluicegate.running.documents import KINDS
 from sluicegate.state import Commit, ResourceTable, State, StateError
+from sluicegate.state.private import write_private
 from sluicegate.state.transfer import export, restore
 
 _SQLITE = b"SQLite format 3\0"
@@ -41,9 +41,7 @@ def export_state(file: Path, secrets: bool, target: Path | None) -> None:
         click.echo(text)
         return
     try:
-        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-            os.fchmod(out.fileno(), 0o600)
-            out.write(text + "\n")
+        write_private(target, text + "\n")
     except OSError as error:
         raise CliError(f"{target} cannot be written: {error.strerror}, choose another file") from None
     click.echo(f"wrote {target}")

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from sluicegate.state.lock import Lock, StateError
+from sluicegate.state.lock import lock as take_lock
 from sluicegate.state.migrations import LATEST, migrate, version
+from sluicegate.state.private import narrow, open_private
 
 _T = TypeVar("_T")
 _KEY_BYTES = 32
@@ -46,9 +48,10 @@ class SourceQueue:
 class State:
     """Open with `State.open`; every method is one transaction, callable from any thread."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: Lock) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: Lock, file: int) -> None:
         self.path = path
         self._lock = lock
+        self._file = file
         # Guards `_db`: sqlite3 lets several threads share a connection but not a transaction.
         self._guard = threading.Lock()
         self._db: sqlite3.Connection | None = db
@@ -64,7 +67,12 @@ class State:
             )
         lock = Lock(target.with_name(target.name + ".lock"), target)
         try:
-            return cls(target, _connect(target), lock)
+            file = _locked_file(target)
+            try:
+                return cls(target, _connect(target, file), lock, file)
+            except BaseException:
+                os.close(file)
+                raise
         except BaseException:
             lock.release()
             raise
@@ -75,6 +83,7 @@ class State:
             if self._db is not None:
                 self._db.close()
                 self._db = None
+                os.close(self._file)  # not before SQLite's own descriptor: closing one ends all of its locks
             self._lock.release()
 
     def __enter__(self) -> Self:
@@ -229,20 +238,31 @@ def _listener(db: sqlite3.Connection, name: str) -> int:
     return int(row[0])
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _locked_file(path: Path) -> int:
+    # Made here and not by SQLite, which would leave the mode to the umask. -wal and -shm take the file's mode.
     try:
-        # Created here and not by SQLite, which would leave the mode to the umask. -wal and -shm take the
-        # file's mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        path.chmod(0o600)
+        file = open_private(path)
     except OSError as error:
-        raise StateError(
-            f"the state {path} cannot be opened: {error.strerror}, "
-            "check the owner and permissions of the file and its directory"
-        ) from None
+        raise _unopened(path, error) from None
+    try:
+        take_lock(file, path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _unopened(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"the state {path} cannot be opened: {error.strerror}, "
+        "check the owner and permissions of the file and its directory"
+    )
+
+
+def _connect(path: Path, file: int) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
-        _prepare(path, db)
+        _prepare(path, db, file)
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.Error):
@@ -251,7 +271,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _prepare(path: Path, db: sqlite3.Connection) -> None:
+def _prepare(path: Path, db: sqlite3.Connection, file: int) -> None:
     current = version(db)
     if current is None:
         raise StateError(f"{path} is a database of another program, give `state:` a file of its own")
@@ -260,6 +280,14 @@ def _prepare(path: Path, db: sqlite3.Connection) -> None:
             f"the state {path} was written by a newer version (schema {current}, this one knows {LATEST}), "
             "run that version or use another state file"
         )
+    try:
+        narrow(file)  # not before it is known to be ours
+        for suffix in ("-wal", "-shm"):  # by name: a descriptor of ours that closes would end SQLite's locks
+            beside = path.with_name(path.name + suffix)
+            if beside.exists():
+                beside.chmod(0o600)
+    except OSError as error:
+        raise _unopened(path, error) from None
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise sqlite3.DatabaseError("the file is damaged")
     db.execute("PRAGMA journal_mode = WAL")
