@@ -1,8 +1,9 @@
 //! What holds for every entry, whatever its session (contract sections 2 and 4.4): it is not stale, it goes to none of the
-//! gateway's own Listeners, and a Tag answers only where it was made.
+//! gateway's own Listeners, an answer goes to no address that only the gateway's surroundings have, and a Tag answers only
+//! where it was made.
 
 use crate::{
-    Now, OwnEndpoints,
+    Now, OwnEndpoints, policy,
     reason::{Reason, Refused},
     shared::Shared,
     spec::ListenerSpec,
@@ -38,8 +39,28 @@ pub fn in_time(around: &Surroundings, expires_ms: u64) -> Result<(), Refused> {
     }
 }
 
-/// Judges by the rules that hold for Tags too: never to an own Listener, and only where the socket reaches.
+/// Judges an answer: a handler's, or one by a Tag in a message. Its remote may be anybody's invention.
 pub fn permit_answer(around: &Surroundings, remote: SocketAddr) -> Result<(), Refused> {
+    permit_remote(around, remote)?;
+    match policy::refuse_answer(&around.spec.client_networks, remote.ip()) {
+        Some(detail) => Err((Reason::AnswerRefused, detail)),
+        None => Ok(()),
+    }
+}
+
+/// True if a protocol that answers by itself may speak with `remote`: answers go there, or a PacketSource may send there.
+#[inline]
+pub fn may_converse(spec: &ListenerSpec, remote: SocketAddr) -> bool {
+    let named = || spec.sources.iter().any(|source| !source.removed && source.egress_networks.names(remote.ip()));
+    remote.port() != 0 && (policy::unanswered(&spec.client_networks, remote.ip()).is_none() || named())
+}
+
+/// Judges by the rules that hold for whatever leaves: never to port 0 or to an own Listener, and only where the socket
+/// reaches.
+pub fn permit_remote(around: &Surroundings, remote: SocketAddr) -> Result<(), Refused> {
+    if remote.port() == 0 {
+        return Err((Reason::RemoteDenied, format!("nothing can be sent to port 0 of {}", remote.ip())));
+    }
     if around.own.contains(remote.ip(), remote.port()) {
         return Err((Reason::RemoteDenied, format!("{remote} is a Listener of this gateway")));
     }

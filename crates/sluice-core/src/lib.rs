@@ -28,6 +28,7 @@ pub mod reason;
 pub mod session;
 mod shared;
 pub mod spec;
+pub mod special;
 pub mod tag;
 pub mod time;
 pub mod wire;

@@ -6,7 +6,7 @@ use crate::{
     counters::{DestinationCounters, SourceCounters},
     egress::Egress,
     event::{About, Event, Kinds},
-    judge::Surroundings,
+    judge::{Surroundings, may_converse},
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::{
@@ -78,11 +78,13 @@ impl Listener {
         }
     }
 
-    /// A datagram from `remote` arrived at `local`; both canonical ([`crate::canonical`]).
+    /// A datagram from `remote` arrived at `local`; both canonical ([`crate::canonical`]). One with a loopback address as
+    /// `remote` came over the loopback interface: the caller counts others as [`Rejected::RefusedNetwork`].
     pub fn handle_datagram(&mut self, now: Now, local: IpAddr, remote: SocketAddr, datagram: &[u8]) {
         self.counters.received_packets += 1;
         self.counters.received_bytes += datagram.len() as u64;
-        if !self.spec.client_networks.contains(remote.ip()) {
+        let answers_itself = self.session.wire_guard().is_some();
+        if !self.spec.client_networks.contains(remote.ip()) || answers_itself && !may_converse(&self.spec, remote) {
             self.reject(now, remote, datagram.len(), Rejected::RefusedNetwork);
             return;
         }
@@ -202,7 +204,9 @@ impl Listener {
             self.egress.settle(now, &mut self.session, &mut self.counters, outcome);
         }
         while let Some(transmit) = self.session.poll_transmit() {
-            self.egress.transmit(transmit);
+            if may_converse(&self.spec, transmit.endpoint.remote) {
+                self.egress.transmit(transmit);
+            }
         }
         self.counters.wire_guard = self.session.wire_guard_counters();
     }

@@ -2,11 +2,14 @@
 //!
 //! Sending UDP to any address that a message names would be an open relay into the gateway's own network: a publisher
 //! could reach `169.254.169.254`, a database on `10.0.0.0/8` or the gateway itself. So an address must lie in the
-//! source's networks, and a special-purpose address needs a network that names it: `0.0.0.0/0` and `::/0` do not.
+//! source's networks, and a special-purpose address ([`crate::special`]) needs a network that names it: `0.0.0.0/0` and
+//! `::/0` do not. Answers go back to where a packet came from; but its source may be forged, so they go to no address
+//! that only the gateway's own surroundings have.
 
+use crate::special::{Special, special};
 use ipnet::IpNet;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// A list of CIDRs.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -20,82 +23,41 @@ impl Networks {
     }
 
     /// True if a network other than `0.0.0.0/0` and `::/0` contains `ip`.
-    fn names(&self, ip: IpAddr) -> bool {
+    pub fn names(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|net| net.prefix_len() > 0 && net.contains(&ip))
     }
 
-    /// The egress policy for `ip`, which must be canonical ([`crate::canonical`]): why it is refused, if it is.
-    pub fn refuse(&self, ip: IpAddr) -> Option<String> {
-        if !self.contains(ip) {
-            return Some(format!("{ip} is outside the source's EgressNetworks"));
-        }
-        match special_purpose(ip) {
-            Some(what) if !self.names(ip) => {
-                Some(format!("{ip} is {what}; list a network that contains it in EgressNetworks to allow it"))
-            }
-            _ => None,
-        }
+    /// The egress policy for what a PacketSource sends to `ip`, which must be canonical ([`crate::canonical`]): why it is
+    /// refused, if it is. A remote with a session has spoken first, and needs no permission; but a spoofed datagram speaks
+    /// too, so that a special-purpose address needs a network that names it in any case.
+    pub fn refuse(&self, ip: IpAddr, has_session: bool) -> Option<String> {
+        let why = match special(ip) {
+            Some(special) if !self.names(ip) => format!("{special}, which they must name"),
+            None if !has_session && !self.contains(ip) => "in none of them".to_owned(),
+            _ => return None,
+        };
+        Some(format!(
+            "{ip} is {why}: add \"{}\" or a larger network to the PacketSource's egress_networks (EgressNetworks), or \
+             apply the template with --egress-network",
+            IpNet::from(ip)
+        ))
     }
 }
 
-/// What makes an address special, None for an ordinary one. Documentation ranges are ordinary: nothing answers there.
-pub fn special_purpose(ip: IpAddr) -> Option<&'static str> {
-    match ip {
-        IpAddr::V4(v4) => special_v4(v4),
-        IpAddr::V6(v6) => special_v6(v6),
-    }
+/// What is special about `ip` (canonical), if no answer goes there: no client of a UDP server has such an address, and none
+/// of the client networks names it.
+pub fn unanswered(clients: &Networks, ip: IpAddr) -> Option<Special> {
+    special(ip).filter(|special| !special.answered && !clients.names(ip))
 }
 
-fn special_v4(ip: Ipv4Addr) -> Option<&'static str> {
-    let [a, b, ..] = ip.octets();
-    Some(match (a, b) {
-        (0, _) => "an unspecified address (0.0.0.0/8)",
-        (10, _) | (172, 16..=31) | (192, 168) => "a private address",
-        (100, 64..=127) => "a carrier-grade NAT address (100.64.0.0/10)",
-        (127, _) => "a loopback address",
-        (169, 254) => "a link-local address",
-        (224..=239, _) => "a multicast address",
-        _ if ip.is_broadcast() => "the broadcast address",
-        (240..=255, _) => "a reserved address (240.0.0.0/4)",
-        _ => return None,
-    })
-}
-
-fn special_v6(ip: Ipv6Addr) -> Option<&'static str> {
-    let s = ip.segments();
-    if ip.is_unspecified() {
-        return Some("the unspecified address");
-    }
-    if ip.is_loopback() {
-        return Some("a loopback address");
-    }
-    if ip.is_multicast() {
-        return Some("a multicast address");
-    }
-    if s[0] & 0xfe00 == 0xfc00 || s[0] & 0xffc0 == 0xfec0 {
-        return Some("a private address");
-    }
-    if s[0] & 0xffc0 == 0xfe80 {
-        return Some("a link-local address");
-    }
-    if s[..3] == [0x64, 0xff9b, 1] {
-        return Some("a local-use NAT64 address (64:ff9b:1::/48)"); // RFC 8215
-    }
-    embedded_v4(ip).and_then(special_v4).map(|_| "an IPv6 form of a special-purpose IPv4 address")
-}
-
-/// The IPv4 address that an IPv6 form carries to: mapped and compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056),
-/// Teredo's client (RFC 4380, section 4: stored inverted).
-fn embedded_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let s = ip.segments();
-    let from = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match s {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] => Some(from(high, low)),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(from(high, low)),
-        [0x2002, high, low, ..] => Some(from(high, low)),
-        [0x2001, 0, .., high, low] => Some(from(!high, !low)),
-        _ => None,
-    }
+/// Why no answer goes to `ip`, if none does ([`unanswered`]).
+pub fn refuse_answer(clients: &Networks, ip: IpAddr) -> Option<String> {
+    let special = unanswered(clients, ip)?;
+    Some(format!(
+        "{ip} is {special}, where no answer goes: add \"{}\" or a larger network to the Listener's \
+         client_restrictions.networks (ClientRestrictions.Networks) if clients are there",
+        IpNet::from(ip)
+    ))
 }
 
 #[cfg(test)]
@@ -110,59 +72,41 @@ mod tests {
         text.parse().unwrap()
     }
 
-    const SPECIAL: [&str; 24] = [
-        "0.0.0.0",
-        "0.1.2.3",
-        "10.0.0.1",
-        "100.64.0.1",
-        "127.0.0.1",
-        "127.255.0.1",
-        "169.254.169.254",
-        "172.16.0.1",
-        "172.31.255.255",
-        "192.168.1.1",
-        "224.0.0.1",
-        "239.1.1.1",
-        "255.255.255.255",
-        "250.1.1.1",
-        "::",
-        "::1",
-        "ff02::1",
-        "fe80::1",
-        "fd00::1",
-        "64:ff9b::a9fe:a9fe",
-        "64:ff9b:1::1",
-        "2002:7f00:1::1",
-        "2001:0:1:2:3:4:80ff:fffe",
-        "::7f00:1",
-    ];
+    const OPEN: [&str; 2] = ["0.0.0.0/0", "::/0"];
 
     #[test]
-    fn special_addresses_need_a_network_that_names_them() {
-        let open = networks(&["0.0.0.0/0", "::/0"]);
-        for text in SPECIAL {
-            assert!(open.refuse(ip(text)).is_some(), "{text}");
-            let named = networks(&["0.0.0.0/0", &format!("{text}/{}", if text.contains(':') { 128 } else { 32 })]);
-            assert_eq!(named.refuse(ip(text)), None, "{text}");
+    fn a_special_address_needs_a_network_that_names_it_session_or_not() {
+        for text in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "255.255.255.255", "::1", "fd00::1", "2002:7f00:1::1"]
+        {
+            let host = IpNet::from(ip(text)).to_string();
+            for has_session in [false, true] {
+                let why = networks(&OPEN).refuse(ip(text), has_session).unwrap();
+                assert!(why.contains(&format!("\"{host}\"")) && why.contains("egress_networks"), "{why}");
+                assert_eq!(networks(&["0.0.0.0/0", &host]).refuse(ip(text), has_session), None, "{text}");
+            }
         }
     }
 
     #[test]
-    fn ordinary_addresses_need_only_a_network() {
-        let open = networks(&["0.0.0.0/0", "::/0"]);
-        for text in [
-            "203.0.113.42",
-            "198.51.100.7",
-            "8.8.8.8",
-            "172.32.0.1",
-            "100.128.0.1",
-            "2001:db8::1",
-            "2606:4700::1",
-            "64:ff9b::808:808",
-            "2002:808:808::1",
-        ] {
-            assert_eq!(open.refuse(ip(text)), None, "{text}");
-            assert!(networks(&["192.0.2.0/24", "2001:4860::/32"]).refuse(ip(text)).is_some(), "{text}");
+    fn an_ordinary_address_needs_a_network_or_a_session() {
+        for text in ["203.0.113.42", "198.51.100.7", "8.8.8.8", "2001:db8::1", "2606:4700::1", "64:ff9b::808:808"] {
+            assert_eq!(networks(&OPEN).refuse(ip(text), false), None, "{text}");
+            let elsewhere = networks(&["192.0.2.0/24", "2001:4860::/32"]);
+            assert!(elsewhere.refuse(ip(text), false).unwrap().contains("in none of them"), "{text}");
+            assert_eq!(elsewhere.refuse(ip(text), true), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn answers_go_where_clients_are() {
+        for text in ["127.0.0.1", "10.0.0.1", "100.64.0.1", "192.168.0.1", "::1", "fe80::1", "fd00::1", "8.8.8.8"] {
+            assert_eq!(refuse_answer(&networks(&OPEN), ip(text)), None, "{text}");
+        }
+        for text in ["169.254.169.254", "fd00:ec2::254", "224.0.0.1", "255.255.255.255", "0.0.0.0", "250.1.1.1"] {
+            let why = refuse_answer(&networks(&OPEN), ip(text)).unwrap();
+            assert!(why.contains("client_restrictions.networks"), "{why}");
+            let named = networks(&[&IpNet::from(ip(text)).to_string()]);
+            assert_eq!(refuse_answer(&named, ip(text)), None, "{text}");
         }
     }
 }

@@ -18,6 +18,7 @@ pub enum Reason {
     Expired,
     PayloadTooLarge,
     RateLimited,
+    AnswerRefused,
     RemoteUnreachable,
     SendFailed,
     SourceDisabled,
@@ -25,7 +26,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in declaration order.
-    pub const ALL: [Reason; 15] = [
+    pub const ALL: [Reason; 16] = [
         Reason::MalformedMessage,
         Reason::MalformedRemote,
         Reason::MalformedData,
@@ -38,6 +39,7 @@ impl Reason {
         Reason::Expired,
         Reason::PayloadTooLarge,
         Reason::RateLimited,
+        Reason::AnswerRefused,
         Reason::RemoteUnreachable,
         Reason::SendFailed,
         Reason::SourceDisabled,
@@ -58,6 +60,7 @@ impl Reason {
             Reason::Expired => "Expired",
             Reason::PayloadTooLarge => "PayloadTooLarge",
             Reason::RateLimited => "RateLimited",
+            Reason::AnswerRefused => "AnswerRefused",
             Reason::RemoteUnreachable => "RemoteUnreachable",
             Reason::SendFailed => "SendFailed",
             Reason::SourceDisabled => "SourceDisabled",
@@ -73,7 +76,8 @@ impl Reason {
 /// Why an arriving datagram went to no Destination at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum Rejected {
-    /// The client lies outside `ClientRestrictions.Networks`.
+    /// The client lies outside `ClientRestrictions.Networks`; or its address is special, they do not name it, and nothing
+    /// is to be had from it: a loopback address that came over another interface, or for WireGuard one that is not answered.
     RefusedNetwork,
     /// The Listener has no Destination.
     NoDestination,

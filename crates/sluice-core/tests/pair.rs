@@ -274,14 +274,97 @@ fn a_refused_message_sends_nothing_and_counts_each_entry() {
 
 #[test]
 fn whoever_spoke_first_needs_no_permission_while_the_session_lasts() {
-    let mut node = Node::new(|_| {});
-    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
-    node.receive("10.0.0.5:4000", b"hi");
-    assert_eq!(node.publish(to("10.0.0.5", 4_000)).sent, 1);
+    let mut node = Node::new(|spec| spec["Sources"][0]["EgressNetworks"] = json!(["203.0.113.0/24"]));
+    assert_eq!(reasons(&node.publish(to("198.51.100.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
+    node.receive("198.51.100.5:4000", b"hi");
+    assert_eq!(node.publish(to("198.51.100.5", 4_000)).sent, 1);
     assert_eq!(node.wire[0].0, Some(GATEWAY.parse().unwrap()), "from the address that it spoke to");
-    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_001))), [(Some(0), Reason::RemoteDenied)]);
+    assert_eq!(reasons(&node.publish(to("198.51.100.5", 4_001))), [(Some(0), Reason::RemoteDenied)]);
     node.pass(301.0);
-    assert_eq!(reasons(&node.publish(to("10.0.0.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
+    assert_eq!(reasons(&node.publish(to("198.51.100.5", 4_000))), [(Some(0), Reason::RemoteDenied)]);
+}
+
+/// Addresses by which a spoofed datagram reaches what only the gateway's surroundings have.
+const NOBODYS: [&str; 14] = [
+    "169.254.169.254",
+    "fd00:ec2::254",
+    "224.0.0.251",
+    "ff02::fb",
+    "255.255.255.255",
+    "0.0.0.0",
+    "::",
+    "240.0.0.1",
+    "192.0.0.8",
+    "100::1",
+    "64:ff9b::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "::ffff:0:a9fe:a9fe",
+    "fe80::5efe:a9fe:a9fe",
+];
+/// Addresses of clients on this machine, on a LAN, in containers.
+const NEARBY: [&str; 7] = ["127.0.0.1", "::1", "10.0.0.5", "100.64.0.5", "192.168.0.5", "fd00::5", "fe80::5"];
+
+fn socket(address: &str) -> String {
+    SocketAddr::new(address.parse().unwrap(), 4_000).to_string()
+}
+
+impl Node {
+    /// Receives one packet from `remote`, and answers it: by its Tag, and by the Tag in a message.
+    fn converse(&mut self, remote: &str) -> [Completion; 2] {
+        self.receive(remote, b"hi");
+        self.pass(0.2);
+        let tag = self.packets.get_mut(&0).unwrap().pop().unwrap()["Tag"].clone();
+        let reply = json!({"Replies": [{"Tag": tag, "Data": "aGk="}]});
+        [self.submit(Origin::Destination(0), None, reply), self.publish(json!({"Tag": tag, "Data": "aGk="}))]
+    }
+}
+
+#[test]
+fn a_spoofed_datagram_gives_no_permission() {
+    let mut node = Node::new(|_| {});
+    for address in NOBODYS {
+        for completion in node.converse(&socket(address)) {
+            assert_eq!(reasons(&completion), [(Some(0), Reason::AnswerRefused)], "{address}");
+            assert!(completion.failures[0].detail.contains("client_restrictions.networks"), "{completion:?}");
+        }
+    }
+    for address in NOBODYS.iter().chain(&NEARBY) {
+        node.receive(&socket(address), b"hi");
+        let completion = node.publish(to(address, 4_000));
+        assert_eq!(reasons(&completion), [(Some(0), Reason::RemoteDenied)], "{address} has a session");
+        assert!(completion.failures[0].detail.contains("egress_networks"), "{completion:?}");
+    }
+    assert!(node.wire.is_empty(), "{:?}", node.wire);
+}
+
+#[test]
+fn clients_nearby_are_answered() {
+    let mut node = Node::new(|_| {});
+    for address in NEARBY {
+        for completion in node.converse(&socket(address)) {
+            assert_eq!(completion.sent, 1, "{completion:?}");
+        }
+    }
+    assert_eq!(node.wire.len(), 2 * NEARBY.len());
+}
+
+#[test]
+fn a_network_that_names_them_permits() {
+    let all: Vec<_> = NOBODYS
+        .iter()
+        .chain(&NEARBY)
+        .map(|text| format!("{text}/{}", if text.contains(':') { 128 } else { 32 }))
+        .collect();
+    let mut node = Node::new(|spec| {
+        spec["ClientNetworks"] = json!(all);
+        spec["Sources"][0]["EgressNetworks"] = json!(all);
+    });
+    for address in NOBODYS.iter().chain(&NEARBY) {
+        for completion in node.converse(&socket(address)) {
+            assert_eq!(completion.sent, 1, "{address}: {completion:?}");
+        }
+        assert_eq!(node.publish(to(address, 4_000)).sent, 1, "{address}");
+    }
 }
 
 #[test]
@@ -402,16 +485,16 @@ fn a_rate_limited_source_sends_at_its_pace_and_fails_what_would_come_too_late() 
 
 #[test]
 fn an_id_is_sent_once_while_the_window_lasts_and_again_after_a_failure() {
-    let mut node = Node::new(|_| {});
+    let mut node = Node::new(|spec| spec["Sources"][0]["EgressNetworks"] = json!(["198.51.100.0/24"]));
     let good = entry_with(json!({"Id": "fw-17/3"}));
     let first = node.publish(good.clone());
     assert_eq!((first.sent, first.sent_ids), (1, vec!["fw-17/3".to_owned()]));
     let again = node.publish(json!({"Messages": [good, entry_with(json!({"Id": "fw-17/4"}))]}));
     assert_eq!((again.sent, again.duplicates), (1, 1));
 
-    let denied = json!({"Data": "", "Id": "x", "Remote": {"IP": "10.0.0.1", "Port": 5}});
+    let denied = json!({"Data": "", "Id": "x", "Remote": {"IP": "192.0.2.77", "Port": 5}});
     assert_eq!(reasons(&node.publish(denied.clone())), [(Some(0), Reason::RemoteDenied)]);
-    node.receive("10.0.0.1:5", b"hi");
+    node.receive("192.0.2.77:5", b"hi");
     assert_eq!(node.publish(denied).sent, 1, "what failed may be tried again");
 
     node.listener.remember(node.now, 0, "before", 5 * SECOND);

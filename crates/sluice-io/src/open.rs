@@ -66,9 +66,11 @@ impl Open {
     /// One batch of datagrams off the socket; how many.
     pub fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;
-        self.socket.receive(now, buffers, |now, local, remote, payload| {
+        let count = self.socket.receive(now, buffers, |now, local, remote, payload| {
             listener.handle_datagram(now, local, remote, payload);
-        })
+        });
+        listener.rejected(Rejected::RefusedNetwork, self.socket.take_martians());
+        count
     }
 
     /// What arrived after the Listener had stopped: counted, not processed.

@@ -30,6 +30,8 @@ const ICMP_RECENT: usize = 256;
 const OFFLOAD_SEGMENT: usize = 1_452;
 /// Size of a segment below which a refusal is not about the MTU (RFC 791: every host accepts 576 bytes).
 const OFFLOAD_SEGMENT_LEAST: usize = 508;
+/// The index of `lo` in every network namespace (LOOPBACK_IFINDEX of the kernel).
+const LOOPBACK_INTERFACE: u32 = 1;
 /// Most bytes of a run, which is one UDP datagram to the kernel.
 const OFFLOAD_BYTES: usize = 65_000;
 
@@ -74,6 +76,8 @@ pub struct UdpSocket {
     /// The limit of the segmentation offload. A failure lowers it for good.
     offload: RunLimit,
     run: Vec<u8>,
+    /// Datagrams that nobody has taken account of yet: from loopback addresses, over another interface.
+    martians: usize,
 }
 
 impl UdpSocket {
@@ -107,6 +111,7 @@ impl UdpSocket {
             icmp_recent: Vec::new(),
             offload,
             run: Vec::new(),
+            martians: 0,
         })
     }
 
@@ -115,8 +120,10 @@ impl UdpSocket {
         self.bound
     }
 
-    /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many; none
-    /// means that the queue is empty.
+    /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many came; none
+    /// means that the queue is empty. A datagram from a loopback address is handed over only if it came over the loopback
+    /// interface. The kernel lets others in where `route_localnet` is set, as containers' networks do; then a neighbour
+    /// could speak as this machine's own programs.
     pub fn receive(
         &mut self,
         now: Now,
@@ -146,6 +153,13 @@ impl UdpSocket {
             let remote = canonical(meta.addr);
             let local = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
             let run = &slice[..meta.len];
+            let foreign = meta.interface_index.is_some_and(|index| index != LOOPBACK_INTERFACE);
+            if foreign && remote.ip().is_loopback() {
+                let count = meta.len.div_ceil(meta.stride.max(1)).max(1);
+                datagrams += count;
+                self.martians += count;
+                continue;
+            }
             // An empty datagram has no chunks, but is a datagram too.
             for payload in run.chunks(meta.stride.max(1)).chain(run.is_empty().then_some(run)) {
                 datagrams += 1;
@@ -153,6 +167,11 @@ impl UdpSocket {
             }
         }
         datagrams
+    }
+
+    /// How many datagrams [`receive`](Self::receive) has not handed over since the last call.
+    pub fn take_martians(&mut self) -> usize {
+        std::mem::take(&mut self.martians)
     }
 
     /// The limit of a run, which leaves by one call ([`send_run`](Self::send_run)).

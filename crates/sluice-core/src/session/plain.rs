@@ -1,6 +1,6 @@
 //! Plain UDP: a remote has a session for a while after its last packet (`SessionIdleSeconds`, contract section 1.1).
-//! Such a remote needs no permission of the egress policy (section 4.4), and packets for it leave from the address that
-//! it spoke to.
+//! Such a remote needs no permission of the egress policy unless its address is special (section 4.4), and packets for it
+//! leave from the address that it spoke to.
 
 use crate::{
     Now,
@@ -68,13 +68,13 @@ impl PlainSessions {
         judge::in_time(around, expires_ms)?;
         let source = &around.spec.sources[source];
         let session = self.local_of(around.now, remote);
-        if session.is_none()
-            && !tagged
-            && let Some(detail) = source.egress_networks.refuse(remote.ip())
-        {
+        if tagged {
+            judge::permit_answer(around, remote)?;
+        } else if let Some(detail) = source.egress_networks.refuse(remote.ip(), session.is_some()) {
             return Err((Reason::RemoteDenied, detail));
+        } else {
+            judge::permit_remote(around, remote)?;
         }
-        judge::permit_answer(around, remote)?;
         if session.is_none() && source.require_session {
             return Err((Reason::NoSession, format!("{remote} has not spoken to the Listener lately")));
         }
@@ -111,9 +111,6 @@ fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAdd
     judge::made_here(around, address.listener, address.node)?;
     if address.local.port() != around.bound.port() {
         return Err(refused("the Listener's port has changed since the Tag was made"));
-    }
-    if address.remote.port() == 0 {
-        return Err((Reason::RemoteDenied, "the packet came from port 0".to_owned()));
     }
     Ok((Some(address.local.ip()), address.remote))
 }

@@ -8,6 +8,7 @@ use crate::{
     judge::{self, Surroundings},
     message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
     outgoing::{Outgoing, ToPeer},
+    policy,
     reason::{Reason, Refused, Rejected},
     session::{
         passage::{Arrived, Delivery, Departure, FromPeer},
@@ -180,18 +181,26 @@ impl Tunnels {
         if source.require_session && !self.wg.has_session(around.now, &to.peer) {
             return Err((Reason::NoSession, format!("the peer {} has no session", to.key)));
         }
-        if let (None, Some(given)) = (self.wg.endpoint_of(&to.peer), to.given) {
-            if let Some(detail) = source.egress_networks.refuse(given.ip()) {
-                return Err((Reason::RemoteDenied, detail));
-            }
-            judge::permit_answer(around, given)?;
-            self.wg.invite(to.key).ok_or_else(|| unknown_peer(&to.key))?;
-            self.wg.offer_endpoint(&to.peer, given);
+        let known = self.wg.endpoint_of(&to.peer).map(|endpoint| endpoint.remote);
+        if self.wg.has_shown_itself(&to.peer) {
+            let remote = known.ok_or_else(|| no_endpoint(&to.key))?;
+            return match policy::refuse_answer(&around.spec.client_networks, remote.ip()) {
+                Some(detail) if !source.egress_networks.names(remote.ip()) => Err((Reason::RemoteDenied, detail)),
+                _ => judge::permit_remote(around, remote),
+            };
         }
-        self.permit_answer(around, to)
+        // Only publishers say that the peer is there.
+        let remote = to.given.or(known).ok_or_else(|| no_endpoint(&to.key))?;
+        if let Some(detail) = source.egress_networks.refuse(remote.ip(), false) {
+            return Err((Reason::RemoteDenied, detail));
+        }
+        judge::permit_remote(around, remote)?;
+        self.wg.invite(to.key).ok_or_else(|| unknown_peer(&to.key))?;
+        self.wg.offer_endpoint(&to.peer, remote);
+        Ok(())
     }
 
-    /// Judges by the rules that hold for handlers' answers too.
+    /// Judges a handler's answer.
     pub fn permit_answer(&self, around: &Surroundings, to: &ToPeer) -> Result<(), Refused> {
         match self.wg.endpoint_of(&to.peer) {
             Some(endpoint) => judge::permit_answer(around, endpoint.remote),

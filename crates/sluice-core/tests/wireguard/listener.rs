@@ -633,3 +633,75 @@ fn no_secret_shows() {
     assert_eq!(pair.listener.public_key(), Some(public(GATEWAY)));
     let _: PublicKey = serde_json::from_value(json!(public(GATEWAY))).unwrap();
 }
+
+#[test]
+fn a_peer_nearby_needs_no_listing() {
+    for at in ["192.168.7.5:40001", "10.0.0.5:40001", "100.64.0.5:40001", "127.0.0.1:40001"] {
+        let mut pair = Pair::new(|_| {});
+        pair.client_at = at.parse().unwrap();
+        pair.client_sends(b"x");
+        pair.publish(to_client());
+        assert_eq!((pair.last_outcome(), pair.got.len()), (Ok(1), 1), "{at}");
+        let tag = pair.packets[0]["Tag"].clone();
+        pair.submit(Origin::Destination(0), json!({"Replies": [{"Tag": tag, "Data": "reply"}]}));
+        assert_eq!((pair.last_outcome(), pair.got.len()), (Ok(1), 2), "{at}");
+    }
+}
+
+#[test]
+fn no_peer_leads_the_gateway_to_its_surroundings() {
+    for at in ["169.254.169.254:80", "255.255.255.255:9", "224.0.0.251:5353", "0.0.0.0:9", "198.51.100.7:0"] {
+        // Neither at first, nor by roaming.
+        let mut pair = Pair::new(|spec| spec["Sources"][0]["EgressNetworks"] = json!(["0.0.0.0/0"]));
+        let home = std::mem::replace(&mut pair.client_at, at.parse().unwrap());
+        pair.connected = false;
+        pair.client.seal(pair.now, &public(GATEWAY).id(), b"x", false);
+        pair.settle();
+        assert_eq!(pair.rejected(Rejected::RefusedNetwork), 1, "{at}");
+        assert!(pair.astray.is_empty(), "{at} got a handshake's answer");
+        (pair.client_at, pair.connected) = (home, true);
+        pair.pass(6);
+        pair.client_sends(b"x");
+        pair.client_at = at.parse().unwrap();
+        pair.client_sends(b"moved");
+        pair.publish(to_client());
+        assert_eq!(pair.astray, [home], "it is where it was");
+        assert_eq!(pair.last_outcome(), Ok(1));
+    }
+}
+
+#[test]
+fn an_endpoint_of_before_is_judged_by_the_networks_of_now() {
+    let mut pair = Pair::new(|spec| spec["ClientNetworks"] = json!(["169.254.0.0/16", "0.0.0.0/0"]));
+    pair.client_at = "169.254.7.7:40001".parse().unwrap();
+    pair.client_sends(b"x");
+    pair.publish(to_client());
+    assert_eq!((pair.last_outcome(), pair.got.len()), (Ok(1), 1), "they name it");
+    let tag = pair.packets[0]["Tag"].clone();
+    pair.restarted(|_| {});
+    pair.publish(to_client());
+    assert_eq!(pair.last_outcome(), Err(Reason::RemoteDenied));
+    pair.submit(Origin::Destination(0), json!({"Replies": [{"Tag": tag, "Data": "reply"}]}));
+    assert_eq!(pair.last_outcome(), Err(Reason::AnswerRefused));
+    pair.pass(30);
+    assert!(pair.astray.is_empty() && pair.got.len() == 1);
+}
+
+#[test]
+fn a_place_that_one_source_may_name_is_none_for_another() {
+    let mut pair = Pair::new(|spec| {
+        let mut other = spec["Sources"][0].clone();
+        (other["Name"], other["EgressNetworks"]) = (json!("other"), json!(["10.0.0.0/8"]));
+        spec["Sources"][0]["EgressNetworks"] = json!(["0.0.0.0/0"]);
+        spec["Sources"].as_array_mut().unwrap().push(other);
+    });
+    pair.connected = false;
+    let mut entry = to_client();
+    (entry["Remote"]["Address"], entry["Remote"]["Port"]) = (json!("10.0.0.9"), json!(9));
+    pair.publish(entry.clone());
+    assert_eq!(pair.last_outcome(), Err(Reason::RemoteDenied), "nobody has shown to be there");
+    pair.submit(Origin::Source(1), json!({"Messages": [entry]}));
+    assert_eq!(pair.astray, ["10.0.0.9:9".parse().unwrap()], "a handshake");
+    pair.publish(to_client());
+    assert_eq!(pair.last_outcome(), Err(Reason::RemoteDenied), "still nobody has");
+}

@@ -186,6 +186,7 @@ impl WireGuard {
     /// A genuine and recent packet came from `endpoint`.
     pub(super) fn moved(&mut self, place: u32, endpoint: Endpoint) {
         let seen = self.peers.get_mut(place).seen();
+        seen.offered = false;
         if seen.endpoint != Some(endpoint) {
             seen.endpoint = Some(endpoint);
             self.changed(place);

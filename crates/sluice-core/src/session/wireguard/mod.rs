@@ -220,6 +220,7 @@ impl WireGuard {
         };
         let seen = self.peers.get_mut(place).seen();
         seen.endpoint = memory.remote.map(|remote| Endpoint { remote, local: memory.local });
+        seen.offered = false;
         seen.recent = memory.recent;
         self.arm_persistent(now, place);
     }
@@ -259,11 +260,19 @@ impl WireGuard {
         live.is_some_and(|live| live.current.as_ref().is_some_and(|session| session.can_send(now)))
     }
 
-    /// Takes an endpoint that an application gives, if none of the peer is known: what the peer has shown itself weighs
-    /// more. Doubtful: an endpoint that an application gave before stays, too.
+    /// True if the peer's endpoint is one that it has shown itself, by a genuine packet from there; not one that an
+    /// application gave.
+    pub fn has_shown_itself(&self, id: &PeerId) -> bool {
+        let seen = self.peers.find(id).and_then(|place| self.peers.get(place).seen.as_deref());
+        seen.is_some_and(|seen| seen.endpoint.is_some() && !seen.offered)
+    }
+
+    /// Takes an endpoint that an application gives, unless the peer has shown one itself.
     pub fn offer_endpoint(&mut self, id: &PeerId, remote: SocketAddr) {
-        if let Some(place) = self.peers.find(id) {
-            self.peers.get_mut(place).seen().endpoint.get_or_insert(Endpoint { remote, local: None });
+        let Some(place) = self.peers.find(id) else { return };
+        let seen = self.peers.get_mut(place).seen();
+        if seen.endpoint.is_none_or(|endpoint| seen.offered && endpoint.remote != remote) {
+            (seen.endpoint, seen.offered) = (Some(Endpoint { remote, local: None }), true);
         }
     }
 

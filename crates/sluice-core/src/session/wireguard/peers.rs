@@ -67,6 +67,8 @@ pub struct Peer {
 #[derive(Default)]
 pub struct Seen {
     pub endpoint: Option<Endpoint>,
+    /// True if an application gave the endpoint, and the peer has not been heard from there.
+    pub offered: bool,
     pub recent: Recent,
     /// The timestamp of the peer's last initiation.
     pub timestamp: [u8; TIMESTAMP],
