@@ -103,7 +103,7 @@ impl World {
         let bound = spec.bind;
         let mut listener = Listener::new(spec, SHARED.clone(), bound, [9; 6]);
         listener.watch(Kinds::PACKET_SOURCED.union(Kinds::REPLY_SENT));
-        let own = OwnEndpoints { ports: vec![PORT], addresses: vec![GATEWAY.parse().expect("an address")] };
+        let own = OwnEndpoints { ports: [(PORT, 1)].into(), addresses: vec![GATEWAY.parse().expect("an address")] };
         World { listener, now: START, unreliable: false, own, offered: 0 }
     }
 

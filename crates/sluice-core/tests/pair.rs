@@ -79,7 +79,7 @@ impl Node {
     fn over(listener: Listener) -> Node {
         Node {
             listener,
-            own: OwnEndpoints { ports: vec![2048], addresses: vec![GATEWAY.parse().unwrap()] },
+            own: OwnEndpoints { ports: [(2048, 1)].into(), addresses: vec![GATEWAY.parse().unwrap()] },
             now: Now { mono: 0, unix_ms: EPOCH_MS },
             wire: Vec::new(),
             packets: BTreeMap::new(),

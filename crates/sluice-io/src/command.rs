@@ -1,6 +1,6 @@
 //! What others may ask of the I/O thread.
 
-use crate::{Port, socket::OpenError};
+use crate::{Port, schedule::Key, socket::OpenError};
 use serde::Deserialize;
 use sluice_core::{
     Counters, ListenerSpec,
@@ -12,13 +12,13 @@ use std::{collections::BTreeMap, sync::mpsc, time::Duration};
 /// What the thread is asked for, and where it answers.
 pub(crate) enum Command {
     Open(Box<ListenerSpec>, mpsc::SyncSender<Result<Port, OpenError>>),
-    Stop(usize, mpsc::SyncSender<()>),
-    Close(usize, Duration, mpsc::SyncSender<()>),
-    Counters(usize, mpsc::SyncSender<Snapshot>),
-    Remember(usize, Vec<Remembered>, mpsc::SyncSender<()>),
-    Update(usize, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
-    Peers(usize, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
-    ChangePeers(usize, PeerChange, mpsc::SyncSender<()>),
+    Stop(Key, mpsc::SyncSender<()>),
+    Close(Key, Duration, mpsc::SyncSender<()>),
+    Counters(Key, mpsc::SyncSender<Option<Snapshot>>),
+    Remember(Key, Vec<Remembered>, mpsc::SyncSender<()>),
+    Update(Key, Box<ListenerSpec>, mpsc::SyncSender<Result<(), String>>),
+    Peers(Key, Option<PublicKey>, usize, mpsc::SyncSender<Vec<PeerStatus>>),
+    ChangePeers(Key, PeerChange, mpsc::SyncSender<()>),
     End,
 }
 

@@ -66,7 +66,8 @@ impl Dataplane {
 
     /// What a Listener has counted; after its end, what it had counted by then.
     pub fn counters(&self, port: &Port) -> Result<Snapshot, Gone> {
-        self.ask(|reply| Command::Counters(port.0.key, reply))
+        let present = self.ask(|reply| Command::Counters(port.0.key, reply))?;
+        present.or_else(|| port.last().cloned()).ok_or(Gone)
     }
 
     /// Tells a Listener what was sent before this start, oldest first, so that it is not sent again.

@@ -10,6 +10,7 @@ mod lock;
 mod open;
 pub mod port;
 pub mod queue;
+mod schedule;
 mod signal;
 mod socket;
 mod sys;

@@ -1,43 +1,237 @@
 //! One open Listener: its socket and its state machine, and what goes between them.
 
 use crate::{
-    Port,
+    BatchQueue, Port, Snapshot,
     command::{PeerChange, UnknownPeers},
+    schedule::Place,
     socket::{Buffers, Sent, UdpSocket},
     sys,
     watch::Labels,
 };
+use rustix::event::epoll::EventFlags;
 use sluice_core::{
-    About, Dropped, Event, Kinds, Listener, Now, Rejected, Shared,
+    About, Dropped, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, Shared,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
+/// Most batches that are received from one socket in one turn.
+const RECEIVE_ROUNDS: usize = 4;
+/// Documents are parsed while fewer datagrams than this wait. So few are still in the processor's cache when the kernel
+/// copies them, and they are enough for large calls when each document has one entry.
+const QUEUE_LOW: usize = 128;
 /// Datagrams that one Listener sends in one turn.
 const SEND_ROUND: usize = 256;
 
 /// Belongs to the I/O thread.
 pub struct Open {
+    pub port: Port,
+    pub place: Place,
     pub socket: UdpSocket,
     pub listener: Listener,
     /// False once it has stopped: what arrives then is not processed.
     pub receiving: bool,
     /// The socket was full: wait until it is writable.
-    pub blocked: bool,
-    /// Documents may wait that this turn has not taken.
-    pub behind: bool,
-    /// Until when it sends what is queued, and who waits for its end.
-    pub closing: Option<(Instant, mpsc::SyncSender<()>)>,
+    blocked: bool,
+    /// Documents may wait that the last turn has not taken.
+    behind: bool,
+    closing: Option<Closing>,
     /// Some watch has skipped events and will say so when the second is over.
-    pub telling: bool,
+    telling: bool,
+    dropped_by_kernel: u64,
+    interest: EventFlags,
+}
+
+/// Until when (on the clock of [`Now::mono`]) it sends what is queued, and who waits for its end.
+#[derive(Default)]
+struct Closing {
+    deadline: u64,
+    waiters: Vec<mpsc::SyncSender<()>>,
 }
 
 impl Open {
+    /// Attended to for reading.
+    pub fn new(port: Port, socket: UdpSocket, listener: Listener) -> Open {
+        Open {
+            port,
+            place: Place::default(),
+            socket,
+            listener,
+            receiving: true,
+            blocked: false,
+            behind: false,
+            closing: None,
+            telling: false,
+            dropped_by_kernel: 0,
+            interest: EventFlags::IN,
+        }
+    }
+
+    /// What it waits for at its socket, if otherwise than when it was asked before.
+    pub fn new_interest(&mut self) -> Option<EventFlags> {
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, self.receiving);
+        flags.set(EventFlags::OUT, self.blocked);
+        (std::mem::replace(&mut self.interest, flags) != flags).then_some(flags)
+    }
+
+    /// True if it has more to do at once.
+    pub fn is_busy(&self) -> bool {
+        !self.blocked && (self.behind || self.listener.queued() > 0)
+    }
+
+    /// When it has something to do next, as far as time decides.
+    pub fn next_moment(&self, now: Now) -> Option<u64> {
+        let told = self.telling.then(|| now.mono + (1_000 - now.unix_ms % 1_000) * 1_000_000);
+        let closed = self.closing.as_ref().map(|closing| closing.deadline);
+        self.listener.poll_timeout().into_iter().chain(told).chain(closed).min()
+    }
+
+    /// The socket is readable, writable, or has an error.
+    pub fn socket_event(&mut self, now: Now, flags: EventFlags, buffers: &mut Buffers) {
+        // Whoever began to watch before the datagram was received sees it.
+        self.listener.watch(self.port.watched());
+        if flags.contains(EventFlags::ERR) && self.socket.drain_errors() == 0 {
+            self.socket.clear_error();
+        }
+        if flags.contains(EventFlags::OUT) {
+            self.blocked = false;
+        }
+        if flags.contains(EventFlags::IN) && self.receiving {
+            for _ in 0..RECEIVE_ROUNDS {
+                if self.receive(now, buffers) == 0 {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Everything that does not wait for a socket: documents, time, sending, handing over.
+    pub fn advance(&mut self, now: Now, own: &OwnEndpoints, shared: &Shared) {
+        self.listener.watch(self.port.watched());
+        self.listener.handle_timeout(now);
+        self.hand_over();
+        self.port.answer_call();
+        self.behind = loop {
+            if self.listener.queued() >= QUEUE_LOW {
+                break true;
+            }
+            let Some(document) = self.port.take() else { break false };
+            self.listener.submit(now, own, document);
+        };
+        self.send(now);
+        self.report(now, shared);
+    }
+
+    /// Hands over what has ended and what has happened.
+    fn report(&mut self, now: Now, shared: &Shared) {
+        let ended = std::iter::from_fn(|| self.listener.poll_completion()).collect::<Vec<_>>();
+        self.port.complete(ended);
+        self.port.peers_changed(self.listener.take_peer_changes());
+        self.show_events(shared, now);
+    }
+
+    /// Changes the Listener ([`Listener::update`]); queues of removed Destinations end once they are empty.
+    pub fn update(&mut self, now: Now, spec: ListenerSpec) -> Result<(), String> {
+        if !self.receiving {
+            return Err(format!("Listener {} is stopping", spec.name));
+        }
+        let before = self.listener.spec().destinations.iter().map(Some).chain(std::iter::repeat(None));
+        let kept = self.port.all_queues().clone();
+        let mut queues = Vec::with_capacity(spec.destinations.len());
+        for (index, (after, before)) in spec.destinations.iter().zip(before).enumerate() {
+            queues.push(match before {
+                Some(before) if before.stays(after) => kept[index].clone(),
+                _ => Arc::new(BatchQueue::new(after.queue_bytes).map_err(|error| format!("no more queues: {error}"))?),
+            });
+        }
+        let removed: Vec<_> = spec.destinations.iter().map(|destination| destination.removed).collect();
+        let sources = spec.sources.len();
+        self.listener.update(now, spec)?;
+        self.hand_over();
+        self.port.update(queues.clone(), sources);
+        for (queue, _) in queues.iter().zip(removed).filter(|(_, removed)| *removed) {
+            queue.close();
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived, closes the open batches, and receives no more.
+    pub fn stop(&mut self, now: Now, buffers: &mut Buffers) {
+        if !std::mem::replace(&mut self.receiving, false) {
+            return;
+        }
+        // Datagrams that came before the stop have arrived. A flood that goes on is not waited for.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while self.receive(now, buffers) > 0 && Instant::now() < deadline {
+            self.hand_over();
+        }
+        self.listener.flush(now);
+        self.hand_over();
+        self.port.all_queues().iter().for_each(|queue| queue.close());
+    }
+
+    /// Sends what is queued for at most `drain`; `waiter` is told of the end. The last one who closes says how
+    /// long.
+    pub fn close(&mut self, now: Now, drain: Duration, waiter: mpsc::SyncSender<()>) {
+        self.port.close_ring();
+        let closing = self.closing.get_or_insert_with(Closing::default);
+        closing.deadline = now.mono.saturating_add(drain.as_nanos() as u64);
+        closing.waiters.push(waiter);
+    }
+
+    /// True if it is closing, and has sent everything or has no more time.
+    pub fn is_over(&self, now: Now) -> bool {
+        let Some(closing) = &self.closing else { return false };
+        now.mono >= closing.deadline || (self.listener.queued() == 0 && self.port.ring_load().1 == 0)
+    }
+
+    /// The end: what is left fails, whoever watches is told, the socket closes.
+    pub fn finish(mut self, now: Now, own: &OwnEndpoints, shared: &Shared, buffers: &mut Buffers) {
+        let unsent = || (Reason::SendFailed, "the gateway closed the Listener before it could be sent".to_owned());
+        while let Some(mut document) = self.port.take() {
+            document.refusal = Some(unsent());
+            self.listener.submit(now, own, document);
+        }
+        self.listener.release_all(now);
+        while self.listener.next_outgoing(now).is_some() {
+            let (reason, detail) = unsent();
+            self.listener.not_sent(now, reason, detail);
+        }
+        self.discard_arrived(now, buffers);
+        self.report(now, shared);
+        let labels = Labels { node: shared.node, region: &shared.region, spec: self.listener.spec() };
+        self.port.each_watch(|watch| {
+            watch.settle(&labels, u64::MAX); // its last second counts as over
+            watch.close();
+        });
+        let last = self.snapshot();
+        self.port.set_last(last);
+        let waiters = self.closing.take().map(|closing| closing.waiters);
+        drop(self); // closes the socket, and with it epoll's interest
+        for waiter in waiters.into_iter().flatten() {
+            let _ = waiter.send(()); // the caller may have gone away
+        }
+    }
+
+    /// The counters now.
+    pub fn snapshot(&mut self) -> Snapshot {
+        // The kernel counts in 32 bits.
+        let drops = self.socket.kernel_drops();
+        let seen = self.dropped_by_kernel;
+        self.dropped_by_kernel = seen + u64::from((drops as u32).wrapping_sub(seen as u32));
+        Snapshot {
+            counters: self.listener.counters().clone(),
+            kernel_drops: self.dropped_by_kernel,
+            icmp_errors: self.socket.icmp_errors().clone(),
+        }
+    }
+
     /// The first `limit` peers behind `after`, in the order of their keys.
     pub fn peers(&self, now: Now, after: Option<PublicKey>, limit: usize) -> Vec<PeerStatus> {
         let mut first = BTreeMap::new();
@@ -64,7 +258,7 @@ impl Open {
     }
 
     /// One batch of datagrams off the socket; how many.
-    pub fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
+    fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;
         let count = self.socket.receive(now, buffers, |now, local, remote, payload| {
             listener.handle_datagram(now, local, remote, payload);
@@ -74,7 +268,7 @@ impl Open {
     }
 
     /// What arrived after the Listener had stopped: counted, not processed.
-    pub fn discard_arrived(&mut self, now: Now, buffers: &mut Buffers) {
+    fn discard_arrived(&mut self, now: Now, buffers: &mut Buffers) {
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut late = 0;
         while Instant::now() < deadline {
@@ -88,7 +282,7 @@ impl Open {
 
     /// Sends what is queued: same-size datagrams to one remote as runs, the others many at a time. One of these fails or
     /// stops half-way without saying why; then the next datagram goes by itself, and says it.
-    pub fn send(&mut self, now: Now) {
+    fn send(&mut self, now: Now) {
         let mut sent = 0;
         while sent < SEND_ROUND && !self.blocked {
             let Some(packet) = self.listener.next_outgoing(now) else { return };
@@ -138,7 +332,7 @@ impl Open {
     }
 
     /// Hands the events since the last call to whoever watches.
-    pub fn show_events(&mut self, port: &Port, shared: &Shared, now: Now) {
+    fn show_events(&mut self, shared: &Shared, now: Now) {
         let mut events = self.listener.take_events();
         for (name, remote) in self.socket.take_icmp() {
             let about = About::Icmp(name);
@@ -149,7 +343,7 @@ impl Open {
         }
         let labels = Labels { node: shared.node, region: &shared.region, spec: self.listener.spec() };
         let mut telling = false;
-        port.each_watch(|watch| {
+        self.port.each_watch(|watch| {
             watch.offer(&labels, &events);
             telling |= watch.settle(&labels, now.unix_ms);
         });
@@ -157,9 +351,9 @@ impl Open {
     }
 
     /// Moves batches that are ready to where their readers find them.
-    pub fn hand_over(&mut self, port: &Port) {
+    fn hand_over(&mut self) {
         while let Some((destination, batch)) = self.listener.poll_batch() {
-            let dropped = port.queue(destination).map_or(0, |queue| queue.push(batch));
+            let dropped = self.port.queue(destination).map_or(0, |queue| queue.push(batch));
             if dropped > 0 {
                 self.listener.dropped(destination, Dropped::QueueFull, dropped);
             }

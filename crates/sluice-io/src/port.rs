@@ -1,14 +1,14 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, FilterSpec, Signal, Watch, lock::lock, signal::Waker};
+use crate::{BatchQueue, FilterSpec, Signal, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker};
 use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
 };
 
@@ -18,12 +18,14 @@ pub struct Port(pub(crate) Arc<PortState>);
 
 #[derive(Debug)]
 pub(crate) struct PortState {
-    pub key: usize,
+    pub key: Key,
     pub bound: SocketAddr,
     /// By the Destination's place; replaced as a whole.
     queues: Mutex<Vec<Arc<BatchQueue>>>,
     sources: AtomicUsize,
     waker: Waker,
+    /// The I/O thread has been asked to look at this Listener, and has not begun to.
+    called: AtomicBool,
     ring: Mutex<Ring>,
     completed: Signal,
     /// Who watches; the kinds of all of them together stand in `watched`, for the I/O thread to read without the lock.
@@ -32,6 +34,8 @@ pub(crate) struct PortState {
     /// What is to be kept of peers, until somebody takes it.
     peer_changes: Mutex<BTreeMap<PublicKey, PeerMemory>>,
     peers_changed: Signal,
+    /// What the Listener had counted by its end.
+    last: OnceLock<Snapshot>,
 }
 
 /// Documents between submission and completion: those that wait here plus those that the I/O thread works on.
@@ -48,7 +52,7 @@ struct Ring {
 
 impl Port {
     pub(crate) fn new(
-        key: usize,
+        key: Key,
         bound: SocketAddr,
         queues: Vec<Arc<BatchQueue>>,
         sources: usize,
@@ -71,12 +75,14 @@ impl Port {
             queues: Mutex::new(queues),
             sources: AtomicUsize::new(sources),
             waker,
+            called: AtomicBool::new(false),
             ring: Mutex::new(ring),
             completed,
             watches: Mutex::default(),
             watched: AtomicU8::new(0),
             peer_changes: Mutex::default(),
             peers_changed,
+            last: OnceLock::new(),
         })))
     }
 
@@ -121,9 +127,30 @@ impl Port {
         }
         drop(ring);
         if taken > 0 {
-            self.0.waker.wake();
+            self.call();
         }
         taken
+    }
+
+    /// Asks the I/O thread to look at this Listener.
+    fn call(&self) {
+        if !self.0.called.swap(true, Ordering::AcqRel) {
+            self.0.waker.wake_for(self.0.key);
+        }
+    }
+
+    /// The I/O thread is about to look: what comes from now on needs another call.
+    pub(crate) fn answer_call(&self) {
+        self.0.called.swap(false, Ordering::AcqRel); // reads what came before, so no store
+    }
+
+    /// What the Listener had counted by its end; None while it is open.
+    pub fn last(&self) -> Option<&Snapshot> {
+        self.0.last.get()
+    }
+
+    pub(crate) fn set_last(&self, last: Snapshot) {
+        let _ = self.0.last.set(last); // a Listener ends once
     }
 
     /// Documents that ended since the last call.
@@ -179,7 +206,7 @@ impl Port {
             watch.close();
         }
         drop(watches);
-        self.0.waker.wake();
+        self.call();
         Ok(watch)
     }
 

@@ -1,11 +1,12 @@
 //! A flag that an event loop can wait for, and what wakes the I/O thread with it.
 
+use crate::{lock::lock, schedule::Key};
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -44,32 +45,47 @@ impl AsRawFd for Signal {
     }
 }
 
-/// Wakes the thread; at most one wake-up is under way.
+/// Wakes the thread, and says for which Listeners; at most one wake-up is under way.
 #[derive(Clone)]
-pub(crate) struct Waker(Arc<(Signal, AtomicBool)>);
+pub(crate) struct Waker(Arc<Wakeup>);
+
+struct Wakeup {
+    signal: Signal,
+    under_way: AtomicBool,
+    keys: Mutex<Vec<Key>>,
+}
 
 impl Waker {
     pub fn new() -> io::Result<Waker> {
-        Ok(Waker(Arc::new((Signal::new()?, AtomicBool::new(false)))))
+        let wakeup = Wakeup { signal: Signal::new()?, under_way: AtomicBool::new(false), keys: Mutex::default() };
+        Ok(Waker(Arc::new(wakeup)))
     }
 
+    /// The thread is to look at its commands.
     pub fn wake(&self) {
-        if !self.0.1.swap(true, Ordering::AcqRel) {
-            self.0.0.set();
+        if !self.0.under_way.swap(true, Ordering::AcqRel) {
+            self.0.signal.set();
         }
     }
 
-    /// Before looking at what there is to do: whatever comes after this wakes again.
-    pub fn rearm(&self) {
-        self.0.0.clear();
-        self.0.1.store(false, Ordering::Release);
+    /// The thread is to look at this Listener. The caller sees to it that each is named seldom: the list has no bound.
+    pub fn wake_for(&self, key: Key) {
+        lock(&self.0.keys).push(key);
+        self.wake();
+    }
+
+    /// Before looking at what there is to do: whatever comes after this wakes again. Who was named since the last call.
+    pub fn take(&self) -> Vec<Key> {
+        self.0.signal.clear();
+        self.0.under_way.swap(false, Ordering::AcqRel); // reads what came before, so no store
+        std::mem::take(&mut *lock(&self.0.keys))
     }
 }
 
 impl AsFd for Waker {
     /// Readable when somebody has woken the thread.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.0.as_fd()
+        self.0.signal.as_fd()
     }
 }
 
