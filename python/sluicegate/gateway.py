@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
+from starlette.applications import Starlette
 
 from sluicegate import _native
 from sluicegate.api.app import create_app as create_api
@@ -35,13 +37,17 @@ from sluicegate.running.node import Node
 from sluicegate.running.registry import Registry, fault
 from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
 from sluicegate.sources.base import Sender
+from sluicegate.sources.local.access import LocalAccess
+from sluicegate.sources.local.endpoint import Authorize
 from sluicegate.sources.local.endpoint import create_app as create_sns
 from sluicegate.sources.local.signature import SigV4
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.source import SnsSource
 from sluicegate.state import ResourceTable, State, StateError, WireGuardTable
 from sluicegate.state.journal import Journal
-from sluicegate.state.keys import KeyFile
+from sluicegate.state.keys import KeyFile, KeysError
+from sluicegate.state.local_key import LocalKey, admin_key_file
+from sluicegate.state.notes import remove_note, write_note
 
 log = structlog.get_logger("sluicegate.gateway")
 
@@ -74,6 +80,7 @@ class Gateway:
         self._registry: Registry | None = None
         self._table: ResourceTable | None = None
         self._keys = KeyFile(Path(self._settings.state + ".keys"))
+        self._local_key = LocalKey(self._keys, admin_key_file(self._settings.state))
         self._ready = False
         self._closing = contextlib.AsyncExitStack()
         self.api: Server | None = None
@@ -92,6 +99,11 @@ class Gateway:
         if self._table is None:
             raise RuntimeError("the gateway was not started")
         return self._table
+
+    @property
+    def topics(self) -> Topics | None:
+        """The gateway's own topics; None if they are on AWS."""
+        return self._topics if self._settings.sns is not None else None
 
     async def start(self) -> None:
         """Returns once every Listener is bound, every handler is loading and both servers answer. Raises
@@ -159,6 +171,7 @@ class Gateway:
         for server in (self.api, self.sns):
             if server is not None:
                 await server.start()
+        self._note_key()
         self._read_stack_requests()
         self._ready = True
         self._events.emit("GatewayStarted", Listeners=len(self._listeners()))
@@ -291,15 +304,16 @@ class Gateway:
         settings = self._settings
         if settings.api is not None:
             host, port = settings.api.address()
-            asks = not is_loopback(host)
-            api = create_api(self, Authenticator(self._keys, required=True) if asks else None)
-            self.api = Server(api, host, port, setting="api.bind", authenticated=asks)
+            self.api = Server(self._api(host), host, port, setting="api.bind", authenticated=True)
         if settings.sns is not None:
             assert self._topics is not None  # noqa: S101
             host, port = settings.sns.address()
-            asks = not is_loopback(host)
-            sns = create_sns(self._topics, SigV4(self._keys) if asks else None)
-            self.sns = Server(sns, host, port, setting="sns.bind", authenticated=asks)
+            signed: Authorize = SigV4(self._keys)
+            if is_loopback(host):
+                signed = LocalAccess(settings.sns.local_access, signed, str(self._config.path))
+            self.sns = Server(
+                create_sns(self._topics, signed), host, port, setting="sns.bind", authenticated=True
+            )
         for name, server in (("api", self.api), ("sns", self.sns)):
             if server is None:
                 continue
@@ -309,6 +323,31 @@ class Gateway:
                 raise self._refused((name, "bind"), str(error)) from None
             self._closing.push_async_callback(server.stop)
 
+    def _api(self, host: str) -> Starlette:
+        """The API for an address. Raises `StartError` if the key for commands on this machine cannot be made."""
+        assert self._settings.api is not None  # noqa: S101
+        try:
+            self._local_key.ensure()
+        except KeysError as error:
+            raise self._refused(("state",), str(error)) from None
+        file, key = shlex.quote(str(self._config.path.absolute())), self._local_key.path
+        advice = (
+            f"commands of the gateway's own user find the key in {key} (`--config {file}` names it from elsewhere); "
+            f"give others a key of `sluicegate keys create {file} --name NAME --scope admin` as SLUICEGATE_API_KEY, "
+            "--api-key or `Authorization: Bearer KEY`"
+        )
+        anonymous = self._settings.api.local_access if is_loopback(host) else None
+        return create_api(
+            self, Authenticator(self._keys, anonymous=anonymous, local=self._local_key, advice=advice)
+        )
+
+    def _note_key(self) -> None:
+        """Let commands of this user find the key by the API's address."""
+        if self.api is not None:
+            host, port = self.api.address
+            write_note(host, port, self._local_key.path)
+            self._closing.callback(remove_note, host, port, self._local_key.path)
+
     def _read_stack_requests(self) -> None:
         """Begin to read CloudFormation's requests, even where no API can be reached by others."""
         setting = self._settings.cloudformation
@@ -317,7 +356,7 @@ class Gateway:
         region = setting.region() or self._settings.region
         requests = StackRequests(
             self._aws.queue(setting.queue_url, region=region),
-            create_api(self, Authenticator(self._keys, required=True)),
+            create_api(self, Authenticator(self._keys)),
             self._events,
             partition="aws-cn" if region.startswith("cn-") else "aws",
             hosts=setting.response_hosts,

@@ -23,6 +23,7 @@ import httpx
 from botocore.config import Config  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
+from sluicegate.cli.credentials import choose
 from waiting import HANG_SECONDS
 from waiting import wait_until as until
 
@@ -403,7 +404,12 @@ class Gateway:
         if self._http is None:
             self._http = httpx.Client(base_url=self.api_url, timeout=HANG_SECONDS, trust_env=False)
         http = self._http
-        return self.place.run(lambda: http.request(method, path, json=body))
+        return self.place.run(lambda: http.request(method, path, json=body, headers=self.credentials))
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The headers that a command of the gateway's own user sends: its key is found by its file."""
+        return choose(self.api_url, self.file, None).credentials.headers
 
     def metrics(self) -> Metrics:
         answer = self.api("GET", "/metrics")

@@ -15,18 +15,18 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from sluicegate.cli import main
-from sluicegate.http.auth import Authenticated, Authenticator
+from sluicegate.http.auth import Access, Authenticated, Authenticator, caller
 from sluicegate.state.keys import KeyFile, KeysError
 
 
 async def seen(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(request.state.principal)
+    return PlainTextResponse(caller(request.scope).name)
 
 
-def client(keys: KeyFile, *, required: bool = True) -> httpx.AsyncClient:
+def client(keys: KeyFile, *, anonymous: Access | None = None) -> httpx.AsyncClient:
     app = Starlette(
         routes=[Route("/{path:path}", seen, methods=["GET", "POST", "PUT", "DELETE"])],
-        middleware=[Middleware(Authenticated, Authenticator(keys, required=required))],
+        middleware=[Middleware(Authenticated, Authenticator(keys, anonymous=anonymous))],
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://192.0.2.1")
 
@@ -79,7 +79,7 @@ async def test_without_a_key_only_health_is_open(tmp_path: Path) -> None:
 
 
 async def test_loopback_asks_for_nothing(tmp_path: Path) -> None:
-    async with client(KeyFile(tmp_path / "keys"), required=False) as http:
+    async with client(KeyFile(tmp_path / "keys"), anonymous="admin") as http:
         assert (await http.delete("/v1/listeners/one")).text == "loopback"
 
 

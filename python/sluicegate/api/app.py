@@ -1,8 +1,7 @@
 """The REST API (contract section 8): health, metrics, resources, and sourcing packets with an account of each entry.
 
-On loopback it asks for no credentials; what keeps web pages out is in `http/doors.py`. On any other address it
-is given an `Authenticator` (`http/auth.py`). Errors are `application/problem+json`, for unknown paths and wrong methods
-too.
+Who may do what is decided by an `Authenticator` (`http/auth.py`); what keeps web pages out is in `http/doors.py`.
+Errors are `application/problem+json`, for unknown paths and wrong methods too.
 """
 
 import asyncio
@@ -25,6 +24,7 @@ from sluicegate.api.events import EventsView, event_routes
 from sluicegate.api.metrics import MetricSources, exposition
 from sluicegate.api.openapi import openapi_routes
 from sluicegate.api.resources import ResourcesView, resource_routes
+from sluicegate.api.topics import TopicsView, topic_routes
 from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.http.auth import Authenticated, Authenticator
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_host, refused_origin
@@ -34,7 +34,7 @@ BODY_LIMIT = 262_144  # as a message to SNS
 ROOM_SECONDS = 5.0  # how long a POST waits for room to send before it answers 429
 
 
-class GatewayView(EventsView, ResourcesView, Protocol):
+class GatewayView(EventsView, ResourcesView, TopicsView, Protocol):
     """What the API needs to see of a running gateway."""
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
@@ -109,6 +109,7 @@ def create_app(
             Route("/v1/gateway", about, methods=["GET"]),
             Route("/v1/packet-sources/{name}/messages", post_message, methods=["POST"]),
             *resource_routes(gateway),
+            *topic_routes(gateway),
             *openapi_routes(),
             *event_routes(gateway),
         ],

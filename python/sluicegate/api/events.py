@@ -3,19 +3,22 @@
 `Accept: application/x-ndjson` gives one JSON object a line, anything else `text/event-stream` with one `data:` each.
 Query parameters filter (`events.Filter.parse`). While nothing happens an empty line (in server-sent events a comment)
 comes every `HEARTBEAT_SECONDS`, so that either side notices when the other is gone. The stream ends when the gateway
-stops.
+stops. Those without the scope `admin` see no `Detail` that a resource, its code or the file may have a say in.
 """
 
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
+import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from sluicegate.api.redaction import without_details
 from sluicegate.events import Filter, FilterError, Subscription, TooManySubscriptions
+from sluicegate.http.auth import caller
 
 HEARTBEAT_SECONDS = 10.0
 
@@ -45,9 +48,16 @@ def event_routes(gateway: EventsView, *, heartbeat_seconds: float = HEARTBEAT_SE
             raise HTTPException(400, str(error)) from None
         except TooManySubscriptions as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "5"}) from None
+        show = bytes if caller(request.scope).admin else _without_details
         if _NDJSON in request.headers.get("accept", ""):
-            return _Live(subscription, heartbeat_seconds, bytes, b"\n", _NDJSON)
-        return _Live(subscription, heartbeat_seconds, _server_sent, b":\n\n", "text/event-stream")
+            return _Live(subscription, heartbeat_seconds, show, b"\n", _NDJSON)
+        return _Live(
+            subscription,
+            heartbeat_seconds,
+            lambda lines: _server_sent(show(lines)),
+            b":\n\n",
+            "text/event-stream",
+        )
 
     return [Route("/v1/events", events, methods=["GET"])]
 
@@ -75,6 +85,15 @@ class _Live(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._subscription.close()
+
+
+def _without_details(lines: bytes) -> bytes:
+    if b'"Detail"' not in lines:
+        return lines
+    return b"".join(
+        orjson.dumps(without_details(orjson.loads(line))) + b"\n" if b'"Detail"' in line else line + b"\n"
+        for line in lines.splitlines()
+    )
 
 
 def _server_sent(lines: bytes) -> bytes:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sluicegate import __version__
-from sluicegate.http.auth import wanted_scope
+from sluicegate.http.auth import is_open, wanted_scope
 from sluicegate.running.documents import KINDS, PATHS
 from sluicegate.running.views import VIEWS, View
 
@@ -73,8 +73,9 @@ def document() -> dict[str, Any]:
     for path, operations in paths.items():
         for method in operations.keys() - {"parameters"}:
             scope = wanted_scope(method.upper(), path)
-            # No key is needed on loopback. For schemes other than OAuth, OpenAPI 3.1 lists roles here.
-            operations[method]["security"] = [{}, {"key": [scope]}] if scope else []
+            # `api.local_access` opens some without a key, on loopback. For schemes other than OAuth, OpenAPI 3.1 lists
+            # roles here.
+            operations[method]["security"] = [] if is_open(path) else [{}, {"key": [scope]}]
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": _DIALECT,
@@ -248,6 +249,22 @@ def _peer_paths() -> dict[str, Any]:
     }
 
 
+def _topic_paths() -> dict[str, Any]:
+    topic = {"type": "object", "properties": {"Name": _TEXT}, "required": ["Name"]}
+    made = {"type": "object", "properties": {"TopicArn": _TEXT}, "required": ["TopicArn"]}
+    body = {"required": True, "content": {"application/json": {"schema": topic}}}
+    created = {"description": "It is there.", "content": {"application/json": {"schema": made}}}
+    gone = {"description": "It is gone."}
+    problems = ("400", "409", "413", "422", "503")
+    return {
+        "/v1/topics": {"post": _operation("createTopic", {"201": created}, problems, [], body)},
+        "/v1/topics/{arn}": {
+            "parameters": [{**_NAME, "name": "arn"}],
+            "delete": _operation("deleteTopic", {"204": gone}, ("409", "422", "503")),
+        },
+    }
+
+
 def _other_paths() -> dict[str, Any]:
     source = _answer("PacketSourceView")
     message = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
@@ -286,6 +303,7 @@ def _other_paths() -> dict[str, Any]:
                 "send", {"200": _answer("Outcome")}, ("404", "409", "413", "429", "503"), [], message
             ),
         },
+        **_topic_paths(),
         "/v1/check": {
             "post": _operation(
                 "check",

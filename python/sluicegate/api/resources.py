@@ -20,6 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sluicegate.api.redaction import redacted
+from sluicegate.http.auth import caller
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
 from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse, resource_url
 from sluicegate.running.peers import peer_views
@@ -92,12 +94,12 @@ class Resources:
         return self._gateway.registry
 
     async def items(self, kind: str, request: Request) -> Response:
-        items = [shown(self._registry, one) for one in self._registry.declared(kind)]
+        items = [self._shown(one, request) for one in self._registry.declared(kind)]
         return _json({"Items": items, "NextToken": None})
 
     async def read(self, kind: str, request: Request) -> Response:
         one = self._registry.find(kind, request.path_params["name"])
-        return _json(shown(self._registry, one), headers=_tag(one))
+        return _json(self._shown(one, request), headers=_tag(one))
 
     async def create(self, kind: str, request: Request) -> Response:
         data = await _document(kind, request)
@@ -122,7 +124,7 @@ class Resources:
         return _json(self._with_warnings(one, warnings), headers=_tag(one))
 
     async def delete(self, kind: str, request: Request) -> Response:
-        _refuse_pages(request)
+        refuse_pages(request)
         name = request.path_params["name"]
         await self._registry.delete(kind, name, _who(request), versions=_versions(request))
         return Response(status_code=204)
@@ -144,7 +146,7 @@ class Resources:
         return _json({"Items": views, "NextToken": more})
 
     async def add_peer(self, request: Request) -> Response:
-        data = await _body(request)
+        data = await json_body(request)
         many = data.get("Peers") if isinstance(data, dict) else None
         wanted = many if isinstance(many, list) else [data]
         peers = await self._registry.add_peers(request.path_params["name"], wanted, _who(request))
@@ -152,7 +154,7 @@ class Resources:
         return _json(shown[0] if many is None else {"Peers": shown}, 201)
 
     async def remove_peer(self, request: Request) -> Response:
-        _refuse_pages(request)
+        refuse_pages(request)
         name, key = request.path_params["name"], request.path_params["key"]
         await self._registry.remove_peer(name, key, _who(request))
         return Response(status_code=204)
@@ -164,12 +166,12 @@ class Resources:
         return await self._decide(request, "Rejected")
 
     async def reload(self, request: Request) -> Response:
-        _refuse_pages(request)
+        refuse_pages(request)
         return _json({"Changes": await self._registry.reload(_who(request))})
 
     async def check(self, request: Request) -> Response:
         """Would these changes be taken, one after the other? Nothing is changed."""
-        data = await _body(request)
+        data = await json_body(request)
         changes = data.get("Changes") if isinstance(data, dict) else None
         if not isinstance(changes, list) or not all(map(_is_change, changes)):
             form = '{"Changes": [{"Action": "Create", "Kind": "Listener", "Name": "…", "Document": {…}}]}'
@@ -178,8 +180,12 @@ class Resources:
         proposed = [Proposed(*map(one.get, fields)) for one in changes]
         return _json({"Warnings": await self._registry.check(proposed)})
 
+    def _shown(self, one: Declared, request: Request) -> dict[str, Any]:
+        document = shown(self._registry, one)
+        return document if caller(request.scope).admin else redacted(one.kind, document)
+
     async def _decide(self, request: Request, decision: str) -> Response:
-        _refuse_pages(request)
+        refuse_pages(request)
         one = await self._registry.decide(request.path_params["name"], decision, _who(request))
         return _json(shown(self._registry, one), headers=_tag(one))
 
@@ -235,16 +241,16 @@ class Resources:
 
 async def _document(kind: str, request: Request) -> Any:
     """The body as JSON, without what only the gateway sets: a resource that was read may be sent back."""
-    data = await _body(request)
+    data = await json_body(request)
     if not isinstance(data, dict):
         return data
     ours = returned(kind) - set(KINDS[kind].spellings())
     return {key: value for key, value in data.items() if key not in ours}
 
 
-async def _body(request: Request) -> Any:
-    """The body as JSON."""
-    _refuse_pages(request)
+async def json_body(request: Request) -> Any:
+    """The body of a request that changes something, as JSON. Raises `HTTPException`."""
+    refuse_pages(request)
     try:
         body = await read_body(request.scope, request.receive, BODY_LIMIT)
     except BodyTooLarge:
@@ -267,14 +273,15 @@ def _is_change(one: Any) -> bool:
     )
 
 
-def _refuse_pages(request: Request) -> None:
+def refuse_pages(request: Request) -> None:
+    """Refuse what a web page sends. Raises `HTTPException`."""
     refused = refused_origin(request.scope)
     if refused is not None:
         raise HTTPException(403, refused)
 
 
 def _who(request: Request) -> str:
-    return str(request.scope.get("state", {}).get("principal", "loopback"))
+    return caller(request.scope).name
 
 
 def _lenient(request: Request) -> bool:

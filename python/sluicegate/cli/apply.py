@@ -14,6 +14,7 @@ from sluicegate.cfn.record import Record, RecordError
 from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
 from sluicegate.cli.client import api_option, reason, request
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit
 from sluicegate.cli.options import output_option
 from sluicegate.model.text import endpoint_text
@@ -84,7 +85,7 @@ def command(
     dry_run: bool,
     is_delete: bool,
     overwrite: bool,
-    api: str,
+    api: Api,
     output: str,
 ) -> None:
     """Make the gateway's resources of a CloudFormation or SAM TEMPLATE in a running gateway.
@@ -164,7 +165,7 @@ def _write_code(stack: Stack) -> None:
 class _Gateway:
     """A gateway behind its API (`cfn.apply.Gateway`)."""
 
-    def __init__(self, api: str) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
         status, answer = request(api, "GET", "/v1/gateway")
         if status in (401, 403):

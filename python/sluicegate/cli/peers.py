@@ -17,6 +17,7 @@ import click
 
 from sluicegate.cli import table
 from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.options import output_option
 from sluicegate.cli.wgquick import Invitation, addresses, next_address, outward_endpoint
@@ -37,7 +38,7 @@ _listener_option = click.option(
 @_listener_option
 @api_option
 @output_option
-def list_peers(listener: str | None, api: str, output: str) -> None:
+def list_peers(listener: str | None, api: Api, output: str) -> None:
     """Every peer: where it is, its last handshake, bytes from and to it."""
     peers = _peers(api, _listener(api, listener))
     if output == "json":
@@ -99,7 +100,7 @@ def add(
     preshared: bool,
     target: Path | None,
     qr: bool | None,
-    api: str,
+    api: Api,
     output: str,
 ) -> None:
     """Let the peer NAME in, and print its wg-quick file: its private key is shown this once.
@@ -114,7 +115,7 @@ def add(
     invitation = Invitation.make(
         name=name,
         listener_key=str(found["WireGuardPublicKey"]),
-        endpoint=outward_endpoint(endpoint, str(found["Address"]), int(found["Port"]), api),
+        endpoint=outward_endpoint(endpoint, str(found["Address"]), int(found["Port"]), api.url),
         addresses=own,
         routes=routes,
         keepalive=keepalive,
@@ -150,7 +151,7 @@ def add(
 @click.argument("peer", metavar="NAME|KEY")
 @_listener_option
 @api_option
-def remove(peer: str, listener: str | None, api: str) -> None:
+def remove(peer: str, listener: str | None, api: Api) -> None:
     """Cut a peer off: its session ends at once."""
     found = _listener(api, listener)
     peers = [one for one in _peers(api, found) if one["Configured"]]
@@ -168,7 +169,7 @@ def remove(peer: str, listener: str | None, api: str) -> None:
     click.echo(f"removed {peer} from {found['Name']}")
 
 
-def _listener(api: str, name: str | None) -> dict[str, Any]:
+def _listener(api: Api, name: str | None) -> dict[str, Any]:
     """The WireGuard Listener that is meant."""
     try:
         items = call(api, "GET", "/v1/listeners")["Items"]
@@ -189,7 +190,7 @@ def _listener(api: str, name: str | None) -> dict[str, Any]:
     return found
 
 
-def _peers(api: str, listener: dict[str, Any]) -> list[dict[str, Any]]:
+def _peers(api: Api, listener: dict[str, Any]) -> list[dict[str, Any]]:
     """All of them: an answer has a part."""
     path = _path(listener)
     peers: list[dict[str, Any]] = []

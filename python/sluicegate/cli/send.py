@@ -11,6 +11,7 @@ from urllib.parse import quote
 import click
 
 from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.options import Endpoint, HexBytes, output_option
 
@@ -39,7 +40,7 @@ def command(
     encoded: str | None,
     file: Path | None,
     stdin: str | None,
-    api: str,
+    api: Api,
     output: str,
 ) -> None:
     """Send a datagram from a Listener's own address and port. `-` reads the payload from standard input.
@@ -99,7 +100,7 @@ def _payload(
     return sys.stdin.buffer.read()
 
 
-def _only_source(api: str) -> str:
+def _only_source(api: Api) -> str:
     answer = call(api, "GET", "/v1/packet-sources")
     items = answer.get("Items") if isinstance(answer, dict) else None
     if not isinstance(items, list):

@@ -8,6 +8,7 @@ import click
 
 from sluicegate.cli import table
 from sluicegate.cli.client import api_option, call, no_gateway
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.options import output_option
 
 
@@ -22,7 +23,7 @@ def command() -> None:
 @command.command("list")
 @api_option
 @output_option
-def list_sources(api: str, output: str) -> None:
+def list_sources(api: Api, output: str) -> None:
     """Every PacketSource with its state."""
     answer = call(api, "GET", "/v1/packet-sources")
     try:
@@ -49,7 +50,7 @@ def _source(one: dict[str, Any]) -> str:
 @click.argument("name")
 @api_option
 @output_option
-def approve(name: str, api: str, output: str) -> None:
+def approve(name: str, api: Api, output: str) -> None:
     """Let the PacketSource NAME send."""
     _decide(name, "approve", api, output)
 
@@ -58,12 +59,12 @@ def approve(name: str, api: str, output: str) -> None:
 @click.argument("name")
 @api_option
 @output_option
-def reject(name: str, api: str, output: str) -> None:
+def reject(name: str, api: Api, output: str) -> None:
     """Let the PacketSource NAME send nothing (any more)."""
     _decide(name, "reject", api, output)
 
 
-def _decide(name: str, action: str, api: str, output: str) -> None:
+def _decide(name: str, action: str, api: Api, output: str) -> None:
     answer: Any = call(api, "POST", f"/v1/packet-sources/{quote(name, safe='')}/{action}")
     try:
         line = f"{answer['Name']} is {answer['State']}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sluicegate.cli.client import api_option, credentials, no_gateway
+from sluicegate.cli.client import api_option, no_gateway
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit
 from sluicegate.cli.event_text import event_line
 from sluicegate.cli.options import output_option
@@ -50,7 +51,7 @@ def command(
     rate: int | None,
     count: int | None,
     timeout: float | None,
-    api: str,
+    api: Api,
     output: str,
 ) -> None:
     """Show events as they happen, one line each, until interrupted.
@@ -82,7 +83,7 @@ def command(
 class _Tail:
     """One run of the command. `seen` counts events; notes about the stream are shown but are none."""
 
-    def __init__(self, api: str, query: dict[str, Any], as_json: bool, count: int | None) -> None:
+    def __init__(self, api: Api, query: dict[str, Any], as_json: bool, count: int | None) -> None:
         self.seen = 0
         self._api = api
         self._query = query
@@ -125,13 +126,16 @@ class _Tail:
 
     async def _lines(self, client: "httpx.AsyncClient") -> AsyncGenerator[str, None]:
         """The lines of one connection, without the empty ones that only show that it lives."""
-        url = self._api.rstrip("/") + "/v1/events"
-        headers = {"Accept": "application/x-ndjson", **credentials()}
+        url = self._api.url.rstrip("/") + "/v1/events"
+        credentials = self._api.credentials
+        headers = {"Accept": "application/x-ndjson", **credentials.headers}
         async with client.stream("GET", url, params=self._query, headers=headers) as response:
             if response.is_error:
-                raise CliError(
-                    f"the gateway refused this: {_reason(await response.aread(), response.status_code)}"
+                said = _reason(await response.aread(), response.status_code)
+                advice = (
+                    f" ({credentials.advice})" if response.status_code == 401 and credentials.advice else ""
                 )
+                raise CliError(f"the gateway refused this: {said}{advice}")
             if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
                 raise no_gateway(self._api)
             self._note("the gateway is back" if self._connected else f"watching {self._api}")
@@ -150,7 +154,7 @@ class _Tail:
         while True:
             await asyncio.sleep(RETRY_SECONDS)
             try:
-                answer = await client.get(self._api.rstrip("/") + "/healthz")
+                answer = await client.get(self._api.url.rstrip("/") + "/healthz")
             except httpx.HTTPError:
                 continue
             if answer.is_success:

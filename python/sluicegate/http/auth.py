@@ -1,7 +1,14 @@
-"""Who asks, and may they? API keys at the door of the REST API; the keys themselves are in `state/keys.py`."""
+"""Who asks, and may they? API keys at the door of the REST API; the keys themselves are in `state/keys.py`.
+
+On loopback a request without a key may do what `api.local_access` says, by default read and publish. Whoever reaches
+loopback is not the gateway's user: other users of the machine, containers of a pod, and programs that can be talked
+into a request reach it too. So what changes the gateway needs a key of the scope `admin` there as well.
+"""
 
 import dataclasses
+import ipaddress
 from http import HTTPStatus
+from typing import Literal
 
 import orjson
 from starlette.responses import Response
@@ -9,8 +16,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluicegate.http.doors import header
 from sluicegate.state.keys import ApiKey, KeyScope, KeysError, KeyStore, fits, parse_key
+from sluicegate.state.local_key import LocalKey
+
+Access = Literal["none", "read", "publish", "admin"]
+"""What may be done without a key, each with all before it."""
+ACCESS: tuple[Access, ...] = ("none", "read", "publish", "admin")
 
 _OPEN_PATHS = ("/healthz",)  # a load balancer has no key, and learns nothing but "ok"
+_OPEN_ON_LOOPBACK = (*_OPEN_PATHS, "/metrics")
+
+
+def allows(access: Access, scope: KeyScope) -> bool:
+    """True if `access` includes what needs a key of `scope`."""
+    return ACCESS.index(access) >= ACCESS.index(scope)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,37 +39,91 @@ class HttpRefusal:
     detail: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `name` is for the audit events. `admin`: may do everything, and is shown secrets. `local`: has the key
+    `local` and comes over loopback, so it is the gateway's own user on its own machine."""
+
+    name: str
+    admin: bool = True
+    local: bool = False
+
+
+EVERYBODY = Caller("loopback")
+"""Whoever asks where nobody is asked for a key."""
+
+
+def caller(scope: Scope) -> Caller:
+    """Who sent this request, which `Authenticated` has let pass."""
+    found: Caller = scope.get("state", {}).get("caller", EVERYBODY)
+    return found
+
+
 class Authenticator:
-    """Who asks, and may they? With `required` False (loopback) a request without a key may do everything."""
+    """Who asks, and may they?
 
-    def __init__(self, keys: KeyStore, *, required: bool) -> None:
+    `anonymous`: what a request without a key may do on loopback; None where the API serves other machines, and a key is
+    needed for all but `/healthz`. `local` is the key of commands on this machine. `advice` is added to refusals on
+    loopback, and says where a key is found.
+    """
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        *,
+        anonymous: Access | None = None,
+        local: LocalKey | None = None,
+        advice: str = "",
+    ) -> None:
         self._keys = keys
-        self._required = required
+        self._anonymous = anonymous
+        self._local = local
+        self._advice = advice
 
-    def check(self, scope: Scope) -> str | HttpRefusal:
-        """Who asks, for the audit events; or the refusal."""
-        wanted = wanted_scope(scope["method"], scope["path"])
-        if not self._required:
-            return "loopback"
-        if wanted is None:
-            return "anonymous"
+    def check(self, scope: Scope) -> Caller | HttpRefusal:
+        """Who asks; or the refusal."""
         text = _presented(scope)
-        if text is None:
-            return HttpRefusal(
-                401, "this address asks for a key: send `Authorization: Bearer KEY` (sluicegate keys create)"
-            )
+        path = scope["path"]
+        if path in _OPEN_PATHS or (self._anonymous is not None and path in _OPEN_ON_LOOPBACK):
+            return Caller("anonymous", admin=False)
+        wanted = wanted_scope(scope["method"], path)
         try:
-            key = self._known(text)
+            if text is not None:
+                return self._with_key(scope, text, wanted)
+            if self._anonymous is not None and allows(self._anonymous, wanted):
+                return Caller("loopback", admin=self._anonymous == "admin")
+            if self._local is not None:
+                self._local.ensure()  # a command that finds its file gone has one for the next request
         except KeysError as error:
             return HttpRefusal(503, str(error))
+        return HttpRefusal(401, self._unknown(wanted))
+
+    def _with_key(self, scope: Scope, text: str, wanted: KeyScope) -> Caller | HttpRefusal:
+        if self._local is not None:
+            self._local.ensure()
+        key = self._known(text)
         if key is None:
-            return HttpRefusal(401, "this key is unknown or revoked: make one with `sluicegate keys create`")
+            return HttpRefusal(
+                401,
+                "this key is unknown or revoked: make one with `sluicegate keys create`"
+                + (f"; {self._advice}" if self._advice else ""),
+            )
         if not key.may(wanted):
             has = ", ".join(sorted(key.scopes))
             return HttpRefusal(
                 403, f"this needs a key of the scope {wanted}, and the key {key.name} has: {has}"
             )
-        return f"key {key.id} ({key.name})"
+        is_local = self._local is not None and key.id == self._local.id and _over_loopback(scope)
+        return Caller(f"key {key.id} ({key.name})", key.may("admin"), is_local)
+
+    def _unknown(self, wanted: KeyScope) -> str:
+        if self._anonymous is None:
+            return "this address asks for a key: send `Authorization: Bearer KEY` (sluicegate keys create)"
+        may = {"none": "nothing", "read": "look", "publish": "look and publish"}.get(self._anonymous, "")
+        said = (
+            f"this needs a key of the scope {wanted}: without one, requests from this machine may {may} here"
+        )
+        return f"{said} (api.local_access: {self._anonymous}); {self._advice}".rstrip("; ")
 
     def _known(self, text: str) -> ApiKey | None:
         key_id = parse_key(text)
@@ -60,7 +132,7 @@ class Authenticator:
 
 
 class Authenticated:
-    """Middleware: no request reaches the application without the right key. Whoever asked is in `state.principal`."""
+    """Middleware: no request reaches the application without the right key. `caller` says who asked."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
@@ -71,8 +143,8 @@ class Authenticated:
             await self._app(scope, receive, send)
             return
         found = self._authenticator.check(scope)
-        if isinstance(found, str):
-            scope.setdefault("state", {})["principal"] = found
+        if isinstance(found, Caller):
+            scope.setdefault("state", {})["caller"] = found
             await self._app(scope, receive, send)
             return
         problem = {
@@ -89,15 +161,27 @@ class Authenticated:
         await response(scope, receive, send)
 
 
-def wanted_scope(method: str, path: str) -> KeyScope | None:
-    """What a request needs; None for what everybody may see."""
-    if path in _OPEN_PATHS:
-        return None
+def wanted_scope(method: str, path: str) -> KeyScope:
+    """The scope of the key that a request needs, if it needs one."""
     if method in ("GET", "HEAD", "OPTIONS"):
         return "read"
     if method == "POST" and path.startswith("/v1/packet-sources/") and path.endswith("/messages"):
         return "publish"
     return "admin"
+
+
+def is_open(path: str) -> bool:
+    """True for what everybody may see, on every address."""
+    return path in _OPEN_PATHS
+
+
+def _over_loopback(scope: Scope) -> bool:
+    """True if the request comes from this machine."""
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _presented(scope: Scope) -> str | None:

@@ -1,7 +1,7 @@
 """GatewayConfig: everything that one node runs (contract section 8, the YAML example)."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -61,6 +61,12 @@ def _file(text: str) -> str:
     return text
 
 
+def _folder(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise invalid(f"{text!r} is not the path of a folder", "use the form ./handlers or /srv/handlers")
+    return text
+
+
 def _ports(text: str) -> str:
     match = _PORT_RANGE.fullmatch(text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
@@ -68,11 +74,17 @@ def _ports(text: str) -> str:
     return text
 
 
+LocalAccess = Literal["none", "read", "publish", "admin"]
+
+
 class Api(Resource):
     """The REST API, console and metrics."""
 
     bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:8080"
     """`ADDRESS:PORT`."""
+    local_access: LocalAccess = "publish"
+    """What may be done without a key on a loopback address: `none`, `read` (without secrets), `publish` (and read), or
+    `admin`: then every user and program that reaches loopback may run programs as the gateway's user."""
 
     def address(self) -> tuple[str, int]:
         """`(host, port)`; port 0 lets the kernel choose."""
@@ -84,6 +96,9 @@ class Sns(Api):
 
     bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:4566"
     """`ADDRESS:PORT`."""
+    local_access: LocalAccess = "publish"
+    """What may be done without credentials on a loopback address: `none`, `read` (look at topics), `publish` (and make
+    topics), or `admin` (and delete topics)."""
 
 
 class Aws(Resource):
@@ -140,6 +155,9 @@ class GatewayConfig(Resource):
     """The bare label that packets carry as `Local.Domain`."""
     state: Annotated[str, Field(min_length=1)] = "./sluicegate.db"
     """The SQLite file for what is assigned or created at run time."""
+    local_code: list[Annotated[str, AfterValidator(_folder)]] = Field(default_factory=lambda: ["."])
+    """Folders below which `function:` and `file:` must lie in documents that come by the API, by CloudFormation or by
+    `sluicegate apply`. By default the folder of this file; `[]` for none."""
     api: Api | None = Field(default_factory=Api)
     """The REST API; null for none."""
     sns: Sns | None = None

@@ -4,24 +4,32 @@ They are kept beside the state in a file of mode 0600, not in the database: a ru
 key must be made or revoked while it runs, at once. What the file has of an API key is its SHA-256. A slow hash would
 protect what people choose; 256 random bits cannot be guessed at any speed, and are checked on every request. An access
 key's secret is kept itself: checking a signature needs it.
+
+Another user who can write into the state's folder could put a file of theirs in the place of this one, with a key that
+they know. So only a file is believed that belongs to this user or to root, and that nobody else may write.
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import hmac
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 KeyScope = Literal["read", "publish", "admin"]
 """`read`: GET. `publish`: source packets. `admin`: everything."""
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
+
+LOCAL = "local"
+"""The name of the admin key that the gateway makes for commands on its own machine (`state/local_key.py`)."""
 
 _PREFIX = "sg_"
 _SECRET_BYTES = 32
@@ -71,9 +79,10 @@ class KeyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._api: dict[str, ApiKey] = {}
         self._access: dict[str, AccessKey] = {}
+        self._local = ""
 
     def api_key(self, key_id: str) -> ApiKey | None:
         self._refresh()
@@ -90,11 +99,26 @@ class KeyFile:
 
     def create_api_key(self, name: str, scopes: frozenset[KeyScope]) -> tuple[ApiKey, str]:
         """`(key, the text of it)`: the text is nowhere kept."""
-        key_id = secrets.token_hex(5)
-        text = f"{_PREFIX}{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
-        key = ApiKey(key_id, name, scopes, _now(), _digest(text))
+        key, text = _new_key(name, scopes)
         self._change(lambda: self._api.update({key.id: key}))
         return key, text
+
+    def local_key(self) -> ApiKey | None:
+        """The key that `create_local_key` made last; None if it was revoked. Raises `KeysError`."""
+        self._refresh()
+        return self._api.get(self._local)
+
+    def create_local_key(self) -> str:
+        """The text of a new admin key named `local`. The one before is revoked. Raises `KeysError`."""
+        key, text = _new_key(LOCAL, frozenset({"admin"}))
+
+        def change() -> None:
+            self._api.pop(self._local, None)
+            self._api[key.id] = key
+            self._local = key.id
+
+        self._change(change)
+        return text
 
     def create_access_key(self, name: str, scopes: frozenset[KeyScope]) -> AccessKey:
         """A new key for SigV4. Its id has the form of AWS's, so that nothing that reads ids stumbles."""
@@ -116,26 +140,41 @@ class KeyFile:
 
     def _refresh(self) -> None:
         try:
-            stat = self.path.stat()
-        except FileNotFoundError:
-            self._seen, self._api, self._access = None, {}, {}
-            return
-        except OSError as error:
-            raise self._unusable(f"cannot be read ({error.strerror})") from None
-        seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if seen == self._seen:
-            return
-        try:
-            document = json.loads(self.path.read_bytes())
+            seen = _stamp(os.lstat(self.path))
+            if seen == self._seen:
+                return
+            with open_private(self.path) as file:
+                self._refuse_foreign(os.fstat(file.fileno()))
+                document = json.loads(file.read())
             api = [ApiKey(*_common(one), one["Sha256"]) for one in document["ApiKeys"]]
             access = [AccessKey(*_common(one), one["Secret"]) for one in document["AccessKeys"]]
+            local = str(document.get("Local", ""))
+        except FileNotFoundError:
+            self._seen, self._api, self._access, self._local = None, {}, {}, ""
+            return
         except OSError as error:
             raise self._unusable(f"cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise self._unusable("is damaged") from None
         self._seen = seen
         self._api = {key.id: key for key in api}
         self._access = {key.id: key for key in access}
+        self._local = local
+
+    def _refuse_foreign(self, found: os.stat_result) -> None:
+        if found.st_uid not in (os.geteuid(), 0) and found.st_uid != self._owner():
+            raise self._unusable(f"belongs to another user (uid {found.st_uid})")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise self._unusable("can be written by other users (chmod 600 it)")
+
+    def _owner(self) -> int | None:
+        """For root, who makes keys for a gateway that runs as another user: that user, to whom the state belongs."""
+        if os.geteuid() != 0:
+            return None
+        try:
+            return os.lstat(self.path.with_suffix("")).st_uid
+        except OSError:
+            return None
 
     def _change(self, change: Callable[[], None]) -> None:
         with self._locked():
@@ -144,15 +183,19 @@ class KeyFile:
             document = {
                 "ApiKeys": [_shown(key) | {"Sha256": key.digest} for key in self._api.values()],
                 "AccessKeys": [_shown(key) | {"Secret": key.secret} for key in self._access.values()],
+                "Local": self._local,
             }
-            self._write(json.dumps(document, indent=1).encode())
+            try:
+                write_private(self.path, json.dumps(document, indent=1).encode(), self._owner())
+            except OSError as error:
+                raise self._unusable(f"cannot be written ({error.strerror})") from None
             self._seen = None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Two commands at the same time: neither may undo what the other wrote."""
         try:
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise self._unusable(f"cannot be locked ({error.strerror})") from None
         try:
@@ -161,25 +204,41 @@ class KeyFile:
         finally:
             os.close(lock)
 
-    def _write(self, text: bytes) -> None:
-        """Another file in its place, so that a reader sees the old keys or the new ones."""
-        new = Path(f"{self.path}.new")
-        try:
-            new.unlink(missing_ok=True)
-            with os.fdopen(
-                os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            new.rename(self.path)
-        except OSError as error:
-            raise self._unusable(f"cannot be written ({error.strerror})") from None
-
     def _unusable(self, what: str) -> KeysError:
         return KeysError(
             f"the keys in {self.path} {what}, check the file and its owner, or restore it from a backup"
         )
+
+
+def open_private(path: Path) -> BinaryIO:
+    """The file at `path` for reading: a regular one, and no link to one. Raises `OSError`, for a pipe or device too."""
+    # Not blocking: the open of a pipe would wait for a writer.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return os.fdopen(fd, "rb")
+
+
+def write_private(path: Path, text: bytes, owner: int | None = None) -> None:
+    """A file of mode 0600 in the place of what has this name, so that a reader sees the old text or the new one.
+
+    It is given to the user `owner`, if one is given. Raises `OSError`.
+    """
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, 0o600)  # whatever the umask
+            if owner is not None:
+                os.fchown(fd, owner, -1)
+            file.write(text)
+            file.flush()
+            os.fsync(fd)
+        new.rename(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def parse_key(text: str) -> str | None:
@@ -191,6 +250,16 @@ def parse_key(text: str) -> str | None:
 def fits(text: str, key: ApiKey | None) -> bool:
     """True if `text` is this key. Takes as long without a key, so that the time says nothing about which ids exist."""
     return hmac.compare_digest(_digest(text), key.digest if key else _digest("")) and key is not None
+
+
+def _new_key(name: str, scopes: frozenset[KeyScope]) -> tuple[ApiKey, str]:
+    key_id = secrets.token_hex(5)
+    text = f"{_PREFIX}{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    return ApiKey(key_id, name, scopes, _now(), _digest(text)), text
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
 
 
 def _digest(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from sluicegate.cli.client import api_option
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import Exit
 from sluicegate.cli.options import output_option
 from sluicegate.cli.replay.file import count_file, replay_file
@@ -50,7 +51,7 @@ def command(
     dry_run: bool,
     to: Path | None,
     endpoint_url: str | None,
-    api: str,
+    api: Api,
     output: str,
 ) -> None:
     """Send the dead letters in FILE, or in the SQS queue with the ARN QUEUE, again, through the gateway that runs.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sluicegate.cli.client import call
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError
 from sluicegate.cli.replay.letters import Choice, Letter, Pace, fitting, keeping, parse, send
 from sluicegate.linefile import append_locked, locked
@@ -27,7 +28,7 @@ def count_file(file: Path, choice: Choice) -> Counter[str]:
     return counts
 
 
-def replay_file(file: Path, api: str, choice: Choice, rate: float | None) -> Counter[str]:
+def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Counter[str]:
     """Send what is asked for; how many letters ended how. Raises `CliError`."""
     moved, counts, pace = _moved(file), Counter[str](), Pace(rate)
     if not moved.exists():

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import orjson
 
 from sluicegate.cli.client import call
+from sluicegate.cli.credentials import Api
 from sluicegate.events.entries import writable
 
 BATCH = 100  # letters in one request
@@ -124,7 +125,7 @@ def fitting(letters: Sequence[Letter], limit: int) -> int:
     return min(len(letters), limit)
 
 
-def send(api: str, source: str, letters: Sequence[Letter], ignore_expiry: bool) -> Sent:
+def send(api: Api, source: str, letters: Sequence[Letter], ignore_expiry: bool) -> Sent:
     """One request to the gateway. Raises `CliError`."""
     entries: list[Any] = []
     owners: list[int] = []

@@ -19,6 +19,7 @@ import orjson
 from sluicegate.aws import Aws, AwsError, Queue, QueueMessage
 from sluicegate.backoff import Backoff
 from sluicegate.cli.client import call
+from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError
 from sluicegate.cli.replay.letters import (
     BATCH,
@@ -44,7 +45,7 @@ SNS_REASON = "SnsDeliveryFailed"
 
 async def replay_queue(
     arn: str,
-    api: str,
+    api: Api,
     choice: Choice,
     *,
     rate: float | None = None,
@@ -120,7 +121,7 @@ class _Held:
 
 
 class _Replay:
-    def __init__(self, arn: str, queue: Queue, held: _Held, api: str, choice: Choice, pace: Pace) -> None:
+    def __init__(self, arn: str, queue: Queue, held: _Held, api: Api, choice: Choice, pace: Pace) -> None:
         self.counts: Counter[str] = Counter()
         self._arn = arn
         self._queue = queue

@@ -1,10 +1,11 @@
 """The gateway's own SNS endpoint (contract section 4.2): the SNS query API over local topics, as AWS SDKs
 speak it.
 
-`create_app` is served on loopback without credentials: a signature is neither required nor read, and what
-keeps web pages out is in `http/doors.py`. On any other address it is given an `Authorize`
-(`sources/local/signature.py`). One Publish is one hop: the form is read, the message checked as SNS would, and handed
-to the sender in the same turn of the event loop; `Throttled` (429) answers when the sender has no room.
+`create_app` is given an `Authorize`: on loopback `sources/local/access.py`, where most needs no signature, on any other
+address `sources/local/signature.py`. What keeps web pages out is in `http/doors.py`.
+
+One Publish is one hop: the form is read, the message checked as SNS would, and handed to the sender in the same turn of
+the event loop; `Throttled` (429) answers when the sender has no room.
 
 Whatever a client sends, the answer is 2xx or 4xx with SNS's error document.
 """

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from starlette.types import Scope
 
 from sluicegate.sources.local.xml import SnsError
-from sluicegate.state.keys import AccessKey, KeysError, KeyStore
+from sluicegate.state.keys import AccessKey, KeyScope, KeysError, KeyStore
 
 SKEW_SECONDS = 300  # SNS's
 SERVICE = "sns"
@@ -107,12 +107,16 @@ class SigV4:
         return sent
 
 
-def _may(key: AccessKey, action: str) -> bool:
+def action_scope(action: str) -> KeyScope:
+    """The scope of the access key that an action needs."""
     if action in _PUBLISHING:
-        return key.may("publish")
-    if action in _READING:
-        return key.may("publish") or key.may("read")
-    return key.may("admin")
+        return "publish"
+    return "read" if action in _READING else "admin"
+
+
+def _may(key: AccessKey, action: str) -> bool:
+    scope = action_scope(action)
+    return key.may(scope) or (scope == "read" and key.may("publish"))
 
 
 def _headers(scope: Scope) -> dict[str, str]:
