@@ -1,13 +1,13 @@
 //! What others may ask of the I/O thread.
 
-use crate::{Port, schedule::Key, socket::OpenError};
+use crate::{Port, Snapshot, schedule::Key, socket::OpenError};
 use serde::Deserialize;
 use sluice_core::{
-    Counters, ListenerSpec,
+    ListenerSpec,
     session::wireguard::{PeerStatus, PublicKey, Secret},
     spec::PeerSpec,
 };
-use std::{collections::BTreeMap, sync::mpsc, time::Duration};
+use std::{sync::mpsc, time::Duration};
 
 /// What the thread is asked for, and where it answers.
 pub(crate) enum Command {
@@ -53,13 +53,4 @@ pub struct UnknownPeers {
     pub allow_unknown_peers: bool,
     /// if they know this.
     pub unknown_peer_pre_shared_key: Option<Secret>,
-}
-
-/// One Listener's counters at a moment, with what only the I/O layer knows.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Snapshot {
-    pub counters: Counters,
-    pub kernel_drops: u64,
-    pub icmp_errors: BTreeMap<&'static str, u64>,
 }

@@ -1,8 +1,8 @@
 //! The handle of the I/O thread: what others may ask of it, each request a command that it answers.
 
 use crate::{
-    Port,
-    command::{Command, PeerChange, Remembered, Snapshot},
+    Port, Snapshot,
+    command::{Command, PeerChange, Remembered},
     lock::lock,
     signal::Waker,
     socket::OpenError,

@@ -12,15 +12,17 @@ pub mod port;
 pub mod queue;
 mod schedule;
 mod signal;
+mod snapshot;
 mod socket;
 mod sys;
 mod thread;
 mod watch;
 
-pub use command::{PeerChange, Remembered, Snapshot, UnknownPeers};
+pub use command::{PeerChange, Remembered, UnknownPeers};
 pub use dataplane::{Dataplane, Gone};
 pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::Signal;
+pub use snapshot::Snapshot;
 pub use socket::OpenError;
 pub use watch::{FilterSpec, Watch};
