@@ -1,6 +1,6 @@
 """The native data plane: Rust touches packets, Python touches batches (`docs/architecture.md`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 __all__ = [
@@ -36,6 +36,15 @@ class Dataplane:
     def close(self) -> None:
         """Close every Port and end the thread. Safe to call twice."""
 
+    def fileno(self) -> int:
+        """Readable as long as `dispatch` has somebody to call: the one descriptor for everything that waits."""
+
+    def dispatch(self) -> None:
+        """Call each callback of `on_ready`, `on_completions` and `on_peer_changes` whose moment it is, once.
+
+        A callback is called again and again until it has read what there is, or is taken back. One that raises keeps no
+        other from its call; the first exception is raised afterwards."""
+
 @final
 class Port:
     """One Listener's socket. Its state belongs to the I/O thread; every call here is a message to it.
@@ -66,8 +75,8 @@ class Port:
     def submit(self, messages: Sequence[_Submission]) -> int:
         """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
 
-    def completions_fileno(self) -> int:
-        """Readable when `completions` has something; room in a full ring comes free with it."""
+    def on_completions(self, callback: _Callback | None) -> None:
+        """Call `callback` while `completions` has something; room in a full ring comes free with it. None: no more."""
 
     def completions(self) -> list[Completion]:
         """Every message and reply document of which all entries have ended since the last call."""
@@ -99,8 +108,8 @@ class Port:
         null} | null}`, peers as in the spec.
         """
 
-    def peer_changes_fileno(self) -> int:
-        """Readable when `peer_changes` has something."""
+    def on_peer_changes(self, callback: _Callback | None) -> None:
+        """Call `callback` while `peer_changes` has something. None: no more."""
 
     def peer_changes(self) -> bytes:
         """What is to be kept of peers over a restart and has changed since the last call, as a JSON list for `Known`.
@@ -125,14 +134,18 @@ class Port:
 
         Blocks (without the interpreter's lock)."""
 
+_Callback = Callable[[], object]
+"""Called by `Dataplane.dispatch`. It is held until it is taken back or the `Dataplane` is closed, and the garbage
+collector does not see it: take it back."""
+
 _Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
 """`(message_id, published_at, source, body, refusal)`: `published_at` in Unix seconds or None; `source` is the index in
 the spec; with a `refusal` `(reason, detail)` every entry of the body fails so, and nothing is sent."""
 
 @final
 class Reader:
-    def fileno(self) -> int:
-        """Readable when `read` has something, and for good once closed."""
+    def on_ready(self, callback: _Callback | None) -> None:
+        """Call `callback` while `read` has something, and for good once closed. None: no more."""
 
     def read(self, limit: int) -> list[Batch]:
         """Up to `limit` ready batches, oldest first. Never blocks."""
@@ -161,8 +174,8 @@ class Events:
     """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left
     out is told by an `EventsSkipped` with its number in `Suppressed`."""
 
-    def fileno(self) -> int:
-        """Readable when `read` has something, and for good once the Listener is gone."""
+    def on_ready(self, callback: _Callback | None) -> None:
+        """Call `callback` while `read` has something, and for good once the Listener is gone. None: no more."""
 
     def read(self) -> bytes:
         """Whole lines since the last call. Never blocks."""

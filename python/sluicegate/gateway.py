@@ -146,6 +146,9 @@ class Gateway:
         closing.callback(journal.close)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(dataplane.fileno(), dataplane.dispatch)
+        closing.callback(loop.remove_reader, dataplane.fileno())
         self._node = Node(
             self._config,
             self._events,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,12 @@ class Reader:
         self._batches = batches
         self._fd = os.eventfd(1)
 
-    def fileno(self) -> int:
-        return self._fd
+    def on_ready(self, callback: Callable[[], object] | None, /) -> None:
+        loop = asyncio.get_running_loop()
+        if callback is None:
+            loop.remove_reader(self._fd)
+        else:
+            loop.add_reader(self._fd, callback)
 
     def read(self, limit: int) -> list[PacketBatch]:
         taken, self._batches = self._batches[:limit], self._batches[limit:]

@@ -42,8 +42,12 @@ class Reader:
         self.port_closed = False
         self.reads: list[int] = []
 
-    def fileno(self) -> int:
-        return self._fd
+    def on_ready(self, callback: Callable[[], object] | None, /) -> None:
+        loop = asyncio.get_running_loop()
+        if callback is None:
+            loop.remove_reader(self._fd)
+        else:
+            loop.add_reader(self._fd, callback)
 
     def put(self, *batches: PacketBatch) -> None:
         self.queue += batches

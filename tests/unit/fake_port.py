@@ -1,9 +1,10 @@
 """A twin of `_native.Port`'s sending half: a bounded ring, completions announced by an eventfd."""
 
+import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Submission = tuple[str, float | None, int, bytes, tuple[str, str] | None]
@@ -50,8 +51,12 @@ class FakePort:
         self.order.append(request_id)
         return True
 
-    def completions_fileno(self) -> int:
-        return self._fd
+    def on_completions(self, callback: Callable[[], object] | None, /) -> None:
+        loop = asyncio.get_running_loop()
+        if callback is None:
+            loop.remove_reader(self._fd)
+        else:
+            loop.add_reader(self._fd, callback)
 
     def completions(self) -> list[FakeCompletion]:
         with contextlib.suppress(BlockingIOError):

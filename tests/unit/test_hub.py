@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Watch:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self.closed = False
+        self.watched = False
         self.release = asyncio.Event()
         self._lines = b""
         self._fd = os.eventfd(0, os.EFD_NONBLOCK)
@@ -34,8 +36,13 @@ class Watch:
         self.closed = True
         os.eventfd_write(self._fd, 1)
 
-    def fileno(self) -> int:
-        return self._fd
+    def on_ready(self, callback: Callable[[], object] | None, /) -> None:
+        self.watched = callback is not None
+        loop = asyncio.get_running_loop()
+        if callback is None:
+            loop.remove_reader(self._fd)
+        else:
+            loop.add_reader(self._fd, callback)
 
     def read(self) -> bytes:
         if not self.closed:
@@ -228,7 +235,7 @@ async def test_native_events_come_as_they_happen_until_the_listener_is_gone() ->
     watch.vanish()
     assert json.loads(await got.get()) == REJECTED
     await asyncio.wait_for(watch.release.wait(), 60)
-    assert not asyncio.get_running_loop().remove_reader(watch.fileno())  # nothing is watched any more
+    assert not watch.watched
 
 
 async def test_closing_native_events_hands_on_the_last_ones() -> None:

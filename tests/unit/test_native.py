@@ -8,13 +8,15 @@ import select
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sluicegate import _native
+from sluicegate.running.spec import LISTENER_DESCRIPTORS
 from waiting import HANG_SECONDS
 from waiting import wait_until as until
 
@@ -90,8 +92,19 @@ def remote(client: socket.socket) -> dict[str, Any]:
     return {"Address": host, "Port": port}
 
 
-def readable(fd: int, seconds: float = HANG_SECONDS) -> bool:
-    return bool(select.select([fd], [], [], seconds)[0])
+def called(
+    dataplane: _native.Dataplane,
+    register: Callable[[Callable[[], object] | None], None],
+    seconds: float = HANG_SECONDS,
+) -> bool:
+    """True if the data plane calls a callback that is given to `register` (`on_ready`, `on_completions`) in time."""
+    calls: list[bool] = []
+    register(lambda: calls.append(True))
+    deadline = time.monotonic() + seconds
+    while not calls and select.select([dataplane], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        dataplane.dispatch()
+    register(None)
+    return bool(calls)
 
 
 def stats(port: _native.Port) -> dict[str, Any]:
@@ -99,11 +112,11 @@ def stats(port: _native.Port) -> dict[str, Any]:
     return counted
 
 
-def completions(port: _native.Port, count: int) -> list[_native.Completion]:
+def completions(dataplane: _native.Dataplane, port: _native.Port, count: int) -> list[_native.Completion]:
     """The next `count` completions, each of which must add up."""
     found: list[_native.Completion] = []
     while len(found) < count:
-        assert readable(port.completions_fileno()), f"{len(found)} of {count} ended"
+        assert called(dataplane, port.on_completions), f"{len(found)} of {count} ended"
         found += port.completions()
     assert len(found) == count
     for one in found:
@@ -112,11 +125,11 @@ def completions(port: _native.Port, count: int) -> list[_native.Completion]:
     return found
 
 
-def batches(reader: _native.Reader, packets: int) -> list[_native.Batch]:
+def batches(dataplane: _native.Dataplane, reader: _native.Reader, packets: int) -> list[_native.Batch]:
     """Batches with `packets` packets together."""
     found: list[_native.Batch] = []
     while sum(batch.count for batch in found) < packets:
-        assert readable(reader.fileno())
+        assert called(dataplane, reader.on_ready)
         found += reader.read(64)
     return found
 
@@ -270,13 +283,13 @@ def test_batches_are_documents_and_records(dataplane: _native.Dataplane, client:
     reader = port.reader(0)
     for text in ("one", "two", "three"):
         client.sendto(text.encode(), port.local_address)
-    (batch,) = batches(reader, 3)
+    (batch,) = batches(dataplane, reader, 3)
     assert batch.count == 3
     document = json.loads(batch.body())
     assert [message["Data"] for message in document["Messages"]] == ["one", "two", "three"]
     assert [json.loads(record) for record in batch.records()] == document["Messages"]
     assert batch.lines() == b"\n".join(batch.records()) + b"\n"
-    assert not readable(reader.fileno(), 0)
+    assert not called(dataplane, reader.on_ready, 0)
     assert reader.read(10) == []
 
 
@@ -320,7 +333,7 @@ def test_an_unread_queue_drops_the_oldest_and_counts_exactly(
 def test_one_batch_larger_than_its_queue_is_kept(dataplane: _native.Dataplane, client: socket.socket) -> None:
     port = dataplane.open(listener_spec(Destinations=[destination(QueueBytes=10)]))
     client.sendto(b"large", port.local_address)
-    (batch,) = batches(port.reader(0), 1)
+    (batch,) = batches(dataplane, port.reader(0), 1)
     assert batch.count == 1
     assert stats(port)["Destinations"][0]["Dropped"] == {}
 
@@ -328,7 +341,7 @@ def test_one_batch_larger_than_its_queue_is_kept(dataplane: _native.Dataplane, c
 def test_an_unbound_destination_drops_and_counts(dataplane: _native.Dataplane, client: socket.socket) -> None:
     port = dataplane.open(listener_spec(Destinations=[destination(Bound=False), destination(Name="bound")]))
     client.sendto(b"x", port.local_address)
-    batches(port.reader(1), 1)
+    batches(dataplane, port.reader(1), 1)
     unbound = stats(port)["Destinations"][0]
     assert (unbound["Packets"], unbound["Batches"], unbound["Dropped"]) == (1, 0, {"Unbound": 1})
     assert port.reader(0).read(1) == []
@@ -342,7 +355,7 @@ def test_clients_outside_of_the_networks_are_counted(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as allowed:
         allowed.bind(("127.0.0.2", 0))
         allowed.sendto(b"y", port.local_address)
-        (batch,) = batches(port.reader(0), 1)
+        (batch,) = batches(dataplane, port.reader(0), 1)
     assert json.loads(batch.records()[0])["Remote"]["IpAddress"] == "127.0.0.2"
     counted = stats(port)
     assert counted["ReceivedPackets"] == 2
@@ -360,7 +373,7 @@ def test_a_message_is_let_go_of(dataplane: _native.Dataplane, client: socket.soc
         assert (
             port.submit([("m", None, 0, body, None), ("m", None, 0, body, ("WrongRegion", "elsewhere"))]) == 2
         )
-        assert [one.entries for one in completions(port, 2)] == [100, 100]
+        assert [one.entries for one in completions(dataplane, port, 2)] == [100, 100]
     assert port.submit([]) == 0  # whatever ended before is let go of by the next call at the latest
     assert sys.getrefcount(body) == before
 
@@ -379,7 +392,7 @@ def test_completions_add_up(dataplane: _native.Dataplane, client: socket.socket)
     submissions = [(name, None, 0, json.dumps(body).encode(), None) for name, body, _, _ in messages]
     submissions.append(("broken", None, 0, b'{"Messages": [', None))
     assert port.submit(submissions) == len(submissions)
-    ended = {one.message_id: one for one in completions(port, len(submissions))}
+    ended = {one.message_id: one for one in completions(dataplane, port, len(submissions))}
     for name, _, (entries, sent), failures in messages:
         one = ended[name]
         assert (one.entries, one.sent, one.duplicates) == (entries, sent, 0)
@@ -397,7 +410,7 @@ def test_a_refusal_fails_every_entry(dataplane: _native.Dataplane, client: socke
     port = dataplane.open(listener_spec())
     body = json.dumps({"Messages": [{"Data": "AQID", "Remote": remote(client)}, None]}).encode()
     assert port.submit([("m", None, 0, body, ("WrongRegion", "it names another"))]) == 1
-    (ended,) = completions(port, 1)
+    (ended,) = completions(dataplane, port, 1)
     assert ended.failures == [(n, "WrongRegion", "it names another") for n in range(2)]
     assert stats(port)["SentPackets"] == 0
 
@@ -406,7 +419,7 @@ def test_ages_count_from_the_publish_time(dataplane: _native.Dataplane, client: 
     port = dataplane.open(listener_spec(Sources=[source(DefaultTtlSeconds=60)]))
     body = json.dumps({"Data": "AQID", "Remote": remote(client)}).encode()
     assert port.submit([("old", 1.0, 0, body, None), ("new", None, 0, body, None)]) == 2
-    old, new = completions(port, 2)
+    old, new = completions(dataplane, port, 2)
     assert [reason for _, reason, _ in old.failures] == ["Expired"]
     assert new.sent == 1
 
@@ -421,11 +434,11 @@ def test_an_id_is_sent_once(dataplane: _native.Dataplane, client: socket.socket)
 
     port.remember([(0, "before", 10.0), (0, "forgotten", 1_000.0)])
     assert port.submit([("m", None, 0, body("a", "b", "a", "before", "forgotten"), None)]) == 1
-    (ended,) = completions(port, 1)
+    (ended,) = completions(dataplane, port, 1)
     assert (ended.entries, ended.sent, ended.duplicates) == (5, 3, 2)
     assert ended.sent_ids == ["a", "b", "forgotten"]
     assert port.submit([("again", None, 0, body("b"), None), ("other", None, 1, body("b"), None)]) == 2
-    again, other = completions(port, 2)
+    again, other = completions(dataplane, port, 2)
     assert (again.sent, again.duplicates, again.sent_ids) == (0, 1, [])
     assert (other.sent, other.duplicates) == (1, 0), "each source by itself"
     assert [client.recv(10) for _ in range(4)] == [b"\x01\x02\x03"] * 4
@@ -438,15 +451,15 @@ def test_events_tell_what_happens_while_somebody_watches(
     everything = port.events('{"Rate": 1000}')
     sourced = port.events('{"Events": ["PacketSourced"], "Remotes": ["127.0.0.1/32"], "Rate": 1000}')
     client.sendto(b"x", port.local_address)
-    batches(port.reader(0), 1)
+    batches(dataplane, port.reader(0), 1)
     body = json.dumps({"Data": "AQID", "Remote": remote(client)}).encode()
     assert port.submit([("m", None, 0, body, None)]) == 1
-    completions(port, 1)
+    completions(dataplane, port, 1)
 
     def lines(events: _native.Events, count: int) -> list[dict[str, Any]]:
         text = b""
         while text.count(b"\n") < count:
-            assert readable(events.fileno())
+            assert called(dataplane, events.on_ready)
             text += events.read()
         return [json.loads(line) for line in text.splitlines()]
 
@@ -457,7 +470,7 @@ def test_events_tell_what_happens_while_somebody_watches(
     sourced.close()
     assert not everything.closed
     port.close(1)
-    assert readable(everything.fileno())
+    assert called(dataplane, everything.on_ready)
     everything.read()
     assert everything.closed
 
@@ -469,7 +482,7 @@ def test_a_watch_misses_nothing(dataplane: _native.Dataplane, client: socket.soc
         port = dataplane.open(listener_spec())
         events = port.events('{"Rate": 1000}')
         client.sendto(b"x", port.local_address)
-        batches(port.reader(0), 1)
+        batches(dataplane, port.reader(0), 1)
         stats(port)  # the turn in which it was received is over
         seen.append(events.read().count(b"PacketReceived"))
         port.close(0)
@@ -498,18 +511,18 @@ def test_a_bad_filter_is_a_value_error(dataplane: _native.Dataplane) -> None:
 def test_replies_complete_too(dataplane: _native.Dataplane, client: socket.socket) -> None:
     port = dataplane.open(listener_spec())
     client.sendto(b"question", port.local_address)
-    (batch,) = batches(port.reader(0), 1)
+    (batch,) = batches(dataplane, port.reader(0), 1)
     tag = json.loads(batch.records()[0])["Tag"]
     body = {"Replies": [{"Tag": tag, "Data": "AQ=="}, None, {"Data": "x"}, {"Tag": tag, "Data": None}, 7]}
     assert port.reply(0, "r", json.dumps(body).encode())
-    (ended,) = completions(port, 1)
+    (ended,) = completions(dataplane, port, 1)
     assert (ended.message_id, ended.source, ended.destination) == ("r", None, 0)
     assert (ended.entries, ended.sent) == (2, 1)
     assert [(index, reason) for index, reason, _ in ended.failures] == [(4, "MalformedMessage")]
     assert client.recv(10) == b"\x01"
     for nothing in (b"", b"null", b"{}", b'{"Replies": null}'):
         assert port.reply(0, "n", nothing)
-        (ended,) = completions(port, 1)
+        (ended,) = completions(dataplane, port, 1)
         assert (ended.entries, ended.failures) == (0, [])
 
 
@@ -523,7 +536,7 @@ def test_a_full_ring_takes_fewer_and_says_when_there_is_room(
     assert port.submit(wanted) == 3
     done, ended = 3, []
     while len(ended) < len(wanted):
-        assert readable(port.completions_fileno()), "room is announced"
+        assert called(dataplane, port.on_completions), "room is announced"
         ended += port.completions()
         done += port.submit(wanted[done:])
         assert stats(port)["RingBytes"] <= 3 * len(body) + 1
@@ -540,7 +553,7 @@ def test_room_is_announced_to_whoever_was_turned_away(
     port = dataplane.open(listener_spec(RingBytes=len(body)))
     for _ in range(300):
         while port.submit([("m", None, 0, body, None)]) == 0:
-            assert readable(port.completions_fileno())
+            assert called(dataplane, port.on_completions)
             port.completions()
         client.recv(10)
 
@@ -551,7 +564,7 @@ def test_a_document_larger_than_the_ring_goes_alone(
     port = dataplane.open(listener_spec(RingBytes=1))
     body = json.dumps({"Data": "AQID", "Remote": remote(client)}).encode()
     assert port.submit([("a", None, 0, body, None), ("b", None, 0, body, None)]) == 1
-    (ended,) = completions(port, 1)
+    (ended,) = completions(dataplane, port, 1)
     assert ended.sent == 1
 
 
@@ -565,7 +578,7 @@ def test_what_was_taken_is_sent_in_order(dataplane: _native.Dataplane, client: s
         ]
         assert port.submit([("m", None, 0, json.dumps({"Messages": entries}).encode(), None)]) == 1
         assert [int(client.recv(10)) for _ in range(100)] == list(range(start, start + 100))
-    assert sum(one.sent for one in completions(port, 20)) == 2_000
+    assert sum(one.sent for one in completions(dataplane, port, 20)) == 2_000
 
 
 # The end
@@ -580,12 +593,12 @@ def test_stop_flushes_what_has_arrived_and_goes_on_sending(
         client.sendto(str(n).encode(), port.local_address)
     assert not reader.closed
     port.stop()
-    assert readable(reader.fileno())
+    assert called(dataplane, reader.on_ready)
     assert not reader.closed, "there is something to read"
     (batch,) = reader.read(10)
     assert batch.count == 50
     assert reader.closed
-    assert readable(reader.fileno(), 0), "for good"
+    assert called(dataplane, reader.on_ready, 0), "for good"
     assert reader.read(10) == []
     body = json.dumps({"Data": "AQID", "Remote": remote(client)}).encode()
     assert port.submit([("late", None, 0, body, None)]) == 1
@@ -616,7 +629,7 @@ def test_close_sends_what_was_taken(dataplane: _native.Dataplane, client: socket
     assert port.submit([(str(n), None, 0, body, None) for n in range(2)]) == 2
     port.close(HANG_SECONDS)
     assert [client.recv(10) for _ in range(200)] == [b"\x01\x02\x03"] * 200
-    assert [one.sent for one in completions(port, 2)] == [100, 100]
+    assert [one.sent for one in completions(dataplane, port, 2)] == [100, 100]
 
 
 def test_close_without_time_ends_every_document(dataplane: _native.Dataplane, client: socket.socket) -> None:
@@ -626,7 +639,7 @@ def test_close_without_time_ends_every_document(dataplane: _native.Dataplane, cl
     taken = port.submit([(str(n), None, 0, body, None) for n in range(100)])
     assert taken == 100
     port.close(0)
-    ended = completions(port, 100)
+    ended = completions(dataplane, port, 100)
     assert sum(one.entries for one in ended) == 100_000
     reasons = {reason for one in ended for _, reason, _ in one.failures}
     assert reasons <= {"SendFailed"}
@@ -641,7 +654,7 @@ def test_a_closed_port_takes_nothing_and_keeps_its_counters(
     port = dataplane.open(listener_spec())
     client.sendto(b"x", port.local_address)
     reader = port.reader(0)
-    batches(reader, 1)
+    batches(dataplane, reader, 1)
     before = stats(port)
     port.close(1)
     assert port.submit([("m", None, 0, DEAD.encode(), None)]) == 0
@@ -684,7 +697,7 @@ def test_closing_the_dataplane_closes_every_port(client: socket.socket) -> None:
     port = dataplane.open(listener_spec())
     reader, events = port.reader(0), port.events('{"Rate": 1000}')
     dataplane.close()
-    assert readable(reader.fileno(), 0)
+    assert called(dataplane, reader.on_ready, 0)
     assert reader.closed
     assert events.closed
     assert port.submit([("m", None, 0, DEAD.encode(), None)]) == 0
@@ -719,7 +732,102 @@ def test_calls_from_many_threads(dataplane: _native.Dataplane, client: socket.so
         thread.start()
     ended: list[str] = []
     while any(thread.is_alive() for thread in threads) or len(ended) < sum(taken):
-        if readable(port.completions_fileno(), 0.05):
+        if called(dataplane, port.on_completions, 0.05):
             ended += [one.message_id for one in port.completions()]
     assert len(ended) == len(set(ended)) == sum(taken)
     assert stats(port)["Sources"][0]["Messages"] == sum(taken)
+
+
+# Who is called
+
+
+def test_a_callback_is_called_until_everything_is_read(dataplane: _native.Dataplane) -> None:
+    port, calls = dataplane.open(listener_spec()), []
+    port.on_completions(lambda: calls.append(1))
+    assert port.submit([("m", None, 0, b"not JSON", None)]) == 1
+    assert select.select([dataplane], [], [], HANG_SECONDS)[0]
+    dataplane.dispatch()
+    dataplane.dispatch()
+    assert len(calls) == 2
+    assert len(port.completions()) == 1
+    dataplane.dispatch()
+    assert len(calls) == 2
+    assert not select.select([dataplane], [], [], 0)[0], "an event loop would spin"
+
+
+def test_a_callback_that_was_taken_back_is_called_no_more(dataplane: _native.Dataplane) -> None:
+    """Also if it is taken back while others are called."""
+    ports = [dataplane.open(listener_spec(Name=name, Id=n)) for n, name in enumerate("abc")]
+    readers = [port.reader(0) for port in ports]
+    called_back: list[int] = []
+
+    def callback(number: int) -> None:
+        called_back.append(number)
+        for reader in readers:
+            reader.on_ready(None)
+
+    for number, (port, reader) in enumerate(zip(ports, readers, strict=True)):
+        port.stop()
+        reader.on_ready(lambda number=number: callback(number))  # type: ignore[misc]
+    dataplane.dispatch()
+    dataplane.dispatch()
+    assert len(called_back) == 1
+    assert not select.select([dataplane], [], [], 0)[0]
+    readers[2].on_ready(lambda: callback(2))
+    dataplane.dispatch()
+    assert len(called_back) == 2, "what was ready before is told"
+
+
+def test_a_callback_that_raises_keeps_no_other_from_its_call(dataplane: _native.Dataplane) -> None:
+    ports = [dataplane.open(listener_spec(Name=name, Id=n)) for n, name in enumerate("abc")]
+    calls: list[int] = []
+
+    def callback(number: int) -> None:
+        calls.append(number)
+        raise ValueError(number)
+
+    for number, port in enumerate(ports):
+        port.stop()
+        port.reader(0).on_ready(lambda number=number: callback(number))  # type: ignore[misc]
+    with pytest.raises(ValueError, match="0"):
+        dataplane.dispatch()
+    assert calls == [0, 1, 2]
+
+
+# What it costs
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+WIRE_GUARD = {
+    "PrivateKey": _native.generate_private_key(),
+    "Peers": [],
+    "AllowUnknownPeers": True,
+    "UnknownPeerPreSharedKey": None,
+    "DecapsulatedDelivery": True,
+    "Known": [],
+}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("wire_guard", [None, WIRE_GUARD], ids=["udp", "wg"])
+def test_a_listener_holds_its_socket_and_nothing_after_its_end(
+    dataplane: _native.Dataplane, wire_guard: dict[str, Any] | None
+) -> None:
+    """However many Destinations and watches it has, and also while Python holds what it had of it."""
+    spec = {"Destinations": [destination(Name=str(n)) for n in range(5)], "WireGuard": wire_guard}
+    before = descriptors()
+    ports = [dataplane.open(listener_spec(**spec)) for _ in range(40)]
+    held = [[port.reader(n) for n in range(5)] for port in ports]
+    watches = [port.events('{"Rate": 1000}') for port in ports]
+    for port, readers, watch in zip(ports, held, watches, strict=True):
+        for on in (port.on_completions, port.on_peer_changes, watch.on_ready, *(r.on_ready for r in readers)):
+            on(int)
+    assert descriptors() - before == 40 * LISTENER_DESCRIPTORS
+    for port in ports:
+        port.close(0)
+    assert descriptors() == before
+    assert all(reader.closed for readers in held for reader in readers)
+    assert [stats(port)["ReceivedPackets"] for port in ports] == [0] * 40, "the last counters stay"

@@ -1,7 +1,7 @@
 //! The handle of the I/O thread: what others may ask of it, each request a command that it answers.
 
 use crate::{
-    Port, Snapshot,
+    Port, Signals, Snapshot,
     command::{Command, PeerChange, Remembered},
     lock::lock,
     signal::Waker,
@@ -34,6 +34,7 @@ impl fmt::Display for Gone {
 pub struct Dataplane {
     commands: mpsc::Sender<Command>,
     waker: Waker,
+    signals: Signals,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -43,9 +44,15 @@ impl Dataplane {
         sys::keep_freed_memory();
         let waker = Waker::new()?;
         let (commands, inbox) = mpsc::channel();
-        let turn = Thread::new(waker.clone(), inbox, shared, salt)?;
+        let signals = Signals::new()?;
+        let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt)?;
         let thread = std::thread::Builder::new().name("sluice-io".to_owned()).spawn(move || turn.run())?;
-        Ok(Dataplane { commands, waker, thread: Mutex::new(Some(thread)) })
+        Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// What an event loop waits for: the queues, completions and watches of all Listeners.
+    pub fn signals(&self) -> &Signals {
+        &self.signals
     }
 
     /// Binds a Listener and serves it.

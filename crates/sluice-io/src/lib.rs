@@ -1,8 +1,8 @@
 //! Sockets and the I/O thread: the only place where Sluicegate meets the kernel's UDP.
 //!
 //! One thread serves all Listeners by epoll, run to completion: receive a batch, process, flush. Everything it shares
-//! with other threads is in [`port`] and [`queue`]: bounded, locked for the length of a push or a pop, and signalled by
-//! eventfd, so that an event loop can wait for it.
+//! with other threads is in [`port`] and [`queue`]: bounded, locked for the length of a push or a pop, and announced by
+//! [`Signals`], so that an event loop can wait for it.
 
 mod command;
 mod dataplane;
@@ -22,7 +22,7 @@ pub use command::{PeerChange, Remembered, UnknownPeers};
 pub use dataplane::{Dataplane, Gone};
 pub use port::Port;
 pub use queue::BatchQueue;
-pub use signal::Signal;
+pub use signal::{Signal, Signals};
 pub use snapshot::Snapshot;
 pub use socket::OpenError;
 pub use watch::{FilterSpec, Watch};

@@ -147,7 +147,7 @@ impl Open {
         for (index, (after, before)) in spec.destinations.iter().zip(before).enumerate() {
             queues.push(match before {
                 Some(before) if before.stays(after) => kept[index].clone(),
-                _ => Arc::new(BatchQueue::new(after.queue_bytes).map_err(|error| format!("no more queues: {error}"))?),
+                _ => Arc::new(BatchQueue::new(after.queue_bytes, self.port.signals())),
             });
         }
         let removed: Vec<_> = spec.destinations.iter().map(|destination| destination.removed).collect();

@@ -1,6 +1,6 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, FilterSpec, Signal, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker};
+use crate::{BatchQueue, FilterSpec, Signal, Signals, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker};
 use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,6 +34,7 @@ pub(crate) struct PortState {
     /// What is to be kept of peers, until somebody takes it.
     peer_changes: Mutex<BTreeMap<PublicKey, PeerMemory>>,
     peers_changed: Signal,
+    signals: Signals,
     /// What the Listener had counted by its end.
     last: OnceLock<Snapshot>,
 }
@@ -58,7 +59,8 @@ impl Port {
         sources: usize,
         ring_bytes: usize,
         waker: Waker,
-    ) -> io::Result<Port> {
+        signals: &Signals,
+    ) -> Port {
         let ring = Ring {
             limit: ring_bytes,
             bytes: 0,
@@ -67,9 +69,7 @@ impl Port {
             completions: Vec::new(),
             closed: false,
         };
-        let completed = Signal::new()?;
-        let peers_changed = Signal::new()?;
-        Ok(Port(Arc::new(PortState {
+        Port(Arc::new(PortState {
             key,
             bound,
             queues: Mutex::new(queues),
@@ -77,13 +77,14 @@ impl Port {
             waker,
             called: AtomicBool::new(false),
             ring: Mutex::new(ring),
-            completed,
+            completed: signals.signal(),
             watches: Mutex::default(),
             watched: AtomicU8::new(0),
             peer_changes: Mutex::default(),
-            peers_changed,
+            peers_changed: signals.signal(),
+            signals: signals.clone(),
             last: OnceLock::new(),
-        })))
+        }))
     }
 
     /// Address and port as bound.
@@ -105,6 +106,10 @@ impl Port {
     pub(crate) fn update(&self, queues: Vec<Arc<BatchQueue>>, sources: usize) {
         *self.all_queues() = queues;
         self.0.sources.store(sources, Ordering::Release);
+    }
+
+    pub(crate) fn signals(&self) -> &Signals {
+        &self.0.signals
     }
 
     pub(crate) fn all_queues(&self) -> MutexGuard<'_, Vec<Arc<BatchQueue>>> {
@@ -160,7 +165,7 @@ impl Port {
         std::mem::take(&mut ring.completions)
     }
 
-    /// Readable when [`completions`](Self::completions) has something; room in the ring comes free with it.
+    /// Set when [`completions`](Self::completions) has something; room in the ring comes free with it.
     pub fn completed(&self) -> &Signal {
         &self.0.completed
     }
@@ -178,7 +183,7 @@ impl Port {
         std::mem::take(&mut *changes).into_values().collect()
     }
 
-    /// Readable when [`peer_changes`](Self::peer_changes) has something.
+    /// Set when [`peer_changes`](Self::peer_changes) has something.
     pub fn peers_changed_signal(&self) -> &Signal {
         &self.0.peers_changed
     }
@@ -197,7 +202,7 @@ impl Port {
 
     /// Begins to watch; until [`unwatch`](Self::unwatch).
     pub fn watch(&self, filter: FilterSpec) -> io::Result<Arc<Watch>> {
-        let watch = Arc::new(Watch::new(filter)?);
+        let watch = Arc::new(Watch::new(filter, &self.0.signals)?);
         let closed = self.ring().closed;
         let mut watches = self.watches();
         watches.push(watch.clone());

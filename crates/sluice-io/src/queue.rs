@@ -1,10 +1,9 @@
 //! Ready batches between the I/O thread and a Destination: bounded, the oldest gives way.
 
-use crate::{Signal, lock::lock};
+use crate::{Signal, Signals, lock::lock};
 use sluice_core::Batch;
 use std::{
     collections::VecDeque,
-    io,
     sync::{Mutex, MutexGuard},
 };
 
@@ -26,8 +25,8 @@ struct Inner {
 
 impl BatchQueue {
     /// Holds batches of at most `limit` bytes together, and always one.
-    pub fn new(limit: usize) -> io::Result<BatchQueue> {
-        Ok(BatchQueue { limit, inner: Mutex::default(), ready: Signal::new()? })
+    pub fn new(limit: usize, signals: &Signals) -> BatchQueue {
+        BatchQueue { limit, inner: Mutex::default(), ready: signals.signal() }
     }
 
     /// Adds a batch; returns how many packets had to give way.
@@ -52,7 +51,7 @@ impl BatchQueue {
         let mut inner = self.lock();
         let count = limit.min(inner.batches.len());
         let taken = (0..count).filter_map(|_| inner.pop()).collect();
-        // Once closed it stays readable, so that a reader finds out.
+        // Once closed it stays set, so that a reader finds out.
         if inner.batches.is_empty() && !inner.closed {
             self.ready.clear();
         }
@@ -77,7 +76,7 @@ impl BatchQueue {
         (inner.packets, inner.bytes)
     }
 
-    /// Readable while there is something to [`read`](Self::read), and for good once closed.
+    /// Set while there is something to [`read`](Self::read), and for good once closed.
     pub fn ready(&self) -> &Signal {
         &self.ready
     }

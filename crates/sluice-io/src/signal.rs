@@ -1,47 +1,152 @@
-//! A flag that an event loop can wait for, and what wakes the I/O thread with it.
+//! Flags that an event loop waits for by one descriptor for all, and what wakes the I/O thread.
 
 use crate::{lock::lock, schedule::Key};
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
+    collections::BTreeSet,
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-/// An eventfd: readable from [`set`](Self::set) until [`clear`](Self::clear).
-#[derive(Debug)]
-pub struct Signal(OwnedFd);
+/// The flags of one data plane; clones share them. Its descriptor is readable as long as a watched flag is set. So an
+/// event loop waits for any number of Listeners and Destinations by one descriptor.
+#[derive(Clone, Debug)]
+pub struct Signals(Arc<Shared>);
 
-impl Signal {
-    /// Not set. Fails when the process is out of file descriptors.
-    pub fn new() -> io::Result<Signal> {
-        Ok(Signal(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+#[derive(Debug)]
+struct Shared {
+    readable: Eventfd,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    made: u64,
+    /// Watched and set.
+    ready: BTreeSet<u64>,
+}
+
+impl Signals {
+    /// Fails when the process is out of file descriptors.
+    pub fn new() -> io::Result<Signals> {
+        Ok(Signals(Arc::new(Shared { readable: Eventfd::new()?, inner: Mutex::default() })))
     }
 
-    /// Makes it readable.
+    /// A new flag, neither set nor watched.
+    pub fn signal(&self) -> Signal {
+        let mut inner = self.lock();
+        inner.made += 1;
+        Signal { key: inner.made, of: self.clone(), flags: Mutex::default() }
+    }
+
+    /// Keys of the watched flags that are set, the oldest first.
+    pub fn ready(&self) -> Vec<u64> {
+        self.lock().ready.iter().copied().collect()
+    }
+
+    /// True as long as this flag is watched and set.
+    pub fn is_ready(&self, key: u64) -> bool {
+        self.lock().ready.contains(&key)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.0.inner)
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.readable.0.as_raw_fd()
+    }
+}
+
+/// A flag of [`Signals`]: from [`set`](Self::set) until [`clear`](Self::clear).
+#[derive(Debug)]
+pub struct Signal {
+    key: u64,
+    of: Signals,
+    flags: Mutex<Flags>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    set: bool,
+    watched: bool,
+}
+
+impl Signal {
+    /// Its name among all [`Signals`]; no other has it, not even later.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Sets the flag.
     pub fn set(&self) {
+        self.change(|flags| flags.set = true);
+    }
+
+    /// Clears the flag.
+    pub fn clear(&self) {
+        self.change(|flags| flags.set = false);
+    }
+
+    /// True between [`set`](Self::set) and [`clear`](Self::clear).
+    pub fn is_set(&self) -> bool {
+        lock(&self.flags).set
+    }
+
+    /// Whether it makes the descriptor readable.
+    pub fn watch(&self, watched: bool) {
+        self.change(|flags| flags.watched = watched);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Flags)) {
+        let mut flags = lock(&self.flags);
+        let before = flags.set && flags.watched;
+        change(&mut flags);
+        let after = flags.set && flags.watched;
+        if before == after {
+            return;
+        }
+        // The descriptor is written and read under the lock: a late read would take a later write.
+        let mut inner = self.of.lock();
+        if after {
+            inner.ready.insert(self.key);
+            if inner.ready.len() == 1 {
+                self.of.0.readable.set();
+            }
+        } else if inner.ready.remove(&self.key) && inner.ready.is_empty() {
+            self.of.0.readable.clear();
+        }
+    }
+}
+
+impl Drop for Signal {
+    fn drop(&mut self) {
+        self.watch(false);
+    }
+}
+
+/// Readable from [`set`](Self::set) until [`clear`](Self::clear).
+#[derive(Debug)]
+struct Eventfd(OwnedFd);
+
+impl Eventfd {
+    fn new() -> io::Result<Eventfd> {
+        Ok(Eventfd(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    fn set(&self) {
         // The only error is a counter at its limit, which is readable too.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Makes it unreadable.
-    pub fn clear(&self) {
+    fn clear(&self) {
         let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
-    }
-}
-
-impl AsFd for Signal {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Signal {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }
 
@@ -50,14 +155,14 @@ impl AsRawFd for Signal {
 pub(crate) struct Waker(Arc<Wakeup>);
 
 struct Wakeup {
-    signal: Signal,
+    signal: Eventfd,
     under_way: AtomicBool,
     keys: Mutex<Vec<Key>>,
 }
 
 impl Waker {
     pub fn new() -> io::Result<Waker> {
-        let wakeup = Wakeup { signal: Signal::new()?, under_way: AtomicBool::new(false), keys: Mutex::default() };
+        let wakeup = Wakeup { signal: Eventfd::new()?, under_way: AtomicBool::new(false), keys: Mutex::default() };
         Ok(Waker(Arc::new(wakeup)))
     }
 
@@ -85,12 +190,44 @@ impl Waker {
 impl AsFd for Waker {
     /// Readable when somebody has woken the thread.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.signal.as_fd()
+        self.0.signal.0.as_fd()
     }
 }
 
 impl fmt::Debug for Waker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Waker")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    fn readable(signals: &Signals) -> bool {
+        let fd = signals.0.readable.0.as_fd();
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())).unwrap() > 0
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_while_a_watched_flag_is_set() {
+        let signals = Signals::new().unwrap();
+        let (one, two) = (signals.signal(), signals.signal());
+        one.set();
+        assert!(!readable(&signals), "nobody watches it");
+        one.watch(true);
+        two.watch(true);
+        two.set();
+        two.set();
+        assert_eq!(signals.ready(), [one.key(), two.key()]);
+        one.clear();
+        assert!(readable(&signals) && !signals.is_ready(one.key()));
+        two.watch(false);
+        assert!(!readable(&signals) && two.is_set());
+        two.watch(true);
+        assert!(readable(&signals));
+        drop(two);
+        assert!(!readable(&signals) && signals.ready().is_empty());
     }
 }

@@ -9,7 +9,7 @@
 //! without traffic cost nothing.
 
 use crate::{
-    BatchQueue, Port,
+    BatchQueue, Port, Signals,
     command::{Command, Remembered},
     open::Open,
     schedule::{Key, Schedule},
@@ -38,6 +38,7 @@ pub(crate) struct Thread {
     epoll: OwnedFd,
     waker: Waker,
     commands: mpsc::Receiver<Command>,
+    signals: Signals,
     shared: Arc<Shared>,
     salt: fn() -> [u8; 6],
     open: HashMap<Key, Open>,
@@ -50,10 +51,11 @@ pub(crate) struct Thread {
 }
 
 impl Thread {
-    /// `waker` wakes it to look at `commands`; `salt` yields fresh random bytes.
+    /// `waker` wakes it to look at `commands`, it tells by `signals` what is ready; `salt` yields fresh random bytes.
     pub fn new(
         waker: Waker,
         commands: mpsc::Receiver<Command>,
+        signals: Signals,
         shared: Shared,
         salt: fn() -> [u8; 6],
     ) -> io::Result<Thread> {
@@ -63,6 +65,7 @@ impl Thread {
             epoll,
             waker,
             commands,
+            signals,
             shared: Arc::new(shared),
             salt,
             open: HashMap::new(),
@@ -236,11 +239,9 @@ impl Thread {
         let bind = spec.bind;
         let failed = |source| OpenError { attempt: format!("prepare {bind}"), source };
         let socket = UdpSocket::open(spec.bind, spec.dual_stack)?;
-        let queues = spec.destinations.iter().map(|d| BatchQueue::new(d.queue_bytes).map(Arc::new));
-        let queues = queues.collect::<io::Result<_>>().map_err(failed)?;
-        let waker = self.waker.clone();
-        let port =
-            Port::new(key, socket.bound(), queues, spec.sources.len(), spec.ring_bytes, waker).map_err(failed)?;
+        let queues = spec.destinations.iter().map(|d| Arc::new(BatchQueue::new(d.queue_bytes, &self.signals)));
+        let (queues, waker) = (queues.collect(), self.waker.clone());
+        let port = Port::new(key, socket.bound(), queues, spec.sources.len(), spec.ring_bytes, waker, &self.signals);
         let bound = socket.bound();
         let listener = Listener::new(spec, self.shared.clone(), bound, (self.salt)());
         let open = Open::new(port.clone(), socket, listener);

@@ -1,7 +1,7 @@
 //! Live events of one Listener for whoever watches: filtered and sampled here, rendered once, bounded, with a count of
 //! what was left out. Costs nothing while nobody watches.
 
-use crate::{Signal, lock::lock};
+use crate::{Signal, Signals, lock::lock};
 use serde::{Deserialize, Serialize};
 use sluice_core::{About, Event, Kinds, ListenerSpec, Origin, policy::Networks, time};
 use std::{
@@ -58,7 +58,7 @@ pub(crate) struct Labels<'a> {
 
 impl Watch {
     /// An error names an unknown event.
-    pub fn new(filter: FilterSpec) -> io::Result<Watch> {
+    pub fn new(filter: FilterSpec, signals: &Signals) -> io::Result<Watch> {
         let known = |name: &String| Kinds::NAMES.iter().any(|(_, one)| one == name);
         if let Some(unknown) = filter.events.iter().flatten().find(|name| !known(name)) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no event {unknown}")));
@@ -69,7 +69,7 @@ impl Watch {
                 kinds = kinds.union(kind);
             }
         }
-        Ok(Watch { kinds, filter, inner: Mutex::default(), ready: Signal::new()? })
+        Ok(Watch { kinds, filter, inner: Mutex::default(), ready: signals.signal() })
     }
 
     /// The kinds that it wants.
@@ -92,7 +92,7 @@ impl Watch {
         inner.closed && inner.lines.is_empty()
     }
 
-    /// Readable when [`read`](Self::read) has something, and for good once closed.
+    /// Set when [`read`](Self::read) has something, and for good once closed.
     pub fn ready(&self) -> &Signal {
         &self.ready
     }

@@ -6,7 +6,7 @@ mod common;
 use common::{PATIENCE, Rig, document, next, payload, readable, remote};
 use serde_json::{Value, json};
 use sluice_core::{Batch, Now, batch::Batcher, spec::DestinationSpec};
-use sluice_io::{BatchQueue, FilterSpec};
+use sluice_io::{BatchQueue, FilterSpec, Signals};
 use std::{
     sync::{
         Arc,
@@ -33,7 +33,7 @@ fn batch(packets: usize, bytes: usize) -> Batch {
 
 #[test]
 fn the_oldest_batches_give_way() {
-    let queue = BatchQueue::new(1_000).unwrap();
+    let queue = BatchQueue::new(1_000, &Signals::new().unwrap());
     let dropped: usize = (1..=10).map(|packets| queue.push(batch(packets, 20))).sum();
     let left: Vec<_> = queue.read(100).iter().map(Batch::count).collect();
     assert_eq!(left, [6, 7, 8, 9, 10]);
@@ -48,7 +48,7 @@ fn the_oldest_batches_give_way() {
 fn pushing_and_reading_at_once_loses_no_packet_uncounted() {
     const LIMIT: usize = 20_000;
     const EACH: usize = 3_000;
-    let queue = Arc::new(BatchQueue::new(LIMIT).unwrap());
+    let queue = Arc::new(BatchQueue::new(LIMIT, &Signals::new().unwrap()));
     let (dropped, read) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let pushers: Vec<_> = (0..2)
         .map(|_| {

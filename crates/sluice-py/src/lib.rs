@@ -2,10 +2,12 @@
 //!
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
+mod callbacks;
 mod keys;
 mod random;
 mod seal;
 
+use callbacks::Callbacks;
 use pyo3::{
     create_exception,
     exceptions::{PyIndexError, PyRuntimeError, PyValueError},
@@ -46,7 +48,10 @@ fn seconds(value: f64) -> Duration {
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
-struct Dataplane(Arc<sluice_io::Dataplane>);
+struct Dataplane {
+    dataplane: Arc<sluice_io::Dataplane>,
+    callbacks: Callbacks,
+}
 
 #[pymethods]
 impl Dataplane {
@@ -55,26 +60,36 @@ impl Dataplane {
         let spec: DataplaneSpec = serde_json::from_str(spec_json).map_err(|e| invalid("data plane spec", e))?;
         let shared = Shared::new(&spec).map_err(|e| invalid("data plane spec", e))?;
         let dataplane = sluice_io::Dataplane::start(shared, random)?;
-        Ok(Dataplane(Arc::new(dataplane)))
+        Ok(Dataplane { dataplane: Arc::new(dataplane), callbacks: Callbacks::default() })
     }
 
     fn open(&self, py: Python<'_>, spec_json: &str) -> PyResult<Port> {
         let spec: ListenerSpec = serde_json::from_str(spec_json).map_err(|e| invalid("Listener spec", e))?;
         let name = spec.name.clone();
-        match py.detach(|| self.0.open(spec)).map_err(gone)? {
-            Ok(port) => Ok(Port { dataplane: self.0.clone(), name, port }),
+        match py.detach(|| self.dataplane.open(spec)).map_err(gone)? {
+            Ok(port) => Ok(Port { dataplane: self.dataplane.clone(), callbacks: self.callbacks.clone(), name, port }),
             Err(error) => Err(NativeError::new_err((error.attempt, error.source.raw_os_error()))),
         }
     }
 
     fn close(&self, py: Python<'_>) {
-        py.detach(|| self.0.end());
+        py.detach(|| self.dataplane.end());
+        self.callbacks.clear();
+    }
+
+    fn fileno(&self) -> i32 {
+        self.dataplane.signals().as_raw_fd()
+    }
+
+    fn dispatch(&self, py: Python<'_>) -> PyResult<()> {
+        self.callbacks.call(py, self.dataplane.signals())
     }
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
 struct Port {
     dataplane: Arc<sluice_io::Dataplane>,
+    callbacks: Callbacks,
     name: String,
     port: sluice_io::Port,
 }
@@ -91,7 +106,7 @@ impl Port {
 
     fn reader(&self, destination: usize) -> PyResult<Reader> {
         let queue = self.port.queue(destination).ok_or_else(|| PyIndexError::new_err("no such Destination"))?;
-        Ok(Reader(queue))
+        Ok(Reader { queue, callbacks: self.callbacks.clone() })
     }
 
     fn reply(
@@ -138,8 +153,9 @@ impl Port {
         Ok(py.detach(|| self.port.submit(submissions)))
     }
 
-    fn completions_fileno(&self) -> i32 {
-        self.port.completed().as_raw_fd()
+    #[pyo3(signature = (callback))]
+    fn on_completions(&self, callback: Option<Py<PyAny>>) {
+        self.callbacks.set(self.port.completed(), callback);
     }
 
     fn completions(&self) -> Vec<Completion> {
@@ -172,8 +188,9 @@ impl Port {
         py.detach(|| self.dataplane.change_peers(&self.port, change)).map_err(gone)
     }
 
-    fn peer_changes_fileno(&self) -> i32 {
-        self.port.peers_changed_signal().as_raw_fd()
+    #[pyo3(signature = (callback))]
+    fn on_peer_changes(&self, callback: Option<Py<PyAny>>) {
+        self.callbacks.set(self.port.peers_changed_signal(), callback);
     }
 
     fn peer_changes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -187,7 +204,7 @@ impl Port {
             ErrorKind::InvalidInput => invalid("filter", error),
             _ => error.into(),
         })?;
-        Ok(Events { port: self.port.clone(), watch })
+        Ok(Events { port: self.port.clone(), callbacks: self.callbacks.clone(), watch })
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<String> {
@@ -233,13 +250,15 @@ struct Stats<'a> {
 #[pyclass(frozen, module = "sluicegate._native")]
 struct Events {
     port: sluice_io::Port,
+    callbacks: Callbacks,
     watch: Arc<sluice_io::Watch>,
 }
 
 #[pymethods]
 impl Events {
-    fn fileno(&self) -> i32 {
-        self.watch.ready().as_raw_fd()
+    #[pyo3(signature = (callback))]
+    fn on_ready(&self, callback: Option<Py<PyAny>>) {
+        self.callbacks.set(self.watch.ready(), callback);
     }
 
     fn read<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -252,6 +271,7 @@ impl Events {
     }
 
     fn close(&self) {
+        self.callbacks.set(self.watch.ready(), None);
         self.port.unwatch(&self.watch);
     }
 }
@@ -263,21 +283,25 @@ impl Drop for Events {
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
-struct Reader(Arc<sluice_io::BatchQueue>);
+struct Reader {
+    queue: Arc<sluice_io::BatchQueue>,
+    callbacks: Callbacks,
+}
 
 #[pymethods]
 impl Reader {
-    fn fileno(&self) -> i32 {
-        self.0.ready().as_raw_fd()
+    #[pyo3(signature = (callback))]
+    fn on_ready(&self, callback: Option<Py<PyAny>>) {
+        self.callbacks.set(self.queue.ready(), callback);
     }
 
     fn read(&self, py: Python<'_>, limit: usize) -> Vec<Batch> {
-        py.detach(|| self.0.read(limit)).into_iter().map(Batch).collect()
+        py.detach(|| self.queue.read(limit)).into_iter().map(Batch).collect()
     }
 
     #[getter]
     fn closed(&self) -> bool {
-        self.0.is_finished()
+        self.queue.is_finished()
     }
 }
 

@@ -1,8 +1,8 @@
 """Runs one Destination: takes its batches from the native queue, delivers them, retries, counts (contract section 3).
 
 Theory of operation. The native queue is the only bounded queue, and it drops the oldest packets. So nothing may pile up
-here: a batch is read only when its delivery can start at once. The file descriptor is level triggered. It is therefore
-watched only while a slot is free; otherwise the loop would spin.
+here: a batch is read only when its delivery can start at once. A reader calls again and again as long as there is
+something to read. It is therefore watched only while a slot is free; otherwise the loop would spin.
 
 Each batch is a `_Job` in a task of its own. A job shrinks until no packet of it is left: `_delivered` and `_failed`
 count packets and take them off, and do nothing once the job has completed. So each packet completes exactly once, as
@@ -49,7 +49,7 @@ CANCEL_SECONDS = 1.0
 class BatchReader(Protocol):
     """The queue of ready batches; `sluicegate._native.Reader` is the real one."""
 
-    def fileno(self) -> int: ...
+    def on_ready(self, callback: Callable[[], object] | None, /) -> None: ...
     def read(self, limit: int, /) -> Sequence[PacketBatch]: ...
     @property
     def closed(self) -> bool: ...
@@ -124,7 +124,7 @@ class Delivery:
         self._sleep = sleep
         self._slots = max(1, destination.concurrency)
         self._running: dict[asyncio.Task[None], _Job] = {}
-        self._watched: int | None = None
+        self._watched = False
         self._stopped = False
         self._finished = asyncio.Event()
         self._stats = counters or DeliveryStats()
@@ -208,7 +208,7 @@ class Delivery:
         for batch in batches:
             self._begin(batch)
         if self._reader.closed:
-            # The descriptor stays readable from now on: watching it would make the loop spin.
+            # The reader would call for good from now on, and the loop would spin.
             self._unwatch()
             if not self._running:
                 self._finished.set()
@@ -231,14 +231,14 @@ class Delivery:
         self._pump()
 
     def _watch(self) -> None:
-        if self._watched is None:
-            self._watched = self._reader.fileno()
-            self._loop.add_reader(self._watched, self._pump)
+        if not self._watched:
+            self._watched = True
+            self._reader.on_ready(self._pump)
 
     def _unwatch(self) -> None:
-        if self._watched is not None:
-            self._loop.remove_reader(self._watched)
-            self._watched = None
+        if self._watched:
+            self._watched = False
+            self._reader.on_ready(None)
 
     # One batch
 

@@ -100,7 +100,7 @@ class Egress:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read completions in `loop`."""
         self._loop = loop
-        loop.add_reader(self._port.completions_fileno(), self._on_readable)
+        self._port.on_completions(self._on_completions)
 
     def rename(self, sources: Sequence[str], destinations: Sequence[str]) -> None:
         """The Port's spec has changed: the names in its order."""
@@ -234,7 +234,7 @@ class Egress:
         for record in itertools.chain.from_iterable(self._in_flight.values()):
             record.given_back = record.settles  # nobody can settle it any more
         if self._loop is not None:
-            self._loop.remove_reader(self._port.completions_fileno())
+            self._port.on_completions(None)
             self._end_all()
             self._end_gathered()
         self._closed = True
@@ -338,7 +338,7 @@ class Egress:
 
     # Out of the ring
 
-    def _on_readable(self) -> None:
+    def _on_completions(self) -> None:
         self._end_all()
         self._pump()
         self._wake_idle()

@@ -1,6 +1,5 @@
 """The native side's events of one Listener, brought into the event loop as they come."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,7 +9,7 @@ class NativeWatch(Protocol):
 
     @property
     def closed(self) -> bool: ...
-    def fileno(self) -> int: ...
+    def on_ready(self, callback: Callable[[], object] | None, /) -> None: ...
     def read(self) -> bytes: ...
     def close(self) -> None: ...
 
@@ -28,11 +27,9 @@ class NativeEvents:
     """
 
     def __init__(self, port: Watchable, filter_json: str, on_lines: Callable[[bytes], object]) -> None:
-        self._loop = asyncio.get_running_loop()
         self._on_lines = on_lines
         self._watch: NativeWatch | None = port.events(filter_json)
-        self._fd = self._watch.fileno()
-        self._loop.add_reader(self._fd, self._read)
+        self._watch.on_ready(self._read)
 
     def close(self) -> None:
         """Hand on what is there, and stop to watch. Safe to call twice."""
@@ -45,7 +42,7 @@ class NativeEvents:
             return
         self._hand_on(self._watch)
         if self._watch is not None and self._watch.closed:
-            # Readable for good from now on.
+            # It would call for good from now on.
             self._end()
 
     def _hand_on(self, watch: NativeWatch) -> None:
@@ -56,5 +53,5 @@ class NativeEvents:
     def _end(self) -> None:
         if self._watch is not None:
             watch, self._watch = self._watch, None
-            self._loop.remove_reader(self._fd)
+            watch.on_ready(None)
             watch.close()

@@ -87,7 +87,7 @@ class PeerKeeper:
 
     def start(self) -> None:
         """Begin to write changes down, until `close`."""
-        asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
+        self._port.on_peer_changes(self._changed)
 
     def change(self, before: Listener, after: Listener) -> None:
         """Change the Listener's peers. Sessions of removed peers are cut at once; the others go on."""
@@ -107,7 +107,7 @@ class PeerKeeper:
 
     async def close(self) -> None:
         """Write the last changes."""
-        asyncio.get_running_loop().remove_reader(self._port.peer_changes_fileno())
+        self._port.on_peer_changes(None)
         self._closing.set()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -115,7 +115,7 @@ class PeerKeeper:
 
     def _changed(self) -> None:
         if self._task is None or self._task.done():
-            asyncio.get_running_loop().remove_reader(self._port.peer_changes_fileno())
+            self._port.on_peer_changes(None)
             self._task = asyncio.create_task(self._write_soon(), name=f"peers of {self._listener}")
 
     async def _write_soon(self) -> None:
@@ -127,7 +127,7 @@ class PeerKeeper:
             more = WRITE_SECONDS if self._pending else 0.0
             pause = more if written else RETRY_SECONDS
         if not self._closing.is_set():
-            asyncio.get_running_loop().add_reader(self._port.peer_changes_fileno(), self._changed)
+            self._port.on_peer_changes(self._changed)
 
     async def _write(self) -> bool:
         """Write the changes. False if the state could not be written: the changes then wait."""

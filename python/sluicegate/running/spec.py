@@ -12,6 +12,10 @@ DESTINATION_QUEUE_BYTES = 64 << 20
 SESSION_LIMIT = 65_536
 BYTES_PER_MB = 1 << 20
 
+LISTENER_DESCRIPTORS = 1
+"""File descriptors that the native side holds for a Listener while it runs: its socket. Everything that the event loop
+waits for shares one (`Dataplane.fileno`)."""
+
 # The window in which an entry's `Id` is recognised, for each PacketSource (contract 4.1): whichever ends first.
 DEDUP_SECONDS = 600.0
 DEDUP_LIMIT = 1_000_000

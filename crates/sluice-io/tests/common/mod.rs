@@ -87,9 +87,15 @@ pub fn payload(number: usize, size: usize) -> String {
     text
 }
 
-/// False if it was not readable before `deadline`.
+/// False if it was not set before `deadline`.
 pub fn readable(signal: &Signal, deadline: Instant) -> bool {
-    readable_fd(signal, deadline)
+    while !signal.is_set() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    true
 }
 
 pub fn readable_fd(fd: &impl AsFd, deadline: Instant) -> bool {
