@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import threading
@@ -268,6 +269,29 @@ async def test_icmp_errors_reach_every_sink_and_packets_only_who_asks() -> None:
     assert not icmp.released
     live.close()
     assert icmp.released
+
+
+def watches_alive() -> int:
+    gc.collect()
+    return sum(isinstance(one, NativeEvents) for one in gc.get_objects())
+
+
+async def test_a_subscription_outlives_a_listener_and_holds_nothing_of_it() -> None:
+    live = LiveEvents(EventLog())
+    port, before = Port(), watches_alive()
+    live.watch("a", port)
+    subscription = live.subscribe(wanted())
+    packets = port.watches[1]
+    packets.happen(RECEIVED)
+    packets.vanish()
+    live.unwatch("a", port)
+    assert await read(subscription, 1) == [RECEIVED]
+    assert packets.released
+    assert watches_alive() == before
+    again = Port()
+    live.watch("a", again)
+    again.watches[1].happen(REJECTED)
+    assert await read(subscription, 1) == [REJECTED]
 
 
 async def test_a_sample_of_packets_goes_to_the_sinks_and_not_twice_to_subscribers() -> None:

@@ -23,6 +23,10 @@ ICMP_RATE = 100  # events a second and Listener
 ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 
 
+_Watches = dict[Watchable | None, NativeEvents | BatchWatch]
+"""What a subscription watches: each Listener's Port, and by None the batches of all."""
+
+
 class TooManySubscriptions(Exception):
     """As many as there may be watch already."""
 
@@ -73,7 +77,7 @@ class LiveEvents:
         self._hub = Hub()
         self._ports: dict[str, Watchable] = {}
         self._always: dict[Watchable, list[NativeEvents]] = {}
-        self._watches: dict[Subscription, list[NativeEvents | BatchWatch]] = {}
+        self._watches: dict[Subscription, _Watches] = {}
         self._arrivals: list[Arrivals] = []
         self.batches = Batches(log)
         if packets_per_second:
@@ -115,6 +119,9 @@ class LiveEvents:
             watch.close()
         for arrivals in self._arrivals:
             arrivals.unwatch(port)
+        for watches in self._watches.values():
+            if port in watches:
+                watches.pop(port).close()
 
     def subscribe(self, wanted: Filter) -> Subscription:
         """A stream of what `wanted` takes, until it is closed or the gateway stops.
@@ -126,7 +133,7 @@ class LiveEvents:
         if len(self._watches) >= SUBSCRIPTIONS:
             raise TooManySubscriptions(f"{SUBSCRIPTIONS} clients watch already: end one of them")
         subscription = Subscription(wanted, on_close=self._closed)
-        watches: list[NativeEvents | BatchWatch] = [self.batches.watch(wanted, self._shower(subscription))]
+        watches: _Watches = {None: self.batches.watch(wanted, self._shower(subscription))}
         for listener, port in self._ports.items():
             self._show(subscription, listener, port, watches)
         self._watches[subscription] = watches
@@ -136,7 +143,7 @@ class LiveEvents:
     def end_subscriptions(self) -> None:
         """The gateway stops: every stream ends after what it has."""
         for subscription in list(self._watches):
-            for watch in self._watches[subscription]:
+            for watch in self._watches[subscription].values():
                 watch.close()
             subscription.end()
 
@@ -157,11 +164,11 @@ class LiveEvents:
         subscription: Subscription,
         listener: str,
         port: Watchable,
-        watches: list[NativeEvents | BatchWatch],
+        watches: _Watches,
     ) -> None:
         spec = subscription.filter.native(listener)
         if spec is not None:
-            watches.append(NativeEvents(port, spec, self._shower(subscription)))
+            watches[port] = NativeEvents(port, spec, self._shower(subscription))
 
     def _shower(self, subscription: Subscription) -> Callable[[bytes], None]:
         wanted = subscription.filter
@@ -176,7 +183,7 @@ class LiveEvents:
 
     def _closed(self, subscription: Subscription) -> None:
         self._hub.remove(subscription)
-        for watch in self._watches.pop(subscription, ()):
+        for watch in self._watches.pop(subscription, {}).values():
             watch.close()
 
 
