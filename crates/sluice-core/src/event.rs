@@ -1,7 +1,7 @@
 //! Per-packet events, made only while somebody watches (contract section 6).
 
-use crate::{document::Origin, reason::Rejected};
-use std::net::SocketAddr;
+use crate::{document::Origin, reason::Rejected, session::wireguard::keys::PublicKey};
+use std::net::{IpAddr, SocketAddr};
 
 /// Which kinds somebody watches: a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,14 +18,17 @@ impl Kinds {
     pub const PACKET_SOURCED: Kinds = Kinds(8);
     /// An ICMP error came back.
     pub const ICMP_ERROR: Kinds = Kinds(16);
+    /// A peer sent what its AllowedIPs refuse, for the first time.
+    pub const INNER_REFUSED: Kinds = Kinds(32);
 
     /// Each kind with the name of its event.
-    pub const NAMES: [(Kinds, &'static str); 5] = [
+    pub const NAMES: [(Kinds, &'static str); 6] = [
         (Kinds::PACKET_RECEIVED, "PacketReceived"),
         (Kinds::PACKET_REJECTED, "PacketRejected"),
         (Kinds::REPLY_SENT, "ReplySent"),
         (Kinds::PACKET_SOURCED, "PacketSourced"),
         (Kinds::ICMP_ERROR, "IcmpError"),
+        (Kinds::INNER_REFUSED, "InnerSourceRefused"),
     ];
 
     /// True if both have a kind in common.
@@ -79,4 +82,6 @@ pub enum About {
     },
     /// The kernel's name for the ICMP error.
     Icmp(&'static str),
+    /// The peer, and the inner source of its packet, which is no IP packet if it has none.
+    InnerRefused(PublicKey, Option<IpAddr>),
 }

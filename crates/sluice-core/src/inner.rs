@@ -4,6 +4,9 @@
 //! Any plaintext is legal, so what is an IP packet must be told by its form. The first half byte is not enough: a CoAP
 //! message or a line of text may begin alike. It is one if its lengths agree, IPv4's header checksum is right, and what
 //! comes after it is padding as the protocol makes it: fewer than 16 bytes, all zero.
+//!
+//! That is for reading a packet. What a peer *may* send is judged by less ([`claimed_source`]): whoever writes a wrong length
+//! into a packet must not pass by it, because the packet's reader may not look at the length.
 
 use crate::{
     reason::Rejected,
@@ -55,6 +58,15 @@ pub enum Unwrapped<'a> {
     Echo(Vec<u8>),
     /// Nothing to deliver.
     Dropped(Rejected),
+}
+
+/// The source address of what begins like an IP packet and is long enough to have one, whatever else is wrong with it.
+pub fn claimed_source(plaintext: &[u8]) -> Option<IpAddr> {
+    match plaintext.first()? >> 4 {
+        4 => ipv4::claimed_source(plaintext).map(IpAddr::from),
+        6 => ipv6::claimed_source(plaintext).map(IpAddr::from),
+        _ => None,
+    }
 }
 
 impl<'a> Ip<'a> {

@@ -11,7 +11,7 @@ use crate::{
     reason::{Dropped, Reason, Rejected},
     session::{
         Arrived, Session, WireGuard,
-        wireguard::{PeerStatus, PublicKey, Secret},
+        wireguard::{PeerId, PeerStatus, PublicKey, Secret},
     },
     shared::Shared,
     spec::{DestinationSpec, ListenerSpec, PeerMemory, PeerSpec},
@@ -94,6 +94,7 @@ impl Listener {
         match arrived {
             Arrived::Protocol => {}
             Arrived::Refused(why) => self.reject(now, remote, datagram.len(), why),
+            Arrived::RefusedInner(peer, source) => self.reject_inner(now, remote, datagram.len(), &peer, source),
             Arrived::Packet(_) if self.spec.destinations.iter().all(|destination| destination.removed) => {
                 self.reject(now, remote, datagram.len(), Rejected::NoDestination);
             }
@@ -381,6 +382,16 @@ impl Listener {
         *self.counters.rejected.entry(why).or_default() += 1;
         if self.egress.watched.meets(Kinds::PACKET_REJECTED) {
             self.event(Kinds::PACKET_REJECTED, now, remote, bytes, About::Rejected(why));
+        }
+    }
+
+    /// Counts what a peer's AllowedIPs refuse, and reports each peer's first.
+    fn reject_inner(&mut self, now: Now, remote: SocketAddr, bytes: usize, peer: &PeerId, source: Option<IpAddr>) {
+        self.reject(now, remote, bytes, Rejected::RefusedInnerSource);
+        if self.egress.watched.meets(Kinds::INNER_REFUSED)
+            && let Some(key) = self.session.wire_guard_mut().and_then(|wg| wg.reports_refusal(peer))
+        {
+            self.event(Kinds::INNER_REFUSED, now, remote, bytes, About::InnerRefused(key, source));
         }
     }
 

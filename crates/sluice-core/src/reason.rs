@@ -101,9 +101,9 @@ pub enum Rejected {
     InvalidPacket,
     /// The packet has come before, or comes far too late.
     Replayed,
-    /// The packet's inner source is not among the peer's `AllowedIPs`.
+    /// The packet's inner source is not among the peer's `AllowedIPs`, or it is no IP packet and they do not hold everything.
     RefusedInnerSource,
-    /// An inner UDP packet whose length or checksum is wrong.
+    /// An inner packet whose length or checksum is wrong, where it was to be taken out of its headers.
     InnerMalformed,
     /// A part of a larger inner packet.
     InnerFragment,

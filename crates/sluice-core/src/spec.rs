@@ -105,7 +105,7 @@ pub struct WireGuardSpec {
 pub struct PeerSpec {
     /// The peer's public key, which is its name in messages.
     pub public_key: PublicKey,
-    /// Inner sources that the peer may use; none: any.
+    /// Inner sources that the peer may use; none, or both whole families: it may send anything.
     #[serde(default, rename = "AllowedIPs")]
     pub allowed_ips: Vec<IpNet>,
     /// The pre-shared key, if any.

@@ -3,10 +3,12 @@
 
 use crate::{Signal, Signals, lock::lock};
 use serde::{Deserialize, Serialize};
-use sluice_core::{About, Event, Kinds, ListenerSpec, Origin, policy::Networks, time};
+use sluice_core::{
+    About, Event, Kinds, ListenerSpec, Origin, Rejected, policy::Networks, session::wireguard::PublicKey, time,
+};
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard},
 };
 
@@ -185,6 +187,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     suppressed: Option<u64>,
 }
 
@@ -212,6 +216,7 @@ impl<'a> Line<'a> {
             remote: None,
             bytes: None,
             reason: None,
+            detail: None,
             suppressed: None,
         }
     }
@@ -220,6 +225,20 @@ impl<'a> Line<'a> {
         serde_json::to_writer(&mut *out, self).expect("writing to memory cannot fail");
         out.push(b'\n');
     }
+}
+
+fn why_refused(peer: &PublicKey, source: Option<IpAddr>) -> String {
+    let (sent, fix) = match source {
+        None => ("what is no IP packet".to_owned(), "both \"0.0.0.0/0\" and \"::/0\"".to_owned()),
+        Some(source) => {
+            let bits = if source.is_ipv4() { 32 } else { 128 };
+            (format!("a packet with the inner source {source}"), format!("\"{source}/{bits}\""))
+        }
+    };
+    format!(
+        "the peer {peer} sent {sent}, which its allowed_ips do not hold: add {fix} to them if it may; what else is refused \
+         of this peer is only counted"
+    )
 }
 
 fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
@@ -231,6 +250,10 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
         About::Received(tag) => line.tag = Some(tag),
         About::Rejected(why) => line.reason = Some(format!("{why:?}")),
         About::Icmp(why) => line.reason = Some((*why).to_owned()),
+        About::InnerRefused(peer, source) => {
+            line.reason = Some(format!("{:?}", Rejected::RefusedInnerSource));
+            line.detail = Some(why_refused(peer, *source));
+        }
         About::Sent { origin, document, index, id } => {
             match *origin {
                 Origin::Source(i) => line.packet_source = labels.spec.sources.get(i).map(|s| s.name.as_str()),

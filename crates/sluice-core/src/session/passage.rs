@@ -6,6 +6,7 @@ use crate::{
     session::wireguard::keys::{PeerId, PublicKey},
     tag::{PeerAddress, ReturnAddress, TagKeys, TagSealer, TagText},
 };
+use std::net::IpAddr;
 
 /// What became of a datagram.
 pub enum Arrived<'a> {
@@ -15,6 +16,8 @@ pub enum Arrived<'a> {
     Protocol,
     /// Nothing to deliver.
     Refused(Rejected),
+    /// This peer sent what its AllowedIPs refuse: this inner source, or what is no IP packet.
+    RefusedInner(PeerId, Option<IpAddr>),
 }
 
 /// A packet for Destinations.

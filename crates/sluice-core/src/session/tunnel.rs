@@ -4,7 +4,7 @@
 use crate::{
     Now, PAYLOAD_LIMIT_V4,
     address::{address_of, malformed_remote, port_of},
-    inner::{Inner, Ip, Recent, Unwrapped},
+    inner::{self, Inner, Ip, Recent, Unwrapped},
     judge::{self, Surroundings},
     message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
     outgoing::{Outgoing, ToPeer},
@@ -55,12 +55,14 @@ impl Tunnels {
             Received::Refused(why) => return Arrived::Refused(why),
         };
         let plaintext: &'a [u8] = plaintext;
-        let ip = Ip::new(plaintext);
-        if ip.is_some_and(|ip| !self.wg.allows(&id, ip.source())) {
-            return Arrived::Refused(Rejected::RefusedInnerSource);
-        }
-        let (inner, payload) = match ip {
+        let (key, only_ip) = match self.wg.judge_inner(&id, plaintext) {
+            Ok(judged) => judged,
+            Err(Rejected::RefusedInnerSource) => return Arrived::RefusedInner(id, inner::claimed_source(plaintext)),
+            Err(why) => return Arrived::Refused(why),
+        };
+        let (inner, payload) = match Ip::new(plaintext) {
             Some(ip) if !self.decapsulate => (None, ip.bytes()),
+            None if self.decapsulate && only_ip => return Arrived::Refused(Rejected::InnerMalformed),
             None => (None, plaintext),
             Some(ip) => match ip.unwrap() {
                 Unwrapped::Udp(inner, payload) => (Some(inner), payload),
@@ -77,7 +79,6 @@ impl Tunnels {
         if self.decapsulate {
             self.wg.set_recent(&id, inner.map_or(Recent::Raw, Recent::Udp));
         }
-        let Some(key) = self.wg.key_of(&id) else { return Arrived::Refused(Rejected::NoSession) };
         Arrived::Packet(Delivery { peer: Some(FromPeer { key, id, inner }), payload })
     }
 

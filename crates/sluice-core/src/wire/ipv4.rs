@@ -73,6 +73,11 @@ fn header_length(bytes: &[u8]) -> usize {
     usize::from(bytes[field::VERSION_IHL] & 15) * 4
 }
 
+/// Where the source would be, if these bytes are the start of a packet, or all that there is of it.
+pub fn claimed_source(bytes: &[u8]) -> Option<Ipv4Addr> {
+    bytes.get(field::SOURCE).map(address)
+}
+
 fn address(bytes: &[u8]) -> Ipv4Addr {
     <[u8; 4]>::try_from(bytes).expect("four bytes").into()
 }

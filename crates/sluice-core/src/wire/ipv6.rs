@@ -56,6 +56,11 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Where the source would be, if these bytes are the start of a packet, or all that there is of it.
+pub fn claimed_source(bytes: &[u8]) -> Option<Ipv6Addr> {
+    bytes.get(field::SOURCE).map(address)
+}
+
 fn address(bytes: &[u8]) -> Ipv6Addr {
     <[u8; 16]>::try_from(bytes).expect("sixteen bytes").into()
 }

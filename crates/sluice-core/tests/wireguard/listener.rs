@@ -3,7 +3,8 @@
 use crate::link::{SECOND, public, secret};
 use serde_json::{Value, json};
 use sluice_core::{
-    Completion, DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission,
+    About, Completion, DataplaneSpec, Kinds, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared,
+    Submission,
     inner::{Inner, Ip, Unwrapped},
     reason::Rejected,
     session::{
@@ -332,9 +333,103 @@ fn allowed_ips_hold_for_inner_sources() {
         pair.client_sends(&from_client(V6, b"mine"));
         pair.client_sends(&from_client(("10.1.0.3:5000", "10.1.0.1:5683"), b"another's"));
         pair.client_sends(b"not IP");
-        assert_eq!(pair.packets.len(), 3);
-        assert_eq!(pair.rejected(Rejected::RefusedInnerSource), 1);
+        pair.client_sends(b"");
+        assert_eq!(pair.packets.len(), 2);
+        assert_eq!(pair.rejected(Rejected::RefusedInnerSource), 2);
+        assert_eq!(pair.listener.counters().wire_guard.as_ref().unwrap().keepalives_received, 1);
     }
+}
+
+/// What passes for no IP packet, or is none, and begins with this source all the same.
+fn bent(pair: (&str, &str)) -> Vec<Vec<u8>> {
+    let right = from_client(pair, b"payload");
+    let at = |place: usize, change: &dyn Fn(u8) -> u8| {
+        let mut bent = right.clone();
+        bent[place] = change(bent[place]);
+        bent
+    };
+    let v4 = right[0] >> 4 == 4;
+    let (length, source) = if v4 { (3, 12..16) } else { (5, 8..24) };
+    let mut all = vec![
+        at(length, &|low| low + 1),
+        at(length, &|low| low - 1),
+        at(length, &|_| 0),
+        [&right[..], &[0; 16]].concat(),
+        [&right[..], b"x"].concat(),
+        right[..right.len() - 1].to_vec(),
+        right[..source.end].to_vec(),
+    ];
+    if v4 {
+        all.extend([
+            at(10, &|high| high ^ 1),
+            at(8, &|ttl| ttl - 1),
+            at(0, &|_| 0x44),
+            at(0, &|_| 0x4f),
+            at(0, &|_| 0x40),
+        ]);
+    }
+    all
+}
+
+#[test]
+fn a_bent_packet_is_judged_by_its_source_too() {
+    let others = [("10.1.0.3:5000", "10.1.0.1:5683"), ("[fd00:1::2]:5000", "[fd00::1]:5683")];
+    for decapsulated in [false, true] {
+        let mut pair = Pair::new(|spec| {
+            spec["WireGuard"]["DecapsulatedDelivery"] = json!(decapsulated);
+            spec["Destinations"][0]["Formatter"] = json!("hex");
+            spec["WireGuard"]["Peers"][0]["AllowedIPs"] = json!(["10.1.0.2/32", "fd00::/64"]);
+        });
+        for plaintext in others.into_iter().flat_map(bent) {
+            let before = pair.rejected(Rejected::RefusedInnerSource);
+            pair.client_sends(&plaintext);
+            assert_eq!(pair.rejected(Rejected::RefusedInnerSource), before + 1, "{plaintext:02x?}");
+        }
+        assert_eq!(pair.packets.len(), 0);
+        let own: Vec<_> = [V4, V6].into_iter().flat_map(bent).collect();
+        own.iter().for_each(|plaintext| pair.client_sends(plaintext));
+        let refused = pair.rejected(Rejected::InnerMalformed);
+        match decapsulated {
+            false => assert_eq!((pair.packets.len(), refused), (own.len(), 0), "as they are"),
+            true => assert_eq!((pair.packets.len(), refused), (0, own.len() as u64), "nothing to take out"),
+        }
+        let short = [b"".as_slice(), b"\x45", &from_client(V4, b"")[..15], &from_client(V6, b"")[..23]];
+        let before = pair.rejected(Rejected::RefusedInnerSource);
+        short.iter().for_each(|plaintext| pair.client_sends(plaintext));
+        assert_eq!(pair.rejected(Rejected::RefusedInnerSource), before + 3, "all but the keepalive");
+    }
+}
+
+#[test]
+fn only_both_whole_families_let_everything_pass() {
+    let mut delivered = |allowed: &[&str], plaintext: &[u8]| {
+        let mut pair = Pair::new(|spec| {
+            spec["Destinations"][0]["Formatter"] = json!("hex");
+            spec["WireGuard"]["Peers"][0]["AllowedIPs"] = json!(allowed);
+        });
+        pair.client_sends(plaintext);
+        pair.packets.len() == 1
+    };
+    let other = from_client(("203.0.113.9:1", "10.1.0.1:1"), b"x");
+    for free in [&["0.0.0.0/0", "::/0"][..], &[], &["::/1", "8000::/1", "0.0.0.0/1", "128.0.0.0/1"]] {
+        assert!(delivered(free, b"not IP") && delivered(free, &other) && delivered(free, &bent(V4)[0]), "{free:?}");
+    }
+    for one in [&["0.0.0.0/0"][..], &["0.0.0.0/0", "fd00::/8"], &["0.0.0.0/1", "128.0.0.0/1", "10.0.0.0/8"]] {
+        assert!(!delivered(one, b"not IP") && delivered(one, &other), "{one:?}");
+        assert!(!delivered(one, &from_client(("[2001:db8::1]:1", "[fd00::1]:1"), b"x")), "{one:?}");
+    }
+    assert!(!delivered(&["::/0"], &other) && !delivered(&["::/0"], &bent(V4)[0]));
+}
+
+#[test]
+fn the_first_refused_packet_of_each_peer_is_reported() {
+    let mut pair = Pair::new(|spec| spec["WireGuard"]["Peers"][0]["AllowedIPs"] = json!(["10.1.0.2/32"]));
+    pair.client_sends(b"nobody looks yet");
+    pair.listener.watch(Kinds::INNER_REFUSED);
+    (0..3).for_each(|_| pair.client_sends(&from_client(("10.1.0.3:5000", "10.1.0.1:5683"), b"x")));
+    let about: Vec<_> = pair.listener.take_events().into_iter().map(|event| event.about).collect();
+    assert_eq!(about, [About::InnerRefused(public(CLIENT), Some("10.1.0.3".parse().unwrap()))]);
+    assert_eq!(pair.rejected(Rejected::RefusedInnerSource), 4);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use peers::{Endpoint, Kind};
 
 use crate::{
     Now,
-    inner::Recent,
+    inner::{self, Recent},
     reason::Rejected,
     spec::{PeerMemory, PeerSpec, WireGuardSpec},
 };
@@ -38,7 +38,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
 /// A datagram that the protocol itself sends.
@@ -276,12 +276,27 @@ impl WireGuard {
         }
     }
 
-    /// True if the peer may use this inner source (`AllowedIPs`; none listed: any).
-    pub fn allows(&self, id: &PeerId, source: IpAddr) -> bool {
-        self.peers.find(id).is_some_and(|place| {
-            let allowed = &self.peers.get(place).allowed;
-            allowed.is_empty() || allowed.iter().any(|net| net.contains(&source))
-        })
+    /// Judges what the peer has sent by its `AllowedIPs` (contract section 5; none listed: anything is right). Yields its
+    /// key, and true if it may send IP packets only.
+    pub fn judge_inner(&self, id: &PeerId, plaintext: &[u8]) -> Result<(PublicKey, bool), Rejected> {
+        let place = self.peers.find(id).ok_or(Rejected::NoSession)?;
+        let peer = self.peers.get(place);
+        if peer.allowed.is_empty() {
+            return Ok((peer.key, false));
+        }
+        let source = inner::claimed_source(plaintext);
+        match source.is_some_and(|source| peer.allowed.iter().any(|net| net.contains(&source))) {
+            true => Ok((peer.key, true)),
+            false => Err(Rejected::RefusedInnerSource),
+        }
+    }
+
+    /// True once for each peer: it is to be reported that its packets are refused. Yields its key.
+    pub fn reports_refusal(&mut self, id: &PeerId) -> Option<PublicKey> {
+        let place = self.peers.find(id)?;
+        let peer = self.peers.get_mut(place);
+        let reported = std::mem::replace(&mut peer.seen().refusal_reported, true);
+        (!reported).then_some(peer.key)
     }
 
     /// The inner addresses that the peer used last.

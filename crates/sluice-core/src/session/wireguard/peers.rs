@@ -54,7 +54,7 @@ pub struct Peer {
     /// The peer's short name: a hash, and therefore not computed for each packet.
     pub id: PeerId,
     pub psk: Option<Box<Secret>>,
-    /// Inner sources that it may use; empty: any.
+    /// Inner sources that it may use; empty: it may send anything, also what is no IP packet.
     pub allowed: Box<[IpNet]>,
     /// Seconds between keepalives that we send unasked; 0: none.
     pub keepalive: u16,
@@ -67,6 +67,8 @@ pub struct Peer {
 #[derive(Default)]
 pub struct Seen {
     pub endpoint: Option<Endpoint>,
+    /// True once it has been reported that the peer sends what its AllowedIPs refuse.
+    pub refusal_reported: bool,
     /// True if an application gave the endpoint, and the peer has not been heard from there.
     pub offered: bool,
     pub recent: Recent,
@@ -171,6 +173,13 @@ impl Live {
     }
 }
 
+/// The networks to which a peer is restricted: none where its AllowedIPs hold both whole families, in whatever parts.
+fn restriction(allowed: &[IpNet]) -> Box<[IpNet]> {
+    let whole = |net: &IpNet| net.prefix_len() == 0;
+    let free = allowed.len() > 1 && IpNet::aggregate(&allowed.to_vec()).iter().filter(|net| whole(net)).count() == 2;
+    if free { Box::default() } else { allowed.into() }
+}
+
 /// All peers of a Listener. A peer's place in the table is its name inside, until it is removed.
 pub struct PeerTable {
     peers: Slab<Peer>,
@@ -203,7 +212,10 @@ impl PeerTable {
         let peer = &mut self.peers[place as usize];
         peer.kind = Kind::Configured;
         peer.psk = spec.shared_secret.clone().map(Box::new);
-        peer.allowed = spec.allowed_ips.clone().into();
+        peer.allowed = restriction(&spec.allowed_ips);
+        if let Some(seen) = &mut peer.seen {
+            seen.refusal_reported = false;
+        }
         peer.keepalive = spec.persistent_keepalive_seconds;
         place
     }
