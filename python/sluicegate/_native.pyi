@@ -1,6 +1,7 @@
 """The native data plane: Rust touches packets, Python touches batches (`docs/architecture.md`)."""
 
 from collections.abc import Callable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import final
 
 __all__ = [
@@ -11,10 +12,12 @@ __all__ = [
     "NativeError",
     "Port",
     "Reader",
+    "canonical_public_key",
     "format_tag_key",
     "generate_private_key",
     "public_key",
     "seal",
+    "special_purpose",
     "unseal",
 ]
 
@@ -119,7 +122,7 @@ class Port:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
 
         Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
-        names are PacketReceived, PacketRejected, ReplySent, PacketSourced and IcmpError.
+        names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError and InnerSourceRefused.
         """
 
     def stats(self) -> str:
@@ -227,6 +230,14 @@ def generate_private_key() -> str:
 
 def public_key(private_key: str) -> str:
     """The public key that belongs to it. `ValueError` if it is no key."""
+
+def canonical_public_key(key: str) -> str | None:
+    """The spelling of a public key that `wg pubkey` prints: X25519 reads up to four as one key (RFC 7748, section 5).
+    None for a key of low order, all zeros among them: it belongs to no private key. `ValueError` if it is no key."""
+
+def special_purpose(address: IPv4Address | IPv6Address) -> tuple[str, bool] | None:
+    """What is special about an address, as the end of "it is …", and True if answers go there as to any client (private
+    networks, loopback); None for an ordinary address (contract 4.4)."""
 
 def format_tag_key() -> str:
     """A new random Tag key: 64 hex digits."""

@@ -14,6 +14,14 @@ pub fn generate_private_key() -> String {
     STANDARD.encode_to_string(key)
 }
 
+/// The spelling of a public key that `wg pubkey` prints. None for one that no private key has.
+#[pyfunction]
+#[pyo3(signature = (key))]
+pub fn canonical_public_key(key: &str) -> PyResult<Option<String>> {
+    let key = PublicKey::from_base64(key).ok_or_else(|| PyValueError::new_err("a key is the base64 of 32 bytes"))?;
+    Ok((!key.is_weak()).then(|| key.canonical().to_base64()))
+}
+
 /// The public key that belongs to a private one.
 #[pyfunction]
 #[pyo3(signature = (private_key))]

@@ -17,9 +17,16 @@ use pyo3::{
 };
 use random::random;
 use serde::Serialize;
-use sluice_core::{Body, DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey};
+use sluice_core::{Body, DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey, special};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
-use std::{collections::BTreeMap, io::ErrorKind, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    sync::Arc,
+    time::Duration,
+};
 
 create_exception!(
     _native,
@@ -45,6 +52,14 @@ fn body_of(bytes: Bound<'_, PyBytes>) -> Body {
 /// A caller's seconds as a duration: 0 to 86,400, and 0 for a value that is not a number.
 fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value.clamp(0.0, 86_400.0)).unwrap_or_default()
+}
+
+/// What is special about an address, and whether a UDP server answers there; None for an ordinary one.
+#[pyfunction]
+#[pyo3(signature = (address))]
+fn special_purpose(address: IpAddr) -> Option<(String, bool)> {
+    let special = special::special(address.to_canonical())?;
+    Some((special.to_string(), special.answered))
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
@@ -400,7 +415,9 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
     module.add_function(wrap_pyfunction!(keys::generate_private_key, module)?)?;
+    module.add_function(wrap_pyfunction!(keys::canonical_public_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::public_key, module)?)?;
+    module.add_function(wrap_pyfunction!(special_purpose, module)?)?;
     module.add_function(wrap_pyfunction!(seal::seal, module)?)?;
     module.add_function(wrap_pyfunction!(seal::unseal, module)?)?;
     module.add_function(wrap_pyfunction!(format_tag_key, module)?)

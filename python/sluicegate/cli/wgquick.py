@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from sluicegate import _native
 from sluicegate.cli.errors import CliError
-from sluicegate.model.listener import is_key
+from sluicegate.model.publickey import canonical, is_key
 from sluicegate.model.text import endpoint_text
 
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.60.0.0/24")
@@ -60,6 +60,11 @@ class Invitation:
         elif not is_key(public_key):
             raise CliError(
                 "--public-key is not a WireGuard key, use the 44 characters that `wg pubkey` prints"
+            )
+        elif _native.canonical_public_key(public_key) is None or canonical(public_key) == listener_key:
+            whose = "the Listener" if canonical(public_key) == listener_key else "nobody"
+            raise CliError(
+                f"--public-key is a key of {whose}, use the one that `wg pubkey` prints of the peer's private key"
             )
         secret = base64.b64encode(os.urandom(32)).decode() if preshared else None
         ways = [_network(text) for text in routes] or [str(network_of(one)) for one in addresses]

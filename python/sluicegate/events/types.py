@@ -93,6 +93,13 @@ _TYPES = (
         "The network reported that an earlier packet did not arrive.",
     ),
     EventType(
+        "InnerSourceRefused",
+        "failure",
+        "in",
+        ("Listener", "Remote", "Bytes", "Reason", "Detail"),
+        "A WireGuard peer sent what its AllowedIPs do not allow; the first time for each peer, others are counted.",
+    ),
+    EventType(
         "DeadLetterFailed",
         "failure",
         "out",

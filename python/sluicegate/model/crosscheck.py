@@ -8,14 +8,17 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
+from sluicegate import _native
 from sluicegate.model.address import BindAddress, parse_bind
 from sluicegate.model.base import Finding, Path, Resource
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
 from sluicegate.model.names import is_destination_name
 from sluicegate.model.packet_source import PacketSource, SnsTopicSource
+from sluicegate.model.publickey import canonical, is_key, own_key_among
 from sluicegate.model.shared import not_one
 
 
@@ -46,6 +49,7 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
         *_duplicates("PacketSource", _with_paths(PacketSource, sources)),
         *_unknown_destinations(listeners),
         *_repeated_peers(listeners),
+        *_own_keys(listeners),
         *_unknown_listeners(listeners, sources),
         *_shared_ports(listeners),
         *_ordered_topics(data, sources),
@@ -137,16 +141,32 @@ def _unknown_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding
                 yield Finding(place, *problem)
 
 
+def _keys(path: Path, listener: Any) -> Iterator[tuple[Path, Any]]:
+    """`(path, public key)` of each peer of a Listener."""
+    for place, peer in _items(Listener.peek(listener, "peers"), Peer, (*path, "peers")):
+        yield (*place, "public_key"), Peer.peek(peer, "public_key")
+
+
 def _repeated_peers(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
     for path, listener in listeners:
-        seen: set[str] = set()
-        for place, peer in _items(Listener.peek(listener, "peers"), Peer, (*path, "peers")):
-            key = Peer.peek(peer, "public_key")
+        seen: set[object] = set()
+        for place, key in _keys(path, listener):
             if not isinstance(key, str):
                 continue
-            if key in seen:
-                yield Finding((*place, "public_key"), "two peers have this key", "remove one of them")
-            seen.add(key)
+            if canonical(key) in seen:
+                yield Finding(place, "two peers have this key", "remove one of them")
+            seen.add(canonical(key))
+
+
+def _own_keys(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    """Peers with the public key of their Listener, where that has a key of the user's."""
+    for path, listener in listeners:
+        private = Listener.peek(listener, "private_key")
+        text = private.get_secret_value() if isinstance(private, SecretStr) else private
+        if isinstance(text, str) and is_key(text):
+            found = own_key_among(_keys(path, listener), _native.public_key(text))
+            if found is not None:
+                yield found
 
 
 def _unknown_listeners(

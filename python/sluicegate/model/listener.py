@@ -1,7 +1,5 @@
 """Listener: one public UDP endpoint (contract section 1.1)."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -15,11 +13,13 @@ from pydantic import (
     model_validator,
 )
 
+from sluicegate import _native
 from sluicegate.model.address import BindAddress, Network, parse_bind
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.domain import Domains
 from sluicegate.model.names import LogGroupName, Name, destination_name
+from sluicegate.model.publickey import is_key
 from sluicegate.model.role import Role
 
 Protocol = Literal["udp", "wg", "dtls", "webrtc"]
@@ -38,19 +38,14 @@ def _protocol(value: Any) -> Any:
     return value[0]
 
 
-def is_key(text: str) -> bool:
-    """True for 32 bytes in base64, as WireGuard's programs write keys."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    # A second spelling of the same bytes would be a second name of one peer.
-    return len(raw) == 32 and base64.b64encode(raw).decode() == text
-
-
 def _public_key(text: str) -> str:
     if not is_key(text):
         raise invalid("this is not a WireGuard public key", "use the 44 characters that `wg pubkey` prints")
+    if _native.canonical_public_key(text) is None:
+        raise invalid(
+            "this public key belongs to nobody: it is all zeros, or another key that no private key has",
+            "use the 44 characters that `wg pubkey` prints of the private key of the peer",
+        )
     return text
 
 

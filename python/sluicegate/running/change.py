@@ -30,6 +30,7 @@ from sluicegate.running.listener import (
     end_inlet,
     run_inlet,
 )
+from sluicegate.running.peers import refuse_own_key
 from sluicegate.sources import SourceError
 
 _T = TypeVar("_T")
@@ -74,6 +75,8 @@ class Change:
 
     def make(self) -> None:
         """Make the new Destinations and the list of places, without side effects that others could see."""
+        if self.running.public_key:
+            refuse_own_key(self._listener, self.running.public_key)
         self._kept = {id(place.made) for place in self.running.destinations}
         self._destination_places = [
             place if place.removed else dataclasses.replace(place, removed=True)

@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 import structlog
 
+from sluicegate import _native
 from sluicegate.backoff import Backoff
 from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
@@ -35,23 +35,6 @@ PAUSES = Backoff(2 * SHORTEST_SECONDS, 60.0)
 """The pauses between look-ups while the DNS does not answer."""
 CONCURRENT = 16
 """Most names that are looked up at a time."""
-
-# Networks that no name admits, whoever answers for it. Only the machine's own surroundings (metadata services) send
-# from there, and answers to such an address need a network of `Networks` that names it.
-_NEVER = [
-    ip_network(text)
-    for text in (
-        "0.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/128",
-        "ff00::/8",
-        "fd00:ec2::/32",
-    )
-]
-
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 
 log = structlog.get_logger("sluicegate.domains")
 
@@ -283,16 +266,10 @@ def _why_nobody(one: _Followed) -> str:
 
 
 def _never(address: IPAddress) -> bool:
-    if isinstance(address, IPv6Address) and (carried := _carried(address)) is not None:
-        return _never(carried)
-    return any(address in network for network in _NEVER)
-
-
-def _carried(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to, as the native side reads it (`policy.rs`)."""
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
-    return address.sixtofour or (address.teredo[1] if address.teredo is not None else None)
+    """True for an address that no name admits, whoever answers for it: only the machine's own surroundings (metadata
+    services) send from there, and answers to it need a network of `networks` that names it (contract 4.4)."""
+    special = _native.special_purpose(address)
+    return special is not None and not special[1]
 
 
 def _order(address: IPAddress) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
 from sluicegate.running.bind import open_port
 from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
-from sluicegate.running.peers import PeerKeeper, own_key, wireguard_spec
+from sluicegate.running.peers import PeerKeeper, own_key, refuse_own_key, wireguard_spec
 from sluicegate.running.spec import listener_spec
 from sluicegate.sources.base import MessageSource
 from sluicegate.state import KeyPair, StateError
@@ -135,6 +135,7 @@ class RunningListener:
             if self.resource.protocol == "wg":
                 self.key_pair = own_key(self.resource, node.wireguard)
                 self.public_key = _native.public_key(self.key_pair.private)
+                refuse_own_key(self.resource, self.public_key)
                 spec["WireGuard"] = wireguard_spec(self.resource, self.key_pair.private, node.wireguard)
             self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
         except StateError as error:

@@ -10,8 +10,11 @@ import orjson
 
 from sluicegate import _native
 from sluicegate.events import EventLog
+from sluicegate.events.native import NativeEvents
 from sluicegate.events.times import iso_milliseconds
 from sluicegate.model import Listener, Peer
+from sluicegate.model.publickey import own_key_among
+from sluicegate.running.documents import Refused
 from sluicegate.state import KeyPair, StateError, WireGuardTable
 from sluicegate.state.wireguard import Memory
 
@@ -19,6 +22,8 @@ WRITE_SECONDS = 0.3
 """Seconds that changes are gathered before they are written: they must be on disk within a second (contract 5)."""
 RETRY_SECONDS = 5.0
 """Seconds until the next attempt when the state could not be written."""
+REFUSALS_RATE = 10
+"""Most peers a second whose first refused packet is reported."""
 
 
 def own_key(listener: Listener, table: WireGuardTable) -> KeyPair:
@@ -27,6 +32,14 @@ def own_key(listener: Listener, table: WireGuardTable) -> KeyPair:
     if listener.private_key is not None:
         return KeyPair(listener.private_key.get_secret_value(), None, kept=True)
     return table.key_pair(listener.name, listener.key_refresh_token)
+
+
+def refuse_own_key(listener: Listener, public_key: str) -> None:
+    """Refuse a peer with the public key of its own Listener. Raises `Refused`."""
+    keys = ((("peers", index, "public_key"), peer.public_key) for index, peer in enumerate(listener.peers))
+    found = own_key_among(keys, public_key)
+    if found is not None:
+        raise Refused(found.of(Listener, listener.name))
 
 
 def wireguard_spec(listener: Listener, private_key: str, table: WireGuardTable) -> orjson.Fragment:
@@ -74,7 +87,8 @@ def secret_of(peer: Peer) -> str | None:
 
 
 class PeerKeeper:
-    """Writes down where a Listener's peers are, within a second of a change. Belongs to the event loop."""
+    """Writes down where a Listener's peers are, within a second of a change, and reports the first packet of each peer
+    that its AllowedIPs refuse. Belongs to the event loop."""
 
     def __init__(self, port: _native.Port, listener: str, table: WireGuardTable, events: EventLog) -> None:
         self._port = port
@@ -84,9 +98,12 @@ class PeerKeeper:
         self._pending: dict[str, Memory] = {}
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._refusals: NativeEvents | None = None
 
     def start(self) -> None:
         """Begin to write changes down, until `close`."""
+        refusals = json.dumps({"Events": ["InnerSourceRefused"], "Rate": REFUSALS_RATE})
+        self._refusals = NativeEvents(self._port, refusals, self._events.forward)
         self._port.on_peer_changes(self._changed)
 
     def change(self, before: Listener, after: Listener) -> None:
@@ -109,6 +126,8 @@ class PeerKeeper:
         """Write the last changes."""
         self._port.on_peer_changes(None)
         self._closing.set()
+        if self._refusals is not None:
+            self._refusals.close()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._write()

@@ -22,6 +22,7 @@ from sluicegate.config import Config, ConfigError, load
 from sluicegate.events import EventLog
 from sluicegate.faults import failure
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
+from sluicegate.model.publickey import canonical, own_key_among, spellings
 from sluicegate.running.documents import (
     KINDS,
     Desired,
@@ -265,9 +266,17 @@ class Registry:
     async def _refuse_known_peers(
         self, listener: Listener, keys: Sequence[str], others: Collection[str] = ()
     ) -> None:
-        """Refuse a key that belongs to another peer, whether the document has that peer or the API added it."""
-        known = {*others, *await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, keys)}
-        counts = Counter(keys)
+        """Refuse a key that belongs to another peer, whether the document has that peer or the API added it, and in
+        whatever spelling; and the Listener's own key."""
+        running = self.runtime.listeners.get(listener.name)
+        if running is not None and listener.private_key == running.resource.private_key:
+            found = own_key_among(((("public_key",), key) for key in keys), running.public_key)
+            if found is not None:
+                raise Refused(found.of(Peer, ""))
+        every = [one for key in keys for one in spellings(key)]
+        added = await asyncio.to_thread(self._node.wireguard.peers_among, listener.name, every)
+        known = {canonical(key) for key in (*others, *added)}
+        counts = Counter(canonical(key) for key in keys)
         twice = [key for key in counts if key in known or counts[key] > 1]
         if twice:
             cause = f'the Listener "{listener.name}" has a peer with the key {twice[0]}'

@@ -234,7 +234,7 @@ impl WireGuard {
         if let Some(place) = self.peers.find(&key.id()) {
             return (self.peers.get(place).key == key).then_some(place);
         }
-        if self.unknown.is_none() || key == self.us.public {
+        if !self.can_be_guest(&key) {
             return None;
         }
         let (place, leaves) = self.peers.admit(key, Kind::Candidate);

@@ -20,6 +20,17 @@ pub const TAG: usize = 16;
 /// Length of the nonce that a cookie reply carries.
 pub const XNONCE: usize = 24;
 
+/// The lowest byte of 2^255 - 19; the others are ones but for the last bit.
+const PRIME_LOW: u8 = 0xed;
+/// The points of low order: 0, 1, -1, and two of order 8 (https://cr.yp.to/ecdh.html, "validate").
+const LOW_ORDER: [[u8; KEY]; 5] = [
+    [0; KEY],
+    *b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    *b"\xec\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
+    *b"\xe0\xeb\x7a\x7c\x3b\x41\xb8\xae\x16\x56\xe3\xfa\xf1\x9f\xc4\x6a\xda\x09\x8d\xeb\x9c\x32\xb1\xfd\x86\x62\x05\x16\x5f\x49\xb8\0",
+    *b"\x5f\x9c\x95\xbc\xa3\x50\x8c\x24\xb1\xd0\xb1\x55\x9c\x83\xef\x5b\x04\x44\x5c\xc4\x58\x1c\x8e\x86\xd8\x22\x4e\xdd\xd0\x9f\x11\x57",
+];
+
 /// A peer's public key: its name in messages (`PeerKey`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicKey(pub [u8; KEY]);
@@ -38,6 +49,25 @@ impl PublicKey {
     /// Appends the key to `out` as standard Base64 with padding, without an allocation of its own.
     pub fn write_base64(&self, out: &mut Vec<u8>) {
         base64_simd::STANDARD.encode_append(self.0, out);
+    }
+
+    /// The spelling that `wg pubkey` prints of this key: X25519 leaves out the last bit, and reads what is left modulo
+    /// 2^255 - 19 (RFC 7748, section 5). So some keys have two spellings, or four.
+    pub fn canonical(mut self) -> PublicKey {
+        let bytes = &mut self.0;
+        bytes[31] &= 0x7f;
+        if bytes[0] >= PRIME_LOW && bytes[1..31] == [0xff; 30] && bytes[31] == 0x7f {
+            let low = bytes[0] - PRIME_LOW;
+            *bytes = [0; KEY];
+            bytes[0] = low;
+        }
+        self
+    }
+
+    /// True for the keys of low order, all zeros among them: no private key has one, and a secret shared with one is known to
+    /// everybody (RFC 7748, section 6.1).
+    pub fn is_weak(self) -> bool {
+        LOW_ORDER.contains(&self.canonical().0)
     }
 
     /// The peer's name where a whole key is too long.
@@ -223,6 +253,50 @@ mod tests {
             [&text[..43], &format!("{text}="), &spare_bits, "", &text.replace('+', "-"), &format!(" {}", &text[1..])]
         {
             assert_eq!(PublicKey::from_base64(bad), None, "{bad}");
+        }
+    }
+
+    /// Every spelling of the integers below 2^255, modulo the prime: by arithmetic of big numbers in base 256.
+    fn spellings(key: [u8; KEY]) -> Vec<PublicKey> {
+        let mut all = vec![key];
+        if key[0] < 0x13 && key[1..] == [0; 31] {
+            let mut plus = [0xff; KEY];
+            (plus[0], plus[31]) = (key[0] + PRIME_LOW, 0x7f);
+            all.push(plus);
+        }
+        let high = all.clone().into_iter().map(|mut key| {
+            key[31] |= 0x80;
+            key
+        });
+        all.extend(high.collect::<Vec<_>>());
+        all.into_iter().map(PublicKey).collect()
+    }
+
+    #[test]
+    fn spellings_of_one_key_have_one_canonical_form() {
+        let small = |low: u8| std::array::from_fn(|at| if at == 0 { low } else { 0 });
+        for key in [small(0), small(1), small(9), small(0x12), small(0x13), [0x2b; KEY], LOW_ORDER[2], LOW_ORDER[4]] {
+            let all = spellings(key);
+            assert!(all.iter().all(|one| one.canonical() == PublicKey(key)), "{all:?}");
+            // X25519 agrees that they are one.
+            let ours = StaticSecret::from([7; KEY]);
+            let shared = |one: &PublicKey| *ours.diffie_hellman(&x25519_dalek::PublicKey::from(one.0)).as_bytes();
+            assert!(all.iter().all(|one| shared(one) == shared(&PublicKey(key))));
+        }
+    }
+
+    #[test]
+    fn weak_keys_are_those_that_share_no_secret() {
+        let ours = StaticSecret::from([7; KEY]);
+        let shares = |key: &PublicKey| ours.diffie_hellman(&x25519_dalek::PublicKey::from(key.0)).was_contributory();
+        for key in LOW_ORDER.into_iter().flat_map(spellings) {
+            assert!(key.is_weak() && !shares(&key), "{key}");
+        }
+        for low in 2..=255 {
+            let mut key = [0; KEY];
+            key[0] = low;
+            assert!(!PublicKey(key).is_weak() && shares(&PublicKey(key)));
+            assert!(!PublicKey([low; KEY]).is_weak() || low == 0);
         }
     }
 

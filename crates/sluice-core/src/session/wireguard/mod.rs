@@ -178,11 +178,21 @@ impl WireGuard {
 
     /// Adds or changes a peer. Its session goes on; a new pre-shared key holds from the next handshake on.
     pub fn set_peer(&mut self, now: Now, spec: &PeerSpec) {
-        if spec.public_key == self.us.public {
-            return; // a handshake with ourselves leads nowhere
+        if !self.can_be_peer(&spec.public_key) {
+            return; // said with its place by whoever reads configurations
         }
         let place = self.peers.configure(spec);
         self.arm_persistent(now, place);
+    }
+
+    /// False for a key with which no handshake can succeed: our own, or a weak one.
+    fn can_be_peer(&self, key: &PublicKey) -> bool {
+        !key.is_weak() && key.canonical() != self.us.public
+    }
+
+    /// True if this key may be an unknown peer's: such a peer has no second name by another spelling of its key.
+    fn can_be_guest(&self, key: &PublicKey) -> bool {
+        self.unknown.is_some() && key.canonical() == *key && self.can_be_peer(key)
     }
 
     /// Removes a peer and cuts its session. True if there was one.
@@ -211,7 +221,7 @@ impl WireGuard {
     pub fn recall(&mut self, now: Now, memory: &PeerMemory) {
         let place = match self.peers.find(&memory.public_key.id()) {
             Some(place) => place,
-            None if self.unknown.is_some() && memory.public_key != self.us.public => {
+            None if self.can_be_guest(&memory.public_key) => {
                 let (place, leaves) = self.peers.admit(memory.public_key, Kind::Guest);
                 leaves.into_iter().for_each(|place| self.remove(place));
                 place
@@ -236,7 +246,7 @@ impl WireGuard {
         if self.peers.find(&id).is_some() {
             return Some(id);
         }
-        if self.unknown.is_none() || key == self.us.public {
+        if !self.can_be_guest(&key) {
             return None;
         }
         let (_, leaves) = self.peers.admit(key, Kind::Candidate);
