@@ -14,6 +14,7 @@ mod schedule;
 mod signal;
 mod snapshot;
 mod socket;
+pub mod stderr;
 mod sys;
 mod thread;
 mod watch;

@@ -15,6 +15,7 @@ use crate::{
     schedule::{Key, Schedule},
     signal::Waker,
     socket::{Buffers, OpenError, UdpSocket},
+    stderr::say,
     sys,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -89,7 +90,7 @@ impl Thread {
                 Ok((ready, _)) => ready.iter().map(|event| (event.data.u64(), event.flags)).collect::<Vec<_>>(),
                 Err(rustix::io::Errno::INTR) => Vec::new(),
                 Err(error) => {
-                    eprintln!("sluicegate: the I/O thread cannot wait for events: {error}");
+                    say(&format!("sluicegate: the I/O thread cannot wait for events: {error}\n"));
                     return;
                 }
             };

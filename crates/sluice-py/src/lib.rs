@@ -407,6 +407,7 @@ fn format_tag_key() -> String {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    sluice_io::stderr::say_panics();
     module.add("NativeError", module.py().get_type::<NativeError>())?;
     module.add_class::<Dataplane>()?;
     module.add_class::<Port>()?;
