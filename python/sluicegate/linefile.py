@@ -7,6 +7,7 @@ at the same time: each locks the file that has the name at that moment.
 
 import fcntl
 import os
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,19 @@ def append_lines(fd: int, data: bytes) -> None:
         if written and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
+
+
+def write_out(fd: int, data: bytes) -> None:
+    """Write all of `data` to a pipe or terminal; waits while its reader does. Raises `OSError`."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest) :]
+        except BlockingIOError:
+            # Somebody else made the shared descriptor non-blocking.
+            room = select.poll()
+            room.register(fd, select.POLLOUT)
+            room.poll(1000)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sluicegate.events import MemorySink
 from sluicegate.events import file as file_module
 from sluicegate.events.file import FileSink
 from sluicegate.events.setup import open_sinks
@@ -127,11 +128,10 @@ def test_the_configuration_chooses_the_sinks(tmp_path: Path) -> None:
     config = GatewayConfig.model_validate(
         {"events": {"stdout": False, "file": "logs/e.ndjson", "rotate_mb": 1}}
     )
-    [sink] = open_sinks(config.events, tmp_path)
+    output = MemorySink()
+    [sink] = open_sinks(config.events, tmp_path, output)
     assert isinstance(sink, FileSink)
     sink.write(line(1))
     sink.close(10)
     assert numbers(tmp_path / "logs" / "e.ndjson") == [1]
-    [stdout] = open_sinks(Events(), tmp_path)
-    stdout.close(10)
-    assert stdout.name == "stdout"
+    assert open_sinks(Events(), tmp_path, output) == [output]

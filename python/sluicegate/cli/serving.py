@@ -2,19 +2,18 @@
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 
-import structlog
 import uvloop
 
-from sluicegate.cli.errors import CliError, Exit, error, no_color
+from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.reloading import Reloading
+from sluicegate.cli.streams import take_over
 from sluicegate.config import Config, ConfigError, load
-from sluicegate.events import EventLog
+from sluicegate.events import EventLog, Sink
 from sluicegate.events.setup import open_sinks
 from sluicegate.gateway import DRAIN_SECONDS, Gateway, StartError
 from sluicegate.model import Finding
@@ -35,22 +34,22 @@ def serve(
 
     SIGHUP takes the file over as it is then; with `watch` saving it does. Raises `CliError` when it cannot start.
     """
-    _configure_log()
+    output = take_over()
     for warning in config.warnings:
         error(f"warning: {warning}")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, ready, reload_functions, watch))
+            runner.run(_serve(config, output, ready, reload_functions, watch))
     except StartError as refused:
         raise CliError(f"the gateway cannot start\n{refused}", Exit.NOT_STARTED) from None
 
 
 async def _serve(
-    config: Config, ready: Callable[[Gateway], None], reload_functions: bool, watch: bool
+    config: Config, output: Sink, ready: Callable[[Gateway], None], reload_functions: bool, watch: bool
 ) -> None:
     settings = config.gateway
     try:
-        sinks = open_sinks(settings.events, config.base_dir)
+        sinks = open_sinks(settings.events, config.base_dir, output)
     except OSError as refused:
         cause = f"events cannot be written to {refused.filename} ({refused.strerror})"
         found = Finding(("events", "file"), cause, "check the directory and its permissions")
@@ -98,20 +97,3 @@ def _tune_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-
-
-def _configure_log() -> None:
-    """Our log: one line each on standard error, so that standard output carries events alone."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty() and not no_color(),
-                # The default shows local variables, and with them keys.
-                exception_formatter=structlog.dev.plain_traceback,
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

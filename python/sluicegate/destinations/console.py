@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.linefile import write_out
 from sluicegate.model.text import endpoint_text, printable
 from sluicegate.threads import Threads
 
@@ -70,8 +72,15 @@ class ConsoleDestination(Destination):
     def _print(self, records: list[bytes]) -> None:
         stream = sys.stdout
         style = _COLOUR if stream.isatty() and not os.environ.get("NO_COLOR") else _PLAIN
-        stream.write("".join(_line(self.name, orjson.loads(record), style) for record in records))
+        text = "".join(_line(self.name, orjson.loads(record), style) for record in records)
         stream.flush()
+        try:
+            fd = stream.fileno()
+        except io.UnsupportedOperation:  # a stream in memory
+            stream.write(text)
+            return
+        # Not by the stream: its lock would be held while nobody reads, and the interpreter needs it to end.
+        write_out(fd, text.encode(stream.encoding, "backslashreplace"))
 
 
 def _line(name: str, packet: Mapping[str, Any], style: Mapping[str, str]) -> str:

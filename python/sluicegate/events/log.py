@@ -9,12 +9,12 @@ give the number of events.
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from itertools import islice
 
 import orjson
 
+from sluicegate.events.limiter import Limiter
 from sluicegate.events.sinks import Sink
 from sluicegate.events.times import iso_milliseconds
 
@@ -48,15 +48,8 @@ _SECRET = frozenset(
     ]
 )
 _STRING_LIMIT = 2048
-_Kind = tuple[str, object, object, object]
-
-
-@dataclass(slots=True)
-class _Suppressed:
-    """The content of one summary line."""
-
-    named: dict[str, object]
-    count: int
+_SUMMARIZED = ("Listener", "Destination", "PacketSource", "Reason")
+"""The fields of a summary line."""
 
 
 class EventLog:
@@ -77,14 +70,10 @@ class EventLog:
         self._sinks = list(sinks)
         self._node = node
         self._region = region
-        self._limit = limit
         self._clock = clock
         # Guarded by _lock: everything below.
         self._lock = threading.Lock()
-        self._second = 0
-        self._in_second: dict[_Kind, int] = {}
-        self._suppressed: dict[_Kind, _Suppressed] = {}
-        self._timer: threading.Timer | None = None
+        self._limiter = Limiter(limit, self._write_summary, self.flush)
         self._counts: Counter[str] = Counter()
 
     def add_sink(self, sink: Sink) -> None:
@@ -140,62 +129,30 @@ class EventLog:
     def flush(self) -> None:
         """Write the summaries of the events that were suppressed so far."""
         with self._lock:
-            self._summarize(self._clock())
+            self._limiter.summarize(self._clock())
 
     def close(self, seconds: float = 2.0) -> None:
-        """Write the last summaries and close the sinks, each within `seconds`."""
+        """Write the last summaries and close the sinks, all of them within `seconds`."""
         self.flush()
+        end = time.monotonic() + seconds
         for sink in self._sinks:
-            sink.close(seconds)
+            sink.close(max(0.0, end - time.monotonic()))
 
     def _admit(self, event: str, named: Mapping[str, object], now: float, count: int = 1) -> int:
         """Count `count` events of one kind. Returns how many of them get a line; a summary stands for the others."""
-        kind: _Kind = (
-            event,
-            named.get("Reason"),
-            named.get("Listener"),
-            named.get("PacketSource") or named.get("Destination"),
-        )
         self._counts[event] += count
-        if int(now) != self._second:
-            self._roll(now)
+        names = named.get("Listener"), named.get("PacketSource") or named.get("Destination")
+        kind: Hashable = (event, named.get("Reason"), *names)
         try:
-            seen = self._in_second.get(kind, 0)
-        except TypeError:  # a caller named a resource by something unhashable: still write it
-            kind, seen = (event, None, None, None), 0
-        admitted = min(count, self._limit - seen)
-        self._in_second[kind] = seen + admitted
-        if admitted < count:
-            self._suppress(kind, named, now, count - admitted)
-        return admitted
+            hash(kind)
+        except TypeError:  # a caller named a resource by something unhashable
+            kind = event
+        return self._limiter.admit(kind, (event, named), now, count)
 
-    def _roll(self, now: float) -> None:
-        self._summarize(now)
-        self._second = int(now)
-        self._in_second.clear()
-
-    def _suppress(self, kind: _Kind, named: Mapping[str, object], now: float, count: int) -> None:
-        known = self._suppressed.get(kind)
-        if known is not None:
-            known.count += count
-            return
-        kept = ("Listener", "Destination", "PacketSource", "Reason")
-        fields = {name: named[name] for name in kept if named.get(name) is not None}
-        self._suppressed[kind] = _Suppressed(fields, count)
-        if self._timer is None:
-            # The summary must come even when nothing happens any more: one timer per second, only while
-            # suppressing.
-            self._timer = threading.Timer(self._second + 1.01 - now, self.flush)
-            self._timer.daemon = True
-            self._timer.start()
-
-    def _summarize(self, now: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for (event, *_), one in self._suppressed.items():
-            self._write(event, {**one.named, "Suppressed": one.count}, now)
-        self._suppressed.clear()
+    def _write_summary(self, about: tuple[str, Mapping[str, object]], count: int, now: float) -> None:
+        event, named = about
+        fields = {name: named[name] for name in _SUMMARIZED if named.get(name) is not None}
+        self._write(event, {**fields, "Suppressed": count}, now)
 
     def render(self, event: str, /, **fields: object) -> bytes:
         """One event as a line; it is written nowhere and not counted."""

@@ -1,8 +1,5 @@
 """Where event lines go. A sink never blocks its caller and never raises: what it cannot take, it counts."""
 
-import contextlib
-import os
-import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +8,7 @@ from typing import Protocol
 import orjson
 
 from sluicegate.events.queued import QueuedSink
+from sluicegate.linefile import write_out
 
 
 class Sink(Protocol):
@@ -84,16 +82,10 @@ class StreamSink(QueuedSink):
 
     def _write_all(self, chunk: bytes) -> bool:
         """False when nobody will ever read this descriptor again."""
-        rest = memoryview(chunk)
-        while rest:
-            try:
-                rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:
-                # Somebody else made the shared descriptor non-blocking: wait for room here, in this thread.
-                with contextlib.suppress(OSError, ValueError):
-                    select.select([], [self._fd], [], 1.0)
-            except OSError:
-                return False
+        try:
+            write_out(self._fd, chunk)
+        except OSError:
+            return False
         return True
 
 
