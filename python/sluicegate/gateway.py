@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from sluicegate import _native
 from sluicegate.api.app import create_app as create_api
 from sluicegate.api.metrics import MetricSources
+from sluicegate.api.problems import busy as api_busy
 from sluicegate.aws import Aws
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import Config
@@ -39,6 +40,7 @@ from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
 from sluicegate.sources.base import Sender
 from sluicegate.sources.local.access import LocalAccess
 from sluicegate.sources.local.endpoint import Authorize
+from sluicegate.sources.local.endpoint import busy as sns_busy
 from sluicegate.sources.local.endpoint import create_app as create_sns
 from sluicegate.sources.local.signature import SigV4
 from sluicegate.sources.local.topics import Topics
@@ -307,7 +309,9 @@ class Gateway:
         settings = self._settings
         if settings.api is not None:
             host, port = settings.api.address()
-            self.api = Server(self._api(host), host, port, setting="api.bind", authenticated=True)
+            self.api = Server(
+                self._api(host), host, port, setting="api.bind", authenticated=True, busy=api_busy
+            )
         if settings.sns is not None:
             assert self._topics is not None  # noqa: S101
             host, port = settings.sns.address()
@@ -315,7 +319,12 @@ class Gateway:
             if is_loopback(host):
                 signed = LocalAccess(settings.sns.local_access, signed, str(self._config.path))
             self.sns = Server(
-                create_sns(self._topics, signed), host, port, setting="sns.bind", authenticated=True
+                create_sns(self._topics, signed),
+                host,
+                port,
+                setting="sns.bind",
+                authenticated=True,
+                busy=sns_busy,
             )
         for name, server in (("api", self.api), ("sns", self.sns)):
             if server is None:

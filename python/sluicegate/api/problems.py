@@ -11,7 +11,9 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from sluicegate.http.doors import discard_body
 from sluicegate.model import Finding
 from sluicegate.running.documents import Refused
 from sluicegate.running.registry import NotFound, ReloadRefused, WrongVersion
@@ -81,6 +83,13 @@ async def http_problem(request: Request, error: Exception) -> Response:
 
 async def internal_problem(request: Request, error: Exception) -> Response:
     return problem(500, "the gateway failed to answer: its log says why")
+
+
+async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application for whoever finds no place among the API's connections."""
+    await discard_body(scope, receive)
+    detail = "as many clients are connected as the gateway serves at a time, try again"
+    await problem(503, detail, {"Retry-After": "1", "Connection": "close"})(scope, receive, send)
 
 
 HANDLERS = {

@@ -9,10 +9,12 @@ machine. A web page in this machine's browser reaches loopback too, in two ways,
   them is refused. That holds for POST only, which is why nothing that changes anything answers to GET.
 - *DNS rebinding*: a page's own name is made to resolve to 127.0.0.1, so that the request is same-origin to
   the browser. Its `Host` header is then that name: on a loopback connection only IP literals and `localhost`
-  are accepted.
+  are accepted, with or without a port, in one header.
 """
 
+import contextlib
 import ipaddress
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -43,7 +45,8 @@ def refused_host(scope: Scope) -> str | None:
     server = scope.get("server")
     if not server or not _is_loopback(server[0]):
         return None
-    host = header(scope, b"host") or b""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    host = b", ".join(hosts)  # several are believed as little as none
     if _is_local_name(host):
         return None
     shown = host[:100].decode("latin-1")
@@ -87,6 +90,12 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+async def discard_body(scope: Scope, receive: Receive) -> None:
+    """Read the body and keep nothing, so that the client sees the answer and no broken connection."""
+    with contextlib.suppress(BodyTooLarge, Disconnected):
+        await read_body(scope, receive, 0)
+
+
 @lru_cache(maxsize=64)
 def _is_loopback(address: str) -> bool:
     try:
@@ -95,17 +104,21 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z.]+))(?::[0-9]{1,5})?", re.ASCII)
+"""An IP literal or a name, and perhaps a port. User information, empty ports and zones have no place here."""
+
+
 @lru_cache(maxsize=256)
 def _is_local_name(host: bytes) -> bool:
-    name = host.decode("latin-1").lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
+    found = _HOST.fullmatch(host.decode("latin-1").lower())
+    if found is None:
+        return False
+    v6, name = found.groups()
     if name == "localhost":
         return True
     try:
-        ipaddress.ip_address(name)
+        address = ipaddress.IPv6Address(v6) if v6 else ipaddress.IPv4Address(name)
     except ValueError:
         return False
-    return True
+    # Browsers take 0.0.0.0 for this machine, so that pages of others reach us under it.
+    return not (getattr(address, "ipv4_mapped", None) or address).is_unspecified

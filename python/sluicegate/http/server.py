@@ -1,7 +1,7 @@
 """An HTTP server inside the gateway's own event loop: the API and the SNS endpoint each run in one.
 
-Strangers may connect where it is not on loopback. What one of them can hold is bounded: connections in all, the time
-and the size of a request's head, and the time that a body may take to arrive.
+Strangers may connect where it is not on loopback. What one of them can hold is bounded: connections in all
+(`acceptor.py`), the time and the size of a request's head, and the time that a body or a TLS handshake may take.
 """
 
 import asyncio
@@ -9,20 +9,26 @@ import errno
 import ipaddress
 import logging
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sluicegate.http.acceptor import Acceptor, Connection, Room
+from sluicegate.http.doors import discard_body
 from sluicegate.model.text import endpoint_text
 
 SHUTDOWN_SECONDS = 5
 CONNECTION_LIMIT = 1000
-"""Connections at a time; further ones are answered 503."""
+"""Connections at a time, unless `Server` is given another budget; `Room` says who gives way to further ones."""
 REQUEST_SECONDS = 30.0
-"""From the first byte of a request, or from the connection, until the whole request has arrived."""
+"""From the first byte of a request, or from the connection, until the whole request has arrived; a TLS handshake has
+as long."""
+REFUSED_SECONDS = 2.0
+"""The same for a connection that is to be refused."""
 HEAD_LIMIT = 65_536
 """Bytes of a request's line and headers."""
 
@@ -39,20 +45,56 @@ class BindError(Exception):
 class _Uvicorn(uvicorn.Server):
     """Signals belong to the gateway, which drains its Listeners before its servers."""
 
+    def __init__(self, config: uvicorn.Config, serving: "Server", room: Room) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._room = room
+
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but accepts within a budget. asyncio's servers accept whatever comes, and uvloop's end when no
+        descriptor is left."""
+        assert sockets is not None  # noqa: S101
+        await self.lifespan.startup()
+        acceptor = Acceptor(
+            sockets[0],
+            self._room,
+            lambda: _Limited(self, self._room, self._serving.busy, acceptor),
+            lambda: self._serving.tls,
+            REQUEST_SECONDS,
+        )
+        self.servers = [acceptor]  # type: ignore[list-item]  # uvicorn closes it, and asks no more of it
+        self.started = True
 
-class _Limited(HttpToolsProtocol):
+
+class _Limited(HttpToolsProtocol, Connection):
     """A connection that closes when a request does not arrive in time or has too long a head.
 
     uvicorn bounds the time between requests only: a client that sends one byte a minute would stay for ever.
     """
 
-    _late: asyncio.TimerHandle | None = None
-    _head: int | None = 0
-    """Bytes of the head so far; None while a body arrives and while nothing is asked."""
+    def __init__(self, server: uvicorn.Server, room: Room, busy: ASGIApp, acceptor: Acceptor) -> None:
+        super().__init__(server.config, server.server_state, server.lifespan.state)
+        self._room = room
+        self._busy = busy
+        self._acceptor = acceptor
+        self._seconds = REQUEST_SECONDS
+        self._late: asyncio.TimerHandle | None = None
+        self._head: int | None = 0
+        """Bytes of the head so far; None while a body arrives and while nothing is asked."""
+
+    def refuse(self) -> None:
+        self.app = self._busy
+        self._seconds = REFUSED_SECONDS
+
+    def cut(self) -> None:
+        if self.transport is None:
+            self._acceptor.stop_handshake(self)
+        else:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -60,6 +102,7 @@ class _Limited(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
+        self._room.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -76,15 +119,43 @@ class _Limited(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head = None
+        self._believe_target()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._arrived()
         self._head = 0
         super().on_message_complete()
+        self._room.serve(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._serves():
+            self._room.rest(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._room.rest(self)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._serves():
+            self._room.serve(self)
+
+    def _serves(self) -> bool:
+        """Whether a request has arrived that is not answered yet."""
+        if self.pipeline:
+            return True
+        return self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body)
+
+    def _believe_target(self) -> None:
+        """Where a target names a host (`GET http://HOST/`), that is the one, whatever `Host` says (RFC 9112, 3.2.2)."""
+        if not self.url.startswith((b"/", b"*")):
+            host = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+            self.headers[:] = [(b"host", host), *(one for one in self.headers if one[0] != b"host")]
 
     def _await_request(self) -> None:
-        self._late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+        self._late = self.loop.call_later(self._seconds, self.transport.abort)
 
     def _arrived(self) -> None:
         if self._late is not None:
@@ -96,12 +167,25 @@ class Server:
     """Serves `app` on `host:port` (port 0: any free one). `setting` names the configuration key in errors.
 
     `authenticated`: the application asks everybody for credentials, as the contract (4.2, 8) wants it on any bind but
-    loopback. Without that only loopback is served.
+    loopback. Without that only loopback is served. `busy` answers whoever finds no place among `connections`, in the
+    application's own language. `tls` may be replaced while the server runs: new connections get the new one.
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, *, setting: str, authenticated: bool = False
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        setting: str,
+        authenticated: bool = False,
+        busy: ASGIApp | None = None,
+        connections: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.busy = busy or _busy
+        self.tls = tls
+        self._connections = connections
         self._app = app
         self._authenticated = authenticated
         self._host = host
@@ -121,8 +205,9 @@ class Server:
 
     @property
     def url(self) -> str:
-        """`http://ip:port`"""
-        return f"http://{endpoint_text(*self.address)}"
+        """`http://ip:port`, or `https://ip:port`."""
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{endpoint_text(*self.address)}"
 
     def bind(self) -> None:
         """Take the address without serving it yet; `BindError` when it cannot be had. `start` does it when
@@ -164,7 +249,6 @@ class Server:
         config = uvicorn.Config(
             self._app,
             http=_Limited,
-            limit_concurrency=CONNECTION_LIMIT,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -175,7 +259,8 @@ class Server:
         )
         # uvicorn's start and stop lines would stand between the event lines of the gateway.
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        self._server = _Uvicorn(config)
+        room = Room(self._connections or CONNECTION_LIMIT, asyncio.get_running_loop().time)
+        self._server = _Uvicorn(config, self, room)
         self._task = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name=f"serve {self._setting}"
         )
@@ -208,3 +293,11 @@ class Server:
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{shown} is not an address of this machine: choose another one in {self._setting}"
         return f"{shown} cannot be served ({error.strerror}): choose another address in {self._setting}"
+
+
+async def _busy(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer of a server that was given none of its own."""
+    await discard_body(scope, receive)
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -14,12 +14,20 @@ import json
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sluicegate.http.doors import BodyTooLarge, Disconnected, header, read_body, refused_host, refused_origin
+from sluicegate.http.doors import (
+    BodyTooLarge,
+    Disconnected,
+    discard_body,
+    header,
+    read_body,
+    refused_host,
+    refused_origin,
+)
 from sluicegate.sources.local.request import MESSAGE_LIMIT, message_size, read_message
 from sluicegate.sources.local.topics import InvalidTopic, Throttled, TopicLimitExceeded, TopicNotFound, Topics
 from sluicegate.sources.local.xml import (
@@ -59,6 +67,29 @@ def create_app(topics: Topics, authorize: Authorize | None = None) -> ASGIApp:
     return SnsEndpoint(topics, authorize)
 
 
+async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application for whoever finds no place among the endpoint's connections. SDKs try again."""
+    request_id = str(uuid4())
+    await discard_body(scope, receive)
+    error = SnsError(
+        "ServiceUnavailable", "As many clients are connected as the gateway serves at a time.", 503
+    )
+    await _send_xml(send, 503, error_response(error, request_id), request_id, [(b"connection", b"close")])
+
+
+async def _send_xml(
+    send: Send, status: int, body: bytes, request_id: str, extra: Iterable[tuple[bytes, bytes]]
+) -> None:
+    headers = [
+        (b"content-type", b"text/xml"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-amzn-requestid", request_id.encode()),
+        *extra,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 class SnsEndpoint:
     """The ASGI endpoint. Raw ASGI, because a request object per publish costs more than the publish."""
 
@@ -90,14 +121,7 @@ class SnsEndpoint:
                 extra.append((b"connection", b"close"))
         except Disconnected:
             return
-        headers = [
-            (b"content-type", b"text/xml"),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-amzn-requestid", request_id.encode()),
-            *extra,
-        ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _send_xml(send, status, body, request_id, extra)
 
     async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> bytes:
         # The body is read first in any case: an answer to a half-written request breaks the client's
