@@ -32,7 +32,7 @@ from sluicegate.http.server import BindError, Server
 from sluicegate.model import Finding, FindingsError
 from sluicegate.model.address import is_loopback
 from sluicegate.running import views
-from sluicegate.running.documents import Refused, desire, removal
+from sluicegate.running.documents import Refused, declared, desire, removal
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.registry import Registry, fault
@@ -111,7 +111,8 @@ class Gateway:
         """Returns once every Listener is bound, every handler is loading and both servers answer. Raises
         `StartError`."""
         try:
-            desire(self._config, [], {})  # before any side effect; later again, with the state's resources
+            # Before any side effect; later again, with the state's resources.
+            await asyncio.to_thread(lambda: desire(self._config, declared(self._config, []), {}))
             await self._start()
         except Refused as error:
             await self._abandon()
@@ -259,11 +260,11 @@ class Gateway:
 
     def source(self, name: str) -> tuple[Sender, int, str] | None:
         """`(sender, index, state)` for a message of the PacketSource `name`; None if no Listener runs it."""
-        for running in self._listeners():
-            for index, place in running.live_sources:
-                if place.resource.name == name:
-                    return running.egress, index, place.state
-        return None
+        found = self._registry.runtime.source(name) if self._registry is not None else None
+        if found is None:
+            return None
+        running, index = found
+        return running.egress, index, running.sources[index].state
 
     def live_events(self, wanted: Filter) -> Subscription:
         """A stream of what happens from now on."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import sluicegate
+from sluicegate.running.bind import AssignedPorts
 from sluicegate.state import SourceQueue, State, StateError
 from sluicegate.state.migrations import LATEST
 
@@ -82,13 +83,24 @@ def test_ports_are_kept_until_the_listener_is_released(path: Path) -> None:
         assert state.assigned_port("c") == 20001
 
 
-def test_free_port_skips_what_is_assigned_or_taken(state: State) -> None:
+def test_a_new_port_is_one_that_nobody_has(state: State) -> None:
     state.assign_port("a", 20000)
-    assert state.free_port(range(20000, 20003), {20001}) == 20002
+    ports = AssignedPorts(state, range(20000, 20003), {20001})
+    assert (ports.of("a"), ports.of("b"), ports.next()) == (20000, None, 20002)
     with pytest.raises(StateError, match="widen `ports:`"):
-        state.free_port(range(20000, 20001))
+        ports.next()
     state.release_listener("a")
-    assert state.free_port(range(20000, 20003)) == 20000
+    assert AssignedPorts(state, range(20000, 20003)).next() == 20000
+
+
+def test_ports_are_kept_together_or_not_at_all(state: State) -> None:
+    state.assign_port("a", 20000)
+    ports = AssignedPorts(state, range(20000, 20003))
+    ports.assign("b", ports.next())
+    ports.assign("c", 20000)
+    with pytest.raises(StateError, match='assigned to the Listener "a"'):
+        ports.keep()
+    assert state.assigned_ports() == {"a": 20000}
 
 
 def test_a_tag_key_is_made_once(path: Path) -> None:

@@ -63,7 +63,8 @@ class DeadLetterPlaces:
 
     def tidy(self) -> None:
         """Close, in the background, the queues that nobody names any more."""
-        for arn in [arn for arn, queue in self._queues.items() if queue not in self.by_source.values()]:
+        used = {place.name for place in self.by_source.values()} if self._queues else set()
+        for arn in [arn for arn in self._queues if arn not in used]:
             queue = self._queues.pop(arn)
             task = asyncio.create_task(queue.close(END_SECONDS), name=f"end dead letters {arn}")
             self._ending[task] = queue

@@ -30,6 +30,8 @@ class LogGroups:
         self._events = events
         self._live = live
         self._open: dict[LogTarget, _Open] = {}
+        self._held: dict[object, set[LogTarget]] = {}
+        """The groups that each owner writes to; only of owners that have some."""
         self._ending: set[asyncio.Task[None]] = set()
 
     def hold(self, owner: object, listener: Listener) -> None:
@@ -38,15 +40,18 @@ class LogGroups:
         One that takes over from another one has the same group: nothing is written twice.
         """
         wanted = _targets(listener)
+        left = self._held.pop(owner, set()) - set(wanted)
+        if wanted:
+            self._held[owner] = set(wanted)
         for target in wanted:
             if target not in self._open:
                 self._open[target] = self._start(target)
             self._open[target].owners.add(owner)
-        self._let_go(owner, set(self._open) - set(wanted))
+        self._let_go(owner, left)
 
     def drop(self, owner: object) -> None:
         """Write no more log groups for `owner`. Lines that its groups have are written in the background."""
-        self._let_go(owner, set(self._open))
+        self._let_go(owner, self._held.pop(owner, set()))
 
     async def close(self, seconds: float) -> None:
         """Write what is queued, for at most `seconds`."""

@@ -1,13 +1,14 @@
 """Addresses as users write them: networks, `host:port` of our servers, and a Listener's `Bind`."""
 
 import ipaddress
-from typing import Annotated, NamedTuple
+from typing import Annotated, Generic, NamedTuple, TypeVar
 
 from pydantic import AfterValidator
 
 from sluicegate.model.base import invalid
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+T = TypeVar("T")
 
 
 def _network(text: str) -> str:
@@ -46,6 +47,59 @@ class BindAddress(NamedTuple):
             return wide.is_unspecified or wide == narrow
         same_family = mine.version == theirs.version
         return same_family and (mine == theirs or mine.is_unspecified or theirs.is_unspecified)
+
+    def held(self) -> list[tuple[int, str]]:
+        """The slots that an address takes: `(port, what)`. Two addresses overlap if one holds a slot that the other one
+        excludes."""
+        ip = ipaddress.ip_address(self.host or "::")
+        if self.dual_stack and ip.is_unspecified:
+            return self._slots("any", "both")
+        family = f"v{ip.version}"
+        return self._slots("any", family, f"{family} wildcard" if ip.is_unspecified else str(ip))
+
+    def excluded(self) -> list[tuple[int, str]]:
+        """The slots (`held`) beside which an address cannot be bound."""
+        ip = ipaddress.ip_address(self.host or "::")
+        if self.dual_stack and ip.is_unspecified:
+            return self._slots("any")
+        family = f"v{ip.version}"
+        if ip.is_unspecified:
+            return self._slots("both", family)
+        return self._slots("both", f"{family} wildcard", str(ip))
+
+    def _slots(self, *what: str) -> list[tuple[int, str]]:
+        return [] if self.port is None else [(self.port, one) for one in what]
+
+
+class BoundAddresses(Generic[T]):
+    """Who has bound what: `holders` finds in one step what `BindAddress.overlaps` would find one by one.
+
+    >>> bound = BoundAddresses[str]()
+    >>> bound.add(parse_bind("127.0.0.1:2048"), "decoder")
+    >>> bound.holders(parse_bind("[::]:2048")), bound.holders(parse_bind("127.0.0.2:2048"))
+    (['decoder'], [])
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, str], list[tuple[int, T]]] = {}
+        """The holders of each slot, numbered in the order in which they came."""
+        self._added = 0
+
+    def add(self, address: BindAddress, holder: T) -> None:
+        """Note who holds an address. Nothing is noted of one without a port."""
+        self._added += 1
+        for slot in address.held():
+            self._held.setdefault(slot, []).append((self._added, holder))
+
+    def holders(self, address: BindAddress) -> list[T]:
+        """The holders of addresses that overlap this one, in the order in which they came."""
+        found = [one for slot in address.excluded() for one in self._held.get(slot, ())]
+        return [holder for _, holder in sorted(found, key=lambda one: one[0])]
+
+    def holder(self, address: BindAddress) -> T | None:
+        """The first of `holders`; None if there are none."""
+        found = [held[0] for slot in address.excluded() if (held := self._held.get(slot))]
+        return min(found, key=lambda one: one[0])[1] if found else None
 
 
 def parse_bind(text: str) -> BindAddress:

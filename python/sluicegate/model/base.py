@@ -8,6 +8,8 @@ brought to the field's own name before pydantic sees them, so that everything af
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import (
@@ -172,17 +174,14 @@ class Resource(BaseModel):
         return cls.model_config.get("title") or cls.__name__
 
     @classmethod
-    def spellings(cls) -> dict[str, str]:
+    def spellings(cls) -> Mapping[str, str]:
         """Every accepted key → the field that it means."""
-        names = {name: name for name in cls.model_fields}
-        names |= {field.alias: name for name, field in cls.model_fields.items() if field.alias}
-        return names | dict(cls.synonyms)
+        return _spellings(cls)
 
     @classmethod
     def child(cls, field: str) -> "type[Resource] | None":
         """The resource class inside `field` (through lists and options), None where there is none."""
-        info = cls.model_fields.get(field)
-        return _resource_in(info.annotation) if info else None
+        return _child(cls, field) if field in cls.model_fields else None
 
     @classmethod
     def peek(cls, data: Any, field: str) -> Any:
@@ -294,6 +293,18 @@ Check = Callable[[Resource], list[Finding]]
 """Finds mistakes that the model cannot know. With the context `{"check": …}` it is called for each resource, and each
 object inside one, that is well formed. The findings' paths begin there, and they are shown with those about the form.
 """
+
+
+@cache
+def _spellings(model: type[Resource]) -> Mapping[str, str]:
+    names = {name: name for name in model.model_fields}
+    names |= {field.alias: name for name, field in model.model_fields.items() if field.alias}
+    return MappingProxyType(names | dict(model.synonyms))
+
+
+@cache
+def _child(model: type[Resource], field: str) -> type[Resource] | None:
+    return _resource_in(model.model_fields[field].annotation)
 
 
 def _resource_in(annotation: Any) -> type[Resource] | None:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
 from sluicegate import _native
-from sluicegate.model.address import BindAddress, parse_bind
+from sluicegate.model.address import BoundAddresses, parse_bind
 from sluicegate.model.base import Finding, Path, Resource
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
@@ -20,6 +20,7 @@ from sluicegate.model.names import is_destination_name
 from sluicegate.model.packet_source import PacketSource, SnsTopicSource
 from sluicegate.model.publickey import canonical, is_key, own_key_among
 from sluicegate.model.shared import not_one
+from sluicegate.model.text import some
 
 
 def with_names(data: dict[Any, Any]) -> dict[Any, Any]:
@@ -172,16 +173,16 @@ def _own_keys(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
 def _unknown_listeners(
     listeners: list[tuple[Path, Any]], sources: list[tuple[Path, Any]]
 ) -> Iterator[Finding]:
-    names = [name for _, item in listeners if isinstance(name := Listener.peek(item, "name"), str)]
+    names = {name: None for _, item in listeners if isinstance(name := Listener.peek(item, "name"), str)}
     for path, item in sources:
         wanted = PacketSource.peek(item, "listener_name")
         if isinstance(wanted, str) and wanted not in names:
-            fix = f"use one of: {', '.join(names)}" if names else "add the Listener under `listeners`"
+            fix = f"use one of: {some(names)}" if names else "add the Listener under `listeners`"
             yield Finding((*path, "listener_name"), f'there is no Listener named "{wanted}"', fix)
 
 
 def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
-    bound: list[tuple[BindAddress, str]] = []
+    bound = BoundAddresses[str]()
     for path, item in listeners:
         text = Listener.peek(item, "bind")
         try:
@@ -190,11 +191,11 @@ def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
             continue
         if address is None or address.port is None:
             continue
-        taken = next((name for other, name in bound if address.overlaps(other)), None)
+        taken = bound.holder(address)
         if taken is not None:
             cause = f'port {address.port} is also bound by the Listener "{taken}" on an overlapping address'
             yield Finding((*path, "bind"), cause, "choose another port or address, or leave the port out")
-        bound.append((address, str(Listener.peek(item, "name"))))
+        bound.add(address, str(Listener.peek(item, "name")))
 
 
 def _ordered_topics(data: dict[Any, Any], sources: list[tuple[Path, Any]]) -> Iterator[Finding]:

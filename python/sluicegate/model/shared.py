@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener
+from sluicegate.model.text import some
 
 
 def declaring(listeners: Iterable[Listener]) -> dict[str, list[str]]:
@@ -22,15 +23,14 @@ def declaring(listeners: Iterable[Listener]) -> dict[str, list[str]]:
 
 def not_one(name: str, declared: Mapping[str, Sequence[str]]) -> tuple[str, str] | None:
     """`(cause, fix)` where `name` does not name exactly one Destination; `declared` as `declaring` gives it."""
-    listeners = list(declared.get(name, ()))
+    listeners = declared.get(name, ())
     if not listeners:
-        known = ", ".join(sorted(declared)) or "none"
         return (
             f'there is no Destination named "{name}"',
-            f"declare it in a Listener first, or use one of: {known}",
+            f"declare it in a Listener first, or use one of: {some(declared) or 'none'}",
         )
     if len(listeners) > 1:
-        named = " and ".join(f'"{listener}"' for listener in listeners)
+        named = some([f'"{listener}"' for listener in listeners], " and ")
         return (
             f'the Destination "{name}" is declared by the Listeners {named}, and it is not known which is meant',
             "give one of them another name",

@@ -10,35 +10,65 @@ from sluicegate import _native
 from sluicegate.model import Finding, Listener
 from sluicegate.model.text import endpoint_text
 from sluicegate.running.documents import Refused
-from sluicegate.state import State
+from sluicegate.state import State, StateError
+
+
+class AssignedPorts:
+    """The ports that Listeners were assigned, and those that one change assigns. `StateError`; blocks.
+
+    `ports` is the range to assign from, `fixed` are those that Listeners ask for themselves. The state is read once and
+    written once, by `keep`.
+    """
+
+    def __init__(self, state: State, ports: range, fixed: Iterable[int] = ()) -> None:
+        self._state = state
+        self._assigned = state.assigned_ports()
+        self._taken = {*fixed, *self._assigned.values()}
+        self._free = (port for port in ports if port not in self._taken)
+        self._new: dict[str, int] = {}
+
+    def of(self, listener: str) -> int | None:
+        """The port that was assigned to a Listener; None if none was."""
+        return self._assigned.get(listener)
+
+    def next(self) -> int:
+        """The next port of the range that nobody has."""
+        port = next(self._free, None)
+        if port is None:
+            raise StateError("every port of the range is in use, widen `ports:` or set `bind:` with a port")
+        return port
+
+    def assign(self, listener: str, port: int) -> None:
+        """Note that a Listener has this port from now on; `keep` writes it."""
+        if self._assigned.get(listener) != port:
+            self._assigned[listener] = self._new[listener] = port
+            self._taken.add(port)
+
+    def keep(self) -> None:
+        """Write the new ones, in one transaction."""
+        self._state.assign_ports(self._new)
+        self._new = {}
 
 
 def open_port(
-    listener: Listener,
-    spec: dict[str, Any],
-    dataplane: _native.Dataplane,
-    state: State,
-    ports: range,
-    fixed_ports: Iterable[int],
+    listener: Listener, spec: dict[str, Any], dataplane: _native.Dataplane, ports: AssignedPorts
 ) -> _native.Port:
-    """The Listener's Port, bound. `ports` is the range to assign from, `fixed_ports` are those that others asked for.
+    """The Listener's Port, bound.
 
     Raises `Refused` for what the kernel refuses, and `StateError` when no port of the range is free. Blocks.
     """
     host, fixed, dual_stack = listener.bind_address()
-    kept = fixed if fixed is not None else state.assigned_port(listener.name)
-    taken = set(fixed_ports)
+    kept = fixed if fixed is not None else ports.of(listener.name)
     while True:
-        number = kept if kept is not None else state.free_port(ports, taken)
+        number = kept if kept is not None else ports.next()
         try:
             port = _open_at(spec, host, number, dual_stack, dataplane.open)
         except _native.NativeError as error:
             if error.args[1] == errno.EADDRINUSE and kept is None:
-                taken.add(number)
                 continue
             raise _refused(listener.name, number, error) from None
         if fixed is None:
-            state.assign_port(listener.name, number)
+            ports.assign(listener.name, number)
         return port
 
 

@@ -11,7 +11,7 @@ one Listener refuses a step, the change is undone for all of them (`plan.py`).
 import asyncio
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
@@ -21,6 +21,7 @@ from sluicegate.destinations import Destination, DestinationError, create
 from sluicegate.destinations.delivery import Delivery, DeliveryStats
 from sluicegate.faults import failure
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
+from sluicegate.running.bind import AssignedPorts
 from sluicegate.running.documents import Refused
 from sluicegate.running.listener import (
     DestinationPlace,
@@ -34,6 +35,7 @@ from sluicegate.running.peers import refuse_own_key
 from sluicegate.sources import SourceError
 
 _T = TypeVar("_T")
+_Place = DestinationPlace | SourcePlace
 
 RETIRE_SECONDS = 10.0
 """Seconds that a replaced or removed Destination or source has to complete its packets and messages."""
@@ -82,20 +84,25 @@ class Change:
             place if place.removed else dataclasses.replace(place, removed=True)
             for place in self.running.destinations
         ]
+        before = _by_name(self.running.destinations)
+        free = self._free(self.running.destinations, self._destination_places)
         for index, resource in enumerate(self._listener.destination_specs):
-            self._place_destination(index, resource)
+            self._place_destination(index, resource, before.get(resource.name), free)
         self._source_places = [
             place if place.removed else dataclasses.replace(place, removed=True)
             for place in self.running.sources
         ]
+        before = _by_name(self.running.sources)
+        free = self._free(self.running.sources, self._source_places)
         for source, state in self._sources:
-            self._place_source(source, state)
+            self._place_source(source, state, before.get(source.name), free)
             self._dead_letters[source.name] = self._node.dead_letter_place(source)
 
     async def provision(self, undo: AsyncExitStack) -> None:
         """Provision the new Destinations and sources; `undo` closes them again."""
+        live = {place.resource.name: place for place in self._destination_places if not place.removed}
         for index, resource in enumerate(self._listener.destination_specs):
-            place = next(p for p in self._destination_places if not p.removed and p.resource is resource)
+            place = live[resource.name]
             if place.made is None or id(place.made) in self._kept:
                 continue
             undo.push_async_callback(close_made, place.made)
@@ -125,11 +132,11 @@ class Change:
         """The Listener after the change, as the native side reads it."""
         return self.running.spec(self._listener, self._destination_places, self._source_places)
 
-    async def open(self, fixed_ports: set[int]) -> None:
-        """Bind a new Listener. It receives from here on; its packets wait for the switch."""
+    def open(self, number: int, ports: AssignedPorts) -> None:
+        """Bind a new Listener, whose id is `number`. It receives from here on; its packets wait for the switch. Blocks;
+        `running.serve` is next."""
         self.running.destinations, self.running.sources = self._destination_places, self._source_places
-        await asyncio.to_thread(self.running.open, self.spec(), fixed_ports)
-        self.running.serve()
+        self.running.open(number, ports)
 
     def switch(self, recalled: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         """Give packets and messages to the new Destinations and sources from here on. The switch cannot be refused.
@@ -168,53 +175,49 @@ class Change:
 
     # Places
 
-    def _place_destination(self, index: int, resource: DestinationSpec) -> None:
-        places = self.running.destinations
-        arn = resource.arn_for(self._node.region)
-        for at, place in enumerate(places):
-            if place.removed or place.resource.name != resource.name:
-                continue
-            # Answers are read with the formatter of their packets, and queued packets still go to the target of before.
-            if place.resource.formatter != resource.formatter or (place.made is not None and arn is None):
-                break
-            if place.made is not None and _delivers_alike(place.resource, resource, self._node.region):
-                self._destination_places[at] = dataclasses.replace(place, resource=resource)
-            else:
-                self._destination_places[at] = DestinationPlace(
-                    resource, self._create(index, resource, arn), place.delivery
-                )
-            return
-        made = self._create(index, resource, arn)
-        free = (
-            at
-            for at, place in enumerate(places)
-            if place.ended
-            and self._destination_places[at] is place
-            and not self.running.egress.holds(destination=at)
-        )
-        _put(self._destination_places, next(free, None), DestinationPlace(resource, made))
+    def _free(self, before: Sequence[_Place], after: Sequence[_Place]) -> Iterator[int]:
+        """Places of removed ones of which nothing is left, from the first on."""
+        for at, place in enumerate(before):
+            if place.removed and place.ended and after[at] is place and not self._held(place, at):
+                yield at
 
-    def _place_source(self, source: PacketSource, state: str) -> None:
-        places = self.running.sources
-        native = _NATIVE_OF_LOCAL_SOURCE if self._node.has_topics else _NATIVE_OF_SOURCE
-        for at, place in enumerate(places):
-            if place.removed or place.resource.name != source.name:
-                continue
-            alike = place.state == state and _differ_only_in(place.resource, source, native)
-            kept = (place.inlet, place.task) if alike else (None, None)
-            self._source_places[at] = SourcePlace(source, state, *kept)
-            return
-        free = (
-            at
-            for at, place in enumerate(places)
-            if place.removed
-            and place.ended
-            and self._source_places[at] is place
-            and not self.running.egress.holds(source=at)
+    def _held(self, place: _Place, at: int) -> bool:
+        egress = self.running.egress
+        return egress.holds(source=at) if isinstance(place, SourcePlace) else egress.holds(destination=at)
+
+    def _place_destination(
+        self, index: int, resource: DestinationSpec, at: int | None, free: Iterator[int]
+    ) -> None:
+        """Give a Destination its place: that from before is `at`."""
+        arn = resource.arn_for(self._node.region)
+        place = self.running.destinations[at] if at is not None else None
+        # Answers are read with the formatter of their packets, and queued packets still go to the target of before.
+        stays = (
+            place is not None
+            and place.resource.formatter == resource.formatter
+            and (place.made is None or arn is not None)
         )
-        given = next(free, None)
-        self._new_sources.append((len(self._source_places) if given is None else given, source.name))
-        _put(self._source_places, given, SourcePlace(source, state))
+        if place is None or at is None or not stays:
+            made = self._create(index, resource, arn)
+            _put(self._destination_places, next(free, None), DestinationPlace(resource, made))
+        elif place.made is not None and _delivers_alike(place.resource, resource, self._node.region):
+            self._destination_places[at] = dataclasses.replace(place, resource=resource)
+        else:
+            made = self._create(index, resource, arn)
+            self._destination_places[at] = DestinationPlace(resource, made, place.delivery)
+
+    def _place_source(self, source: PacketSource, state: str, at: int | None, free: Iterator[int]) -> None:
+        """Give a PacketSource its place: that from before is `at`."""
+        if at is None:
+            given = next(free, None)
+            self._new_sources.append((len(self._source_places) if given is None else given, source.name))
+            _put(self._source_places, given, SourcePlace(source, state))
+            return
+        place = self.running.sources[at]
+        native = _NATIVE_OF_LOCAL_SOURCE if self._node.has_topics else _NATIVE_OF_SOURCE
+        alike = place.state == state and _differ_only_in(place.resource, source, native)
+        kept = (place.inlet, place.task) if alike else (None, None)
+        self._source_places[at] = SourcePlace(source, state, *kept)
 
     def _create(self, index: int, resource: DestinationSpec, arn: str | None) -> Destination | None:
         if arn is None:
@@ -322,6 +325,11 @@ def _differ_only_in(
     before: DestinationSpec | PacketSource, after: DestinationSpec | PacketSource, fields: set[str]
 ) -> bool:
     return before.model_dump(exclude=fields) == after.model_dump(exclude=fields)
+
+
+def _by_name(places: Sequence[_Place]) -> dict[str, int]:
+    """The places that are not removed, by name."""
+    return {place.resource.name: at for at, place in enumerate(places) if not place.removed}
 
 
 def _put(places: list[_T], index: int | None, place: _T) -> None:

@@ -7,8 +7,8 @@ together here and nowhere else, at a start, at a reload and at each call of the 
 import copy
 import dataclasses
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -62,14 +62,55 @@ class Refused(FindingsError):
 State = Literal["Active", "PendingApproval", "Rejected", "Disabled"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Desired:
-    """What is to run, in order: Listeners with all of their ARNs and with Destinations in place of names, PacketSources
-    with their states."""
+    """What is to run, by name and in order: Listeners with all of their ARNs and with Destinations in place of names,
+    PacketSources with their states."""
 
-    listeners: list[Listener]
-    packet_sources: list[PacketSource]
-    states: dict[str, State]
+    listeners: dict[str, Listener] = field(default_factory=dict)
+    packet_sources: dict[str, PacketSource] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
+    sources_of: dict[str, dict[str, PacketSource]] = field(default_factory=dict)
+    """The PacketSources of each Listener that has some."""
+
+    def copy(self) -> "Desired":
+        """One that may be changed, while this one stays."""
+        return Desired(
+            dict(self.listeners), dict(self.packet_sources), dict(self.states), dict(self.sources_of)
+        )
+
+    def put(self, part: "Desired") -> None:
+        """Take over what `part` has, in place of what there was under these names."""
+        self.listeners |= part.listeners
+        for name, source in part.packet_sources.items():
+            self._unlink(name)
+            self.packet_sources[name] = source
+            self.sources_of[source.listener_name] = {
+                **self.sources_of.get(source.listener_name, {}),
+                name: source,
+            }
+        self.states |= part.states
+
+    def remove(self, kind: str, name: str) -> None:
+        """Take a Listener or a PacketSource out, if it is there."""
+        if kind == "Listener":
+            self.listeners.pop(name, None)
+        elif kind == "PacketSource":
+            self._unlink(name)
+            self.packet_sources.pop(name, None)
+            self.states.pop(name, None)
+
+    def sources(self, listener: str) -> list[tuple[PacketSource, State]]:
+        """The PacketSources of a Listener, with their states."""
+        return [(one, self.states[name]) for name, one in self.sources_of.get(listener, {}).items()]
+
+    def _unlink(self, source: str) -> None:
+        before = self.packet_sources.get(source)
+        if before is not None:
+            left = {n: one for n, one in self.sources_of[before.listener_name].items() if n != source}
+            self.sources_of[before.listener_name] = left
+            if not left:
+                del self.sources_of[before.listener_name]
 
 
 def parse(
@@ -129,36 +170,50 @@ def restored(stored: Stored) -> Any:
         raise Refused(*(one.of(model, stored.name) for one in findings(error, model))) from None
 
 
-def desire(config: Config, stored: Sequence[Stored], decisions: Mapping[str, Decision]) -> Desired:
-    """The resources that are to run. Raises `Refused` with every reason that keeps them from running."""
-    ours = config.gateway
-    declared = {kind: [restored(one) for one in stored if one.kind == kind] for kind in KINDS}
+def declared(config: Config, stored: Collection[Stored]) -> list[Resource]:
+    """The file's resources, then the API's in the order of their creation. Raises `Refused` if one cannot be read, or
+    if both declare one."""
+    resources = [restored(one) for one in stored]
     refuse_owned(config, stored)
-    listeners = [*ours.listeners, *declared["Listener"]]
-    sources = [*ours.packet_sources, *declared["PacketSource"]]
-    listeners, found = _bound(listeners, declared["DestinationArn"])
+    return [*config.gateway.listeners, *config.gateway.packet_sources, *resources]
+
+
+def desire(config: Config, resources: Collection[Resource], decisions: Mapping[str, Decision]) -> Desired:
+    """What is to run where these resources are declared. Raises `Refused` with every reason that keeps them from
+    running."""
+    ours = config.gateway
+    listeners = [one for one in resources if isinstance(one, Listener)]
+    sources = [one for one in resources if isinstance(one, PacketSource)]
+    listeners, found = _bound(listeners, [one for one in resources if isinstance(one, DestinationArn)])
     whole = ours.model_copy(update={"listeners": listeners, "packet_sources": sources})
     crossed = cross_check({"listeners": listeners, "packet_sources": sources, "sns": ours.sns})
     found += [dataclasses.replace(_of_resource(one, whole), conflict=True) for one in crossed]
     if found:
         raise Refused(*found)
-    states = {one.name: _state(one, ours.require_approval, decisions.get(one.name)) for one in sources}
-    return Desired(resolved(listeners), sources, states)
+    desired = Desired({one.name: one for one in resolved(listeners)})
+    for one in sources:
+        desired.packet_sources[one.name] = one
+        desired.states[one.name] = _state(one, ours.require_approval, decisions.get(one.name))
+        desired.sources_of.setdefault(one.listener_name, {})[one.name] = one
+    return desired
 
 
-def check_bound(config: Config, desired: Desired, put: Iterable[Stored]) -> None:
+def check_bound(config: Config, desired: Desired, put: Collection[Resource]) -> None:
     """Check the Destinations of new documents together with the ARNs that are bound to them. Raises `Refused`.
 
-    A DestinationArn names a Destination of another document, and only both together can be judged.
+    A DestinationArn names a Destination of another document, and only both together can be judged. `desired` may be the
+    part with which the new documents have to do.
     """
     check = checks(config.base_dir, config.gateway.region)
     found: list[Finding] = []
-    fresh = {(one.kind, one.name) for one in put}
-    arns = [restored(one) for one in put if one.kind == "DestinationArn"]
-    for listener in desired.listeners:
+    fresh = {one.name for one in put if isinstance(one, Listener)}
+    arns = [one for one in put if isinstance(one, DestinationArn)]
+    if not fresh and not arns:
+        return
+    for listener in desired.listeners.values():
         for index, spec in enumerate(listener.destinations):
             assert isinstance(spec, DestinationSpec)  # noqa: S101  (what is desired has no names in their place)
-            if ("Listener", listener.name) in fresh:
+            if listener.name in fresh:
                 said = check(spec)
                 found += [one.under("destinations", index).of(Listener, listener.name) for one in said]
             for bound in (one for one in arns if one.destination == spec.name):
@@ -177,7 +232,12 @@ def _of_binding(found: Finding, binding: DestinationArn, listener: Listener, ind
 
 def notes_about(desired: Desired, kind: str, name: str) -> list[str]:
     """Warnings about a resource for the client that asked for it, one sentence each."""
-    said = [_of_resource(one, desired) for one in notes(desired.listeners, desired.packet_sources)]
+    source = desired.packet_sources.get(name) if kind == "PacketSource" else None
+    listener = desired.listeners.get(source.listener_name if source else name)
+    if listener is None or kind not in ("Listener", "PacketSource"):
+        return []
+    part = GatewayConfig.model_construct(listeners=[listener], packet_sources=[source] if source else [])
+    said = [_of_resource(one, part) for one in notes(part.listeners, part.packet_sources)]
     return [f"{one.cause}: {one.fix}" for one in said if (one.kind, one.name) == (kind, name)]
 
 
@@ -249,7 +309,7 @@ def _state(source: PacketSource, require_approval: bool, decision: Decision | No
     return "Active" if source.enabled else "Disabled"
 
 
-def _of_resource(found: Finding, whole: GatewayConfig | Desired) -> Finding:
+def _of_resource(found: Finding, whole: GatewayConfig) -> Finding:
     """A finding about the gateway as one about the resource that it lies in, if it lies in one."""
     match found.path:
         case ("listeners" | "packet_sources" as section, int() as index, *rest):

@@ -87,23 +87,28 @@ class Domains:
         self._sleep = sleep
         self._pauses = pauses
         self._followed: dict[str, _Followed] = {}
+        self._held: dict[object, set[str]] = {}
+        """The names that each owner holds; only of owners that hold some."""
         self._turns = asyncio.Semaphore(CONCURRENT)
 
     def hold(self, owner: object, listener: Listener, changed: Callable[[], None]) -> None:
         """Follow the names of `listener` for `owner`, in place of those that it held before. `changed` is called when
         addresses of these names change."""
         wanted = listener.client_restrictions.domains
+        left = self._held.pop(owner, set()) - set(wanted)
+        if wanted:
+            self._held[owner] = set(wanted)
         for name in wanted:
             one = self._followed.get(name)
             if one is None:
                 one = self._followed[name] = _Followed(name)
                 one.task = asyncio.create_task(self._follow(one), name=f"domain {name}")
             one.holders[owner] = _Holder(listener.name, changed)
-        self._let_go(owner, set(self._followed) - set(wanted))
+        self._let_go(owner, left)
 
     def drop(self, owner: object) -> None:
         """Follow no names for `owner` any more."""
-        self._let_go(owner, set(self._followed))
+        self._let_go(owner, self._held.pop(owner, ()))
 
     @asynccontextmanager
     async def ahead(self, listeners: Iterable[Listener]) -> AsyncIterator[None]:

@@ -20,7 +20,7 @@ from sluicegate.egress.egress import Egress
 from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
 from sluicegate.model import DestinationSpec, Finding, Listener, PacketSource
-from sluicegate.running.bind import open_port
+from sluicegate.running.bind import AssignedPorts, open_port
 from sluicegate.running.documents import Refused
 from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, refuse_own_key, wireguard_spec
@@ -64,6 +64,8 @@ class RunningListener:
     def __init__(self, node: Node, resource: Listener) -> None:
         self.node = node
         self.resource = resource
+        self.number = 0
+        """The Listener's id, from `open` on."""
         self.destinations: list[DestinationPlace] = []
         self.sources: list[SourcePlace] = []
         self.ended = False
@@ -84,6 +86,11 @@ class RunningListener:
     def port(self) -> _native.Port:
         assert self._port is not None  # noqa: S101  (a change opens it before anybody else sees the Listener)
         return self._port
+
+    @property
+    def is_open(self) -> bool:
+        """True once its socket is bound."""
+        return self._port is not None
 
     @property
     def egress(self) -> Egress:
@@ -115,7 +122,7 @@ class RunningListener:
         node = self.node
         return listener_spec(
             resource,
-            node.state.listener_id(self.name),
+            self.number,
             node.domain,
             node.domains.networks(resource),
             [(place.resource, place.made, place.removed) for place in destinations],
@@ -128,16 +135,17 @@ class RunningListener:
 
     # Opening and ending
 
-    def open(self, spec: dict[str, object], fixed_ports: set[int]) -> None:
-        """Bind the Listener's socket. Raises `Refused`. Blocks."""
-        node = self.node
+    def open(self, number: int, ports: AssignedPorts) -> None:
+        """Bind the Listener's socket; `number` is its id. Raises `Refused`. Blocks."""
+        node, self.number = self.node, number
         try:
+            spec = self.spec(self.resource, self.destinations, self.sources)
             if self.resource.protocol == "wg":
                 self.key_pair = own_key(self.resource, node.wireguard)
                 self.public_key = _native.public_key(self.key_pair.private)
                 refuse_own_key(self.resource, self.public_key)
                 spec["WireGuard"] = wireguard_spec(self.resource, self.key_pair.private, node.wireguard)
-            self._port = open_port(self.resource, spec, node.dataplane, node.state, node.ports, fixed_ports)
+            self._port = open_port(self.resource, spec, node.dataplane, ports)
         except StateError as error:
             raise Refused(Finding((), str(error), conflict=True).of(Listener, self.name)) from None
 

@@ -53,7 +53,7 @@ class Node:
         self.domains = Domains(events)
         self.log_groups = LogGroups(config.gateway, aws, events, live)
         self._sns = SnsSetting(config.gateway, aws, state, events)
-        self._desired = Desired([], [], {})
+        self._desired = Desired()
         self.wireguard = wireguard
         self._background: set[asyncio.Task[None]] = set()
 
@@ -134,7 +134,7 @@ class Node:
 
     def sweep(self) -> None:
         """Begin to remove what was made on AWS for PacketSources that receive no messages any more."""
-        declared = [] if self.has_topics else self._desired.packet_sources
+        declared = [] if self.has_topics else self._desired.packet_sources.values()
         named = {(one.name, one.topic.topic_arn): one for one in declared if one.sns_topic_source}
         active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
         self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})

@@ -8,15 +8,18 @@ removed resources then complete the packets and messages that they have.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import structlog
 
 from sluicegate import _native
 from sluicegate.model import BindAddress, DestinationSpec, Listener, PacketSource
+from sluicegate.model.address import BoundAddresses
+from sluicegate.running.bind import AssignedPorts
 from sluicegate.running.change import Change
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
@@ -30,6 +33,9 @@ END_SECONDS = 4.0
 """Seconds that a replaced or deleted Listener has to complete its packets and messages. The client waits for it."""
 VACATE_SECONDS = 1.0
 """Seconds that a replaced or deleted Listener has to complete them when another Listener needs its port."""
+
+AT_ONCE = 16
+"""Listeners that are made or opened between two turns of the event loop."""
 
 _T = TypeVar("_T")
 
@@ -67,18 +73,29 @@ class Runtime:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.listeners: dict[str, RunningListener] = {}
+        self._sources: dict[str, tuple[RunningListener, int]] = {}
 
-    def plan(self, desired: Desired) -> Plan:
-        """The steps from the Listeners that run to `desired`."""
-        plan = Plan(delete=[name for name in self.listeners if name not in _names(desired)])
-        for listener in desired.listeners:
-            running = self.listeners.get(listener.name)
-            if running is None:
-                plan.create.append(listener.name)
+    def source(self, name: str) -> tuple[RunningListener, int] | None:
+        """The Listener that a PacketSource runs on, and its place there; None if none runs it."""
+        return self._sources.get(name)
+
+    async def plan(self, desired: Desired, touched: Collection[str] | None = None) -> Plan:
+        """The steps from the Listeners that run to `desired`. The others than `touched` are as they were."""
+        names = [*self.listeners, *desired.listeners] if touched is None else touched
+        return await asyncio.to_thread(self._plan, desired, names)
+
+    def _plan(self, desired: Desired, names: Iterable[str]) -> Plan:
+        plan = Plan()
+        for name in dict.fromkeys(names):
+            running, listener = self.listeners.get(name), desired.listeners.get(name)
+            if listener is None:
+                plan.delete += [name] if running is not None else []
+            elif running is None:
+                plan.create.append(name)
             elif self._needs_another(running, listener):
-                plan.replace.append(listener.name)
-            elif what := _differences(running, listener, _sources(desired, listener.name)):
-                plan.change[listener.name] = what
+                plan.replace.append(name)
+            elif what := _differences(running, listener, desired.sources(name)):
+                plan.change[name] = what
         return plan
 
     def _needs_another(self, running: RunningListener, listener: Listener) -> bool:
@@ -99,35 +116,28 @@ class Runtime:
         return not pair.kept or _native.public_key(pair.private) != running.public_key
 
     async def apply(
-        self, desired: Desired, commit: Callable[[list[SealedPair]], _T]
+        self, desired: Desired, plan: Plan, commit: Callable[[list[SealedPair]], _T]
     ) -> tuple[_T, Coroutine[None, None, None]]:
-        """Run `desired`. `commit` (which blocks) writes it down, with new key pairs, once nothing else can be refused.
+        """Run `desired` by `plan`. `commit` (which blocks) writes it down, with new key pairs, once nothing else can be
+        refused.
 
         Returns `(result of commit, ending)`. Await `ending`, which ends the replaced and deleted Listeners. Raises
         `Refused`, or what `commit` raises, and then everything is as before.
         """
-        plan = self.plan(desired)
-        wanted = {listener.name: listener for listener in desired.listeners}
+        wanted = desired.listeners
         fresh = [*plan.create, *plan.replace]
         leaving = {name: self.listeners[name] for name in [*plan.delete, *plan.replace]}
-        changes = {
-            name: Change(
-                RunningListener(self._node, wanted[name]) if name in fresh else self.listeners[name],
-                wanted[name],
-                _sources(desired, name),
-            )
-            for name in wanted
-            if name in fresh or name in plan.change
-        }
-        fixed = {port for listener in desired.listeners if (port := listener.bind_address().port)}
+        running = {name: RunningListener(self._node, wanted[name]) for name in fresh}
+        running |= {name: self.listeners[name] for name in plan.change}
+        changes = {name: Change(one, wanted[name], desired.sources(name)) for name, one in running.items()}
         clients = [*(wanted[name] for name in changes), *(one.resource for one in leaving.values())]
         async with self._node.domains.ahead(clients), AsyncExitStack() as undo:
-            for change in changes.values():
-                change.make()
-            # A Listener that ran before this start keeps its port and its key, even if it cannot be opened now.
-            known = set(await asyncio.to_thread(self._node.state.listener_names))
-            for name in fresh:
-                await self._open(changes[name], fixed, leaving, name not in known, undo)
+            for some in batched(changes.values(), AT_ONCE):
+                for change in some:
+                    change.make()
+                await asyncio.sleep(0)
+            if fresh:
+                await self._open([changes[name] for name in fresh], wanted.values(), leaving.values(), undo)
             recalled = await self._node.recall({s for change in changes.values() for s in change.new_sources})
             for change in changes.values():
                 await change.provision(undo)
@@ -152,11 +162,15 @@ class Runtime:
         recalled: Mapping[str, list[tuple[str, float]]],
         plan: Plan,
     ) -> None:
+        for name in [*plan.delete, *changes]:
+            if name in self.listeners:
+                self._forget_sources(self.listeners[name])
         for change in changes.values():
             change.switch(recalled)
+            self._note_sources(change.running)
         self._node.want(desired)
-        running = {name: change.running for name, change in changes.items()}
-        self.listeners = {name: running.get(name) or self.listeners[name] for name in _names(desired)}
+        running = self.listeners | {name: change.running for name, change in changes.items()}
+        self.listeners = {name: running[name] for name in desired.listeners}
         for name, what in plan.change.items():
             self._node.events.emit("ListenerChanged", Listener=name, Detail=", ".join(what))
 
@@ -168,48 +182,60 @@ class Runtime:
         for one in leaving.values():
             for _, place in one.live_sources:
                 self._node.let_go(place.resource.name)
-        for name in plan.delete:
-            await asyncio.to_thread(self._node.state.release_listener, name)
+        await asyncio.to_thread(self._node.state.release_listeners, plan.delete)
         self._node.sweep()
+
+    def _note_sources(self, running: RunningListener) -> None:
+        self._sources |= {place.resource.name: (running, at) for at, place in running.live_sources}
+
+    def _forget_sources(self, running: RunningListener) -> None:
+        """Forget where the PacketSources of a Listener run, except those that another one has by now."""
+        for _, place in running.live_sources:
+            if self._sources.get(place.resource.name, (None, 0))[0] is running:
+                del self._sources[place.resource.name]
 
     # Binding
 
     async def _open(
         self,
-        change: Change,
-        fixed: set[int],
-        leaving: Mapping[str, RunningListener],
-        is_new: bool,
+        changes: Sequence[Change],
+        wanted: Iterable[Listener],
+        leaving: Collection[RunningListener],
         undo: AsyncExitStack,
     ) -> None:
-        name = change.running.name
-        for holder in leaving.values():
-            if not holder.ended and self._in_the_way(holder, change.running.resource):
+        """Bind new Listeners, some at a time, after those that leave have given up the ports for it."""
+        state = self._node.state
+        fixed = {port for listener in wanted if (port := listener.bind_address().port)}
+        # A Listener that ran before this start keeps its port and its key, even if it cannot be opened now.
+        numbers, new = await asyncio.to_thread(
+            state.listener_ids, [change.running.name for change in changes]
+        )
+        undo.push_async_callback(asyncio.to_thread, state.release_listeners, new)
+        ports = await asyncio.to_thread(AssignedPorts, state, self._node.ports, fixed)
+        holders = _bound(leaving)
+        for some in batched(changes, AT_ONCE):
+            for holder in {
+                id(one): one
+                for change in some
+                for one in holders.holders(_asks_for(change.running.resource, ports))
+                if not one.ended
+            }.values():
                 undo.push_async_callback(self._revive, holder)
                 await holder.stop_sources()
                 await holder.end(VACATE_SECONDS)
-        try:
-            await change.open(fixed)
-        except Refused:
-            if is_new:
-                await asyncio.to_thread(self._node.state.release_listener, name)
-            raise
-        undo.push_async_callback(self._take_back, change.running, is_new)
+            try:
+                await _ended(asyncio.to_thread(_open_all, some, numbers, ports))
+            finally:
+                for change in some:
+                    if change.running.is_open:
+                        change.running.serve()
+                        undo.push_async_callback(self._take_back, change.running)
+        await asyncio.to_thread(ports.keep)
 
-    def _in_the_way(self, holder: RunningListener, listener: Listener) -> bool:
-        host, number, dual_stack = listener.bind_address()
-        if number is None:
-            number = self._node.state.assigned_port(listener.name)
-        theirs = holder.resource.bind_address()
-        bound = BindAddress(theirs.host, holder.port.local_address[1], theirs.dual_stack)
-        return number is not None and BindAddress(host, number, dual_stack).overlaps(bound)
-
-    async def _take_back(self, running: RunningListener, is_new: bool) -> None:
+    async def _take_back(self, running: RunningListener) -> None:
         """Close a Listener that was opened for a refused change. Its Destinations have an undo step of their own."""
         running.destinations = []
         await running.end(0.0)
-        if is_new:
-            await asyncio.to_thread(self._node.state.release_listener, running.name)
 
     async def _revive(self, ended: RunningListener) -> None:
         """Run a Listener again that has given up its port for a change that was refused later."""
@@ -218,8 +244,7 @@ class Runtime:
         try:
             async with AsyncExitStack() as undo:
                 again.make()
-                await again.open(set())
-                undo.push_async_callback(self._take_back, again.running, False)
+                await self._open([again], [], [], undo)
                 recalled = await self._node.recall(again.new_sources)
                 await again.provision(undo)
                 undo.pop_all()
@@ -231,31 +256,55 @@ class Runtime:
                 Detail=f"it gave up its port for a change that was refused, and did not get it back: {error}",
             )
             return
+        self._forget_sources(ended)
         again.switch(recalled)
+        self._note_sources(again.running)
         self.listeners[ended.name] = again.running
 
 
-def _names(desired: Desired) -> list[str]:
-    return [listener.name for listener in desired.listeners]
+async def _ended(work: Coroutine[None, None, None]) -> None:
+    """Await `work`. Whoever cancels this waits until it has ended: what a thread has begun, it ends."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
 
 
-def _sources(desired: Desired, listener: str) -> list[tuple[PacketSource, str]]:
-    return [
-        (one, desired.states[one.name]) for one in desired.packet_sources if one.listener_name == listener
-    ]
+def _open_all(changes: Iterable[Change], numbers: Mapping[str, int], ports: AssignedPorts) -> None:
+    """Bind Listeners until one is refused. Blocks."""
+    for change in changes:
+        change.open(numbers[change.running.name], ports)
+
+
+def _bound(running: Iterable[RunningListener]) -> BoundAddresses[RunningListener]:
+    """The addresses that Listeners hold."""
+    bound = BoundAddresses[RunningListener]()
+    for one in running:
+        address = one.resource.bind_address()
+        bound.add(address._replace(port=one.port.local_address[1]), one)
+    return bound
+
+
+def _asks_for(listener: Listener, ports: AssignedPorts) -> BindAddress:
+    """The address that a Listener is going to bind; without a port if a new one is assigned to it."""
+    address = listener.bind_address()
+    return address if address.port is not None else address._replace(port=ports.of(listener.name))
 
 
 def _differences(
-    running: RunningListener, listener: Listener, sources: list[tuple[PacketSource, str]]
+    running: RunningListener, listener: Listener, sources: Sequence[tuple[PacketSource, str]]
 ) -> list[str]:
     """The parts of a Listener that change: names of its fields, and of its Destinations and PacketSources."""
     before, after = running.resource, listener
-    found = [
-        name
-        for name in Listener.model_fields
-        if name != "destinations" and getattr(before, name) != getattr(after, name)
-    ]
-    found += _named("Destination", before.destination_specs, after.destination_specs)
+    found: list[str] = []
+    if before is not after and before != after:
+        found += [
+            name
+            for name in Listener.model_fields
+            if name != "destinations" and getattr(before, name) != getattr(after, name)
+        ]
+        found += _named("Destination", before.destination_specs, after.destination_specs)
     were = [place.resource for _, place in running.live_sources]
     found += _named("PacketSource", were, [source for source, _ in sources])
     states = {place.resource.name: place.state for _, place in running.live_sources}
@@ -274,3 +323,10 @@ def _named(
     changed = [f"{kind} {name}" for name in names if old.get(name) != new.get(name)]
     # `DestinationNames` shows the order, so a change of it counts.
     return changed or ([f"order of {kind}s"] if kind == "Destination" and list(old) != list(new) else [])
+
+
+def batched(items: Iterable[_T], count: int) -> Iterator[list[_T]]:
+    """The items, so many at a time."""
+    rest = iter(items)
+    while some := list(islice(rest, count)):
+        yield some

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,21 +21,32 @@ import structlog
 from sluicegate.config import Config, ConfigError, load
 from sluicegate.events import EventLog
 from sluicegate.faults import failure
-from sluicegate.model import Finding, FindingsError, GatewayConfig, Listener, Peer, keep_secrets, secrets_of
+from sluicegate.model import (
+    Finding,
+    FindingsError,
+    GatewayConfig,
+    Listener,
+    PacketSource,
+    Peer,
+    keep_secrets,
+    secrets_of,
+)
 from sluicegate.model.publickey import canonical, own_key_among, spellings
+from sluicegate.model.text import some
 from sluicegate.running.documents import (
     KINDS,
     Desired,
     Refused,
     check_bound,
+    declared,
     desire,
-    file_owned,
     notes_about,
     parse,
     parse_peer,
     resource_url,
     restored,
 )
+from sluicegate.running.inventory import Inventory, Key
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.peers import peer_spec, secret_of
@@ -73,6 +84,17 @@ class Declared:
     version: str
 
 
+@dataclass(slots=True)
+class _Judged:
+    """What a change would lead to, where nothing refuses it. `touched`: the Listeners that it may concern."""
+
+    stored: dict[Key, Stored]
+    inventory: Inventory
+    desired: Desired
+    touched: set[str] | None = None
+    """None: all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proposed:
     """A change that may be made later. `name` is the resource's name. A delete ignores `document`."""
@@ -95,10 +117,13 @@ class Registry:
         self._events = events
         self._changing = asyncio.Lock()
         self._stopping = False
-        self._stored: list[Stored] = []
+        self._stored: dict[Key, Stored] = {}
+        self._inventory = Inventory()
+        self._digests: dict[Key, str] = {}
+        """Versions of resources of the file, as far as somebody has asked."""
         self._decisions: dict[str, Decision] = {}
         self._states: dict[str, str] = {}
-        self.desired = Desired([], [], {})
+        self.desired = Desired()
         self.runtime = Runtime(node)
 
     async def start(self) -> None:
@@ -106,9 +131,9 @@ class Registry:
         self._stored, self._decisions = await asyncio.to_thread(self._read)
         async with self._turn():
             await self._change(Commit(), starting=True)
-        for name in await asyncio.to_thread(self._node.state.listener_names):
-            if name not in self.runtime.listeners:
-                await asyncio.to_thread(self._node.state.release_listener, name)
+        known = await asyncio.to_thread(self._node.state.listener_names)
+        gone = [name for name in known if name not in self.runtime.listeners]
+        await asyncio.to_thread(self._node.state.release_listeners, gone)
 
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
@@ -133,23 +158,23 @@ class Registry:
 
     def declared(self, kind: str) -> list[Declared]:
         """Every resource of this kind: the file's, then the API's in the order of their creation."""
-        gateway = self.config.gateway
-        of_file: dict[str, Sequence[Any]] = {
-            "Listener": gateway.listeners,
-            "PacketSource": gateway.packet_sources,
-        }
-        of_api = [one for one in self._stored if one.kind == kind]
-        return [
-            *(Declared(kind, one, "File", _digest(one.dump())) for one in of_file.get(kind, ())),
-            *(Declared(kind, restored(one), "Api", str(one.version)) for one in of_api),
-        ]
+        return [self.find(*key) for key in self.names(kind)]
+
+    def names(self, kind: str) -> list[Key]:
+        """The keys of `declared`, each for `find`."""
+        return [key for key in self._inventory.resources if key[0] == kind]
 
     def find(self, kind: str, name: str) -> Declared:
         """The resource of this kind and name. Raises `NotFound`."""
-        for one in self.declared(kind):
-            if one.resource.name == name:
-                return one
-        raise NotFound(f"there is no {kind} {name!r}")
+        resource = self._inventory.resources.get((kind, name))
+        if resource is None:
+            raise NotFound(f"there is no {kind} {name!r}")
+        stored = self._stored.get((kind, name))
+        if stored is not None:
+            return Declared(kind, resource, "Api", str(stored.version))
+        if (kind, name) not in self._digests:
+            self._digests[kind, name] = _digest(resource.dump())
+        return Declared(kind, resource, "File", self._digests[kind, name])
 
     def running(self, name: str) -> RunningListener:
         """The running Listener `name`. Raises `NotFound`."""
@@ -295,25 +320,26 @@ class Registry:
         """Check whether all of these would be accepted, and change nothing. Returns the warnings of each. Raises
         `Refused` with every reason."""
         async with self._turn():
-            commit = Commit()
-            desired = self.desired
+            inventory, desired = self._inventory.copy(), self.desired.copy()
+            taken: set[Key] = set()
             found: list[Finding] = []
             warnings: list[tuple[str, str, list[str]]] = []
             for one in changes:
                 try:
-                    warnings.append((one.kind, *await self._propose(one, commit)))
+                    commit = Commit()
+                    warnings.append((one.kind, *await self._propose(one, commit, taken)))
                     if not found:
                         # One after the other, as they will be made: what comes later is not there yet.
-                        desired = desire(self.config, changed(self._stored, commit), self._decided(commit))
+                        await self._judge(commit, inventory, desired)
                 except Refused as error:
                     found += error.findings
             if found:
                 raise Refused(*found)
-            await asyncio.to_thread(check_bound, self.config, desired, commit.put)
             return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
 
-    async def _propose(self, one: Proposed, commit: Commit) -> tuple[str, list[str]]:
-        """Add a change to `commit`. Returns `(name, warnings)`. Raises `Refused`."""
+    async def _propose(self, one: Proposed, commit: Commit, taken: set[Key]) -> tuple[str, list[str]]:
+        """Add a change to `commit`; `taken` are the resources that changes before it make, and this one. Returns
+        `(name, warnings)`. Raises `Refused`."""
         model = KINDS[one.kind]
         if one.action == "Delete":
             self._refuse_file(one.kind, one.name)
@@ -330,10 +356,11 @@ class Registry:
                 raise Refused(Finding((), str(error), conflict=True).of(model, resource.name)) from None
         if isinstance(resource, Listener) and one.action != "Create":
             await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
-        if any((other.kind, other.name) == (one.kind, resource.name) for other in commit.put):
+        if (one.kind, resource.name) in taken:
             cause = f'two of these are a {one.kind} named "{resource.name}"'
             found = Finding(("name",), cause, "give each its own name", conflict=True)
             raise Refused(found.of(model, resource.name))
+        taken.add((one.kind, resource.name))
         commit.put.append(_stored(one.kind, resource))
         return resource.name, warnings
 
@@ -364,69 +391,117 @@ class Registry:
 
     # Steps
 
-    def _read(self) -> tuple[list[Stored], dict[str, Decision]]:
-        return self._table.all(), self._table.decisions()
+    def _read(self) -> tuple[dict[Key, Stored], dict[str, Decision]]:
+        return {(one.kind, one.name): one for one in self._table.all()}, self._table.decisions()
 
     async def _change(
         self, commit: Commit, config: Config | None = None, *, starting: bool = False
     ) -> list[str]:
         self._refuse_stopping()
+        if starting or config is not None:
+            judged = await asyncio.to_thread(self._judge_whole, commit, config or self.config)
+        else:
+            inventory, desired = self._inventory.copy(), self.desired.copy()
+            touched = await self._judge(commit, inventory, desired)
+            judged = _Judged(dict(self._stored), inventory, desired, touched)
         config = config or self.config
-        stored = changed(self._stored, commit)
-        desired = desire(config, stored, self._decided(commit))
-        await asyncio.to_thread(check_bound, config, desired, commit.put)
-        self._settle_decisions(desired, config, commit)
-        desired = desire(config, stored, self._decided(commit))
-        lines = self.runtime.plan(desired).lines()
+        plan = await self.runtime.plan(judged.desired, judged.touched)
         before, self._node.config = self._node.config, config
         try:
             versions, ending = await self.runtime.apply(
-                desired, lambda pairs: self._table.commit(dataclasses.replace(commit, key_pairs=pairs))
+                judged.desired,
+                plan,
+                lambda pairs: self._table.commit(dataclasses.replace(commit, key_pairs=pairs)),
             )
         except BaseException:
             self._node.config = before
             raise
         # No other task runs between the switch and these lines, so that every reader sees what runs.
-        self.config, self.desired = config, desired
-        self._stored = [
-            dataclasses.replace(one, version=versions.get((one.kind, one.name), one.version))
-            for one in stored
-        ]
+        if config is not self.config:
+            self._digests = {}
+        self.config, self.desired, self._inventory = config, judged.desired, judged.inventory
+        self._stored = judged.stored
+        for key in commit.delete:
+            self._stored.pop(key, None)
+        for one in commit.put:
+            key = one.kind, one.name
+            self._stored[key] = dataclasses.replace(one, version=versions[key])
         self._decisions = self._decided(commit)
         if starting:
             # At a start, the only news is a PacketSource that waits for a decision.
             self._states = {
-                name: state for name, state in desired.states.items() if state != "PendingApproval"
+                name: state for name, state in self.desired.states.items() if state != "PendingApproval"
             }
-        self._tell_states(desired)
+        self._tell_states(self.desired)
         await ending
-        return lines
+        return plan.lines()
+
+    def _judge_whole(self, commit: Commit, config: Config) -> _Judged:
+        """What is to run with another file, or at a start. Raises `Refused`. Blocks; nothing is changed but `commit`,
+        which gets the decisions."""
+        stored = {(one.kind, one.name): one for one in changed(self._stored.values(), commit)}
+        resources = declared(config, stored.values())
+        sources = {one.name: one for one in resources if isinstance(one, PacketSource)}
+        self._settle_decisions(sources, set(self._decisions) - set(sources), config, commit)
+        desired = desire(config, resources, self._decided(commit))
+        check_bound(config, desired, [restored(one) for one in commit.put])
+        return _Judged(stored, Inventory(resources), desired)
+
+    async def _judge(self, commit: Commit, inventory: Inventory, desired: Desired) -> set[str]:
+        """Make a change in `inventory` and `desired`, if it goes with what is there. Returns the names of the Listeners
+        that it may concern. Raises `Refused`, and both are of no use then."""
+        config = self.config
+        keys = [*commit.delete, *((one.kind, one.name) for one in commit.put)]
+        before = [inventory.resources[key] for key in keys if key in inventory.resources]
+        put = [restored(one) for one in commit.put]
+        for key in commit.delete:
+            inventory.remove(key)
+            desired.remove(*key)
+        for one in put:
+            inventory.put(one)
+        sources = {one.name: one for one in put if isinstance(one, PacketSource)}
+        gone = {name for kind, name in commit.delete if kind == "PacketSource"}
+        self._settle_decisions(sources, gone, config, commit)
+        decided = [inventory.resources["PacketSource", name] for name in commit.decide if name not in gone]
+        part = inventory.related(before, [*put, *decided])
+        decisions = self._decided(commit)
+        try:
+            judged = desire(config, part, decisions)
+        except Refused:
+            # Judged as a whole, it is refused in words that know all names.
+            await asyncio.to_thread(desire, config, list(inventory.resources.values()), decisions)
+            raise
+        if put:
+            await asyncio.to_thread(check_bound, config, judged, put)
+        desired.put(judged)
+        froms = {one.listener_name for one in before if isinstance(one, PacketSource)}
+        return {*judged.listeners, *froms, *(name for kind, name in commit.delete if kind == "Listener")}
 
     def _decided(self, commit: Commit) -> dict[str, Decision]:
         both = {**self._decisions, **commit.decide}
         return {name: decision for name, decision in both.items() if decision is not None}
 
-    def _settle_decisions(self, desired: Desired, config: Config, commit: Commit) -> None:
-        """Approve PacketSources while `require_approval` is off, so that only new ones must ask once it is set."""
-        listeners = {source.name: source.listener_name for source in desired.packet_sources}
+    def _settle_decisions(
+        self, sources: Mapping[str, PacketSource], gone: Collection[str], config: Config, commit: Commit
+    ) -> None:
+        """Approve PacketSources while `require_approval` is off, so that only new ones must ask once it is set; and
+        forget what was decided about those that are gone."""
         decided = self._decided(commit)
-        for name, listener in listeners.items():
+        for name, source in sources.items():
             decision = decided.get(name)
+            listener = source.listener_name
             if not config.gateway.require_approval and (decision is None or decision.listener != listener):
                 commit.decide[name] = Decision(listener, "Approved", "require_approval: false")
-        for name in decided:
-            if name not in listeners:
-                commit.decide[name] = None
+        commit.decide |= {name: None for name in gone if name in decided}
 
     def _tell_states(self, desired: Desired) -> None:
-        listeners = {source.name: source.listener_name for source in desired.packet_sources}
         for name, state in desired.states.items():
             if self._states.get(name) != state:
                 decision = self._decisions.get(name)
                 by = f"decided by {decision.by}" if decision and state in ("Active", "Rejected") else ""
                 self._events.emit(
                     "SourceStateChanged",
-                    Listener=listeners[name],
+                    Listener=desired.packet_sources[name].listener_name,
                     PacketSource=name,
                     State=state,
                     Detail=by or None,
@@ -434,13 +509,13 @@ class Registry:
         self._states = dict(desired.states)
 
     def _refuse_file(self, kind: str, name: str) -> None:
-        if (kind, name) in file_owned(self.config):
+        if (kind, name) in self._inventory.resources and (kind, name) not in self._stored:
             cause = f'the {kind} "{name}" is declared by {self.config.path}, and the file owns what it names'
             fix = "change it there: the gateway takes it over when the file is reloaded"
             raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
 
     def _refuse_taken(self, kind: str, name: str) -> None:
-        if any((one.kind, one.name) == (kind, name) for one in self._stored):
+        if (kind, name) in self._stored:
             fix = f"change it with PUT {resource_url(kind, name)}, delete it first, or choose another name"
             cause = f'there is already a {kind} named "{name}"'
             raise Refused(Finding(("name",), cause, fix, conflict=True).of(KINDS[kind], name))
@@ -456,26 +531,9 @@ class Registry:
         """Refuse to delete a Listener that other resources need."""
         if kind != "Listener":
             return
-        listener = self.find(kind, name).resource
-        destinations = {destination.name for destination in listener.destination_specs}
-        users = [
-            *(
-                ("Listener", one.resource.name)
-                for one in self.declared("Listener")
-                if any(
-                    isinstance(entry, str) and entry in destinations for entry in one.resource.destinations
-                )
-            ),
-            *(("PacketSource", s.name) for s in self.desired.packet_sources if s.listener_name == name),
-            *(
-                ("DestinationArn", one.resource.name)
-                for one in self.declared("DestinationArn")
-                if one.resource.destination in destinations
-            ),
-        ]
+        users = self._inventory.users(self.find(kind, name).resource)
         if users:
-            named = ", ".join(f"{kind} {user}" for kind, user in users)
-            cause = f'the Listener "{name}" is needed by {named}'
+            cause = f'the Listener "{name}" is needed by {some([f"{kind} {user}" for kind, user in users])}'
             raise Refused(Finding((), cause, "delete them first", conflict=True).of(KINDS[kind], name))
 
     def _audit(self, who: str, action: str, kind: str, name: str) -> "_Audit":

@@ -101,8 +101,7 @@ def _values(registry: Registry, one: Declared) -> dict[str, Any]:
         case "Listener":
             return _listener(registry.runtime.listeners[name])
         case "PacketSource":
-            running = registry.runtime.listeners[one.resource.listener_name]
-            return {"state": registry.desired.states[name], **_subscription(running, name)}
+            return {"state": registry.desired.states[name], **_subscription(registry, name)}
         case _:
             return {"name": name}
 
@@ -130,12 +129,16 @@ def _domains(running: RunningListener) -> dict[str, Any]:
     }
 
 
-def _subscription(running: RunningListener, source: str) -> dict[str, Any]:
+def _subscription(registry: Registry, source: str) -> dict[str, Any]:
     """Of a PacketSource that is Active: whether its topic's messages come, and why not."""
-    for _, place in running.live_sources:
-        if place.resource.name == source and place.state == "Active" and place.inlet is not None:
-            return {
-                "subscription": place.inlet.subscription,
-                "subscription_problem": place.inlet.subscription_problem or None,
-            }
-    return {}
+    found = registry.runtime.source(source)
+    if found is None:
+        return {}
+    running, at = found
+    place = running.sources[at]
+    if place.state != "Active" or place.inlet is None:
+        return {}
+    return {
+        "subscription": place.inlet.subscription,
+        "subscription_problem": place.inlet.subscription_problem or None,
+    }

@@ -8,7 +8,7 @@ writes are rare (a Listener is created, a topic is made), so the price does not 
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -95,53 +95,72 @@ class State:
     def listener_id(self, name: str) -> int:
         """The id of a Listener, 1 … 2^32-1: made at first use, stable until it is released, never used
         again."""
-        return self.write(lambda db: _listener(db, name))
+        row = self.read("SELECT id FROM listeners WHERE name = ? AND released_at IS NULL", name)
+        return int(row[0][0]) if row else self.listener_ids([name])[0][name]
+
+    def listener_ids(self, names: Sequence[str]) -> tuple[dict[str, int], set[str]]:
+        """`(ids by name, names that had none before)`, as `listener_id`, and for all of them at once."""
+
+        def number(db: sqlite3.Connection) -> tuple[dict[str, int], set[str]]:
+            known = {name: one for name in names if (one := _listener(db, name)) is not None}
+            made = [name for name in dict.fromkeys(names) if name not in known]
+            return known | {name: _add_listener(db, name) for name in made}, set(made)
+
+        return self.write(number)
 
     def assigned_port(self, listener_name: str) -> int | None:
         """The port that was assigned to a Listener, None if none was."""
         row = self.read("SELECT port FROM listeners WHERE name = ? AND released_at IS NULL", listener_name)
         return int(row[0][0]) if row and row[0][0] is not None else None
 
+    def assigned_ports(self) -> dict[str, int]:
+        """Every port that was assigned, by the name of its Listener."""
+        query = "SELECT name, port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL"
+        return {name: int(port) for name, port in self.read(query)}
+
     def assign_port(self, listener_name: str, port: int) -> None:
         """Keep `port` for a Listener, in place of an earlier one. `StateError` if another Listener has it."""
+        self.assign_ports({listener_name: port})
+
+    def assign_ports(self, ports: Mapping[str, int]) -> None:
+        """Keep a port for each Listener, as `assign_port`: for all of them or none."""
 
         def assign(db: sqlite3.Connection) -> None:
-            owner = db.execute(
-                "SELECT name FROM listeners WHERE port = ? AND name <> ? AND released_at IS NULL",
-                (port, listener_name),
-            ).fetchone()
-            if owner:
-                raise StateError(
-                    f'port {port} is assigned to the Listener "{owner[0]}", choose another port or release it'
-                )
-            db.execute("UPDATE listeners SET port = ? WHERE id = ?", (port, _listener(db, listener_name)))
+            for name, port in ports.items():
+                owner = db.execute(
+                    "SELECT name FROM listeners WHERE port = ? AND name <> ? AND released_at IS NULL",
+                    (port, name),
+                ).fetchone()
+                if owner:
+                    raise StateError(
+                        f'port {port} is assigned to the Listener "{owner[0]}", choose another port or release it'
+                    )
+                number = _listener(db, name) or _add_listener(db, name)
+                db.execute("UPDATE listeners SET port = ? WHERE id = ?", (port, number))
 
-        self.write(assign)
-
-    def free_port(self, ports: Iterable[int], taken: Container[int] = ()) -> int:
-        """The first of `ports` that no Listener has and that is not in `taken`. `StateError` if there is
-        none."""
-        rows = self.read("SELECT port FROM listeners WHERE port IS NOT NULL AND released_at IS NULL")
-        assigned = {row[0] for row in rows}
-        for port in ports:
-            if port not in assigned and port not in taken:
-                return port
-        raise StateError("every port of the range is in use, widen `ports:` or set `bind:` with a port")
+        if ports:
+            self.write(assign)
 
     def release_listener(self, name: str) -> None:
         """Forget a Listener: its port is free again and its keys are gone, its id is not given again. Nothing happens
         if there is none."""
+        self.release_listeners([name])
+
+    def release_listeners(self, names: Collection[str]) -> None:
+        """Forget Listeners, as `release_listener`."""
 
         def release(db: sqlite3.Connection) -> None:
             live = "SELECT id FROM listeners WHERE name = ? AND released_at IS NULL"
+            rows = [(name,) for name in names]
             for table in ("listener_keys", "peers", "peer_memories"):
-                db.execute(f"DELETE FROM {table} WHERE listener = ({live})", (name,))  # noqa: S608
-            db.execute(
+                db.executemany(f"DELETE FROM {table} WHERE listener = ({live})", rows)  # noqa: S608
+            db.executemany(
                 "UPDATE listeners SET released_at = CURRENT_TIMESTAMP WHERE name = ? AND released_at IS NULL",
-                (name,),
+                rows,
             )
 
-        self.write(release)
+        if names:
+            self.write(release)
 
     def listener_names(self) -> list[str]:
         """Listeners that were not released."""
@@ -231,11 +250,13 @@ class State:
                 raise failed(self.path, error) from error
 
 
-def _listener(db: sqlite3.Connection, name: str) -> int:
+def _listener(db: sqlite3.Connection, name: str) -> int | None:
     row = db.execute("SELECT id FROM listeners WHERE name = ? AND released_at IS NULL", (name,)).fetchone()
-    if row is None:
-        return int(db.execute("INSERT INTO listeners (name) VALUES (?)", (name,)).lastrowid or 0)
-    return int(row[0])
+    return None if row is None else int(row[0])
+
+
+def _add_listener(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute("INSERT INTO listeners (name) VALUES (?)", (name,)).lastrowid or 0)
 
 
 def _locked_file(path: Path) -> int:
