@@ -24,7 +24,7 @@ LAYERS = [
     ("events", "destinations"),
     ("aws", "functions", "http"),
     ("httpclient", "model", "state"),
-    ("entrypoints",),
+    ("entrypoints", "localcode"),
     ("backoff", "faults", "linefile", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""

@@ -343,11 +343,11 @@ class Gateway:
             self._local_key.ensure()
         except KeysError as error:
             raise self._refused(("state",), str(error)) from None
-        file, key = shlex.quote(str(self._config.path.absolute())), self._local_key.path
+        file = shlex.quote(str(self._config.path.absolute()))
         advice = (
-            f"commands of the gateway's own user find the key in {key} (`--config {file}` names it from elsewhere); "
-            f"give others a key of `sluicegate keys create {file} --name NAME --scope admin` as SLUICEGATE_API_KEY, "
-            "--api-key or `Authorization: Bearer KEY`"
+            f"the key of the gateway's own user is in {self._local_key.path}, where commands find it "
+            f"(--config {file}); `sluicegate keys create {file} --name NAME --scope admin` makes one for others, who "
+            "give it as SLUICEGATE_API_KEY, --api-key or `Authorization: Bearer KEY`"
         )
         anonymous = self._settings.api.local_access if is_loopback(host) else None
         return create_api(

@@ -12,11 +12,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+"""Readable too, to look at the last byte."""
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-def open_lines(path: Path, mode: int) -> int:
-    """The file at `path` for appending, made with `mode` if absent. Raises `OSError`."""
-    # Readable too, to look at the last byte.
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+
+def open_lines(path: Path, mode: int, *, links: bool = True) -> int:
+    """The file at `path` for appending, made with `mode` if absent. Raises `OSError`.
+
+    `links=False`: no part of the absolute path may be a symbolic link, so that one that is put there after the path was
+    checked leads nowhere. Folders that are missing are made then.
+    """
+    if links:
+        return os.open(path, _FLAGS, mode)
+    folder = os.open(path.anchor, _FOLDER)
+    try:
+        for part in path.parts[1:-1]:
+            inner = _open_folder(part, folder)
+            os.close(folder)
+            folder = inner
+        return os.open(path.name, _FLAGS | os.O_NOFOLLOW, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _open_folder(name: str, parent: int) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except FileNotFoundError:
+        os.mkdir(name, dir_fd=parent)
+        return os.open(name, _FOLDER, dir_fd=parent)
 
 
 def is_at(path: Path, fd: int) -> bool:
@@ -62,10 +87,10 @@ def write_out(fd: int, data: bytes) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
+def locked(path: Path, *, links: bool = True) -> Iterator[int]:
     """The file at `path`, made if absent (mode 0600), locked against everybody else who asks here. Raises `OSError`."""
     while True:
-        fd = open_lines(path, 0o600)
+        fd = open_lines(path, 0o600, links=links)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             # It may have been moved away while we waited for the lock.
@@ -76,7 +101,7 @@ def locked(path: Path) -> Iterator[int]:
             os.close(fd)
 
 
-def append_locked(path: Path, data: bytes) -> None:
-    """`append_lines` to the file that has this name now."""
-    with locked(path) as fd:
+def append_locked(path: Path, data: bytes, *, links: bool = True) -> None:
+    """`append_lines` to the file that has this name now. `links` as for `open_lines`."""
+    with locked(path, links=links) as fd:
         append_lines(fd, data)

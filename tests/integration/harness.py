@@ -374,6 +374,11 @@ class Gateway:
             port = url.rpartition(":")[2]
             self.edit(f"bind: 127.0.0.1:{port} ", f"bind: 0.0.0.0:{port} ")
 
+    def open_to_everybody(self) -> None:
+        """Let everybody on loopback do everything at the API, without a key."""
+        port = self.api_url.rpartition(":")[2]
+        self.edit(f"api: {{ bind: 127.0.0.1:{port} ", f"api: {{ local_access: admin, bind: 127.0.0.1:{port} ")
+
     # What it says
 
     @property

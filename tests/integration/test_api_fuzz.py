@@ -40,6 +40,7 @@ NAMES = {
     "/v1/listeners/{name}/": "tunnel",
     "/v1/listeners/": "known",
     "/v1/packet-sources/": "pushed",
+    "/v1/topics/": TOPIC,
 }
 """The name of what exists, by a part of the operation; the first that fits. DestinationArns have ids of their own."""
 BODIES = {
@@ -49,6 +50,7 @@ BODIES = {
     "/v1/packet-sources": PUSHED | {"Name": "another"},
     "/v1/packet-sources/{name}": PUSHED | {"Description": "changed"},
     "/v1/packet-sources/{name}/messages": {"Data": "AQID", "Remote": {"Address": "127.0.0.1", "Port": 9}},
+    "/v1/topics": {"Name": "another"},
     "/v1/destination-arns": BOUND | {"IngressRegionKey": "eu-west-1"},
     "/v1/destination-arns/{name}": BOUND | {"Arn": "file:sink.ndjson"},
 }
@@ -73,7 +75,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def http(api: Gateway) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.api_url, timeout=HANG_SECONDS, trust_env=False) as client:
+    with httpx.Client(
+        base_url=api.api_url, headers=api.credentials, timeout=HANG_SECONDS, trust_env=False
+    ) as client:
         yield client
 
 
@@ -101,7 +105,7 @@ def test_whatever_is_asked_nothing_fails_inside(api: Gateway, http: httpx.Client
             case.path_parameters["key"] = PEER["PublicKey"].replace("/", "%2F")
         if existing and taken:
             case.headers, case.query, case.body = {}, {}, BODIES.get(path, case.body)
-        response = case.call(base_url=api.api_url, timeout=HANG_SECONDS)
+        response = case.call(base_url=api.api_url, headers=api.credentials, timeout=HANG_SECONDS)
         statuses.add(response.status_code)
         case.validate_response(
             response, checks=[not_a_server_error, status_code_conformance, content_type_conformance]

@@ -296,7 +296,9 @@ def test_what_cannot_be_applied(apply: Apply, tmp_path: Path, text: str, sentenc
 def test_a_gateway_that_asks_for_keys_and_for_approval(
     gateway: StartGateway, template: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    public = gateway("listeners: []\nrequire_approval: true", start=False)
+    # Where code may lie is widened by the key `local` alone.
+    folder = json.dumps(str(template.parent))
+    public = gateway(f"listeners: []\nrequire_approval: true\nlocal_code: [{folder}]", start=False)
     public.bind_to_all(public.api_url)
     key = KeyFile(public.directory / "sluicegate.db.keys").create_api_key("ci", frozenset({"admin"}))[1]
     public.start()
@@ -305,9 +307,12 @@ def test_a_gateway_that_asks_for_keys_and_for_approval(
         command = [PROGRAM, *arguments, "--api", public.api_url]
         return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
 
-    refused = run("apply", template)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_STATE_HOME", str(public.directory / "another-user"))
+        refused = run("apply", template)
     assert refused.returncode == 1
-    assert "SLUICEGATE_API_KEY" in refused.stderr
+    assert "sluicegate keys create" in refused.stderr
+    assert "--config" in refused.stderr
     monkeypatch.setenv("SLUICEGATE_API_KEY", "kéy\u2028")
     broken = run("apply", template)
     assert broken.returncode == 1

@@ -115,7 +115,9 @@ def provider(stacks: Stacks, ministack: Ministack) -> Provider:
 
 @pytest.fixture
 def running(gateway: StartGateway) -> Gateway:
-    return gateway("listeners: []")
+    one = gateway("listeners: []", start=False)
+    one.open_to_everybody()  # the templates have a key of the article's
+    return one.start()
 
 
 @pytest.fixture

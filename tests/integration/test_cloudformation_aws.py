@@ -48,7 +48,9 @@ def make(tmp_path: Path) -> Iterator[Make]:
 def test_a_packet_source_of_a_stack_subscribes_and_leaves_nothing_behind(
     ministack: Ministack, stacks: Stacks, topic: Topic, make: Make
 ) -> None:
-    running = make(ministack, "listeners: []").start()
+    running = make(ministack, "listeners: []")
+    running.open_to_everybody()
+    running.start()
     template = article(deploy_provider(stacks, ministack, running.api_url))
     # The topic outlives the stack, else nobody would see what is left there.
     template["Resources"]["ReplySource"]["Properties"]["SnsTopicSource"]["TopicArn"] = topic.arn
@@ -125,7 +127,9 @@ def on_topic(topic: str, token: str, *actions: str) -> dict[str, Any]:
 def test_a_role_that_lacks_a_permission_fails_the_stack_and_leaves_nothing_behind(
     strict_ministack: Ministack, strict_stacks: Stacks, user: dict[str, str], make: Make
 ) -> None:
-    running = make(strict_ministack, "listeners: []", **user).start()
+    running = make(strict_ministack, "listeners: []", **user)
+    running.open_to_everybody()
+    running.start()
     token = deploy_provider(strict_stacks, strict_ministack, running.api_url)
     topic = root(strict_ministack, "sns").create_topic(Name=unique("replies"))["TopicArn"]
     may = ("sns:ListSubscriptionsByTopic", "sns:Unsubscribe")

@@ -144,7 +144,7 @@ async def running(tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatc
     await gateway.start()
     keys = KeyFile(tmp_path / "keys")
     queue = ScriptedQueue()
-    app = create_app(gateway, Authenticator(keys, required=True))
+    app = create_app(gateway, Authenticator(keys))
     requests = StackRequests(queue, app, events, hosts=(bucket.host,))
     task = asyncio.create_task(requests.run())
     key = keys.create_api_key("stacks", frozenset({"admin"}))[1]

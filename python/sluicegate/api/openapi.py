@@ -258,8 +258,8 @@ def _topic_paths() -> dict[str, Any]:
     problems = ("400", "409", "413", "422", "503")
     return {
         "/v1/topics": {"post": _operation("createTopic", {"201": created}, problems, [], body)},
-        "/v1/topics/{arn}": {
-            "parameters": [{**_NAME, "name": "arn"}],
+        "/v1/topics/{name}": {
+            "parameters": [{**_NAME, "description": "The topic's ARN."}],
             "delete": _operation("deleteTopic", {"204": gone}, ("409", "422", "503")),
         },
     }

@@ -5,12 +5,14 @@ A POST with an `Idempotency-Key` may be repeated: the first answer comes again f
 between making the resource and keeping the answer. A resource that another request made is never taken for its own.
 `Prefer: handling=lenient` (RFC 7240) says that the document comes from a template: unknown properties become
 `Warnings`, and a template's defaults hold for what it leaves out (contract sections 1.1 and 3).
+`Sluicegate-Local-Code: ["/srv/handlers"]`, from the key `local` over loopback, lets its code lie in these folders too.
 
 A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -30,6 +32,9 @@ from sluicegate.running.views import returned, shown
 from sluicegate.state import Answer, ResourceTable
 
 BODY_LIMIT = 262_144
+LOCAL_CODE = "Sluicegate-Local-Code"
+"""The header with further folders for the code of a document."""
+_INSTEAD = "add the folders to `local_code` in the gateway's file"
 _KEY_LIMIT = 256
 _PEERS = 1000
 """Peers in one answer; `?after=NextToken` has those that follow."""
@@ -120,6 +125,7 @@ class Resources:
             _who(request),
             versions=_versions(request),
             lenient=_lenient(request),
+            more_code=_more_code(request),
         )
         return _json(self._with_warnings(one, warnings), headers=_tag(one))
 
@@ -178,7 +184,7 @@ class Resources:
             raise HTTPException(422, f"this is not a list of changes: write it as {form}")
         fields = ("Action", "Kind", "Name", "Document", "Version")
         proposed = [Proposed(*map(one.get, fields)) for one in changes]
-        return _json({"Warnings": await self._registry.check(proposed)})
+        return _json({"Warnings": await self._registry.check(proposed, _more_code(request))})
 
     def _shown(self, one: Declared, request: Request) -> dict[str, Any]:
         document = shown(self._registry, one)
@@ -190,7 +196,9 @@ class Resources:
         return _json(shown(self._registry, one), headers=_tag(one))
 
     async def _create(self, kind: str, request: Request, data: Any) -> Response:
-        one, warnings = await self._registry.create(kind, data, _who(request), lenient=_lenient(request))
+        one, warnings = await self._registry.create(
+            kind, data, _who(request), lenient=_lenient(request), more_code=_more_code(request)
+        )
         return self._created(kind, one, warnings)
 
     async def _create_once(self, kind: str, request: Request, data: Any, key: str) -> Response:
@@ -221,7 +229,9 @@ class Resources:
     def _made_before(self, kind: str, request: Request, data: Any) -> Response | None:
         registry = self._registry
         try:
-            resource, warnings = parse(kind, data, registry.config, lenient=_lenient(request))
+            resource, warnings = parse(
+                kind, data, registry.config, lenient=_lenient(request), more_code=_more_code(request)
+            )
         except Refused:
             return None
         for one in registry.declared(kind):
@@ -286,6 +296,26 @@ def _who(request: Request) -> str:
 
 def _lenient(request: Request) -> bool:
     return "handling=lenient" in request.headers.get("prefer", "").replace(" ", "")
+
+
+def _more_code(request: Request) -> tuple[str, ...]:
+    """The folders that `sluicegate apply` adds for the code of a document, resolved. Raises `HTTPException`."""
+    given = request.headers.get(LOCAL_CODE)
+    if given is None:
+        return ()
+    if not caller(request.scope).local:
+        raise HTTPException(
+            403, f"{LOCAL_CODE} is taken from the key `local` over loopback alone: {_INSTEAD}"
+        )
+    try:
+        folders = orjson.loads(given)
+    except orjson.JSONDecodeError:
+        folders = None
+    if not isinstance(folders, list) or not all(
+        isinstance(one, str) and one.startswith("/") for one in folders
+    ):
+        raise HTTPException(400, f'{LOCAL_CODE} is no list of absolute paths: write it as ["/srv/handlers"]')
+    return tuple(dict.fromkeys(os.path.realpath(one) for one in folders))
 
 
 def _versions(request: Request) -> list[str] | None:

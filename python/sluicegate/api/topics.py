@@ -46,14 +46,14 @@ def topic_routes(gateway: TopicsView) -> list[Route]:
     async def delete(request: Request) -> Response:
         refuse_pages(request)
         try:
-            _topics(gateway).delete(request.path_params["arn"])
+            _topics(gateway).delete(request.path_params["name"])
         except InvalidTopic as error:
             raise HTTPException(422, f"Invalid parameter: {error}") from None
         return Response(status_code=204)
 
     return [
         Route("/v1/topics", create, methods=["POST"]),
-        Route("/v1/topics/{arn}", delete, methods=["DELETE"]),
+        Route("/v1/topics/{name}", delete, methods=["DELETE"]),
     ]
 
 

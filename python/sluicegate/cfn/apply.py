@@ -5,6 +5,7 @@ came before (a port, names). What the template does not name any more goes last,
 """
 
 import dataclasses
+import json
 import secrets
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,6 +19,8 @@ from sluicegate.model import Finding
 Action = Literal["create", "update", "replace", "keep", "delete"]
 _LENIENT = {"Prefer": "handling=lenient"}
 """Unknown properties are warnings, as for CloudFormation itself."""
+LOCAL_CODE = "Sluicegate-Local-Code"
+"""The header with the folders in which the code of a document may lie, as a JSON list."""
 
 
 class ApplyError(Exception):
@@ -40,7 +43,8 @@ class Step:
 
 
 class Gateway(Protocol):
-    """The gateway that is changed. `send` answers `(status, JSON)`."""
+    """The gateway that is changed. `send` answers `(status, JSON)`; it leaves out the header `LOCAL_CODE` where the
+    gateway would not take it from us."""
 
     def send(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
@@ -176,7 +180,10 @@ class Applying:
             item.logical_id, Made(item.kind, None, _identity(item), digest(item.document), key=key)
         )
         status, answer = self._gateway.send(
-            "POST", PATHS[item.kind], item.document, {"Idempotency-Key": key, **_LENIENT}
+            "POST",
+            PATHS[item.kind],
+            item.document,
+            {"Idempotency-Key": key, **_LENIENT, **code_header(self._stack.folders)},
         )
         if status >= 400:
             self._record.forget(item.logical_id)
@@ -198,7 +205,7 @@ class Applying:
 
     def _update(self, item: Item, version: str | None) -> None:
         before = self._record.made[item.logical_id]
-        headers = dict(_LENIENT)
+        headers = {**_LENIENT, **code_header(self._stack.folders)}
         if version is not None:
             headers["If-Match"] = f'"{version}"'
         status, answer = self._gateway.send(
@@ -240,6 +247,11 @@ class Applying:
         for logical_id, made in reversed(list(self._record.made.items())):
             if logical_id not in named:
                 yield Step("delete", logical_id, made.kind, made.id or "")
+
+
+def code_header(folders: Collection[str]) -> dict[str, str]:
+    """The header that lets the code of a document lie in these folders."""
+    return {LOCAL_CODE: json.dumps(list(folders))}
 
 
 _CANNOT = {"create": "made", "replace": "made", "update": "changed", "keep": "changed", "delete": "deleted"}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sluicegate.cfn.apply import ApplyError, Gateway, Step, refusals
+from sluicegate.cfn.apply import ApplyError, Gateway, Step, code_header, refusals
 from sluicegate.cfn.stack import LATER, Stack
 from sluicegate.sources.local.topics import InvalidTopic, check_name
 
@@ -33,7 +33,8 @@ def check(gateway: Gateway, stack: Stack, steps: Sequence[Step]) -> None:
             there.write_text(text)
         changes = json.dumps([_change(step) for step in asked])
         body = {"Changes": json.loads(changes.replace(json.dumps(made)[1:-1], json.dumps(scratch)[1:-1]))}
-        status, answer = gateway.send("POST", "/v1/check", body)
+        headers = code_header([scratch, *stack.folders])
+        status, answer = gateway.send("POST", "/v1/check", body, headers)
         answer = json.loads(json.dumps(answer).replace(scratch, made))
     if status == 404:
         raise ApplyError("this gateway is of an older version, which cannot check a plan: update it")

@@ -49,6 +49,12 @@ class Lambdas:
         """The logical ids of those that a Destination delivers to."""
         return set(self._found)
 
+    @property
+    def folders(self) -> list[Path]:
+        """The roots of the code of those that a Destination delivers to."""
+        found = (one.folder for one in self._found.values() if isinstance(one, LocalFunction))
+        return list(dict.fromkeys(found))
+
     def named(self, arn: str) -> str | None:
         """The function of the template that an ARN names, with or without a qualifier."""
         if ":lambda:" not in arn or ":function:" not in arn:

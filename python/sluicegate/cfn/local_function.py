@@ -19,12 +19,14 @@ Python with boto3, though Lambda's 128 MB do."""
 
 @dataclasses.dataclass(frozen=True)
 class LocalFunction:
-    """`target` and `arguments` of a `function:` Destination; `inline` is code to be written before: `(file, text)`."""
+    """`target` and `arguments` of a `function:` Destination; `inline` is code to be written before: `(file, text)`.
+    `folder` is the root of its code."""
 
     target: str
     arguments: dict[str, Any]
     inline: tuple[Path, str] | None
     notes: list[str]
+    folder: Path
 
 
 class NotLocal(Exception):
@@ -64,7 +66,7 @@ def local_function(
     if memory >= LIMITED_FROM_MB:
         arguments["MemoryInMb"] = memory
     written = (root / "index.py", inline) if inline is not None else None
-    return LocalFunction(target, arguments, written, notes)
+    return LocalFunction(target, arguments, written, notes, root)
 
 
 def placeholders(properties: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -161,6 +161,13 @@ class Stack:
         """The directory for inline code and dead letters."""
         return self._settings.made_dir
 
+    @property
+    def folders(self) -> list[str]:
+        """Where its code and files lie: the directory of the apply, and the roots of its functions' code."""
+        made = self.made_dir.absolute()
+        roots = [one for one in self._lambdas.folders if not one.is_relative_to(made)]
+        return [str(one) for one in (made, *roots)]
+
     def located(self, found: Finding, logical_id: str, pointer: str) -> Finding:
         """A finding of the API at its place in the template: at `pointer`, or the nearest that the template has."""
         declared = self._template.resources[logical_id]

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from sluicegate.cfn.apply import ApplyError, Applying, Step
+from sluicegate.cfn.apply import LOCAL_CODE, ApplyError, Applying, Step
 from sluicegate.cfn.dry_run import check
 from sluicegate.cfn.record import Record, RecordError
 from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
@@ -129,7 +130,8 @@ def command(
             report.steps(applying.remove() if is_delete else applying.run())
         if is_delete and not dry_run:
             record.remove()
-        report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record))
+        added = stack.folders if gateway.adds_code and not is_delete else []
+        report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record), added)
     except TemplateError as error:
         raise CliError(f"{template} cannot be applied\n{error}") from None
     except (ApplyError, RecordError) as error:
@@ -167,11 +169,11 @@ class _Gateway:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self.adds_code = api.credentials.local
+        """True if the gateway lets this apply say where code may lie."""
         status, answer = request(api, "GET", "/v1/gateway")
         if status in (401, 403):
-            raise CliError(
-                f"the gateway refused this: {reason(answer, status)} (the key is read from SLUICEGATE_API_KEY)"
-            )
+            raise CliError(f"the gateway refused this: {reason(answer, status)}")
         if status >= 400 or not isinstance(answer, dict):
             raise CliError(
                 f"the gateway at {api} does not say what it is (HTTP {status}), it may be of an older version"
@@ -195,19 +197,23 @@ class _Gateway:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, Any]:
         """One request to the API."""
-        return request(self._api, method, path, body, headers)
+        sent = {
+            name: value for name, value in (headers or {}).items() if name != LOCAL_CODE or self.adds_code
+        }
+        return request(self._api, method, path, body, sent)
 
     def create_topic(self, name: str) -> str:
         """A local topic's ARN. Raises `ApplyError`."""
-        answer = self._sns("CreateTopic", Name=name)
-        found = re.search(r"<TopicArn>([^<]+)</TopicArn>", answer)
-        if found is None:
-            raise ApplyError(f"the topic {name} cannot be made: {self.sns} is no SNS endpoint of a gateway")
-        return found[1]
+        status, answer = self.send("POST", "/v1/topics", {"Name": name})
+        if status >= 400 or not isinstance(answer, dict):
+            raise ApplyError(f"CreateTopic was refused: {reason(answer, status)}")
+        return str(answer["TopicArn"])
 
     def delete_topic(self, arn: str) -> None:
         """Raises `ApplyError`."""
-        self._sns("DeleteTopic", TopicArn=arn)
+        status, answer = self.send("DELETE", f"/v1/topics/{quote(arn, safe='')}")
+        if status >= 400:
+            raise ApplyError(f"DeleteTopic was refused: {reason(answer, status)}")
 
     def listeners(self, record: Record) -> dict[str, str]:
         """The address and port of each Listener of the stack, by logical id."""
@@ -217,23 +223,6 @@ class _Gateway:
         places = {item["Id"]: endpoint_text(item["Address"], item["Port"]) for item in answer["Items"]}
         made = {name: one.id for name, one in record.made.items() if one.kind == "Listener"}
         return {name: places[id_] for name, id_ in made.items() if id_ in places}
-
-    def _sns(self, action: str, **fields: str) -> str:
-        import httpx
-
-        if self.sns is None:
-            raise ApplyError(
-                "the gateway has no SNS endpoint: add `sns: { bind: 127.0.0.1:4566 }` to its configuration"
-            )
-        try:
-            with httpx.Client(trust_env=False, timeout=10) as client:
-                response = client.post(self.sns, data={"Action": action, **fields})
-        except httpx.HTTPError as error:
-            raise ApplyError(f"the gateway's SNS endpoint {self.sns} cannot be reached: {error}") from None
-        if response.is_error:
-            code = re.search(r"<Message>([^<]*)</Message>", response.text)
-            raise ApplyError(f"{action} was refused: {code[1] if code else response.status_code}")
-        return response.text
 
 
 class _Report:
@@ -255,7 +244,9 @@ class _Report:
         if not self._steps and not self._json:
             click.echo("there is nothing to do")
 
-    def end(self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str]) -> None:
+    def end(
+        self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str], folders: Sequence[str]
+    ) -> None:
         """Show everything besides the steps."""
         if self._json:
             document = {
@@ -270,6 +261,7 @@ class _Report:
                 ],
                 "Outputs": outputs,
                 "Listeners": listeners,
+                "LocalCode": folders,
             }
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
             return
@@ -280,6 +272,10 @@ class _Report:
                 click.echo(f"  line {note.line:<4} {note.logical_id:<{width}}  {note.text}")
         _table("Outputs", outputs)
         _table("Listeners on this gateway", listeners)
+        if folders:
+            click.echo("\nThe gateway lets code and files of this stack lie in:")
+            for folder in folders:
+                click.echo(f"  {folder}")
 
 
 def _table(title: str, rows: Mapping[str, str]) -> None:

@@ -9,14 +9,23 @@ from pathlib import Path
 from sluicegate.aws import Aws
 from sluicegate.destinations import DestinationContext
 from sluicegate.destinations import check as check_destination
+from sluicegate.localcode import LocalCode, Outside
 from sluicegate.model import Check, DestinationSpec, Finding, PacketSource, Resource, unavailable
 from sluicegate.sources import check as check_source
 
 
-def checks(base_dir: Path, region: str) -> Check:
-    """The check for documents whose relative paths begin at `base_dir`, at a node in `region`."""
+def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> Check:
+    """The check for documents whose relative paths begin at `base_dir`, at a node in `region`.
+
+    `local_code` bounds the paths of documents that came by the API; the configuration's have no bounds.
+    """
     context = DestinationContext(
-        listener="", region=region, base_dir=base_dir, events=_Nobody(), aws=Aws(region, None)
+        listener="",
+        region=region,
+        base_dir=base_dir,
+        events=_Nobody(),
+        aws=Aws(region, None),
+        local_code=local_code,
     )
 
     def check(resource: Resource) -> list[Finding]:
@@ -24,10 +33,22 @@ def checks(base_dir: Path, region: str) -> Check:
         if isinstance(resource, DestinationSpec):
             found += check_destination(resource, context)
         if isinstance(resource, PacketSource):
-            found += check_source(resource)
+            found += check_source(resource, base_dir, local_code)
+            found += _dead_letters(resource, base_dir, local_code)
         return found
 
     return check
+
+
+def _dead_letters(resource: PacketSource, base_dir: Path, local_code: LocalCode | None) -> list[Finding]:
+    scheme, _, path = (resource.dead_letter_queue_arn or "").partition(":")
+    if scheme != "file" or local_code is None:
+        return []
+    try:
+        local_code.writable(base_dir / path)
+    except Outside as error:
+        return [Finding(("dead_letter_queue_arn",), error.cause, error.fix)]
+    return []
 
 
 class _Nobody:

@@ -136,10 +136,11 @@ class DeadLetterPlace(Protocol):
 
 
 class DeadLetterFile:
-    """`file:PATH` of a PacketSource's `DeadLetterQueueArn`."""
+    """`file:PATH` of a PacketSource's `DeadLetterQueueArn`. `links` as for `linefile.open_lines`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, links: bool = True) -> None:
         self.path = path
+        self._links = links
 
     @property
     def name(self) -> str:
@@ -167,11 +168,11 @@ class DeadLetterFile:
                     lines.append(line)
                     size += len(line)
                     if size > _PIECE_BYTES:
-                        append_locked(self.path, b"".join(lines))
+                        append_locked(self.path, b"".join(lines), links=self._links)
                         left -= len(lines)
                         lines, size = [], 0
             if lines or not messages:
-                append_locked(self.path, b"".join(lines))
+                append_locked(self.path, b"".join(lines), links=self._links)
         except OSError as error:
             raise NotWritten(left, error) from error
 

@@ -10,6 +10,7 @@ from sluicegate.aws import Aws
 from sluicegate.deadletters.letter import DeadLetterFile, DeadLetterPlace
 from sluicegate.deadletters.queue import DeadLetterQueue
 from sluicegate.events import EventLog
+from sluicegate.localcode import LocalCode
 
 END_SECONDS = 10.0
 """How long a queue that nobody names any more may send what waits for it."""
@@ -30,18 +31,23 @@ class DeadLetterPlaces:
         """Those that somebody names."""
         return list(self._queues.values())
 
-    def find(self, arn: str | None, base_dir: Path) -> DeadLetterPlace | None:
+    def find(
+        self, arn: str | None, base_dir: Path, local_code: LocalCode | None = None
+    ) -> DeadLetterPlace | None:
         """The place that `dead_letter_queue_arn` names; nothing is kept there before `use`.
 
         A file is opened once, so that a path which cannot be written is found early (`OSError`); a queue may come and
-        go.
+        go. Raises `Outside` for a file outside of `local_code`.
         """
         scheme, _, path = (arn or "").partition(":")
         if arn and scheme == "arn":
             return DeadLetterQueue(arn, self._aws, self._events)
         if scheme != "file":
             return None
-        file = DeadLetterFile(base_dir / path)
+        if local_code is None:
+            file = DeadLetterFile(base_dir / path)
+        else:
+            file = DeadLetterFile(local_code.writable(base_dir / path), links=False)
         try:
             file.append([], settles=False)
         except OSError as error:

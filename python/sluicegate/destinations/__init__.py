@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from sluicegate.destinations.base import (
     DeliveryError,
@@ -14,6 +15,7 @@ from sluicegate.destinations.base import (
 )
 from sluicegate.entrypoints import NotLoadable, Registry
 from sluicegate.faults import failure
+from sluicegate.localcode import Outside
 from sluicegate.model import DestinationSpec, Finding, support
 
 __all__ = [
@@ -28,14 +30,15 @@ __all__ = [
     "schemes",
 ]
 
+_OWN = {
+    "function": "sluicegate.destinations.function:FunctionDestination",
+    "file": "sluicegate.destinations.file:FileDestination",
+    "console": "sluicegate.destinations.console:ConsoleDestination",
+}
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
     Destination,  # type: ignore[type-abstract]  # of which there are subclasses
-    {
-        "function": "sluicegate.destinations.function:FunctionDestination",
-        "file": "sluicegate.destinations.file:FileDestination",
-        "console": "sluicegate.destinations.console:ConsoleDestination",
-    },
+    _OWN,
 )
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
@@ -57,8 +60,9 @@ def check(spec: DestinationSpec, context: DestinationContext) -> list[Finding]:
     single = not isinstance(spec.destination_arn, dict)
     found: list[Finding] = []
     for region, arn in spec.targets().items():
+        bounds = context.local_code or spec.bounds_of(arn)
         try:
-            create(spec, arn, context)
+            create(spec, arn, replace(context, local_code=bounds))
         except DestinationError as error:
             found.append(error.finding(("destination_arn",) if single else ("destination_arn", region)))
     return list(dict.fromkeys(found))
@@ -81,6 +85,11 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
     if key not in _REGISTRY:
         cause = f'"{arn}" is not a destination: the scheme "{scheme}" is not known here'
         raise DestinationError(cause, f"known are {_listed()}")
+    if context.local_code is not None and key not in _OWN:
+        try:
+            context.local_code.check_strings([target, spec.arguments or {}], context.base_dir)
+        except Outside as error:
+            raise DestinationError(f"destination {name}: {error.cause}", error.fix) from None
     try:
         made = _REGISTRY.load(key).from_spec(name, target, spec.arguments or {}, context)
         if not isinstance(made, Destination):

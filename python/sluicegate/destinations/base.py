@@ -29,6 +29,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from sluicegate.localcode import LocalCode, Outside
 from sluicegate.model import Finding, Path
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ class DestinationContext:
     - `aws`: the gateway's way to AWS. It costs nothing before the first call.
     - `role`: what the Destination's `role` names, for `aws.call(…, role=context.role)`; None means the gateway's own
       credentials.
+    - `local_code`: folders below which files must lie, where the document came by the API; else None. `local_path`
+      observes it.
     - `cache`: shared by all Destinations of the gateway, for clients that are worth sharing.
 
         >>> from sluicegate.testing import destination_context
@@ -186,6 +189,26 @@ class DestinationContext:
     aws: Aws
     role: Role | None = None
     cache: MutableMapping[str, Any] = field(default_factory=dict)
+    local_code: LocalCode | None = None
+
+    def local_path(self, text: str, *, written: bool = False) -> pathlib.Path:
+        """The file that `text` names, relative to `base_dir`. `written`: the Destination writes to it.
+
+        Where the document came by the API, symbolic links are resolved, and a file outside of `local_code` raises
+        `DestinationError`.
+
+            >>> import pathlib
+            >>> from sluicegate.testing import destination_context
+            >>> destination_context(pathlib.Path("/srv")).local_path("packets/a.ndjson").as_posix()
+            '/srv/packets/a.ndjson'
+        """
+        path = self.base_dir / text
+        if self.local_code is None:
+            return path
+        try:
+            return self.local_code.writable(path) if written else self.local_code.inside(path)
+        except Outside as error:
+            raise DestinationError(error.cause, error.fix) from None
 
 
 class Destination(ABC):

@@ -33,6 +33,7 @@ class FileDestination(Destination):
     def __init__(self, name: str, path: Path, context: DestinationContext) -> None:
         super().__init__(name, context)
         self._path = path
+        self._links = context.local_code is None
         self._thread = Threads(f"file {name}")
         self._file: int | None = None
 
@@ -43,7 +44,7 @@ class FileDestination(Destination):
         Arguments(arguments, f"destination {name}").finish()
         if not target.strip() or "\0" in target or target.endswith("/"):
             raise DestinationError(f"destination {name}: file: names no file", f"write it as {cls.usage}")
-        path = context.base_dir / target
+        path = context.local_path(target, written=True)
         if path.is_dir():
             raise DestinationError(f"destination {name}: {path} is a directory", f"write it as {cls.usage}")
         return cls(name, path, context)
@@ -75,12 +76,13 @@ class FileDestination(Destination):
     # In the thread
 
     def _open_first(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._links:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._open()
 
     def _open(self) -> int:
         self._close_file()
-        self._file = open_lines(self._path, 0o644)
+        self._file = open_lines(self._path, 0o644, links=self._links)
         return self._file
 
     def _append(self, data: bytes) -> None:

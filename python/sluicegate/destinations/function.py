@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +22,7 @@ from sluicegate.destinations.base import (
 )
 from sluicegate.functions import Function, FunctionFailure
 from sluicegate.functions.check import check_function
+from sluicegate.localcode import Outside
 
 log = structlog.get_logger("sluicegate.functions")
 
@@ -28,6 +31,24 @@ PROVISION_SECONDS = 3.0
 
 # They tell the function where it runs; the two are the user's to choose.
 _RESERVED = ("AWS_LAMBDA_", "_LAMBDA_", "_HANDLER", "LAMBDA_TASK_ROOT", "AWS_EXECUTION_ENV")
+_LOADS_CODE = re.compile(
+    r"AWS_(?:CONFIG|SHARED_CREDENTIALS)_FILE|AWS_DATA_PATH|BASH_ENV|BASH_FUNC_.*|ENV|GCONV_PATH|HOME|LD_.*|NODE_.*"
+    r"|.*JAVA.*_OPTIONS|OPENSSL_.*|PATH|PERL.*|PYTHON.*|RUBY.*|XDG_CONFIG_.*"
+)
+_SEARCHED = (
+    "AWS_CONFIG_FILE",
+    "AWS_DATA_PATH",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
+    "NODE_PATH",
+    "PATH",
+    "PYTHONPATH",
+)
+"""Files and folders in which code is looked for: they may lead to where code of a document may lie."""
+_HARMLESS = (
+    "NODE_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONOPTIMIZE",
+    "PYTHONUNBUFFERED", "PYTHONUTF8",
+)  # fmt: skip
 _CHOOSABLE = ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")
 
 
@@ -76,7 +97,8 @@ class FunctionDestination(Destination):
         reader.integer("MemoryInMb", 128, 64, 10240)
         reader.finish()
         _check_environment(reader, environment)
-        path, handler = _parse_target(name, target, context.base_dir)
+        _check_loaded_code(reader, environment, context)
+        path, handler = _parse_target(name, target, context)
         return cls(
             name,
             context,
@@ -90,6 +112,8 @@ class FunctionDestination(Destination):
 
     async def provision(self) -> None:
         """Start the first worker. One that cannot start is an event, no reason for the gateway not to."""
+        if self._has_moved():
+            raise DestinationError(f"destination {self.name}: {self._moved}", "put the file there itself")
         self._function = Function(
             self._path,
             self._handler,
@@ -106,6 +130,8 @@ class FunctionDestination(Destination):
     async def deliver(self, batch: PacketBatch) -> bytes | None:
         if self._function is None:
             raise DeliveryError("FunctionInitFailed", "the Destination is not provisioned")
+        if self._has_moved():
+            raise DeliveryError("FunctionInitFailed", self._moved)
         try:
             return await self._function.invoke(batch.body(), delivery_id.get() or None)
         except FunctionFailure as failure:
@@ -133,12 +159,20 @@ class FunctionDestination(Destination):
         Tells its end by an event: `FunctionReloaded`, or `FunctionInitFailed`, and then batches fail until the
         next reload.
         """
-        if self._function is None:
+        if self._function is None or self._has_moved():
             return
         if self._warm_up is not None:
             self._warm_up.cancel()
         self._function.reload()
         self._warm_up = asyncio.create_task(self._warm(self._function, changed), name=f"reload {self.name}")
+
+    def _has_moved(self) -> bool:
+        """True if a link was put on the way to code of a document of the API, after the document was checked."""
+        return self.context.local_code is not None and os.path.realpath(self._path) != str(self._path)
+
+    @property
+    def _moved(self) -> str:
+        return f"{self._path} leads elsewhere since it was checked"
 
     async def _warm(self, function: Function, changed: str = "") -> None:
         try:
@@ -164,7 +198,26 @@ def _check_environment(reader: Arguments, environment: Mapping[str, str]) -> Non
             raise reader.wrong("Environment", cause, "rename it; NUL is not allowed", variable)
 
 
-def _parse_target(name: str, target: str, base: Path) -> tuple[Path, str | None]:
+def _check_loaded_code(
+    reader: Arguments, environment: Mapping[str, str], context: DestinationContext
+) -> None:
+    """Variables from which a program takes code: in a document of the API they may not lead elsewhere."""
+    allowed = context.local_code
+    for variable, value in environment.items() if allowed is not None else ():
+        if variable in _HARMLESS or not _LOADS_CODE.fullmatch(variable):
+            continue
+        if variable not in _SEARCHED:
+            cause = f"{variable} loads code, which a document of the API may not choose"
+            raise reader.wrong("Environment", cause, "set it in the gateway's file", variable)
+        assert allowed is not None  # noqa: S101
+        try:
+            beside = os.environ.get("PATH", "") if variable == "PATH" else ""
+            allowed.check_search_path(value, beside)
+        except Outside as error:
+            raise reader.wrong("Environment", f"{variable}: {error.cause}", error.fix, variable) from None
+
+
+def _parse_target(name: str, target: str, context: DestinationContext) -> tuple[Path, str | None]:
     """`(file, handler)`, or `(executable, None)`, both checked as far as that is possible without running
     them.
     """
@@ -173,7 +226,12 @@ def _parse_target(name: str, target: str, base: Path) -> tuple[Path, str | None]
     if not target or target.endswith(".py") or (is_python and not handler):
         cause = f"destination {name}: function:{target} names no handler"
         raise DestinationError(cause, f"write it as {FunctionDestination.usage}")
-    path = base / (before if is_python else target)
+    path = context.local_path(before if is_python else target)
+    if is_python and "." in handler:
+        # Lambda's MODULE.NAME: the module's own file, which may be a link.
+        inner = path.parent.joinpath(*handler.split(".")[:-1])
+        context.local_path(f"{inner}.py")
+        context.local_path(str(inner / "__init__.py"))
     found = check_function(path, handler if is_python else None)
     if found is not None:
         raise DestinationError(f"destination {name}: {found.cause}", found.fix)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
 
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
@@ -72,6 +72,17 @@ class DestinationSpec(Resource):
     """The CloudWatch log group for this Destination's delivery errors, written with its `role`."""
     enable_logging: bool | None = None
     """false: nothing is written to `log_group_name`."""
+
+    _bounds: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def within(self, bounds: Any, *arns: str) -> None:
+        """Note that these ARNs (without any: all of them) came by the API, and what their paths must observe
+        (`localcode.LocalCode`)."""
+        self._bounds = {**self._bounds, **dict.fromkeys(arns or self.targets().values(), bounds)}
+
+    def bounds_of(self, arn: str) -> Any:
+        """What the path in this ARN must observe; None for the operator's word, which has no bounds."""
+        return self._bounds.get(arn)
 
     @field_validator("destination_arn", mode="before")
     @classmethod

@@ -1,8 +1,8 @@
 """DestinationArn: binds one region's ARN to an existing Destination (contract section 1.2)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PrivateAttr
 
 from sluicegate.model.base import Resource, invalid
 from sluicegate.model.destination import checked_target
@@ -24,6 +24,17 @@ class DestinationArn(Resource):
     """The region in which packets arrive, or `*` for every region without an ARN of its own."""
     arn: Annotated[str, AfterValidator(checked_target)]
     """As a Destination's `DestinationArn`."""
+
+    _bounds: Any = PrivateAttr(default=None)
+
+    def within(self, bounds: Any) -> None:
+        """Note what the path in `arn` must observe (`localcode.LocalCode`)."""
+        self._bounds = bounds
+
+    @property
+    def bounds(self) -> Any:
+        """What the path in `arn` must observe."""
+        return self._bounds
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from sluicegate.model.address import Network
 from sluicegate.model.base import Finding, Resource, invalid
@@ -91,6 +91,17 @@ class PacketSource(Resource):
     rate_limit: RateLimit | None = None
     require_session: bool = False
     """Send only to remotes that have a session."""
+
+    _bounds: Any = PrivateAttr(default=None)
+
+    def within(self, bounds: Any) -> None:
+        """Note that it came by the API, and what its paths must observe (`localcode.LocalCode`)."""
+        self._bounds = bounds
+
+    @property
+    def bounds(self) -> Any:
+        """What its paths must observe; None for the operator's word, which has no bounds."""
+        return self._bounds
 
     @classmethod
     def respell(cls, data: Any, context: Any = None) -> tuple[Any, list[Finding]]:

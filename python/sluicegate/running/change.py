@@ -223,7 +223,7 @@ class Change:
         if arn is None:
             return None
         try:
-            context = self._node.destination_context(self._listener.name, resource)
+            context = self._node.destination_context(self._listener.name, resource, arn)
             return create(resource, arn, context)
         except DestinationError as error:
             raise self._refused_destination(index, error) from None

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sluicegate.config import Config
 from sluicegate.config.checks import checks
+from sluicegate.localcode import LocalCode, folders
 from sluicegate.model import (
     DestinationArn,
     DestinationSpec,
@@ -113,13 +114,25 @@ class Desired:
                 del self.sources_of[before.listener_name]
 
 
+def local_code(config: Config, more: tuple[str, ...] = ()) -> LocalCode:
+    """Where code and files of a document of the API may lie; `more` are folders of this document."""
+    allowed = folders(config.base_dir, config.gateway.local_code, more)
+    return LocalCode(allowed, (str(config.path.absolute()), config.gateway.state))
+
+
 def parse(
-    kind: str, data: Any, config: Config, *, name: str = "", lenient: bool = False
+    kind: str,
+    data: Any,
+    config: Config,
+    *,
+    name: str = "",
+    lenient: bool = False,
+    more_code: tuple[str, ...] = (),
 ) -> tuple[Any, list[str]]:
     """`(resource, warnings)` of a document of the API; without a name of its own it gets `name`.
 
     `lenient`: it comes from a template. Unknown properties are warnings, and a template's defaults hold for what it
-    leaves out. Raises `Refused`.
+    leaves out. `more_code`: folders in which its code may lie beside those of the configuration. Raises `Refused`.
     """
     model = KINDS[kind]
     if not isinstance(data, Mapping):
@@ -131,7 +144,8 @@ def parse(
         }
     if model is Listener:
         data = with_names({"listeners": [data]})["listeners"][0]
-    context = {"check": checks(config.base_dir, config.gateway.region)}
+    bounds = local_code(config, more_code)
+    context = {"check": checks(config.base_dir, config.gateway.region, bounds)}
     warnings: list[str] = []
     try:
         if lenient:
@@ -144,7 +158,7 @@ def parse(
     if isinstance(resource, Listener) and lenient:
         resource, said = with_template_defaults(resource)
         warnings += said
-    return resource, warnings
+    return _within(resource, bounds), warnings
 
 
 def parse_peer(data: Any, place: Path = ()) -> Peer:
@@ -160,20 +174,28 @@ def parse_peer(data: Any, place: Path = ()) -> Peer:
         raise Refused(*(one.under(*place).of(model, name) for one in findings(error, Peer))) from None
 
 
-def restored(stored: Stored) -> Any:
+def restored(stored: Stored, config: Config) -> Any:
     """The resource that was stored. Raises `Refused` if this version cannot read or run it."""
     model = KINDS[stored.kind]
     document = with_secrets(copy.deepcopy(stored.document), stored.secrets)
     try:
-        return model.model_validate(document, context={"check": unavailable})
+        resource = model.model_validate(document, context={"check": unavailable})
     except ValidationError as error:
         raise Refused(*(one.of(model, stored.name) for one in findings(error, model))) from None
+    return _within(resource, local_code(config, stored.local_code))
+
+
+def _within(resource: Any, bounds: LocalCode) -> Any:
+    """The resource, whose paths must observe `bounds` wherever they are opened."""
+    for one in resource.destination_specs if isinstance(resource, Listener) else [resource]:
+        one.within(bounds)
+    return resource
 
 
 def declared(config: Config, stored: Collection[Stored]) -> list[Resource]:
     """The file's resources, then the API's in the order of their creation. Raises `Refused` if one cannot be read, or
     if both declare one."""
-    resources = [restored(one) for one in stored]
+    resources = [restored(one, config) for one in stored]
     refuse_owned(config, stored)
     return [*config.gateway.listeners, *config.gateway.packet_sources, *resources]
 
@@ -217,7 +239,7 @@ def check_bound(config: Config, desired: Desired, put: Collection[Resource]) -> 
                 said = check(spec)
                 found += [one.under("destinations", index).of(Listener, listener.name) for one in said]
             for bound in (one for one in arns if one.destination == spec.name):
-                said = check(spec.model_copy(update={"destination_arn": bound.arn}))
+                said = check(_bound_to(spec, bound.arn, bound))
                 found += [_of_binding(one, bound, listener, index) for one in said]
     if found:
         raise Refused(*dict.fromkeys(found))
@@ -276,27 +298,41 @@ def file_owned(config: Config) -> set[tuple[str, str]]:
 
 def _bound(listeners: list[Listener], bindings: list[DestinationArn]) -> tuple[list[Listener], list[Finding]]:
     """The Listeners with the ARNs that DestinationArn resources bind to their Destinations."""
-    by_destination: dict[str, dict[str, str]] = {}
+    by_destination: dict[str, dict[str, DestinationArn]] = {}
     found = []
     declared = declaring(listeners)
     for one in bindings:
-        by_destination.setdefault(one.destination, {})[one.ingress_region_key] = one.arn
+        by_destination.setdefault(one.destination, {})[one.ingress_region_key] = one
         problem = not_one(one.destination, declared)
         if problem is not None:
             found.append(Finding(("destination",), *problem, conflict=True).of(DestinationArn, one.name))
     return [_with_arns(listener, by_destination) for listener in listeners], found
 
 
-def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, str]]) -> Listener:
+def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, DestinationArn]]) -> Listener:
     if not any(destination.name in bindings for destination in listener.destination_specs):
         return listener
     destinations = [
-        one.model_copy(update={"destination_arn": one.targets() | dict(bindings[one.name])})
+        _bound_to(
+            one,
+            one.targets() | {region: bound.arn for region, bound in bindings[one.name].items()},
+            *bindings[one.name].values(),
+        )
         if isinstance(one, DestinationSpec) and one.name in bindings
         else one
         for one in listener.destinations
     ]
     return listener.model_copy(update={"destinations": destinations})
+
+
+def _bound_to(
+    spec: DestinationSpec, target: str | dict[str, str], *bindings: DestinationArn
+) -> DestinationSpec:
+    """The Destination with these ARNs. Those of `bindings` came by the API, whoever declared the Destination."""
+    changed = spec.model_copy(update={"destination_arn": target})
+    for one in bindings:
+        changed.within(one.bounds, one.arn)
+    return changed
 
 
 def _state(source: PacketSource, require_approval: bool, decision: Decision | None) -> State:

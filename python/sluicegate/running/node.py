@@ -15,6 +15,7 @@ from sluicegate.egress.egress import Egress
 from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
+from sluicegate.localcode import Outside
 from sluicegate.model import DestinationSpec, Finding, PacketSource
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.domains import Domains
@@ -79,8 +80,10 @@ class Node:
         """True if the topics are the gateway's own; otherwise they are on AWS."""
         return self.config.gateway.sns is not None
 
-    def destination_context(self, listener: str, destination: DestinationSpec) -> DestinationContext:
-        """The context of a Destination of this Listener."""
+    def destination_context(
+        self, listener: str, destination: DestinationSpec, arn: str
+    ) -> DestinationContext:
+        """The context of a Destination of this Listener, for this one of its ARNs."""
         return DestinationContext(
             listener=listener,
             region=self.region,
@@ -88,6 +91,7 @@ class Node:
             events=self.events,
             aws=self._aws,
             role=self._destination_role(destination),
+            local_code=destination.bounds_of(arn),
         )
 
     def _destination_role(self, destination: DestinationSpec) -> Role | None:
@@ -108,6 +112,7 @@ class Node:
             region=self.region,
             base_dir=self.base_dir,
             events=self.events,
+            local_code=source.bounds,
             services={Topics: self.topics} if self.has_topics else {SnsSetting: self._sns},
         )
         return sources.create(source, context)
@@ -115,7 +120,10 @@ class Node:
     def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
         """The place for a PacketSource's dead letters; None if it has none. Raises `Refused`."""
         try:
-            return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir)
+            return self.dead_letters.find(source.dead_letter_queue_arn, self.base_dir, source.bounds)
+        except Outside as error:
+            outside = Finding(("dead_letter_queue_arn",), error.cause, error.fix)
+            raise Refused(outside.of(PacketSource, source.name)) from None
         except OSError as error:
             cause = f"dead letters cannot be written to {error.filename} ({error.strerror})"
             found = Finding(("dead_letter_queue_arn",), cause, "check the directory and its permissions")

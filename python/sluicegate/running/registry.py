@@ -56,7 +56,7 @@ from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored
 log = structlog.get_logger("sluicegate.registry")
 
 # Settings that a reload takes over; every other one needs a restart.
-_RELOADED = {"listeners", "packet_sources", "require_approval", "ports"}
+_RELOADED = {"listeners", "packet_sources", "require_approval", "ports", "local_code"}
 
 GONE_SECONDS = 4.0
 """Seconds that a delete waits until the PacketSource's leftovers on AWS are removed. Their removal goes on after it."""
@@ -186,17 +186,28 @@ class Registry:
     # Changes by the API
 
     async def create(
-        self, kind: str, data: Any, who: str, *, lenient: bool = False
+        self,
+        kind: str,
+        data: Any,
+        who: str,
+        *,
+        lenient: bool = False,
+        more_code: tuple[str, ...] = (),
     ) -> tuple[Declared, list[str]]:
-        """Make a resource. Returns it with warnings. Raises `Refused`, as a conflict if its name is in use."""
+        """Make a resource. Returns it with warnings. Raises `Refused`, as a conflict if its name is in use.
+
+        `more_code`: folders in which its code may lie beside those of the configuration; kept with it.
+        """
         generated = f"{kind.lower()}-{uuid4().hex[:10]}"
         async with self._turn():
             with self._audit(who, "Create", kind, "") as audit:
-                resource, warnings = parse(kind, data, self.config, name=generated, lenient=lenient)
+                resource, warnings = parse(
+                    kind, data, self.config, name=generated, lenient=lenient, more_code=more_code
+                )
                 audit.name = name = resource.name
                 self._refuse_file(kind, name)
                 self._refuse_taken(kind, name)
-                await self._change(Commit(put=[_stored(kind, resource)]))
+                await self._change(Commit(put=[_stored(kind, resource, more_code)]))
         return self.find(kind, name), warnings
 
     async def replace(
@@ -208,8 +219,10 @@ class Registry:
         *,
         versions: Collection[str] | None,
         lenient: bool = False,
+        more_code: tuple[str, ...] = (),
     ) -> tuple[Declared, list[str]]:
-        """Give a resource another document. Returns it with warnings.
+        """Give a resource another document. Returns it with warnings. `more_code` as for `create`, in place of those of
+        before.
 
         Raises `NotFound`, `Refused`, and `WrongVersion` unless its version is among `versions` (None: any).
         """
@@ -217,7 +230,9 @@ class Registry:
             with self._audit(who, "Replace", kind, name):
                 self._refuse_file(kind, name)
                 self._check_version(kind, name, versions)
-                resource, warnings = parse(kind, data, self.config, name=name, lenient=lenient)
+                resource, warnings = parse(
+                    kind, data, self.config, name=name, lenient=lenient, more_code=more_code
+                )
                 if resource.name != name:
                     cause = f'the document is of "{resource.name}", not of "{name}"'
                     found = Finding(("name",), cause, "a name cannot be changed: create another one")
@@ -230,7 +245,7 @@ class Registry:
                         raise Refused(refreshed.of(KINDS[kind], name))
                 if isinstance(resource, Listener):
                     await self._refuse_known_peers(resource, [peer.public_key for peer in resource.peers])
-                await self._change(Commit(put=[_stored(kind, resource)]))
+                await self._change(Commit(put=[_stored(kind, resource, more_code)]))
         return self.find(kind, name), warnings
 
     async def delete(self, kind: str, name: str, who: str, *, versions: Collection[str] | None) -> None:
@@ -272,7 +287,8 @@ class Registry:
                 left = [one for one in listener.peers if one.public_key != public_key]
                 if len(left) < len(listener.peers):
                     changed = listener.model_copy(update={"peers": left})
-                    await self._change(Commit(put=[_stored("Listener", changed)]))
+                    more_code = self._stored["Listener", name].local_code
+                    await self._change(Commit(put=[_stored("Listener", changed, more_code)]))
                 elif await asyncio.to_thread(self._node.wireguard.remove_peer, name, public_key):
                     self.running(name).port.change_peers(json.dumps({"Remove": [public_key]}))
                 else:
@@ -316,9 +332,9 @@ class Registry:
                 await self._change(Commit(decide={name: Decision(source.listener_name, decision, who)}))
         return self.find("PacketSource", name)
 
-    async def check(self, changes: Sequence[Proposed]) -> list[list[str]]:
+    async def check(self, changes: Sequence[Proposed], more_code: tuple[str, ...] = ()) -> list[list[str]]:
         """Check whether all of these would be accepted, and change nothing. Returns the warnings of each. Raises
-        `Refused` with every reason."""
+        `Refused` with every reason. `more_code` as for `create`."""
         async with self._turn():
             inventory, desired = self._inventory.copy(), self.desired.copy()
             taken: set[Key] = set()
@@ -327,7 +343,7 @@ class Registry:
             for one in changes:
                 try:
                     commit = Commit()
-                    warnings.append((one.kind, *await self._propose(one, commit, taken)))
+                    warnings.append((one.kind, *await self._propose(one, commit, taken, more_code)))
                     if not found:
                         # One after the other, as they will be made: what comes later is not there yet.
                         await self._judge(commit, inventory, desired)
@@ -337,7 +353,9 @@ class Registry:
                 raise Refused(*found)
             return [[*said, *notes_about(desired, kind, name)] for kind, name, said in warnings]
 
-    async def _propose(self, one: Proposed, commit: Commit, taken: set[Key]) -> tuple[str, list[str]]:
+    async def _propose(
+        self, one: Proposed, commit: Commit, taken: set[Key], more_code: tuple[str, ...]
+    ) -> tuple[str, list[str]]:
         """Add a change to `commit`; `taken` are the resources that changes before it make, and this one. Returns
         `(name, warnings)`. Raises `Refused`."""
         model = KINDS[one.kind]
@@ -345,7 +363,9 @@ class Registry:
             self._refuse_file(one.kind, one.name)
             commit.delete.append((one.kind, one.name))
             return one.name, []
-        resource, warnings = parse(one.kind, one.document, self.config, name=one.name, lenient=True)
+        resource, warnings = parse(
+            one.kind, one.document, self.config, name=one.name, lenient=True, more_code=more_code
+        )
         self._refuse_file(one.kind, resource.name)
         if one.action == "Create":
             self._refuse_taken(one.kind, resource.name)
@@ -361,7 +381,7 @@ class Registry:
             found = Finding(("name",), cause, "give each its own name", conflict=True)
             raise Refused(found.of(model, resource.name))
         taken.add((one.kind, resource.name))
-        commit.put.append(_stored(one.kind, resource))
+        commit.put.append(_stored(one.kind, resource, more_code))
         return resource.name, warnings
 
     # The file
@@ -444,7 +464,7 @@ class Registry:
         sources = {one.name: one for one in resources if isinstance(one, PacketSource)}
         self._settle_decisions(sources, set(self._decisions) - set(sources), config, commit)
         desired = desire(config, resources, self._decided(commit))
-        check_bound(config, desired, [restored(one) for one in commit.put])
+        check_bound(config, desired, [restored(one, config) for one in commit.put])
         return _Judged(stored, Inventory(resources), desired)
 
     async def _judge(self, commit: Commit, inventory: Inventory, desired: Desired) -> set[str]:
@@ -453,7 +473,7 @@ class Registry:
         config = self.config
         keys = [*commit.delete, *((one.kind, one.name) for one in commit.put)]
         before = [inventory.resources[key] for key in keys if key in inventory.resources]
-        put = [restored(one) for one in commit.put]
+        put = [restored(one, config) for one in commit.put]
         for key in commit.delete:
             inventory.remove(key)
             desired.remove(*key)
@@ -576,8 +596,8 @@ class _Audit:
         )
 
 
-def _stored(kind: str, resource: Any) -> Stored:
-    return Stored(kind, resource.name, resource.dump(), secrets_of(resource))
+def _stored(kind: str, resource: Any, more_code: tuple[str, ...]) -> Stored:
+    return Stored(kind, resource.name, resource.dump(), secrets_of(resource), local_code=more_code)
 
 
 def _digest(document: Any) -> str:

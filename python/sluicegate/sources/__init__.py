@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from sluicegate.entrypoints import NotLoadable, Registry
 from sluicegate.faults import failure
+from sluicegate.localcode import LocalCode, Outside
 from sluicegate.model import Finding, PacketSource, findings
 from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
 
@@ -25,6 +27,11 @@ def create(resource: PacketSource, context: SourceContext) -> MessageSource | No
 
     `context.settings` is filled in here. Raises `SourceError`.
     """
+    if context.local_code is not None:
+        try:
+            context.local_code.check_strings(resource.message_source or {}, context.base_dir)
+        except Outside as error:
+            raise SourceError(error.cause, error.fix) from None
     found = _settings(resource)
     if isinstance(found, list):
         raise SourceError(found[0].cause, found[0].fix)
@@ -35,13 +42,21 @@ def create(resource: PacketSource, context: SourceContext) -> MessageSource | No
     return made
 
 
-def check(resource: PacketSource) -> list[Finding]:
+def check(
+    resource: PacketSource, base_dir: Path = Path(), local_code: LocalCode | None = None
+) -> list[Finding]:
     """What keeps the source of a PacketSource from being made, with places in the PacketSource; empty if nothing does.
 
-    Without side effects: for every place where a configuration is checked.
+    Without side effects: for every place where a configuration is checked. Paths in the settings begin at `base_dir`,
+    and must observe `local_code`.
     """
     if not resource.message_source:
         return []  # an SNS topic is the model's to judge
+    if local_code is not None:
+        try:
+            local_code.check_strings(resource.message_source, base_dir)
+        except Outside as error:
+            return [Finding(("message_source", resource.source[0]), error.cause, error.fix)]
     found = _settings(resource)
     return found if isinstance(found, list) else []
 

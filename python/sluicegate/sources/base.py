@@ -38,6 +38,7 @@ import structlog
 from sluicegate.egress.message import EgressClosed, Message, Outcome
 from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
+from sluicegate.localcode import LocalCode, Outside
 from sluicegate.model import PacketSource, Resource
 
 log = structlog.get_logger("sluicegate.sources")
@@ -108,7 +109,8 @@ class SourceContext:
     `index` is the PacketSource's place in its Listener's spec: `Message.source`. `state` is `Active`, `Disabled`,
     `PendingApproval` or `Rejected` (contract section 1.3). `settings` are what stands under the source kind in the
     PacketSource, an instance of the class's `Settings`. Relative paths are relative to `base_dir`. `services` are what
-    all sources of a gateway share, by their types.
+    all sources of a gateway share, by their types. `local_code`: folders below which files must lie where the document
+    came by the API, else None.
 
     >>> from sluicegate import SourceContext
     >>> from sluicegate.testing import MemorySender
@@ -125,6 +127,21 @@ class SourceContext:
     base_dir: Path = Path()
     events: EventLog = field(default_factory=EventLog)
     services: Mapping[type[Any], object] = field(default_factory=dict)
+    local_code: LocalCode | None = None
+
+    def local_path(self, text: str, *, written: bool = False) -> Path:
+        """The file that `text` names, relative to `base_dir`. `written`: the source writes to it.
+
+        Where the document came by the API, symbolic links are resolved, and a file outside of `local_code` raises
+        `SourceError`.
+        """
+        path = self.base_dir / text
+        if self.local_code is None:
+            return path
+        try:
+            return self.local_code.writable(path) if written else self.local_code.inside(path)
+        except Outside as error:
+            raise SourceError(error.cause, error.fix) from None
 
     def service(self, kind: type[T]) -> T | None:
         """The service of this type, None where the gateway has none."""
@@ -152,7 +169,7 @@ class MessageSource(ABC):
         ...         path: str
         ...
         ...     async def provision(self) -> None:
-        ...         self._path = self.context.base_dir / self.context.settings.path
+        ...         self._path = self.context.local_path(self.context.settings.path)
         ...         if not self._path.exists():
         ...             raise SourceError(f"{self._path} does not exist", "create it")
         ...

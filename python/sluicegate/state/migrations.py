@@ -104,6 +104,10 @@ _STEPS: list[list[str]] = [
         # The `KeyRefreshToken` that the key pair was made for: another one makes another pair.
         "ALTER TABLE listener_keys ADD COLUMN token TEXT",
     ],
+    [
+        # Folders of a stack's code, which `apply` has added for this resource.
+        "ALTER TABLE resources ADD COLUMN local_code TEXT NOT NULL DEFAULT '[]'",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -24,6 +24,8 @@ class Stored:
     document: dict[str, Any]
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     version: int = 0
+    local_code: tuple[str, ...] = ()
+    """Folders in which this resource's code and files may lie, beside those of the configuration."""
 
 
 class Decision(NamedTuple):
@@ -65,7 +67,9 @@ class ResourceTable:
 
     def all(self) -> list[Stored]:
         """In the order in which they were created. `StateError` when secrets cannot be unsealed."""
-        rows = self._state.read("SELECT kind, name, version, document, secrets FROM resources ORDER BY rowid")
+        rows = self._state.read(
+            "SELECT kind, name, version, document, secrets, local_code FROM resources ORDER BY rowid"
+        )
         return [self._stored(*row) for row in rows]
 
     def has(self, kind: str, name: str) -> bool:
@@ -132,18 +136,27 @@ class ResourceTable:
             return None
         return self.vault.seal(json.dumps(one.secrets).encode(), _about(one.kind, one.name))
 
-    def _stored(self, kind: str, name: str, version: int, document: str, secrets: bytes | None) -> Stored:
+    def _stored(
+        self, kind: str, name: str, version: int, document: str, secrets: bytes | None, local_code: str
+    ) -> Stored:
         unsealed = json.loads(self.vault.unseal(secrets, _about(kind, name))) if secrets else {}
-        return Stored(kind, name, json.loads(document), unsealed, version)
+        return Stored(kind, name, json.loads(document), unsealed, version, tuple(json.loads(local_code)))
 
 
 def _put(db: sqlite3.Connection, one: Stored, secrets: bytes | None) -> int:
     (version,) = db.execute("UPDATE versions SET last = last + 1 RETURNING last").fetchone()
     db.execute(
-        "INSERT INTO resources (kind, name, version, document, secrets) VALUES (?, ?, ?, ?, ?) "
+        "INSERT INTO resources (kind, name, version, document, secrets, local_code) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (kind, name) DO UPDATE SET version = excluded.version, document = excluded.document, "
-        "secrets = excluded.secrets, updated_at = CURRENT_TIMESTAMP",
-        (one.kind, one.name, version, json.dumps(one.document, ensure_ascii=False), secrets),
+        "secrets = excluded.secrets, local_code = excluded.local_code, updated_at = CURRENT_TIMESTAMP",
+        (
+            one.kind,
+            one.name,
+            version,
+            json.dumps(one.document, ensure_ascii=False),
+            secrets,
+            json.dumps(one.local_code),
+        ),
     )
     return int(version)
 

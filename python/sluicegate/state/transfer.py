@@ -49,7 +49,13 @@ def restore(state: State, document: Any) -> list[str]:
         )
     try:
         stored = [
-            Stored(one["Kind"], one["Name"], dict(one["Document"]), dict(one.get("Secrets") or {}))
+            Stored(
+                one["Kind"],
+                one["Name"],
+                dict(one["Document"]),
+                dict(one.get("Secrets") or {}),
+                local_code=tuple(map(str, one.get("LocalCode", ()))),
+            )
             for one in document["Resources"]
         ]
         decisions: dict[str, Decision | None] = {
@@ -154,10 +160,12 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
 def _resources(db: sqlite3.Connection, path: Path, secrets: bool) -> list[dict[str, Any]]:
     vault = Vault(path.with_name(path.name + ".key"))
     resources = []
-    for kind, name, text, sealed in db.execute(
-        "SELECT kind, name, document, secrets FROM resources ORDER BY rowid"
+    for kind, name, text, sealed, local_code in db.execute(
+        "SELECT kind, name, document, secrets, local_code FROM resources ORDER BY rowid"
     ):
         one = {"Kind": kind, "Name": name, "Document": json.loads(text)}
+        if folders := json.loads(local_code):
+            one["LocalCode"] = folders
         if sealed and secrets:
             one["Secrets"] = json.loads(vault.unseal(sealed, f"{kind} {name}"))
         elif sealed:
