@@ -6,6 +6,7 @@ ones (`{"Ref": "X"}`), so that nothing after this knows of two spellings.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +14,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
+from sluicegate.config.nodes import Absurd, check
 from sluicegate.config.yamlfile import YamlError, read_text, syntax_finding
 from sluicegate.model import Finding
 
 SIZE_LIMIT = 1 << 20
 """Of a template, as in CloudFormation (from S3)."""
+
+VALUES_LIMIT = 200_000
+"""Of a template: keys and values, each alias counted as often as it is used."""
 
 _CORE = "tag:yaml.org,2002:"
 _BARE = ("Ref", "Condition")
@@ -72,6 +77,10 @@ def parse(file: str, text: str) -> Map:
     yaml = YAML(typ="safe", pure=True)
     try:
         root = yaml.compose(_without_tabs(text))
+        if root is not None:
+            check(root, VALUES_LIMIT)
+    except Absurd as error:
+        raise YamlError(replace(error.finding, file=file)) from None
     except (YAMLError, ValueError, RecursionError) as error:
         raise YamlError(syntax_finding(file, text, error)) from None
     if not isinstance(root, MappingNode):

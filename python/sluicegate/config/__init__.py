@@ -25,6 +25,9 @@ class ConfigError(FindingsError):
     """The file cannot be used; the findings are in the order of the file."""
 
 
+MOST_FINDINGS = 1000
+"""Problems of one file that are listed."""
+
 Stamp = tuple[int, int, int]
 """What changes whenever a file is saved."""
 
@@ -72,9 +75,9 @@ def load(path: str | Path) -> Config:
         gateway = GatewayConfig.model_validate(document.data, context=context)
     except ValidationError as error:
         found += map(document.locate, findings(error, GatewayConfig))
-        raise ConfigError(*_in_order(found)) from None
+        raise ConfigError(*_first(_in_order(found))) from None
     if found:
-        raise ConfigError(*_in_order(found))
+        raise ConfigError(*_first(_in_order(found)))
     gateway.state = str(base_dir / gateway.state)
     warnings = _in_order(map(document.locate, _doubtful(gateway)))
     return Config(gateway, given, base_dir, warnings, document, before)
@@ -110,9 +113,9 @@ def _know_schemes(schema: dict[str, Any]) -> None:
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:
     found = notes(gateway.listeners, gateway.packet_sources)
+    sourced = {source.listener_name for source in gateway.packet_sources}
     for index, listener in enumerate(gateway.listeners):
-        sourced = any(source.listener_name == listener.name for source in gateway.packet_sources)
-        if not listener.destinations and not sourced:
+        if not listener.destinations and listener.name not in sourced:
             cause = f'the Listener "{listener.name}" has neither Destinations nor a PacketSource'
             found.append(Finding(("listeners", index), cause, "add one, otherwise packets are only counted"))
         for position, destination in enumerate(listener.destinations):
@@ -121,6 +124,17 @@ def _doubtful(gateway: GatewayConfig) -> list[Finding]:
                 place = ("listeners", index, "destinations", position)
                 found.append(Finding(place, cause, "its packets are dropped and counted until it has one"))
     return found
+
+
+def _first(found: list[Finding]) -> list[Finding]:
+    """What people can read of it."""
+    if len(found) <= MOST_FINDINGS:
+        return found
+    left = f"{len(found) - MOST_FINDINGS} more problems are not listed"
+    return [
+        *found[:MOST_FINDINGS],
+        dataclasses.replace(found[MOST_FINDINGS], cause=left, fix="correct these first"),
+    ]
 
 
 def _in_order(found: Iterable[Finding]) -> list[Finding]:

@@ -10,12 +10,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
+from sluicegate.config.nodes import (
+    DEEPEST,
+    MOST_BYTES,
+    Absurd,
+    Malformed,
+    compose,
+    construct,
+    is_list,
+    is_mapping,
+    is_scalar,
+)
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Resource
+
+Node = Any
+"""A node of PyYAML or of ruamel (`config/nodes.py`)."""
+
+
+LONGEST_KEY = 1024
+"""Characters of a key, by the rules of YAML (section 7.4.2)."""
 
 
 class YamlError(FindingsError):
@@ -25,10 +41,12 @@ class YamlError(FindingsError):
 class Document:
     """A mapping read from a YAML file: plain `data`, and the place of everything in it."""
 
-    def __init__(self, file: str, root: MappingNode, data: dict[Any, Any]) -> None:
+    def __init__(self, file: str, root: Node, data: dict[Any, Any]) -> None:
         self.data = data
         self._file = file
         self._root = root
+        self._keys: dict[int, dict[str, tuple[Node, Node]]] = {}
+        """The first entry of each key, by the ids of mappings in which something was looked for."""
 
     def locate(self, found: Finding) -> Finding:
         """A finding with its place: its value, its key if that is wrong, else the nearest thing around it."""
@@ -36,7 +54,7 @@ class Document:
         model: type[Resource] | None = GatewayConfig
         place = node
         for depth, part in enumerate(found.path):
-            entry = _step(node, part, model)
+            entry = self._step(node, part, model)
             if entry is None:
                 break
             key, node = entry
@@ -51,12 +69,31 @@ class Document:
         for mapping in _mappings(self._root, set()):
             seen: dict[str, Node] = {}
             for key, _ in mapping.value:
-                if not isinstance(key, ScalarNode) or key.value == "<<":
+                if not is_scalar(key) or key.value == "<<":
                     continue
                 first = seen.setdefault(key.value, key)
                 if first is not key:
                     cause = f"the key `{key.value}` is already in line {first.start_mark.line + 1}"
                     yield self._at(key, Finding((), cause, "keep one of the two"))
+
+    def _step(
+        self, node: Node, part: str | int, model: type[Resource] | None
+    ) -> tuple[Node | None, Node] | None:
+        """One step of a path: `(key node or None, value node)`, None where the file has nothing there."""
+        if is_list(node) and isinstance(part, int):
+            return (None, node.value[part]) if part < len(node.value) else None
+        if not is_mapping(node):
+            return None
+        keys = self._keys.get(id(node))
+        if keys is None:
+            keys = self._keys[id(node)] = _entries(node)
+        means = model.spellings() if model else {}
+        for written in [str(part), *(spelling for spelling, field in means.items() if field == part)]:
+            if written in keys:
+                return keys[written]
+        # `<<: *defaults`: the key stands in the mapping that is merged.
+        merged = (value for key, value in node.value if is_scalar(key) and key.value == "<<")
+        return next((found for value in merged if (found := self._step(value, part, model))), None)
 
     def _at(self, node: Node, found: Finding) -> Finding:
         line, col = node.start_mark.line + 1, node.start_mark.column + 1
@@ -67,23 +104,22 @@ def read(path: Path) -> Document:
     """Read a YAML file whose root is a mapping. Raises `YamlError`."""
     file = str(path)
     text = read_text(path)
-    # Pure: the C loader has no node tree that keeps places. Safe: no tag of a file may build an object.
-    yaml = YAML(typ="safe", pure=True)
-    yaml.allow_duplicate_keys = True
     try:
-        root = yaml.compose(text)
-        if root is None or (isinstance(root, ScalarNode) and root.value == ""):
+        root = compose(text)
+        if root is None or (is_scalar(root) and root.value == ""):
             fix = "write a configuration: `sluicegate dev` makes one"
             raise YamlError(Finding.at(file, 1, 1, "the file is empty", fix))
-        if not isinstance(root, MappingNode):
+        if not is_mapping(root):
             mark = root.start_mark
-            kind = "list" if isinstance(root, SequenceNode) else "single value"
+            kind = "list" if is_list(root) else "single value"
             cause = f"the file holds a {kind}, not a mapping"
             raise YamlError(
                 Finding.at(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`")
             )
-        data = yaml.load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+        data = construct(root)
+    except Absurd as error:
+        raise YamlError(dataclasses.replace(error.finding, file=file)) from None
+    except (YAMLError, Malformed, ValueError, RecursionError) as error:
         raise YamlError(syntax_finding(file, text, error)) from None
     return Document(file, root, data)
 
@@ -92,7 +128,8 @@ def read_text(path: Path) -> str:
     """The file as text; `YamlError` when it cannot be read or is not UTF-8."""
     file = str(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as opened:
+            raw = opened.read(MOST_BYTES + 1)
     except OSError as error:
         cause, fix = {
             errno.ENOENT: ("the file does not exist", "correct the path"),
@@ -100,6 +137,9 @@ def read_text(path: Path) -> str:
             errno.EACCES: ("the file cannot be read: permission denied", "correct its permissions"),
         }.get(error.errno or 0, (f"the file cannot be read: {error.strerror}", "correct the path"))
         raise YamlError(Finding.at(file, 1, 1, cause, fix)) from None
+    if len(raw) > MOST_BYTES:
+        cause = f"the file is larger than {MOST_BYTES >> 20} MiB"
+        raise YamlError(Finding.at(file, 1, 1, cause, "add what is so much through the API, such as peers"))
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -109,32 +149,25 @@ def read_text(path: Path) -> str:
         raise YamlError(Finding.at(file, line, col, cause, "save the file as UTF-8")) from None
 
 
-def _step(node: Node, part: str | int, model: type[Resource] | None) -> tuple[Node | None, Node] | None:
-    """One step of a path: `(key node or None, value node)`, None where the file has nothing there."""
-    if isinstance(node, SequenceNode) and isinstance(part, int):
-        return (None, node.value[part]) if part < len(node.value) else None
-    if not isinstance(node, MappingNode):
-        return None
-    spellings = model.spellings() if model else {}
-    for key, value in node.value:
-        written = key.value if isinstance(key, ScalarNode) else None
-        if written == str(part) or (written is not None and spellings.get(written) == part):
-            return key, value
-    # `<<: *defaults`: the key stands in the mapping that is merged.
-    merged = (value for key, value in node.value if isinstance(key, ScalarNode) and key.value == "<<")
-    return next((found for value in merged if (found := _step(value, part, model))), None)
+def _entries(mapping: Node) -> dict[str, tuple[Node, Node]]:
+    """The first entry of each key: `(key, value)`."""
+    found: dict[str, tuple[Node, Node]] = {}
+    for key, value in mapping.value:
+        if is_scalar(key):
+            found.setdefault(key.value, (key, value))
+    return found
 
 
-def _mappings(node: Node, seen: set[int]) -> Iterator[MappingNode]:
+def _mappings(node: Node, seen: set[int]) -> Iterator[Node]:
     # Aliases make one node appear in several places, and may make it contain itself.
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, MappingNode):
+    if is_mapping(node):
         yield node
         for _, value in node.value:
             yield from _mappings(value, seen)
-    elif isinstance(node, SequenceNode):
+    elif is_list(node):
         for value in node.value:
             yield from _mappings(value, seen)
 
@@ -150,12 +183,19 @@ def syntax_finding(file: str, text: str, error: Exception) -> Finding:
     if isinstance(error, MarkedYAMLError):
         mark, problem = error.problem_mark or error.context_mark, error.problem or error.context or ""
     line, col = (mark.line, mark.column) if mark else (0, 0)
+    if isinstance(error, Malformed):
+        line, col, problem = error.line, error.column, error.problem
+    if isinstance(error, RecursionError):
+        problem = f"lists and mappings lie in each other, more than {DEEPEST} deep"
     lines = text.splitlines()
     written = lines[line] if line < len(lines) else ""
     indentation = written[: len(written) - len(written.lstrip())]
     if "\t" in indentation or r"'\t'" in problem:
         col = written.find("\t") if "\t" in written else col
         return Finding.at(file, line + 1, col + 1, "a tab is used for indentation", "indent with spaces")
+    if "mapping values are not allowed" in problem and col > LONGEST_KEY:
+        cause = f"this key has more than {LONGEST_KEY:,} characters"
+        return Finding.at(file, line + 1, indentation.count(" ") + 1, cause, "write a shorter one")
     for words, cause, fix in _SYNTAX:
         if words in problem:
             return Finding.at(file, line + 1, col + 1, cause, fix)

@@ -1,5 +1,6 @@
 """Sentences for validation errors: users read the cause and the next step, never pydantic's own text."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sluicegate.model.base import Finding, Path, Resource
+
+LONGEST = 1200
+"""Characters of one finding: what is longer was not written by hand."""
+LONGEST_KEY = 100
+"""Characters of a key that was meant as another one."""
+SUGGESTIONS = 100
+"""Findings of one document that say which key may have been meant: each takes about half a millisecond."""
 
 _Sentence = Callable[[str, dict[str, Any], Any], tuple[str, str]]
 
@@ -58,17 +66,32 @@ _SENTENCES: dict[str, _Sentence] = {
 
 def findings(error: ValidationError, model: type[Resource]) -> list[Finding]:
     """Every error of a document of class `model`, in pydantic's order (that of the fields)."""
-    return [_finding(details, model) for details in error.errors(include_url=False)]
+    return [
+        _shortened(_finding(details, model, suggest=number < SUGGESTIONS))
+        for number, details in enumerate(error.errors(include_url=False))
+    ]
 
 
-def _finding(details: ErrorDetails, model: type[Resource]) -> Finding:
+def _shortened(found: Finding) -> Finding:
+    """A value may be megabytes long."""
+    if len(found.cause) + len(found.fix) <= LONGEST:
+        return found
+    cause, fix = _cut(found.cause, LONGEST // 2), _cut(found.fix, LONGEST // 2)
+    return dataclasses.replace(found, cause=cause, fix=fix)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def _finding(details: ErrorDetails, model: type[Resource], suggest: bool) -> Finding:
     path: Path = details["loc"]
     context = details.get("ctx", {})
     kind = details["type"]
     if kind == "invalid":
         return Finding(path, **context)
     if kind == "extra_forbidden":
-        return _unknown_key(path, model)
+        return _unknown_key(path, model, suggest)
     if kind == "invalid_key":
         return Finding(path, f"the key {path[-1]} is not text", "put it in quotes or remove it", on_key=True)
     if kind == "missing":
@@ -79,10 +102,14 @@ def _finding(details: ErrorDetails, model: type[Resource]) -> Finding:
     return Finding(path, *sentence(_key(path), context, details["input"]))
 
 
-def _unknown_key(path: Path, model: type[Resource]) -> Finding:
+def _unknown_key(path: Path, model: type[Resource], suggest: bool) -> Finding:
     owner = _owner(path[:-1], model)
     key = str(path[-1])
     cause = f"unknown key `{key}`"
+    if not suggest or len(key) > LONGEST_KEY:
+        return Finding(
+            path, _cut(cause, LONGEST // 2), "remove it, or compare with `sluicegate schema`", on_key=True
+        )
     spellings = owner.spellings()
     # Compared in lower case: `Listenername` is nearer to `ListenerName` than to anything in snake_case.
     lowered = {spelling.lower(): spelling for spelling in reversed(list(spellings))}
