@@ -8,7 +8,7 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use sluice_core::{
-    inner::{Ip, Unwrapped},
+    inner::{Inner, Ip, Unwrapped},
     session::{
         WireGuard,
         wireguard::{PublicKey, Received, Sealed, Secret, keys::Identity},
@@ -16,7 +16,7 @@ use sluice_core::{
     spec::{PeerSpec, WireGuardSpec},
 };
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::LazyLock,
 };
 
@@ -24,28 +24,35 @@ const LOCAL: &str = "192.0.2.10";
 const CLIENT_AT: &str = "198.51.100.7:40001";
 const HEADER: usize = 16;
 
+/// A packet's addresses that every peer here may use.
+const HELLO: Inner = Inner {
+    source: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)), 5683),
+    destination: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)), 5000),
+};
+
 static GATEWAY: LazyLock<PublicKey> = LazyLock::new(|| Identity::new(&Secret([2; 32])).public);
 static CLIENT: LazyLock<PublicKey> = LazyLock::new(|| Identity::new(&Secret([1; 32])).public);
 
 /// Any bytes as a sealed packet, and as a plaintext.
 pub fn check(data: &[u8]) {
-    for decapsulating in [false, true] {
+    for (decapsulating, free) in [(false, true), (true, true), (false, false), (true, false)] {
+        let allowed = if free { ["0.0.0.0/0", "::/0"] } else { ["0.0.0.0/1", "::/1"] };
         let mut world = World::new(spec(|spec| {
             spec["Destinations"] = json!([spec["Destinations"][0]]);
             spec["Destinations"][0]["Count"] = json!(1);
             spec["WireGuard"] = json!({
                 "PrivateKey": BASE64_STANDARD.encode([2; 32]), "DecapsulatedDelivery": decapsulating,
-                "Peers": [{"PublicKey": *CLIENT, "AllowedIPs": ["0.0.0.0/1", "::/1"]}],
+                "Peers": [{"PublicKey": *CLIENT, "AllowedIPs": allowed}],
             });
         }));
         let mut client = client();
-        let greeting = seal(&mut world, &mut client, b"hello");
+        let greeting = seal(&mut world, &mut client, &HELLO.wrap(b"hello"));
         arrive(&mut world, &greeting);
-        assert_eq!(delivered(&mut world), [b"hello"]);
+        assert_eq!(delivered(&mut world).len(), 1);
         forged(&mut world, &greeting, data);
         let datagram = seal(&mut world, &mut client, data);
         arrive(&mut world, &datagram);
-        genuine(&mut world, decapsulating, data);
+        genuine(&mut world, decapsulating, free, data);
         arrive(&mut world, &datagram);
         assert!(delivered(&mut world).is_empty(), "nothing is delivered twice");
         let counters = world.listener.counters();
@@ -69,16 +76,19 @@ fn forged(world: &mut World, greeting: &[u8], data: &[u8]) {
     assert!(delivered(world).is_empty(), "no forgery comes out");
 }
 
-fn genuine(world: &mut World, decapsulating: bool, data: &[u8]) {
+fn genuine(world: &mut World, decapsulating: bool, free: bool, data: &[u8]) {
     let got = delivered(world);
-    let refused = |ip: &Ip| match ip.source() {
-        IpAddr::V4(v4) => v4.octets()[0] >= 128,
-        IpAddr::V6(v6) => v6.octets()[0] >= 128,
+    // Of its AllowedIPs only the first bit of the source counts.
+    let allowed = match data.first().map(|first| first >> 4) {
+        Some(4) => data.len() >= 16 && data[12] < 128,
+        Some(6) => data.len() >= 24 && data[8] < 128,
+        _ => false,
     };
     let expected: Option<&[u8]> = match Ip::new(data) {
         _ if data.is_empty() => None,
+        _ if !free && !allowed => None,
+        None if !free && decapsulating => None,
         None => Some(data),
-        Some(ip) if refused(&ip) => None,
         Some(ip) if !decapsulating => Some(ip.bytes()),
         Some(ip) => match ip.unwrap() {
             Unwrapped::Udp(_, payload) => Some(payload),

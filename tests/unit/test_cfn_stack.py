@@ -212,6 +212,38 @@ def test_a_packet_source(tmp_path: Path) -> None:
     assert "its dead letters go to" in texts(made)
 
 
+@pytest.mark.parametrize(
+    ("listener", "own", "networks"),
+    [
+        ('ClientRestrictions: { Networks: ["0.0.0.0/0"] }', "", ["0.0.0.0/0", "127.0.0.0/8"]),
+        ("Protocols: [wg]", "", ["0.0.0.0/0", "::/0", "127.0.0.0/8"]),
+        ("Protocols: [udp]", "", ["127.0.0.0/8"]),
+        ("Protocols: [udp]", "EgressNetworks: [10.0.0.0/8, 127.0.0.0/8]", ["10.0.0.0/8", "127.0.0.0/8"]),
+    ],
+)
+def test_networks_of_the_command_line_are_added(
+    tmp_path: Path, listener: str, own: str, networks: list[str]
+) -> None:
+    text = f"""
+  Topic: {{ Type: AWS::SNS::Topic }}
+  Entry: {{ Type: Custom::SluicegateListener, Properties: {{ {listener} }} }}
+  Source:
+    Type: Custom::SluicegatePacketSource
+    Properties:
+      ListenerName: !Ref Entry
+      SnsTopicSource: {{ TopicArn: !Ref Topic }}
+      {own}
+"""
+    near = {"nearby": ("127.0.0.0/8", "192.168.7.0/24")}
+    asked = stack(tmp_path, text, egress_networks=("127.0.0.0/8",), **near)
+    assert documents(asked)["Source"]["EgressNetworks"] == networks
+    assert "--egress-network" not in texts(asked)
+    left_out = stack(tmp_path, text, **near)
+    assert documents(left_out)["Source"].get("EgressNetworks") == (networks if own else None)
+    option = "--egress-network 127.0.0.0/8 --egress-network 192.168.7.0/24"
+    assert (option in texts(left_out)) is not bool(own)
+
+
 def test_outputs_before_and_after_a_listener_is_made(tmp_path: Path) -> None:
     text = """
 Resources:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sluicegate.cfn.egress import added, client_networks, options_for_nearby
 from sluicegate.cfn.functions import FUNCTIONS, Lambdas
 from sluicegate.cfn.includes import Includes
 from sluicegate.cfn.local_function import LocalFunction
@@ -22,7 +23,7 @@ from sluicegate.cfn.provider import (
 from sluicegate.cfn.reader import Items, Map, Place
 from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
-from sluicegate.model import Finding
+from sluicegate.model import Finding, PacketSource
 
 LATER = "(known after it is made)"
 TOPIC = "AWS::SNS::Topic"
@@ -78,8 +79,9 @@ class Settings:
     """How a template is applied.
 
     `made_dir` is the directory for inline code and dead letters. `environment` has variables for every function that
-    does not set them. `egress_networks` are added to those of each PacketSource. `includes` has local files for the
-    locations of `AWS::Include`.
+    does not set them. `egress_networks` are added to those of each PacketSource. `nearby` are the networks of this
+    machine, for a note on a PacketSource without networks. `includes` has local files for the locations of
+    `AWS::Include`.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Settings:
     made_dir: Path
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     egress_networks: tuple[str, ...] = ()
+    nearby: tuple[str, ...] = ()
     includes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
 
@@ -100,6 +103,8 @@ class Stack:
         self._settings = settings
         self.known = known
         self.notes: list[Note] = []
+        self._client_networks: dict[str, list[Any]] = {}
+        """The networks that the Listeners made so far admit, by their names."""
         pseudo = {
             "AWS::AccountId": ACCOUNT_ID,
             "AWS::Partition": "aws",
@@ -252,6 +257,7 @@ class Stack:
         made = document(
             "Listener", properties, self._name(declared), self._settings.name, declared.logical_id
         )
+        self._client_networks[str(made["Name"])] = client_networks(made)
         self._drop_log_group(declared, made)
         given = made.get("Destinations") or []
         if not isinstance(given, list):
@@ -270,8 +276,16 @@ class Stack:
         made = document(
             "PacketSource", properties, self._name(declared), self._settings.name, declared.logical_id
         )
-        if self._settings.egress_networks:
-            made["EgressNetworks"] = [*made.get("EgressNetworks", ()), *self._settings.egress_networks]
+        networks = self._settings.egress_networks
+        if networks:
+            of_listener = self._client_networks.get(str(PacketSource.peek(made, "listener_name")), ())
+            made["EgressNetworks"] = added(made, of_listener, networks)
+        elif PacketSource.peek(made, "egress_networks") is None and self._settings.nearby:
+            self._note(
+                declared,
+                "it sends to no private or loopback address, except in answers; to clients on this machine and its "
+                f"networks with {options_for_nearby(self._settings.nearby)}",
+            )
         dead_letters = made.get("DeadLetterQueueArn")
         if dead_letters is not None and origins(dead_letters):
             file = self._settings.made_dir / f"{declared.logical_id}-dead-letters.ndjson"

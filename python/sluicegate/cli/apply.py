@@ -11,6 +11,7 @@ import click
 
 from sluicegate.cfn.apply import LOCAL_CODE, ApplyError, Applying, Step
 from sluicegate.cfn.dry_run import check
+from sluicegate.cfn.egress import nearby_networks
 from sluicegate.cfn.record import Record, RecordError
 from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
@@ -58,7 +59,8 @@ class Pairs(click.ParamType[tuple[str, str]]):
     "networks",
     metavar="CIDR",
     multiple=True,
-    help="Let PacketSources send there too, for example 127.0.0.0/8 for clients on this machine.",
+    help="Let PacketSources send there too. Private and loopback networks are named so, or packets do not go there: "
+    "127.0.0.0/8 for clients on this machine.",
 )
 @click.option(
     "--include", "includes", type=Pairs(), multiple=True, help="A local FILE for AWS::Include: its NAME=FILE."
@@ -107,6 +109,7 @@ def command(
             made_dir=place.absolute(),
             environment=gateway.environment,
             egress_networks=networks,
+            nearby=tuple(nearby_networks()),
             includes={key: Path(file) for key, file in includes},
         )
         known = {key: Known(one.id, one.attributes) for key, one in record.made.items() if one.id is not None}

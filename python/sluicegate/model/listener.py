@@ -94,7 +94,8 @@ class Peer(Resource):
     public_key: Annotated[str, AfterValidator(_public_key)]
     """32 bytes in base64."""
     allowed_ips: list[Network] = Field(default_factory=lambda: list(OPEN_NETWORKS), alias="AllowedIPs")
-    """Inner source addresses that this peer may use."""
+    """Inner source addresses that this peer may use. A peer that may use all of both families, as by default, may also
+    send what is no IP packet."""
     shared_secret: SecretKey | None = Field(default=None, exclude=True)
     """Pre-shared key, 32 bytes in base64. Never printed."""
     persistent_keepalive_seconds: Annotated[int, Field(ge=0, le=65_535)] = 0
