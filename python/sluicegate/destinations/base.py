@@ -224,7 +224,7 @@ class Destination(ABC):
         ...         if not target:
         ...             raise DestinationError(f"destination {name}: folder: names no folder", "write folder:PATH")
         ...         made = cls(name, context)
-        ...         made.folder, made.threads, made.batches = context.base_dir / target, Threads(name), 0
+        ...         made.folder, made.threads, made.batches = context.local_path(target), Threads(name), 0
         ...         return made
         ...
         ...     async def provision(self):
