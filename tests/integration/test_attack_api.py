@@ -591,6 +591,9 @@ def test_what_the_file_says_is_not_bounded_and_local_code_is_taken_over_by_a_rel
     assert one.api("POST", "/v1/listeners", listener(arn)).status_code == 201
     assert running_echo(one, "evil")
     one.edit(f"local_code: ['.', '{elsewhere}']", "local_code: []")
+    narrowed = one.api("POST", "/v1/reload")
+    assert (narrowed.status_code, "local_code: none" in narrowed.text) == (422, True), narrowed.text
+    assert running_echo(one, "evil"), "what ran runs on"
     one.stop()
     with pytest.raises(AssertionError, match="local_code"):
         one.start()

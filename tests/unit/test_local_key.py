@@ -1,6 +1,8 @@
 """The admin key of this machine: its file, and what may not take the place of it or of the keys."""
 
+import fcntl
 import os
+import signal
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,7 +14,8 @@ from sluicegate.cli.credentials import Api, choose
 from sluicegate.state.keys import KeyFile, KeysError, fits
 from sluicegate.state.local_key import LocalKey, admin_key_file
 from sluicegate.state.notes import read_note, remove_note, write_note
-from strangers import NOBODY, as_nobody, needs_root
+from strangers import NOBODY, as_nobody, needs_root, nobody_runs
+from waiting import wait_until
 
 pytestmark = pytest.mark.attack
 
@@ -111,6 +114,32 @@ def test_a_folder_in_its_place_is_refused_with_what_to_do(folder: Path) -> None:
     with pytest.raises(KeysError, match=r"admin-key .*remove what is there"):
         local.ensure()
     assert not list(folder.glob("*.new"))
+
+
+@needs_root
+def test_a_lock_of_another_user_does_not_keep_the_gateway_from_its_keys(folder: Path) -> None:
+    folder.chmod(0o777)
+
+    def hold() -> None:
+        lock = os.open(folder / "s.db.keys.lock", os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "held").touch()
+        signal.pause()
+
+    (folder / "s.db").touch()
+    with nobody_runs(hold):
+        wait_until((folder / "held").exists, "the lock is held")
+        with pytest.raises(KeysError, match="locked by another program"):
+            made(folder)
+    made(folder)
+    # What root makes for a gateway of another user is that user's.
+    for file in folder.glob("s.db*"):
+        file.unlink()
+    (folder / "s.db").touch()
+    os.chown(folder / "s.db", NOBODY, NOBODY)
+    KeyFile(folder / "s.db.keys").create_api_key("ops", frozenset({"admin"}))
+    assert as_nobody(lambda: len(KeyFile(folder / "s.db.keys").all()))
+    as_nobody(lambda: LocalKey(KeyFile(folder / "s.db.keys"), folder / "s.db.admin-key").ensure())
 
 
 def test_a_revoked_one_is_made_anew(folder: Path) -> None:

@@ -67,7 +67,8 @@ class Api:
 
 @dataclasses.dataclass(frozen=True)
 class Credentials:
-    """A key, or why there is none, for people who are refused without one. `local`: it is the gateway's own."""
+    """A key, or why there is none, for people who are refused without one. `local`: it is the gateway's own, and goes
+    over loopback."""
 
     key: str | None = dataclasses.field(default=None, repr=False)
     local: bool = False
@@ -121,7 +122,7 @@ def _local(file: Path, address: Address) -> Credentials:
         who = f"what serves {shown} belongs to {', '.join(map(_user, listening))}" if listening else ""
         why = who or f"nothing serves {shown} on this machine"
         return Credentials(advice=f"the key in {file} was not sent, because it is {_user(owner)}'s and {why}")
-    return Credentials(text, local=True)
+    return Credentials(text, local=ipaddress.ip_address(address[0]).is_loopback)
 
 
 def _bound(file: Path, *, named: bool) -> tuple[Address, Path] | None:

@@ -33,8 +33,9 @@ def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> 
         if isinstance(resource, DestinationSpec):
             found += check_destination(resource, context)
         if isinstance(resource, PacketSource):
-            found += check_source(resource, base_dir, local_code)
-            found += _dead_letters(resource, base_dir, local_code)
+            bounds = local_code or resource.bounds
+            found += check_source(resource, base_dir, bounds)
+            found += _dead_letters(resource, base_dir, bounds)
         return found
 
     return check

@@ -221,7 +221,7 @@ def desire(config: Config, resources: Collection[Resource], decisions: Mapping[s
 
 
 def check_bound(config: Config, desired: Desired, put: Collection[Resource]) -> None:
-    """Check the Destinations of new documents together with the ARNs that are bound to them. Raises `Refused`.
+    """Check new documents, and Destinations together with the ARNs that are bound to them. Raises `Refused`.
 
     A DestinationArn names a Destination of another document, and only both together can be judged. `desired` may be the
     part with which the new documents have to do.
@@ -230,9 +230,9 @@ def check_bound(config: Config, desired: Desired, put: Collection[Resource]) -> 
     found: list[Finding] = []
     fresh = {one.name for one in put if isinstance(one, Listener)}
     arns = [one for one in put if isinstance(one, DestinationArn)]
-    if not fresh and not arns:
-        return
-    for listener in desired.listeners.values():
+    for source in (one for one in put if isinstance(one, PacketSource)):
+        found += [one.of(PacketSource, source.name) for one in check(source)]
+    for listener in desired.listeners.values() if fresh or arns else ():
         for index, spec in enumerate(listener.destinations):
             assert isinstance(spec, DestinationSpec)  # noqa: S101  (what is desired has no names in their place)
             if listener.name in fresh:

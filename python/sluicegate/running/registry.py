@@ -464,7 +464,10 @@ class Registry:
         sources = {one.name: one for one in resources if isinstance(one, PacketSource)}
         self._settle_decisions(sources, set(self._decisions) - set(sources), config, commit)
         desired = desire(config, resources, self._decided(commit))
-        check_bound(config, desired, [restored(one, config) for one in commit.put])
+        # Other folders of `local_code`: what was declared before must lie in them too.
+        same = config.gateway.local_code == self.config.gateway.local_code
+        fresh = commit.put if same else stored.values()
+        check_bound(config, desired, [restored(one, config) for one in fresh])
         return _Judged(stored, Inventory(resources), desired)
 
     async def _judge(self, commit: Commit, inventory: Inventory, desired: Desired) -> set[str]:

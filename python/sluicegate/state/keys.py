@@ -33,6 +33,8 @@ LOCAL = "local"
 
 _PREFIX = "sg_"
 _SECRET_BYTES = 32
+_LOCK_SECONDS = 5.0
+"""A change of the keys takes milliseconds: whoever holds the lock for longer keeps the gateway from starting."""
 
 
 class KeysError(Exception):
@@ -195,14 +197,38 @@ class KeyFile:
     def _locked(self) -> Iterator[None]:
         """Two commands at the same time: neither may undo what the other wrote."""
         try:
-            lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = self._open_lock()
         except OSError as error:
             raise self._unusable(f"cannot be locked ({error.strerror})") from None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait(lock)
             yield
         finally:
             os.close(lock)
+
+    def _open_lock(self) -> int:
+        """The lock's file, which belongs to the gateway's user also where root made it. Raises `OSError`."""
+        path, owner = Path(f"{self.path}.lock"), self._owner()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            lock = os.open(path, flags, 0o600)
+        except PermissionError:
+            path.unlink()  # another user's, in a folder of ours
+            lock = os.open(path, flags | os.O_EXCL, 0o600)
+        if owner is not None:
+            os.fchown(lock, owner, -1)
+        return lock
+
+    def _wait(self, lock: int) -> None:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise self._unusable("are locked by another program") from None
+                time.sleep(0.01)
 
     def _unusable(self, what: str) -> KeysError:
         return KeysError(
