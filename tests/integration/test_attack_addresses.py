@@ -162,12 +162,22 @@ def test_loopback_is_believed_only_over_loopback(gateway: StartGateway, cable: C
         until(lambda: refused() == 1, "the datagram has come and is refused")
         local.send(b"mine", ("127.0.0.1", PORT))
         assert local.receive() == (b"mine", ("127.0.0.1", PORT))
-        local.send(b"mine too", (GATEWAY, PORT))  # over `lo`, to another address of this machine
-        assert local.receive() == (b"mine too", (GATEWAY, PORT))
         client.send(b"end", (GATEWAY, PORT))
         assert wire.until(b"end")[-1] == b"end"
         assert local.waiting() == []
     assert refused() == 1
+
+
+@pytest.mark.netns
+def test_a_program_of_this_machine_is_answered_at_every_address(gateway: StartGateway, cable: Cable) -> None:
+    """The sibling: it comes over `lo`, whatever address it speaks to."""
+    running = gateway(config(), {"echo": ECHO}, place=cable.gateway)
+    for host, addresses in (("127.0.0.9", ("127.0.0.1", GATEWAY)), ("::1", ("::1", GATEWAY6))):
+        with Client(host, place=cable.gateway) as local:
+            for address in addresses:
+                local.send(b"mine", (address, PORT))
+                assert local.receive() == (b"mine", (address, PORT))
+    assert running.metrics().value("rejected_packets") == 0
 
 
 @pytest.mark.netns

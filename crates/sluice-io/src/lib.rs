@@ -7,6 +7,7 @@
 mod command;
 mod dataplane;
 mod lock;
+mod martian;
 mod open;
 pub mod port;
 pub mod queue;

@@ -7,7 +7,7 @@
 //!   been drained and the packet tried again.
 //! - SO_REUSEADDR and SO_REUSEPORT stay off: a port in use must be an error, not a shared load.
 
-use crate::sys;
+use crate::{martian::Martians, sys};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use sluice_core::{Now, Reason, RunLimit, canonical};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -30,8 +30,6 @@ const ICMP_RECENT: usize = 256;
 const OFFLOAD_SEGMENT: usize = 1_452;
 /// Size of a segment below which a refusal is not about the MTU (RFC 791: every host accepts 576 bytes).
 const OFFLOAD_SEGMENT_LEAST: usize = 508;
-/// The index of `lo` in every network namespace (LOOPBACK_IFINDEX of the kernel).
-const LOOPBACK_INTERFACE: u32 = 1;
 /// Most bytes of a run, which is one UDP datagram to the kernel.
 const OFFLOAD_BYTES: usize = 65_000;
 
@@ -76,8 +74,7 @@ pub struct UdpSocket {
     /// The limit of the segmentation offload. A failure lowers it for good.
     offload: RunLimit,
     run: Vec<u8>,
-    /// Datagrams that nobody has taken account of yet: from loopback addresses, over another interface.
-    martians: usize,
+    martians: Martians,
 }
 
 impl UdpSocket {
@@ -111,7 +108,7 @@ impl UdpSocket {
             icmp_recent: Vec::new(),
             offload,
             run: Vec::new(),
-            martians: 0,
+            martians: Martians::default(),
         })
     }
 
@@ -122,8 +119,7 @@ impl UdpSocket {
 
     /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many came; none
     /// means that the queue is empty. A datagram from a loopback address is handed over only if it came over the loopback
-    /// interface. The kernel lets others in where `route_localnet` is set, as containers' networks do; then a neighbour
-    /// could speak as this machine's own programs.
+    /// interface ([`Martians`]).
     pub fn receive(
         &mut self,
         now: Now,
@@ -153,11 +149,10 @@ impl UdpSocket {
             let remote = canonical(meta.addr);
             let local = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
             let run = &slice[..meta.len];
-            let foreign = meta.interface_index.is_some_and(|index| index != LOOPBACK_INTERFACE);
-            if foreign && remote.ip().is_loopback() {
+            if remote.ip().is_loopback() && self.martians.is_one(now, meta.interface_index) {
                 let count = meta.len.div_ceil(meta.stride.max(1)).max(1);
                 datagrams += count;
-                self.martians += count;
+                self.martians.count += count;
                 continue;
             }
             // An empty datagram has no chunks, but is a datagram too.
@@ -171,7 +166,7 @@ impl UdpSocket {
 
     /// How many datagrams [`receive`](Self::receive) has not handed over since the last call.
     pub fn take_martians(&mut self) -> usize {
-        std::mem::take(&mut self.martians)
+        std::mem::take(&mut self.martians.count)
     }
 
     /// The limit of a run, which leaves by one call ([`send_run`](Self::send_run)).

@@ -402,7 +402,7 @@ fn a_bent_packet_is_judged_by_its_source_too() {
 
 #[test]
 fn only_both_whole_families_let_everything_pass() {
-    let mut delivered = |allowed: &[&str], plaintext: &[u8]| {
+    let delivered = |allowed: &[&str], plaintext: &[u8]| {
         let mut pair = Pair::new(|spec| {
             spec["Destinations"][0]["Formatter"] = json!("hex");
             spec["WireGuard"]["Peers"][0]["AllowedIPs"] = json!(allowed);
