@@ -32,10 +32,13 @@ packet_sources:
 
 
 class Gateway(Process):
-    """Runs from construction to the end of the `with`. `destinations` is YAML, the items of the Listener's list. With
-    `aws`, the URL of what stands in for it, the topic lies there; else the gateway's own SNS endpoint has it."""
+    """Runs from construction to the end of the `with`. `destinations` is YAML, the items of the Listener's list,
+    and `others` more Listeners. With `aws`, the URL of what stands in for it, the topic lies there; else the gateway's
+    own SNS endpoint has it."""
 
-    def __init__(self, directory: Path, destinations: str = "", command: str = "run", aws: str = "") -> None:
+    def __init__(
+        self, directory: Path, destinations: str = "", command: str = "run", aws: str = "", others: str = ""
+    ) -> None:
         self.port = free_port(socket.SOCK_DGRAM)
         self.api = f"http://127.0.0.1:{free_port()}"
         self.sns = f"http://127.0.0.1:{free_port()}"
@@ -49,6 +52,7 @@ class Gateway(Process):
             f"{'aws' if aws else 'sns'}: {{ {topics} }}\n"
             f"listeners:\n  - name: bench\n    bind: 127.0.0.1:{self.port}\n"
             + (f"    destinations:\n{destinations}" if destinations else "")
+            + others
             + SOURCE
         )
         # Its events go to a file: a pipe that nobody reads would fill up.

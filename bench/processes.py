@@ -74,6 +74,10 @@ class Process:
         """What it prints at its own end, a line of JSON."""
         return self._parse(self._read_out())
 
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self._process.send_signal(number)
+
     def stop(self) -> dict[str, Any]:
         """SIGTERM, then what it printed at its end."""
         self._process.terminate()
