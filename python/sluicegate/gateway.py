@@ -275,15 +275,15 @@ class Gateway:
         running = self._listeners()
         return MetricSources(
             ports=[one.port for one in running],
-            deliveries=[(one.name, name, stats) for one in running for name, stats in one.stats().items()],
+            deliveries=((one.name, name, stats) for one in running for name, stats in one.stats().items()),
             events=self._events,
             topics=self._topics,
-            queues=[
+            queues=(
                 (one.name, place.resource.name, place.inlet.stats)
                 for one in running
                 for _, place in one.live_sources
                 if isinstance(place.inlet, SnsSource)
-            ],
+            ),
             dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
             domains=self._node.domains.stats() if self._node is not None else [],
         )

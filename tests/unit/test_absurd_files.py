@@ -155,6 +155,7 @@ def texts() -> Iterator[str]:
     yield "a: |\n  x\n  y\nb: >-\n  x\n\n  y\n? c\n: d\n"
     yield "- - a\n  - b\n-\n  c: d\n"
     yield "%YAML 1.2\n---\na: b\n...\n"
+    yield "a:\nb:\n"
     yield "# only a comment\n"
 
 

@@ -68,7 +68,7 @@ def create_app(
         return _json(gateway.about())
 
     async def metrics(request: Request) -> Response:
-        return Response(render_metrics(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await render_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     async def post_message(request: Request) -> Response:
         name = request.path_params["name"]

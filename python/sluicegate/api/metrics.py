@@ -2,13 +2,19 @@
 
 The numbers are read when they are asked for: the native side's from `Port.stats`, delivery's from each
 Destination's statistics, events' from the event log. Nothing is counted here.
+
+A thousand Listeners have some fifty thousand numbers, and the event loop has messages to send meanwhile. So a scrape
+gives the loop back after `AT_ONCE` numbers, and asks the I/O thread in another thread.
 """
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
+import orjson
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -32,21 +38,56 @@ class MetricSources:
     """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`, `dead_letters`
     `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`, `domains` `(name, statistics)`."""
 
-    ports: Sequence[PortStats] = ()
-    deliveries: Sequence[tuple[str, str, DeliveryStats]] = ()
+    ports: Iterable[PortStats] = ()
+    deliveries: Iterable[tuple[str, str, DeliveryStats]] = ()
     events: EventLog | None = None
     topics: Topics | None = None
-    queues: Sequence[tuple[str, str, SourceStats]] = ()
-    dead_letters: Sequence[tuple[str, DeadLetterStats]] = ()
-    domains: Sequence[tuple[str, DomainStats]] = ()
+    queues: Iterable[tuple[str, str, SourceStats]] = ()
+    dead_letters: Iterable[tuple[str, DeadLetterStats]] = ()
+    domains: Iterable[tuple[str, DomainStats]] = ()
 
 
-def exposition(read: Callable[[], MetricSources]) -> Callable[[], bytes]:
-    """A function that renders the current numbers. `read` is called for each rendering."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(_GatewayCollector(read))
-    return lambda: generate_latest(registry)
+AT_ONCE = 500
+"""Numbers that are read or rendered between two turns of the event loop: 1 to 3 ms."""
+PORTS_AT_ONCE = 50
+"""Listeners that are asked in one turn of the other thread."""
+
+
+def exposition(read: Callable[[], MetricSources]) -> Callable[[], Awaitable[bytes]]:
+    """A function that renders the current numbers, once at a time. `read` is called for each rendering."""
+    process = CollectorRegistry()
+    ProcessCollector(registry=process)
+    turn = asyncio.Lock()
+
+    async def render() -> bytes:
+        async with turn:
+            families = await _collected(read())
+            rendered = [generate_latest(process)]
+            for family in families.made.values():
+                for part in _parts(family):
+                    rendered.append(part)
+                    await asyncio.sleep(0)
+        return b"".join(rendered)
+
+    return render
+
+
+def _parts(family: Metric) -> Iterator[bytes]:
+    """The lines of a family, some at a time."""
+    for start in range(0, len(family.samples), AT_ONCE):
+        part = copy.copy(family)
+        part.samples = family.samples[start : start + AT_ONCE]
+        text = generate_latest(_Part(part))
+        # HELP and TYPE stand once, before all lines.
+        yield text if start == 0 else text.split(b"\n", 2)[2]
+
+
+class _Part(Collector):
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterable[Metric]:
+        return [self._metric]
 
 
 @dataclass(slots=True)
@@ -131,6 +172,8 @@ class _Families:
     """Metric families by name, made when first fed, so that an empty gateway still exposes what it can."""
 
     made: dict[str, CounterMetricFamily | GaugeMetricFamily] = field(default_factory=dict)
+    count: int = 0
+    """Numbers in all of them."""
 
     def add(
         self, name: str, help_text: str, labels: Mapping[str, str], value: float, *, gauge: bool = False
@@ -140,6 +183,7 @@ class _Families:
             kind = GaugeMetricFamily if gauge else CounterMetricFamily
             family = self.made[name] = kind(f"sluicegate_{name}", help_text, labels=list(labels))
         family.add_metric(list(labels.values()), value)
+        self.count += 1
 
     def feed(self, specs: Iterable[_Spec], stats: Mapping[str, Any], labels: Mapping[str, str]) -> None:
         for spec in specs:
@@ -151,66 +195,87 @@ class _Families:
                 self.add(spec.name, spec.help, {**labels, spec.by: key}, count)
 
 
-class _GatewayCollector(Collector):
-    def __init__(self, read: Callable[[], MetricSources]) -> None:
-        self._read = read
+async def _collected(sources: MetricSources) -> _Families:
+    """All numbers."""
+    families, told = _Families(), 0
+    ports = iter(sources.ports)
+    while some := list(islice(ports, PORTS_AT_ONCE)):
+        for stats in await asyncio.to_thread(_ask, some):
+            for _ in _feed_port(families, orjson.loads(stats)):
+                told = await _breathe(families, told)
+    for _ in _feed_rest(families, sources):
+        told = await _breathe(families, told)
+    return families
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: the registry would otherwise collect once at registration, before the gateway runs."""
-        return ()
 
-    def collect(self) -> Iterable[Metric]:
-        sources = self._read()
-        families = _Families()
-        for port in sources.ports:
-            stats = json.loads(port.stats())
-            listener = {"listener": stats["Listener"]}
-            families.feed(_LISTENER, stats, listener)
-            if "WireGuard" in stats:
-                families.feed(_WIREGUARD, stats["WireGuard"], listener)
-            for destination in _live(stats.get("Destinations", ())):
-                families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
-            for source in _live(stats.get("Sources", ())):
-                families.feed(_SOURCE, source, {**listener, "packet_source": source["Name"]})
-        for listener_name, destination_name, delivery in sources.deliveries:
-            _feed_delivery(families, {"listener": listener_name, "destination": destination_name}, delivery)
-        if sources.events is not None:
-            for event, count in sources.events.counts().items():
-                families.add("events", "Events by name, suppressed lines included.", {"event": event}, count)
-            for sink, count in sources.events.dropped().items():
-                families.add(
-                    "events_dropped", "Event lines that a sink could not take.", {"sink": sink}, count
-                )
-        if sources.topics is not None:
-            topics = sources.topics
-            families.add("sns_unrouted_messages", "Messages to topics without source.", {}, topics.unrouted)
-            families.add("sns_throttled_messages", "Messages refused as Throttled.", {}, topics.throttled)
-        for listener_name, source_name, source_stats in sources.queues:
-            labels = {"listener": listener_name, "packet_source": source_name}
-            for name, help_text, gauge in _QUEUE:
-                value = getattr(source_stats, name)
-                families.add(f"source_queue_{name}", help_text, labels, value, gauge=gauge)
-        for queue, letters in sources.dead_letters:
-            labels = {"queue": queue}
-            families.add("dead_letters_kept", "Dead letters that the queue took.", labels, letters.kept)
-            families.add("dead_letters_lost", "Dead letters that were given up.", labels, letters.lost)
-            families.add(
-                "dead_letters_waiting",
-                "Dead letters not yet in the queue.",
-                labels,
-                letters.waiting,
-                gauge=True,
-            )
-        for domain, looked in sources.domains:
-            labels = {"domain": domain}
-            families.add("domain_lookups", "Look-ups of names of clients.", labels, looked.lookups)
-            families.add(
-                "domain_lookup_failures", "Those that the DNS did not answer.", labels, looked.failures
-            )
-            families.add(
-                "domain_addresses", "Addresses that a name admits.", labels, looked.addresses, gauge=True
-            )
-        return list(families.made.values())
+def _ask(ports: Iterable[PortStats]) -> list[str]:
+    """What each counts. Blocks."""
+    return [port.stats() for port in ports]
+
+
+async def _breathe(families: _Families, told: int) -> int:
+    """Let others run after `AT_ONCE` numbers. Returns how many there were at the last time."""
+    if families.count - told < AT_ONCE:
+        return told
+    await asyncio.sleep(0)
+    return families.count
+
+
+def _feed_port(families: _Families, stats: Mapping[str, Any]) -> Iterator[None]:
+    """Add the numbers of one Listener, in steps."""
+    listener = {"listener": stats["Listener"]}
+    families.feed(_LISTENER, stats, listener)
+    if "WireGuard" in stats:
+        families.feed(_WIREGUARD, stats["WireGuard"], listener)
+    for destination in _live(stats.get("Destinations", ())):
+        families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
+        yield
+    for source in _live(stats.get("Sources", ())):
+        families.feed(_SOURCE, source, {**listener, "packet_source": source["Name"]})
+        yield
+    yield
+
+
+def _feed_rest(families: _Families, sources: MetricSources) -> Iterator[None]:
+    """Add what the I/O thread does not count, in steps."""
+    for listener_name, destination_name, delivery in sources.deliveries:
+        labels = {"listener": listener_name, "destination": destination_name}
+        _feed_delivery(families, labels, delivery)
+        yield
+    if sources.events is not None:
+        for event, count in sources.events.counts().items():
+            families.add("events", "Events by name, suppressed lines included.", {"event": event}, count)
+        for sink, count in sources.events.dropped().items():
+            families.add("events_dropped", "Event lines that a sink could not take.", {"sink": sink}, count)
+    if sources.topics is not None:
+        topics = sources.topics
+        families.add("sns_unrouted_messages", "Messages to topics without source.", {}, topics.unrouted)
+        families.add("sns_throttled_messages", "Messages refused as Throttled.", {}, topics.throttled)
+    for listener_name, source_name, source_stats in sources.queues:
+        labels = {"listener": listener_name, "packet_source": source_name}
+        for name, help_text, gauge in _QUEUE:
+            value = getattr(source_stats, name)
+            families.add(f"source_queue_{name}", help_text, labels, value, gauge=gauge)
+        yield
+    for queue, letters in sources.dead_letters:
+        _feed_letters(families, {"queue": queue}, letters)
+        yield
+    for domain, looked in sources.domains:
+        _feed_domain(families, {"domain": domain}, looked)
+        yield
+
+
+def _feed_letters(families: _Families, labels: Mapping[str, str], letters: DeadLetterStats) -> None:
+    families.add("dead_letters_kept", "Dead letters that the queue took.", labels, letters.kept)
+    families.add("dead_letters_lost", "Dead letters that were given up.", labels, letters.lost)
+    help_text = "Dead letters not yet in the queue."
+    families.add("dead_letters_waiting", help_text, labels, letters.waiting, gauge=True)
+
+
+def _feed_domain(families: _Families, labels: Mapping[str, str], looked: DomainStats) -> None:
+    families.add("domain_lookups", "Look-ups of names of clients.", labels, looked.lookups)
+    families.add("domain_lookup_failures", "Those that the DNS did not answer.", labels, looked.failures)
+    families.add("domain_addresses", "Addresses that a name admits.", labels, looked.addresses, gauge=True)
 
 
 def _feed_delivery(families: _Families, labels: Mapping[str, str], stats: DeliveryStats) -> None:
