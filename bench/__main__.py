@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import cycles, echo, egress, idle, ingress, latency, listeners, offload, sns, sqs, wireguard
+from . import cycles, echo, egress, idle, ingress, latency, listeners, many, offload, sns, sqs, wireguard
 from .plan import FULL, QUICK, Plan
 from .processes import CORES, LOAD_CORE, TESTED_CORE, BenchError, commit
 from .results import Row, table
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "idle": idle.run,
     "listeners": listeners.run,
     "cycles": cycles.run,
+    "many": many.run,
     "wireguard": wireguard.run,
 }
 

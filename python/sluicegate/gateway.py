@@ -35,6 +35,7 @@ from sluicegate.running import views
 from sluicegate.running.documents import Refused, declared, desire, removal
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
+from sluicegate.running.pulse import Pulse
 from sluicegate.running.registry import Registry, fault
 from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
 from sluicegate.sources.base import Sender
@@ -84,6 +85,7 @@ class Gateway:
         self._keys = KeyFile(Path(self._settings.state + ".keys"))
         self._local_key = LocalKey(self._keys, admin_key_file(self._settings.state))
         self._ready = False
+        self._pulse = Pulse()
         self._closing = contextlib.AsyncExitStack()
         self.api: Server | None = None
         self.sns: Server | None = None
@@ -171,6 +173,7 @@ class Gateway:
             await self._registry.start()
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
+        self._tasks.append(asyncio.create_task(self._pulse.run(self._listeners), name="pulse"))
         if self._reload_functions:
             watching = reload.watch(_Destinations(self._registry))
             self._tasks.append(asyncio.create_task(watching, name="reload functions"))
@@ -228,12 +231,7 @@ class Gateway:
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
         """True once every Listener is bound, and while the data plane runs."""
-        alive, running = self._ready, self._listeners()
-        try:
-            for one in running:
-                one.port.stats()
-        except RuntimeError:
-            alive = False
+        alive, running = self._ready and self._pulse.alive, self._listeners()
         return alive, {
             "Status": "ok" if alive else "starting or stopping",
             "Region": self._settings.region,

@@ -11,6 +11,7 @@ A peer's public key in a path is percent-encoded: base64 has `/` and `+`.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -27,7 +28,8 @@ from sluicegate.http.auth import caller
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
 from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, parse, resource_url
 from sluicegate.running.peers import peer_views
-from sluicegate.running.registry import Declared, Proposed, Registry
+from sluicegate.running.plan import batched
+from sluicegate.running.registry import Declared, NotFound, Proposed, Registry
 from sluicegate.running.views import returned, shown
 from sluicegate.state import Answer, ResourceTable
 
@@ -36,6 +38,8 @@ LOCAL_CODE = "Sluicegate-Local-Code"
 """The header with further folders for the code of a document."""
 _INSTEAD = "add the folders to `local_code` in the gateway's file"
 _KEY_LIMIT = 256
+_AT_ONCE = 50
+"""Resources that are shown between two turns of the event loop."""
 _PEERS = 1000
 """Peers in one answer; `?after=NextToken` has those that follow."""
 _BEGUN = 0
@@ -99,7 +103,12 @@ class Resources:
         return self._gateway.registry
 
     async def items(self, kind: str, request: Request) -> Response:
-        items = [self._shown(one, request) for one in self._registry.declared(kind)]
+        items = []
+        for some in batched(self._registry.names(kind), _AT_ONCE):
+            for key in some:
+                with contextlib.suppress(NotFound):  # deleted since
+                    items.append(self._shown(self._registry.find(*key), request))
+            await asyncio.sleep(0)
         return _json({"Items": items, "NextToken": None})
 
     async def read(self, kind: str, request: Request) -> Response:
