@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import cycles, echo, egress, idle, ingress, latency, listeners, many, offload, sns, sqs, wireguard
+from . import cycles, echo, egress, idle, ingress, latency, listeners, many, offload, overload, sns, sqs, wireguard
 from .plan import FULL, QUICK, Plan
 from .processes import CORES, LOAD_CORE, TESTED_CORE, BenchError, commit
 from .results import Row, table
@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "sns": sns.run,
     "sqs": sqs.run,
     "echo": echo.run,
+    "overload": overload.run,
     "latency": latency.run,
     "idle": idle.run,
     "listeners": listeners.run,

@@ -12,6 +12,8 @@ pub struct Batch {
     body: Vec<u8>,
     /// End of each record in `body`; a record starts one byte (the comma) after the end of the one before.
     ends: Vec<u32>,
+    /// Packets that were refused while this batch was open, or since the one before.
+    refused: usize,
 }
 
 impl Batch {
@@ -23,6 +25,11 @@ impl Batch {
     /// Number of packets.
     pub fn count(&self) -> usize {
         self.ends.len()
+    }
+
+    /// Bytes that the batch would have if none of its time had been refused: about, from the size of those that it has.
+    pub fn weight(&self) -> usize {
+        self.body.len() + self.refused.saturating_mul(self.body.len() / self.count().max(1))
     }
 
     /// The packets, one JSON object each.
@@ -55,6 +62,8 @@ pub struct Batcher {
     deadline: u64,
     /// Capacity for the next batch, from the last one: a steady stream allocates once a batch.
     typical: usize,
+    /// Bytes of a packet in the last batch, about.
+    record: usize,
 }
 
 impl Batcher {
@@ -68,6 +77,7 @@ impl Batcher {
             open: Batch::default(),
             deadline: 0,
             typical: 0,
+            record: 0,
         }
     }
 
@@ -92,6 +102,17 @@ impl Batcher {
         if self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size {
             ready(self.close());
         }
+    }
+
+    /// A packet was refused ([`crate::intake`]): it weighs, but is not there.
+    pub fn refuse(&mut self) {
+        self.open.refused += 1;
+    }
+
+    /// Packets a second that make batches full before their time is over, by the size of those in the last batch.
+    pub fn fills(&self) -> f64 {
+        let packets = self.count.min(self.size / self.record.max(1));
+        packets as f64 / (self.timeout.max(time::SECOND / 1_000) as f64 / time::SECOND as f64)
     }
 
     /// The moment at which the open batch must go, if there is one.
@@ -123,6 +144,7 @@ impl Batcher {
     fn close(&mut self) -> Batch {
         self.open.body.extend_from_slice(TAIL);
         self.typical = self.open.body.len();
+        self.record = self.typical / self.open.count().max(1);
         std::mem::take(&mut self.open)
     }
 }

@@ -6,16 +6,17 @@ use crate::{
     counters::{DestinationCounters, SourceCounters},
     egress::Egress,
     event::{About, Event, Kinds},
+    intake::{Intake, Pushed},
     judge::{Surroundings, may_converse},
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::{
-        Arrived, Session, WireGuard,
+        Arrived, Delivery, Session, WireGuard,
         wireguard::{PeerId, PeerStatus, PublicKey, Secret},
     },
     shared::Shared,
     spec::{DestinationSpec, ListenerSpec, PeerMemory, PeerSpec},
-    tag::{ReturnAddress, TagSealer, TagText},
+    tag::{ReturnAddress, TagSealer},
 };
 use std::{
     collections::VecDeque,
@@ -47,6 +48,7 @@ pub struct Listener {
     plaintext: Vec<u8>,
     writer: PacketWriter,
     batchers: Vec<Batcher>,
+    intakes: Vec<Intake>,
     ready: VecDeque<(usize, Batch)>,
     egress: Egress,
     counters: Counters,
@@ -62,6 +64,7 @@ impl Listener {
             writer: PacketWriter::new(&spec.domain, bound.port(), session.protocol(), &shared.region),
             plaintext: Vec::new(),
             batchers: spec.destinations.iter().map(Batcher::new).collect(),
+            intakes: spec.destinations.iter().map(|_| Intake::default()).collect(),
             ready: VecDeque::new(),
             egress: Egress::new(&spec),
             events: Vec::new(),
@@ -98,49 +101,60 @@ impl Listener {
             Arrived::Packet(_) if self.spec.destinations.iter().all(|destination| destination.removed) => {
                 self.reject(now, remote, datagram.len(), Rejected::NoDestination);
             }
-            Arrived::Packet(delivery) => {
-                let address = ReturnAddress {
-                    listener: self.spec.id,
-                    node: self.shared.node,
-                    expires: (now.unix_ms / 1_000) as u32 + self.shared.tag_seconds,
-                    local: SocketAddr::new(local, self.bound.port()),
-                    remote,
-                };
-                let tag = delivery.seal_tag(&mut self.sealer, &self.shared.tag_keys, &address);
-                let peer = delivery.peer.as_ref().map(|peer| (&peer.key, peer.inner.as_ref()));
-                self.writer.begin(now, tag.as_bytes(), remote, local, peer);
-                self.deliver(now, &tag, remote, delivery.payload);
-            }
+            Arrived::Packet(delivery) => self.deliver(now, local, remote, &delivery),
         }
         self.plaintext = plaintext;
     }
 
-    /// Renders the packet that the writer has begun for each Destination.
-    fn deliver(&mut self, now: Now, tag: &TagText, remote: SocketAddr, payload: &[u8]) {
-        if self.egress.watched.meets(Kinds::PACKET_RECEIVED) {
-            let about = About::Received(String::from_utf8_lossy(tag.as_bytes()).into_owned());
-            self.event(Kinds::PACKET_RECEIVED, now, remote, payload.len(), about);
-        }
-        for (index, batcher) in self.batchers.iter_mut().enumerate() {
+    /// Renders a packet for each Destination that it may go to. What they share is made for the first of them.
+    fn deliver(&mut self, now: Now, local: IpAddr, remote: SocketAddr, delivery: &Delivery) {
+        let mut begun = false;
+        for index in 0..self.batchers.len() {
             let spec = &self.spec.destinations[index];
+            let (formatter, bound) = (spec.formatter, spec.bound);
             if spec.removed {
                 continue;
             }
-            let counters = &mut self.counters.destinations[index];
-            counters.packets += 1;
-            if !spec.bound {
-                *counters.dropped.entry(Dropped::Unbound).or_default() += 1;
+            self.counters.destinations[index].packets += 1;
+            if bound && !self.intakes[index].admit(now) {
+                self.batchers[index].refuse();
+                self.dropped(index, Dropped::QueueFull, 1);
                 continue;
             }
-            let (writer, ready) = (&self.writer, &mut self.ready);
-            batcher.add(
+            if !std::mem::replace(&mut begun, true) {
+                self.begin(now, local, remote, delivery);
+            }
+            if !bound {
+                self.dropped(index, Dropped::Unbound, 1);
+                continue;
+            }
+            let (writer, ready, counters) = (&self.writer, &mut self.ready, &mut self.counters.destinations[index]);
+            self.batchers[index].add(
                 now,
-                |out| writer.write(spec.formatter, payload, out),
+                |out| writer.write(formatter, delivery.payload, out),
                 |batch| {
                     counters.batches += 1;
                     ready.push_back((index, batch));
                 },
             );
+        }
+    }
+
+    /// Seals a packet's Tag, and renders what all Destinations share.
+    fn begin(&mut self, now: Now, local: IpAddr, remote: SocketAddr, delivery: &Delivery) {
+        let address = ReturnAddress {
+            listener: self.spec.id,
+            node: self.shared.node,
+            expires: (now.unix_ms / 1_000) as u32 + self.shared.tag_seconds,
+            local: SocketAddr::new(local, self.bound.port()),
+            remote,
+        };
+        let tag = delivery.seal_tag(&mut self.sealer, &self.shared.tag_keys, &address);
+        let peer = delivery.peer.as_ref().map(|peer| (&peer.key, peer.inner.as_ref()));
+        self.writer.begin(now, tag.as_bytes(), remote, local, peer);
+        if self.egress.watched.meets(Kinds::PACKET_RECEIVED) {
+            let about = About::Received(String::from_utf8_lossy(tag.as_bytes()).into_owned());
+            self.event(Kinds::PACKET_RECEIVED, now, remote, delivery.payload.len(), about);
         }
     }
 
@@ -188,6 +202,7 @@ impl Listener {
             }
             _ => {
                 put(&mut self.batchers, index, Batcher::new(spec));
+                put(&mut self.intakes, index, Intake::default());
                 put(&mut self.counters.destinations, index, DestinationCounters::new(&spec.name));
                 None
             }
@@ -209,7 +224,9 @@ impl Listener {
                 self.egress.transmit(transmit);
             }
         }
-        self.counters.wire_guard = self.session.wire_guard_counters();
+        if let counters @ Some(_) = self.session.wire_guard_counters() {
+            self.counters.wire_guard = counters;
+        }
     }
 
     /// The public key of a `wg` Listener.
@@ -365,8 +382,16 @@ impl Listener {
         self.bound
     }
 
-    /// Counts `packets` packets that the queue of Destination `index` has dropped.
-    pub fn dropped(&mut self, index: usize, why: Dropped, packets: usize) {
+    /// The queue of Destination `index` took a batch. What it dropped for that counts as `QueueFull`; packets that come
+    /// while it is full may be refused.
+    pub fn pushed(&mut self, now: Now, index: usize, pushed: Pushed) {
+        self.intakes[index].pushed(now, pushed, self.batchers[index].fills());
+        if pushed.evicted > 0 {
+            self.dropped(index, Dropped::QueueFull, pushed.evicted);
+        }
+    }
+
+    fn dropped(&mut self, index: usize, why: Dropped, packets: usize) {
         *self.counters.destinations[index].dropped.entry(why).or_default() += packets as u64;
     }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 use rustix::event::epoll::EventFlags;
 use sluice_core::{
-    About, Dropped, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, Shared,
+    About, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, Shared,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
@@ -20,8 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most batches that are received from one socket in one turn.
-const RECEIVE_ROUNDS: usize = 4;
+/// Once so many datagrams have been received from one socket, the others have their turn. A single receive may yield more:
+/// the kernel coalesces up to 64 in each buffer.
+const RECEIVE_ROUND: usize = 128;
 /// Documents are parsed while fewer datagrams than this wait. So few are still in the processor's cache when the kernel
 /// copies them, and they are enough for large calls when each document has one entry.
 const QUEUE_LOW: usize = 128;
@@ -103,9 +104,11 @@ impl Open {
             self.blocked = false;
         }
         if flags.contains(EventFlags::IN) && self.receiving {
-            for _ in 0..RECEIVE_ROUNDS {
-                if self.receive(now, buffers) == 0 {
-                    break;
+            let mut received = 0;
+            while received < RECEIVE_ROUND {
+                match self.receive(now, buffers) {
+                    0 => break,
+                    count => received += count,
                 }
             }
         }
@@ -115,7 +118,7 @@ impl Open {
     pub fn advance(&mut self, now: Now, own: &OwnEndpoints, shared: &Shared) {
         self.listener.watch(self.port.watched());
         self.listener.handle_timeout(now);
-        self.hand_over();
+        self.hand_over(now);
         self.port.answer_call();
         self.behind = loop {
             if self.listener.queued() >= QUEUE_LOW {
@@ -153,7 +156,7 @@ impl Open {
         let removed: Vec<_> = spec.destinations.iter().map(|destination| destination.removed).collect();
         let sources = spec.sources.len();
         self.listener.update(now, spec)?;
-        self.hand_over();
+        self.hand_over(now);
         self.port.update(queues.clone(), sources);
         for (queue, _) in queues.iter().zip(removed).filter(|(_, removed)| *removed) {
             queue.close();
@@ -169,10 +172,10 @@ impl Open {
         // Datagrams that came before the stop have arrived. A flood that goes on is not waited for.
         let deadline = Instant::now() + Duration::from_millis(500);
         while self.receive(now, buffers) > 0 && Instant::now() < deadline {
-            self.hand_over();
+            self.hand_over(now);
         }
         self.listener.flush(now);
-        self.hand_over();
+        self.hand_over(now);
         self.port.all_queues().iter().for_each(|queue| queue.close());
     }
 
@@ -351,11 +354,10 @@ impl Open {
     }
 
     /// Moves batches that are ready to where their readers find them.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, now: Now) {
         while let Some((destination, batch)) = self.listener.poll_batch() {
-            let dropped = self.port.queue(destination).map_or(0, |queue| queue.push(batch));
-            if dropped > 0 {
-                self.listener.dropped(destination, Dropped::QueueFull, dropped);
+            if let Some(queue) = self.port.queue(destination) {
+                self.listener.pushed(now, destination, queue.push(batch));
             }
         }
     }

@@ -1,11 +1,15 @@
 //! Ready batches between the I/O thread and a Destination: bounded, the oldest gives way.
 
 use crate::{Signal, Signals, lock::lock};
-use sluice_core::Batch;
+use sluice_core::{Batch, Pushed};
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard},
 };
+
+/// Batches, and the part of the limit, that stay whatever arrives: a reader that stood still has something to begin with.
+const KEPT_BATCHES: usize = 4;
+const KEPT_PART: usize = 32;
 
 /// The queue of one Destination.
 #[derive(Debug)]
@@ -19,7 +23,11 @@ pub struct BatchQueue {
 struct Inner {
     batches: VecDeque<Batch>,
     bytes: usize,
+    /// Bytes, had no packet been refused while the queue was full (`sluice_core::intake`).
+    weight: usize,
     packets: usize,
+    /// Packets read since the last push.
+    taken: usize,
     closed: bool,
 }
 
@@ -29,28 +37,31 @@ impl BatchQueue {
         BatchQueue { limit, inner: Mutex::default(), ready: signals.signal() }
     }
 
-    /// Adds a batch; returns how many packets had to give way.
-    pub fn push(&self, batch: Batch) -> usize {
+    /// Adds a batch, for which the oldest give way: so many that those that are left arrived within the time in which the
+    /// limit is reached, refused packets included.
+    pub fn push(&self, batch: Batch) -> Pushed {
         let mut inner = self.lock();
         inner.bytes += batch.body().len();
+        inner.weight += batch.weight();
         inner.packets += batch.count();
         inner.batches.push_back(batch);
         let before = inner.packets;
-        while inner.bytes > self.limit && inner.batches.len() > 1 {
+        while inner.is_above(self.limit) {
             inner.pop();
         }
-        let dropped = before - inner.packets;
-        if inner.batches.len() == 1 || dropped > 0 {
+        let evicted = before - inner.packets;
+        if inner.batches.len() == 1 || evicted > 0 {
             self.ready.set();
         }
-        dropped
+        Pushed { evicted, taken: std::mem::take(&mut inner.taken), roomy: inner.weight < self.limit / 2 }
     }
 
     /// Takes up to `limit` batches, oldest first.
     pub fn read(&self, limit: usize) -> Vec<Batch> {
         let mut inner = self.lock();
         let count = limit.min(inner.batches.len());
-        let taken = (0..count).filter_map(|_| inner.pop()).collect();
+        let taken = (0..count).filter_map(|_| inner.pop()).collect::<Vec<_>>();
+        inner.taken += taken.iter().map(Batch::count).sum::<usize>();
         // Once closed it stays set, so that a reader finds out.
         if inner.batches.is_empty() && !inner.closed {
             self.ready.clear();
@@ -87,9 +98,15 @@ impl BatchQueue {
 }
 
 impl Inner {
+    fn is_above(&self, limit: usize) -> bool {
+        let kept = self.batches.len() <= KEPT_BATCHES || self.bytes <= limit / KEPT_PART;
+        self.batches.len() > 1 && (self.bytes > limit || (self.weight > limit && !kept))
+    }
+
     fn pop(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front()?;
         self.bytes -= batch.body().len();
+        self.weight -= batch.weight();
         self.packets -= batch.count();
         Some(batch)
     }

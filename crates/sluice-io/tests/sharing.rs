@@ -34,13 +34,13 @@ fn batch(packets: usize, bytes: usize) -> Batch {
 #[test]
 fn the_oldest_batches_give_way() {
     let queue = BatchQueue::new(1_000, &Signals::new().unwrap());
-    let dropped: usize = (1..=10).map(|packets| queue.push(batch(packets, 20))).sum();
+    let dropped: usize = (1..=10).map(|packets| queue.push(batch(packets, 20)).evicted).sum();
     let left: Vec<_> = queue.read(100).iter().map(Batch::count).collect();
     assert_eq!(left, [6, 7, 8, 9, 10]);
     assert_eq!(dropped, 1 + 2 + 3 + 4 + 5);
     // Always one, however large.
-    assert_eq!(queue.push(batch(1, 5_000)), 0);
-    assert_eq!(queue.push(batch(2, 5_000)), 1);
+    assert_eq!(queue.push(batch(1, 5_000)).evicted, 0);
+    assert_eq!(queue.push(batch(2, 5_000)).evicted, 1);
     assert_eq!(queue.waiting().0, 2);
 }
 
@@ -55,7 +55,7 @@ fn pushing_and_reading_at_once_loses_no_packet_uncounted() {
             let (queue, dropped) = (queue.clone(), dropped.clone());
             thread::spawn(move || {
                 for number in 0..EACH {
-                    dropped.fetch_add(queue.push(batch(1 + number % 7, 100)), Ordering::Relaxed);
+                    dropped.fetch_add(queue.push(batch(1 + number % 7, 100)).evicted, Ordering::Relaxed);
                 }
             })
         })

@@ -1,0 +1,127 @@
+//! Intake: which packets a Destination still gets while its queue is full.
+//!
+//! Theory. A full queue drops its oldest batches, so what is delivered stays fresh. But each of their packets was tagged and
+//! rendered for nothing, and that work takes the processor from the Destination itself. So the queue says how many packets
+//! its reader took. While the queue is full, a Destination gets as many a second and a little more, as credit; the others
+//! are refused before any work. The little more keeps the queue overflowing, and so shows when the reader becomes faster.
+//!
+//! - A refused packet weighs in the queue as if it had been rendered ([`Batch::weight`](crate::Batch::weight)). So the
+//!   queue spans as much time as it would without refusals, and what is delivered is as fresh.
+//! - It is a rate and not a share alone: credit that nobody uses soon admits everything again. So at the moment when less
+//!   arrives than the Destination takes, nothing is refused any more.
+//! - Who is admitted is drawn by lot, at the share of the last window. So each flow has its share, small ones too, however
+//!   it falls in with the rounds of receiving.
+//! - Batches close as full as before: never less is admitted than what fills them within their time.
+
+use crate::{Now, time::SECOND};
+
+/// How long the reader is watched before the rate changes, in nanoseconds; also the longest time that credit is kept for.
+const WINDOW: u64 = SECOND / 10;
+/// Credit for this part of a window admits without a lot: less arrives than the Destination takes.
+const UNUSED: f64 = 0.2;
+/// What a Destination gets, next to what it takes.
+const MORE: f64 = 1.125;
+/// A reader that takes batches now and then has windows without any: the rate falls by no more than this in each.
+const FALL: f64 = 0.75;
+/// How fast the rate grows from window to window while less than half of the queue is used.
+const RISE: f64 = 2.0;
+/// The part of what arrives that is always admitted, so that a reader which stood still finds fresh packets.
+const LEAST: f64 = 1.0 / 32.0;
+
+/// What became of a queue when a batch was added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Packets that gave way.
+    pub evicted: usize,
+    /// Packets that the reader took since the last batch was added.
+    pub taken: usize,
+    /// Whether less than half of the limit is used.
+    pub roomy: bool,
+}
+
+/// The intake of one Destination.
+#[derive(Debug, Default)]
+pub struct Intake {
+    limit: Option<Limit>,
+    window: Window,
+}
+
+/// While the queue is full.
+#[derive(Debug)]
+struct Limit {
+    /// Packets a second.
+    rate: f64,
+    /// The part of the packets that this was in the last window.
+    share: f64,
+    /// Packets that may come at once.
+    credit: f64,
+    /// When the credit was counted.
+    counted: u64,
+    /// The last lot.
+    lot: u32,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    began: u64,
+    offered: u64,
+    taken: usize,
+    evicted: usize,
+}
+
+impl Intake {
+    /// Whether a packet that arrives may have what it costs to render it.
+    #[inline]
+    pub fn admit(&mut self, now: Now) -> bool {
+        self.window.offered += 1;
+        self.limit.as_mut().is_none_or(|limit| limit.admit(now))
+    }
+
+    /// A batch was added to the queue. `fills`: the packets a second that fill batches within their time.
+    pub fn pushed(&mut self, now: Now, pushed: Pushed, fills: f64) {
+        self.window.taken += pushed.taken;
+        self.window.evicted += pushed.evicted;
+        if now.mono.saturating_sub(self.window.began) >= WINDOW {
+            let window = std::mem::replace(&mut self.window, Window { began: now.mono, ..Window::default() });
+            self.adapt(now, &window, pushed.roomy, fills);
+        }
+    }
+
+    fn adapt(&mut self, now: Now, window: &Window, roomy: bool, fills: f64) {
+        let seconds = (now.mono - window.began) as f64 / SECOND as f64;
+        let (offered, taken) = (window.offered as f64 / seconds, window.taken as f64 / seconds);
+        let kept = match &self.limit {
+            None if window.evicted == 0 => return,
+            None => 0.0,
+            Some(limit) if roomy && offered <= limit.rate => {
+                self.limit = None;
+                return;
+            }
+            Some(limit) if roomy => limit.rate * RISE,
+            Some(limit) if window.evicted == 0 => limit.rate,
+            Some(limit) => limit.rate * FALL,
+        };
+        let limit = self.limit.get_or_insert(Limit { rate: 0.0, share: 0.0, credit: 0.0, counted: now.mono, lot: 0 });
+        limit.rate = (taken.max(fills) * MORE).max(kept).max(offered * LEAST);
+        limit.share = limit.rate / offered;
+    }
+}
+
+impl Limit {
+    fn admit(&mut self, now: Now) -> bool {
+        let in_window = self.rate * WINDOW as f64 / SECOND as f64;
+        if now.mono > self.counted {
+            let span = (now.mono - self.counted) as f64 / WINDOW as f64;
+            self.credit = (self.credit + in_window * span).min(in_window);
+            self.counted = now.mono;
+        }
+        // Numerical Recipes' generator: its high bits are random enough to favour no flow.
+        self.lot = self.lot.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let drawn = f64::from(self.lot) < self.share * f64::from(u32::MAX);
+        let admitted = self.credit >= 1.0 && (drawn || self.credit >= in_window * UNUSED);
+        if admitted {
+            self.credit -= 1.0;
+        }
+        admitted
+    }
+}
