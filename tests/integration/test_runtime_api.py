@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -36,6 +37,7 @@ async def request(address: str, method: str, path: str, body: bytes = b"") -> tu
 async def api() -> AsyncIterator[tuple[RuntimeApi, str]]:
     server = RuntimeApi()
     address = await server.start()
+    server.group = os.getpgrp()
     yield server, address
     await server.close()
 

@@ -1,14 +1,15 @@
 """First program of a worker process: ties its life to the gateway's, limits its memory, becomes AWS's runtime, with
 faster JSON and HTTP.
 
-Run by path as `python -P _worker_main.py PARENT MEMORY python HANDLER` or `… exec PATH`; it imports nothing
+Run by path as `python -P _worker_main.py PARENT MEMORY python HANDLER SOCKET` or `… exec PATH`; it imports nothing
 of ours, so that the handler finds the interpreter as AWS would leave it. PARENT is the gateway's process id,
-MEMORY bytes or 0.
+MEMORY bytes or 0. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API is.
 
 Not a `preexec_fn`: Python code between fork and exec may deadlock in a process that has native threads.
 """
 
 import ctypes
+import errno
 import os
 import resource
 import select
@@ -31,17 +32,41 @@ def main() -> None:
         # It died before the call above.
         os._exit(1)
     if memory:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        _limit(memory)
     if kind == "exec":
-        os.execv(target, [target])  # noqa: S606 the user's own program, without a shell
+        _execute(target)
+    client = _Client(int(sys.argv[5]))
     # As AWS does: the function's directory is the first to be searched.
     sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
     sys.argv = ["awslambdaric", target]
     from awslambdaric.__main__ import main as runtime  # type: ignore[import-untyped]
 
     _speed_up_json()
-    _speed_up_http()
+    _take_over_http(client)
     runtime(sys.argv)
+
+
+def _limit(memory: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or memory < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+
+def _execute(target: str) -> None:
+    """Become the user's own program, without a shell. Ends the process if that cannot be; the last line says why."""
+    try:
+        os.execv(target, [target])  # noqa: S606
+    except OSError as error:
+        fixes = {
+            errno.ENOEXEC: "build it for this machine, or begin it with a line #!/path/of/its/interpreter",
+            errno.EACCES: f"make it executable (chmod +x {target}), on a file system that is not mounted noexec",
+            errno.ENOENT: "it is gone, or the interpreter that its first line names is not there",
+        }
+        why = os.strerror(error.errno or 0).lower()
+        fix = fixes.get(error.errno or 0, "see whether it can be started by hand")
+        print(f"{target} cannot be run ({why}): {fix}", file=sys.stderr, flush=True)
+        # As a shell would: 126 is a program that cannot be run.
+        os._exit(126)
 
 
 def _speed_up_json() -> None:
@@ -78,18 +103,28 @@ def _speed_up_json() -> None:
     BaseLambdaRuntimeClient.marshaller = Marshaller()
 
 
-def _speed_up_http() -> None:
-    """Invocations and results through `_Client` instead of libcurl, which takes a sixth of the time of an echo and is
-    deaf to signals: from Python 3.12 on the runtime calls it in a thread of its own for each invocation."""
+def _take_over_http(client: "_Client") -> None:
+    """Everything that the runtime asks of the Runtime API goes through `client` instead of libcurl and `http.client`,
+    which need a port. libcurl also takes a sixth of the time of an echo and is deaf to signals: from Python 3.12 on the
+    runtime calls it in a thread of its own for each invocation."""
     from awslambdaric import lambda_runtime_client  # type: ignore[import-untyped]
     from awslambdaric.lambda_config import LambdaConfigProvider  # type: ignore[import-untyped]
 
+    def call_rapid(
+        runtime: object, method: str, path: str, expected: int, payload: object = None, headers: object = None
+    ) -> None:
+        body = lambda_runtime_client.to_json(payload).encode("utf-8", "replace")
+        status = client.call(method, path, body, dict(headers or {}))  # type: ignore[call-overload]
+        if status != str(int(expected)):
+            raise lambda_runtime_client.LambdaRuntimeClientError(path, status, "")
+
     LambdaConfigProvider.SUPPORTED_THREADPOLLING_ENVS = frozenset()
-    lambda_runtime_client.runtime_client = _Client(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    lambda_runtime_client.runtime_client = client
+    lambda_runtime_client.BaseLambdaRuntimeClient.call_rapid = call_rapid
 
 
 class _Client:
-    """What the runtime calls, over one plain socket. A result is sent together with the request for the next
+    """What the runtime calls, over the inherited socket. A result is sent together with the request for the next
     invocation, and both answers are read together.
 
     Made before the handler is loaded: a default timeout that the handler sets for its sockets must not hold here. The
@@ -97,17 +132,23 @@ class _Client:
     at any place, and through those it would not get.
     """
 
-    def __init__(self, api: str) -> None:
-        self._host = f"Host: {api}\r\n"
+    def __init__(self, descriptor: int) -> None:
+        self._host = "Host: runtime\r\n"
         self._next = f"GET {_INVOCATION}next HTTP/1.1\r\n{self._host}\r\n".encode()
         self._posted = False
         self._read = b""
-        host, _, port = api.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        # Without it a result waits for the other side's delayed acknowledgement.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = socket.socket(fileno=descriptor)
+        # What the handler starts has no part in it.
+        self._socket.set_inheritable(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+
+    def call(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> str:
+        """The status of a request that is neither for an invocation nor its result."""
+        lines = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items())
+        head = f"{method} {path} HTTP/1.1\r\n{self._host}{lines}Content-Length: {len(body)}\r\n\r\n"
+        self._socket.sendall(head.encode("latin-1", "replace") + body)
+        return self._answer()[0]
 
     def next(self) -> tuple[bytes, dict[str, str | int]]:
         if self._posted:

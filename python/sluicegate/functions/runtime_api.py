@@ -1,5 +1,5 @@
-"""The Lambda Runtime API (version 2018-06-01) for one worker: an HTTP server on an ephemeral port of the
-loopback.
+"""The Lambda Runtime API (version 2018-06-01) for one worker: HTTP over a socket that the worker inherits, or over
+an ephemeral port of the loopback, where only the worker is believed (`owner.py`).
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. The worker asks for work (`next`, a long
 poll), answers it (`response` or `error`) and asks again; `init/error` says that it cannot. What the worker
@@ -18,16 +18,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from dataclasses import dataclass, field
 
 import orjson
+import structlog
 
+from sluicegate.functions import owner
 from sluicegate.functions.errors import FunctionError, FunctionFailure, FunctionInitFailed
 from sluicegate.functions.runtime_http import RESPONSE_LIMIT, Connection, Request
 
+log = structlog.get_logger("sluicegate.functions")
+
 PREFIX = "/2018-06-01/runtime/"
 CONNECTIONS = 32  # a runtime needs two
+REFUSED_SECONDS = 10.0  # between two lines of the log about connections that were refused
 
 # Of a frame as the `traceback` module writes it: the file's name and the line.
 _PLACE = re.compile(r'^  File "(?:[^"\n]*/)?([^"/\n]+)", line ([0-9]+)', re.MULTILINE)
@@ -60,21 +66,38 @@ class RuntimeApi:
     last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: str = "") -> None:
         self.initialised: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done with the first `next`; `FunctionInitFailed` when the runtime reports that instead."""
+        self.group: int | None = None
+        """The process group whose connections to the port are believed; None: nobody's."""
+        self.stranger = ""
+        """Why a connection to the port was refused last; empty if none was."""
+        self._function = function
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
+        self._refused = 0
+        self._told = 0.0
         self._poller: Connection | None = None
         self._waiting: Invocation | None = None
         self._running: Invocation | None = None
         self._answered_id = ""
 
     async def start(self) -> str:
-        """Listen; returns `127.0.0.1:PORT`, the value of AWS_LAMBDA_RUNTIME_API."""
-        self._server = await asyncio.get_running_loop().create_server(self._accept, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()[:2]
+        """Listen on a port, for a program that has a client of its own; set `group` once it runs. Returns
+        `127.0.0.1:PORT`, the value of AWS_LAMBDA_RUNTIME_API. Raises `OSError` and `owner.Unavailable`."""
+        with socket.socket() as listening:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            owner.check_available(listening.getsockname())
+            self._server = await asyncio.get_running_loop().create_server(self._accept, sock=listening.dup())
+            host, port = listening.getsockname()
         return f"{host}:{port}"
+
+    async def connect(self, inherited: socket.socket) -> None:
+        """Serve the other end of `inherited`, a pair of Unix sockets; it belongs to the API from here on. Nobody who
+        does not inherit that end can speak there. Raises `OSError`."""
+        await asyncio.get_running_loop().create_unix_connection(self._accept, sock=inherited)
 
     async def close(self) -> None:
         """Cut every connection. Does not end an invocation: its owner knows better why."""
@@ -82,6 +105,8 @@ class RuntimeApi:
             self._server.close()
         for connection in list(self._connections):
             connection.close()
+        if self._refused:
+            self._tell_refused()
         if not self.initialised.cancel() and not self.initialised.cancelled():
             # Reported after nobody waited any more: not an unretrieved exception to complain about.
             self.initialised.exception()
@@ -95,10 +120,35 @@ class RuntimeApi:
     # Connections
 
     def _accept(self) -> Connection:
-        surplus = len(self._connections) >= CONNECTIONS
-        connection = Connection(self._exchange, self._lost, refused=surplus)
+        return Connection(self._admit, self._exchange, self._lost)
+
+    def _admit(self, connection: Connection, transport: asyncio.Transport) -> bool:
+        if self._server is not None:
+            peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            why = owner.stranger(peer, local, self.group) if peer and local else "it is gone already"
+            if why is not None:
+                self._refuse(why)
+                return False
+        if len(self._connections) >= CONNECTIONS:
+            return False
         self._connections.add(connection)
-        return connection
+        return True
+
+    def _refuse(self, why: str) -> None:
+        """Note a connection that was not the worker's; the log gets a line now and then, whoever knocks."""
+        self.stranger = why
+        self._refused += 1
+        if asyncio.get_running_loop().time() - self._told >= REFUSED_SECONDS:
+            self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        log.warning(
+            "connections to the Runtime API of a function were refused, as they are not its worker's",
+            function=self._function,
+            connections=self._refused,
+            last=self.stranger,
+        )
+        self._refused, self._told = 0, asyncio.get_running_loop().time()
 
     def _lost(self, connection: Connection) -> None:
         self._connections.discard(connection)

@@ -48,18 +48,17 @@ class Request:
 class Connection(asyncio.Protocol):
     """`handle` gets each request in turn, the next one only after `answer`, which may come at any later time.
 
-    `lost` is called once, with the end of the connection. What is not HTTP is answered by a status and the end;
-    a `refused` connection is cut as soon as it is made.
+    `admit` is asked as soon as the connection is made, before anything is read of it; one that it does not admit is
+    cut. `lost` is called once, with the end of the connection. What is not HTTP is answered by a status and the end.
     """
 
     def __init__(
         self,
+        admit: Callable[[Connection, asyncio.Transport], bool],
         handle: Callable[[Connection, Request], None],
         lost: Callable[[Connection], None],
-        *,
-        refused: bool = False,
     ) -> None:
-        self._refused = refused
+        self._admit = admit
         self._handle = handle
         self._lost = lost
         self._parser = httptools.HttpRequestParser(self)
@@ -69,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._answers: list[bytes] = []
         self._hang_up = select.poll()
         self._early = 0
+        self._cut = False
         self._in_head = False
         self._head = 0  # bytes of an unfinished head, without the read in which it began
         self._url = b""
@@ -114,10 +114,12 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
         connected = transport.get_extra_info("socket")
-        # Without it an answer waits for the other side's delayed acknowledgement: 44 ms measured.
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connected.family != socket.AF_UNIX:
+            # Without it an answer waits for the other side's delayed acknowledgement: 44 ms measured.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._hang_up.register(connected.fileno(), select.POLLRDHUP)
-        if self._refused:
+        if not self._admit(self, self._transport):
+            self._cut = True
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -129,6 +131,8 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        if self._cut:
+            return
         if self._answering is not None:
             self._early += len(data)
             if self._early > EARLY_LIMIT:

@@ -1,17 +1,21 @@
 """One worker: a process that handles invocations of one function, one at a time, and the Runtime API server
 for it.
 
-The process gets a session, a process group and a clean environment of its own. We wait for its end on a pidfd
-and reap it ourselves, after the rest of its group was killed: until then its number cannot be taken by a
-stranger. That it does not outlive the gateway is arranged by `_worker_main.py`.
+The process gets a session, a process group and a clean environment of its own. It inherits its standard streams
+and, where it runs Python, one end of a socket pair at whose other end the Runtime API is; an executable gets a port.
+We wait for its end on a pidfd and reap it ourselves, after the rest of its group was killed: until then its number
+cannot be taken by a stranger. That it does not outlive the gateway is arranged by `_worker_main.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import structlog
 
@@ -30,12 +34,14 @@ from sluicegate.functions.errors import (
     InvocationNotTaken,
 )
 from sluicegate.functions.output import OutputForwarder
+from sluicegate.functions.owner import Unavailable
 from sluicegate.functions.runtime_api import Invocation, RuntimeApi
 
 log = structlog.get_logger("sluicegate.functions")
 
 _MAIN = Path(__file__).with_name("_worker_main.py")
 _INHERITED = ("PATH", "HOME", "LANG")
+_NO_PORT = "127.0.0.1:0"  # of the form that AWS_LAMBDA_RUNTIME_API has in Lambda; nobody can listen there
 STOP_SECONDS = 1.0  # between SIGTERM and SIGKILL
 LAST_ANSWER_SECONDS = 0.05  # after the end of the process
 
@@ -59,9 +65,11 @@ class Program:
     limit_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def command(self) -> list[str]:
+    def command(self, inherited: int | None = None) -> list[str]:
+        """The worker's command line; `inherited` is the descriptor of its socket, where it inherits one."""
         memory = self.memory_mb * 2**20 if self.limit_memory else 0
-        return [sys.executable, "-P", str(_MAIN), str(os.getpid()), str(memory), self.kind, self.target]
+        command = [sys.executable, "-P", str(_MAIN), str(os.getpid()), str(memory), self.kind, self.target]
+        return command if inherited is None else [*command, str(inherited)]
 
     def variables(self, api: str) -> dict[str, str]:
         """The worker's environment; `api` is the `host:port` of its Runtime API."""
@@ -93,10 +101,11 @@ class Worker:
         """Done when the process has ended, with its return code (negative: the signal)."""
         self._loop = asyncio.get_running_loop()
         self._program = program
-        self._api = RuntimeApi()
+        self._api = RuntimeApi(program.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._pipes: list[tuple[asyncio.ReadTransport, OutputForwarder]] = []
+        self._unread: list[IO[bytes]] = []
         # Of the running invocation, or else the last one; output most likely belongs to it.
         self._request_id = ""
         self._answer: asyncio.Future[bytes] | None = None
@@ -113,20 +122,21 @@ class Worker:
         """Start the process, wait until it asks for work. `FunctionInitFailed` if that does not happen within
         `seconds`.
         """
-        address = await self._api.start()
         try:
-            self._spawn(address)
+            await self._launch()
+            await self._connect_output()
         except OSError as error:
-            detail = f"its process could not be started ({os.strerror(error.errno or 0).lower()})"
-            raise FunctionInitFailed(detail) from error
-        await self._connect_output()
+            raise FunctionInitFailed(_why_not_started(error)) from error
+        except Unavailable as error:
+            raise FunctionInitFailed(str(error)) from None
         initialised = self._api.initialised
         await asyncio.wait((initialised, self.exited), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if initialised.done():
             return initialised.result()
+        note = self._hindrance()
         if self.exited.done():
-            raise FunctionInitFailed(await self._how_it_ended("before it was ready"))
-        raise FunctionInitFailed(f"the process was not ready within {seconds:g} s")
+            raise FunctionInitFailed(await self._how_it_ended("before it was ready") + note)
+        raise FunctionInitFailed(f"the process was not ready within {seconds:g} s{note}")
 
     async def invoke(self, invocation: Invocation, seconds: float) -> bytes:
         """Body of the handler's response. After any exception but `FunctionError` the worker is of no more
@@ -156,6 +166,16 @@ class Worker:
         self.kill()
         raise FunctionTimeout(f"no answer within {seconds:g} s; the worker was killed")
 
+    def _hindrance(self) -> str:
+        """What kept the worker from its Runtime API, if anything is known."""
+        try:
+            # Without a descriptor its connection is cut before anybody hears of it.
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            return f"; {_why_not_started(error)}"
+        refused = self._api.stranger
+        return f"; a connection to its Runtime API was refused: {refused}" if refused else ""
+
     def kill(self) -> None:
         """SIGKILL for the whole group, now."""
         self._signal(signal.SIGKILL)
@@ -172,18 +192,39 @@ class Worker:
         await self._api.close()
         await self._close_output()
 
-    def _spawn(self, address: str) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
-            self._program.command(),
+    async def _launch(self) -> None:
+        if self._program.kind == "exec":
+            return self._spawn(await self._api.start())
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                await self._api.connect(ours)
+            except BaseException:
+                ours.close()
+                raise
+            self._spawn(_NO_PORT, theirs.fileno())
+
+    def _spawn(self, address: str, inherited: int | None = None) -> None:
+        process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
+            self._program.command(inherited),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=self._program.directory,
             env=self._program.variables(address),
+            pass_fds=() if inherited is None else (inherited,),
             start_new_session=True,
         )
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            # Nobody would hear of its end.
+            with process:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        self._process = process
+        self._api.group = process.pid
         self._loop.add_reader(self._pidfd, self._on_exit)
 
     def _on_exit(self) -> None:
@@ -204,9 +245,12 @@ class Worker:
 
     async def _connect_output(self) -> None:
         assert self._process is not None  # noqa: S101 called after _spawn
-        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+        assert self._process.stdout is not None and self._process.stderr is not None  # noqa: S101, PT018
+        self._unread = [self._process.stderr, self._process.stdout]
+        for stream in ("stdout", "stderr"):
             forwarder = OutputForwarder(stream, self._log_line)
-            transport, _ = await self._loop.connect_read_pipe(partial(_itself, forwarder), pipe)
+            transport, _ = await self._loop.connect_read_pipe(partial(_itself, forwarder), self._unread[-1])
+            self._unread.pop()
             self._pipes.append((transport, forwarder))
 
     async def _close_output(self) -> None:
@@ -216,6 +260,8 @@ class Worker:
             await asyncio.wait(waiting, timeout=0.2)
         for transport, _ in self._pipes:
             transport.close()
+        for pipe in self._unread:
+            pipe.close()
 
     def _log_line(self, stream: str, line: str) -> None:
         log.info(
@@ -234,6 +280,27 @@ class Worker:
         # stderr last: a traceback ends with what matters most.
         last = [forwarder.last_line for _, forwarder in self._pipes if forwarder.last_line]
         return f"{how}; its last line: {last[-1].strip()[:300]}" if last else how
+
+
+def _why_not_started(error: OSError) -> str:
+    """Why there is no process, and what to do: in our words, as the operating system's are bare."""
+    why = os.strerror(error.errno or 0).lower()
+    names = error.filename and error.filename != os.devnull
+    where = f"{error.filename}: {why}" if names else why
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fixes = {
+        errno.EMFILE: f"the gateway may open {files} files; raise that (LimitNOFILE in a systemd unit, ulimit -n) or"
+        " lower Concurrency",
+        errno.ENFILE: "the machine may open no more files; raise fs.file-max or end what holds them",
+        errno.EAGAIN: "this user or container may have no more processes; raise that (ulimit -u, TasksMax, pids.max)"
+        " or lower Concurrency",
+        errno.ENOMEM: "the machine or container has no memory left for it; give it more or lower Concurrency",
+        errno.ENOENT: "put back what is gone, or correct destination_arn",
+        errno.ENOTDIR: "put back what is gone, or correct destination_arn",
+        errno.EACCES: "allow the gateway's user to enter and run it",
+    }
+    fix = fixes.get(error.errno or 0, "see whether the gateway's user can start it by hand")
+    return f"its process could not be started ({where}): {fix}"
 
 
 class _NoAnswer(Exception):
