@@ -34,6 +34,7 @@ from sluicegate.model import (
     Resource,
     Sns,
     SnsTopicSource,
+    Tls,
     support,
 )
 from sluicegate.model.base import pascal_case
@@ -48,6 +49,7 @@ _SECTIONS: list[tuple[str, str, type[Resource]]] = [
     ("The gateway", "Keys at the top of the file.", GatewayConfig),
     ("api", "", Api),
     ("sns", "Without this section there is no SNS endpoint.", Sns),
+    ("api.tls, sns.tls", "", Tls),
     ("aws", "", Aws),
     (
         "cloudformation",

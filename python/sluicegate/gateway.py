@@ -10,8 +10,10 @@ import contextlib
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from starlette.applications import Starlette
@@ -29,7 +31,8 @@ from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
 from sluicegate.http.auth import Authenticator
 from sluicegate.http.server import BindError, Server
-from sluicegate.model import Finding, FindingsError
+from sluicegate.http.tls import TlsError, server_context
+from sluicegate.model import Api, Finding, FindingsError
 from sluicegate.model.address import is_loopback
 from sluicegate.running import views
 from sluicegate.running.documents import Refused, declared, desire, removal
@@ -167,7 +170,7 @@ class Gateway:
         )
         closing.push_async_callback(self._node.close)
         closing.callback(self._live.close)
-        self._registry = Registry(self._config, table, self._node, self._events)
+        self._registry = Registry(self._config, table, self._node, self._events, self._renew_tls)
         self._bind_servers()
         try:
             await self._registry.start()
@@ -309,7 +312,13 @@ class Gateway:
         if settings.api is not None:
             host, port = settings.api.address()
             self.api = Server(
-                self._api(host), host, port, setting="api.bind", authenticated=True, busy=api_busy
+                self._api(host),
+                host,
+                port,
+                setting="api.bind",
+                authenticated=True,
+                busy=api_busy,
+                tls=self._tls(self._config, "api"),
             )
         if settings.sns is not None:
             assert self._topics is not None  # noqa: S101
@@ -324,6 +333,7 @@ class Gateway:
                 setting="sns.bind",
                 authenticated=True,
                 busy=sns_busy,
+                tls=self._tls(self._config, "sns"),
             )
         for name, server in (("api", self.api), ("sns", self.sns)):
             if server is None:
@@ -333,6 +343,27 @@ class Gateway:
             except BindError as error:
                 raise self._refused((name, "bind"), str(error)) from None
             self._closing.push_async_callback(server.stop)
+
+    def _tls(self, config: Config, name: Literal["api", "sns"]) -> ssl.SSLContext | None:
+        """What the server of this name speaks with `config`. Raises `Refused`."""
+        setting: Api | None = getattr(config.gateway, name)
+        if setting is None or setting.tls is None:
+            return None
+        try:
+            return server_context(config.base_dir / setting.tls.cert, config.base_dir / setting.tls.key)
+        except TlsError as error:
+            raise Refused(error.finding.under(name, "tls")) from None
+
+    def _renew_tls(self, config: Config) -> Callable[[], None]:
+        """Read the certificates of `config`; the call of the answer gives them to new connections."""
+        read = [(self.api, self._tls(config, "api")), (self.sns, self._tls(config, "sns"))]
+
+        def renew() -> None:
+            for server, tls in read:
+                if server is not None:
+                    server.tls = tls
+
+        return renew
 
     def _api(self, host: str) -> Starlette:
         """The API for an address. Raises `StartError` if the key for commands on this machine cannot be made."""

@@ -11,6 +11,7 @@ import click
 
 from sluicegate.cli.credentials import DEFAULT_API, DEFAULT_CONFIG, Api, Credentials, choose
 from sluicegate.cli.errors import CliError, Exit
+from sluicegate.cli.trust import cause, trusted
 
 _TIMEOUT_SECONDS = 90.0
 """More than `HoldSeconds` by default: the answer comes when every entry has ended."""
@@ -92,7 +93,9 @@ def _request(
     try:
         # Environment proxies are for the internet, not for a gateway on this machine or network. A redirect is not
         # followed: the key is for this address alone.
-        with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False) as client:
+        with httpx.Client(
+            timeout=_TIMEOUT_SECONDS, trust_env=False, follow_redirects=False, verify=trusted(api)
+        ) as client:
             response = client.request(method, url, json=body, headers=sent)
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise CliError(f"{api} is not a URL, use the form {DEFAULT_API}") from None
@@ -100,7 +103,7 @@ def _request(
         raise CliError(f"the gateway at {api} does not answer, look at its log", Exit.UNREACHABLE) from None
     except httpx.HTTPError as error:
         raise CliError(
-            f"no gateway answers at {api} ({error}), "
+            f"no gateway answers at {api} ({cause(api, error)}), "
             "start one with `sluicegate dev` or name its API with --api",
             Exit.UNREACHABLE,
         ) from None

@@ -15,12 +15,13 @@ import os
 import pwd
 import sys
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from sluicegate.cli.errors import CliError
 from sluicegate.config.yamlfile import YamlError, read
 from sluicegate.model import Api as ApiSettings
-from sluicegate.model import GatewayConfig, parse_server
+from sluicegate.model import GatewayConfig, Tls, parse_server
 from sluicegate.model.text import endpoint_text
 from sluicegate.state.keys import open_private, parse_key
 from sluicegate.state.local_key import admin_key_file
@@ -33,6 +34,15 @@ _LISTENING = "0A"  # include/net/tcp_states.h, TCP_LISTEN
 _KEY_LIMIT = 1000
 
 Address = tuple[str, int]
+
+
+class _Bound(NamedTuple):
+    """What a configuration says of its API."""
+
+    address: Address
+    state: Path
+    certificate: Path | None
+    """None: it speaks http."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +95,9 @@ def choose(api: str | None, config: Path | None, key: str | None) -> Api:
     url = api
     if url is None and file is not None:
         bound = _bound(file, named=config is not None)
-        if bound is not None and bound[0][1]:
-            url = f"http://{endpoint_text(*_reachable(bound[0]))}"
+        if bound is not None and bound.address[1]:
+            scheme = "https" if bound.certificate else "http"
+            url = f"{scheme}://{endpoint_text(*_reachable(bound.address))}"
     return Api(url or DEFAULT_API, (key or "").strip() or None, file)
 
 
@@ -94,13 +105,21 @@ def _key_file(api: Api) -> tuple[Path, Address] | None:
     """`(file with the key, address that it is for)`: of the configuration if that is this API's, else as noted."""
     for wanted in _addresses(api.url):
         bound = _bound(api.config, named=False) if api.config is not None else None
-        if bound is not None and _covers(bound[0], wanted):
-            return admin_key_file(bound[1]), wanted
+        if bound is not None and _covers(bound.address, wanted):
+            return admin_key_file(bound.state), wanted
         for host in (wanted[0], *_WILDCARDS):
             noted = read_note(host, wanted[1])
             if noted is not None and _covers((host, wanted[1]), wanted):
                 return noted, wanted
     return None
+
+
+def own_certificate(api: Api) -> Path | None:
+    """The certificate of the configuration that is this API's, if there is one."""
+    bound = _bound(api.config, named=False) if api.config is not None else None
+    if bound is None or not any(_covers(bound.address, wanted) for wanted in _addresses(api.url)):
+        return None
+    return bound.certificate
 
 
 def _local(file: Path, address: Address) -> Credentials:
@@ -125,8 +144,8 @@ def _local(file: Path, address: Address) -> Credentials:
     return Credentials(text, local=ipaddress.ip_address(address[0]).is_loopback)
 
 
-def _bound(file: Path, *, named: bool) -> tuple[Address, Path] | None:
-    """`(address of the API, state)` in a configuration, of which nothing else is looked at; None without an API.
+def _bound(file: Path, *, named: bool) -> _Bound | None:
+    """The API in a configuration, of which nothing else is looked at; None without an API.
 
     Raises `CliError` if the user named the file.
     """
@@ -141,7 +160,13 @@ def _bound(file: Path, *, named: bool) -> tuple[Address, Path] | None:
     except ValueError:
         return None
     state = GatewayConfig.peek(data, "state") or "./sluicegate.db"
-    return ("127.0.0.1" if host == "localhost" else host, port), file.absolute().parent / str(state)
+    certificate = Tls.peek(ApiSettings.peek(settings, "tls"), "cert")
+    folder = file.absolute().parent
+    return _Bound(
+        ("127.0.0.1" if host == "localhost" else host, port),
+        folder / str(state),
+        folder / certificate if isinstance(certificate, str) else None,
+    )
 
 
 def _own(file: Path) -> Path | None:

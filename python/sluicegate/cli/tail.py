@@ -13,6 +13,7 @@ from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit
 from sluicegate.cli.event_text import event_line
 from sluicegate.cli.options import output_option
+from sluicegate.cli.trust import cause, trusted
 from sluicegate.events.types import TYPES
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Tail:
 
         # Environment proxies are for the internet, not for a gateway on this machine or network.
         limits = httpx.Timeout(10.0, read=SILENCE_SECONDS)
-        async with httpx.AsyncClient(timeout=limits, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=limits, trust_env=False, verify=trusted(self._api)) as client:
             try:
                 async with asyncio.timeout(seconds):
                     await self._follow(client)
@@ -118,7 +119,7 @@ class _Tail:
             except (httpx.InvalidURL, httpx.UnsupportedProtocol):
                 raise CliError(f"{self._api} is not a URL, use the form http://127.0.0.1:8080") from None
             except httpx.HTTPError as error:
-                away = str(error) or type(error).__name__
+                away = cause(self._api, error)
             if not self._connected:
                 raise self._unreachable(away)
             self._note(f"the gateway at {self._api} went away ({away}), waiting for it")

@@ -7,7 +7,7 @@ relative paths are relative to the file, unknown keys are errors, and all errors
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sluicegate.config.checks import checks
 from sluicegate.config.yamlfile import Document, YamlError, read
 from sluicegate.destinations import schemes
 from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes
+from sluicegate.model.address import is_loopback
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "stamp"]
 
@@ -112,7 +113,7 @@ def _know_schemes(schema: dict[str, Any]) -> None:
 
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:
-    found = notes(gateway.listeners, gateway.packet_sources)
+    found = [*notes(gateway.listeners, gateway.packet_sources), *_readable_on_the_way(gateway)]
     sourced = {source.listener_name for source in gateway.packet_sources}
     for index, listener in enumerate(gateway.listeners):
         if not listener.destinations and listener.name not in sourced:
@@ -135,6 +136,18 @@ def _first(found: list[Finding]) -> list[Finding]:
         *found[:MOST_FINDINGS],
         dataclasses.replace(found[MOST_FINDINGS], cause=left, fix="correct these first"),
     ]
+
+
+def _readable_on_the_way(gateway: GatewayConfig) -> Iterator[Finding]:
+    """Servers that others reach without TLS."""
+    for name, server, what in (
+        ("api", gateway.api, "keys and answers"),
+        ("sns", gateway.sns, "messages"),
+    ):
+        if server is not None and server.tls is None and not is_loopback(server.address()[0]):
+            cause = f"{what} can be read on the way to {server.bind}, because it speaks HTTP"
+            fix = f"set `{name}.tls`, or let a proxy on this machine or in a private network add TLS"
+            yield Finding((name, "bind"), cause, fix)
 
 
 def _in_order(found: Iterable[Finding]) -> list[Finding]:

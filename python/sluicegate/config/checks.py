@@ -1,7 +1,7 @@
 """What keeps a well-formed document from being run: the one check for `validate`, starts, reloads, the API and `apply`.
 
 The model judges a document's form. What this version cannot do, what a Destination says of its ARN and arguments,
-and what a MessageSource says of its settings, is judged here, without side effects.
+what a MessageSource says of its settings, and whether certificates can be used, is judged here, without side effects.
 """
 
 from pathlib import Path
@@ -9,8 +9,9 @@ from pathlib import Path
 from sluicegate.aws import Aws
 from sluicegate.destinations import DestinationContext
 from sluicegate.destinations import check as check_destination
+from sluicegate.http.tls import TlsError, server_context
 from sluicegate.localcode import LocalCode, Outside
-from sluicegate.model import Check, DestinationSpec, Finding, PacketSource, Resource, unavailable
+from sluicegate.model import Check, DestinationSpec, Finding, PacketSource, Resource, Tls, unavailable
 from sluicegate.sources import check as check_source
 
 
@@ -36,6 +37,8 @@ def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> 
             bounds = local_code or resource.bounds
             found += check_source(resource, base_dir, bounds)
             found += _dead_letters(resource, base_dir, bounds)
+        if isinstance(resource, Tls):
+            found += _check_tls(resource, base_dir)
         return found
 
     return check
@@ -49,6 +52,14 @@ def _dead_letters(resource: PacketSource, base_dir: Path, local_code: LocalCode 
         local_code.writable(base_dir / path)
     except Outside as error:
         return [Finding(("dead_letter_queue_arn",), error.cause, error.fix)]
+    return []
+
+
+def _check_tls(tls: Tls, base_dir: Path) -> list[Finding]:
+    try:
+        server_context(base_dir / tls.cert, base_dir / tls.key)
+    except TlsError as error:
+        return [error.finding]
     return []
 
 

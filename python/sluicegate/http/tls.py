@@ -1,18 +1,19 @@
 """A server's certificate and key, read from files."""
 
 import ssl
+import stat
 from pathlib import Path
 from typing import Literal
 
+from sluicegate.model import Finding
+
 
 class TlsError(Exception):
-    """These files do not make a server: `field` says which one is to be mended, with cause and fix."""
+    """These files make no server. `finding` says why, and what to do; its path begins at `tls`."""
 
     def __init__(self, field: Literal["cert", "key"], cause: str, fix: str) -> None:
-        super().__init__(f"{cause}, {fix}")
-        self.field: Literal["cert", "key"] = field
-        self.cause = cause
-        self.fix = fix
+        self.finding = Finding((field,), cause, fix)
+        super().__init__(self.finding.sentence)
 
 
 class _Encrypted(Exception):
@@ -42,6 +43,8 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
 
 def _read(field: Literal["cert", "key"], what: str, path: Path) -> None:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
+            raise TlsError(field, f"the {what} {path} is not a file", "name the file itself")
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:

@@ -9,7 +9,7 @@ from sluicegate.model.base import Check, Finding, FindingsError, Path, Resource,
 from sluicegate.model.destination import Batching, DestinationSpec, Formatter
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
-from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns
+from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns, Tls
 from sluicegate.model.listener import ClientRestrictions, Listener, Peer
 from sluicegate.model.notes import notes
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
@@ -41,6 +41,7 @@ __all__ = [
     "Resource",
     "Sns",
     "SnsTopicSource",
+    "Tls",
     "findings",
     "keep_secrets",
     "notes",

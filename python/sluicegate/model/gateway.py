@@ -57,7 +57,9 @@ def _host(text: str) -> str:
 
 def _file(text: str) -> str:
     if not text.strip() or "\0" in text or text.endswith("/"):
-        raise invalid(f"{text!r} is not the path of a file", "use the form logs/events.ndjson")
+        raise invalid(
+            f"{text!r} is not the path of a file", "write the path of a file, such as logs/events.ndjson"
+        )
     return text
 
 
@@ -77,6 +79,15 @@ def _ports(text: str) -> str:
 LocalAccess = Literal["none", "read", "publish", "admin"]
 
 
+class Tls(Resource):
+    """A server's certificate. A reload reads both files anew; connections that are open keep the old one."""
+
+    cert: Annotated[str, AfterValidator(_file)]
+    """A PEM file: the server's certificate, then those between it and its authority."""
+    key: Annotated[str, AfterValidator(_file)]
+    """A PEM file with the certificate's private key, without a password."""
+
+
 class Api(Resource):
     """The REST API, console and metrics."""
 
@@ -85,6 +96,8 @@ class Api(Resource):
     local_access: LocalAccess = "publish"
     """What may be done without a key on a loopback address: `none`, `read` (without secrets), `publish` (and read), or
     `admin`: then every user and program that reaches loopback may run programs as the gateway's user."""
+    tls: Tls | None = None
+    """Serve https with this certificate; leave out for http."""
 
     def address(self) -> tuple[str, int]:
         """`(host, port)`; port 0 lets the kernel choose."""
@@ -99,6 +112,8 @@ class Sns(Api):
     local_access: LocalAccess = "publish"
     """What may be done without credentials on a loopback address: `none`, `read` (look at topics), `publish` (and make
     topics), or `admin` (and delete topics)."""
+    tls: Tls | None = None
+    """Serve https with this certificate; leave out for http."""
 
 
 class Aws(Resource):

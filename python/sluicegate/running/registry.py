@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -110,8 +110,18 @@ class Proposed:
 class Registry:
     """The resources of a node, and every way to change them. Belongs to the event loop. `config`: the file in force."""
 
-    def __init__(self, config: Config, table: ResourceTable, node: Node, events: EventLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        table: ResourceTable,
+        node: Node,
+        events: EventLog,
+        renew: Callable[[Config], Callable[[], None]] = lambda config: lambda: None,
+    ) -> None:
+        """`renew` gets ready what a reload takes over beside the resources, and may raise `Refused`; what it returns
+        is called once the resources have changed."""
         self.config = config
+        self._renew = renew
         self._table = table
         self._node = node
         self._events = events
@@ -392,7 +402,9 @@ class Registry:
             try:
                 config = await asyncio.to_thread(load, self.config.path)
                 _refuse_restart(self.config.gateway, config)
+                renewed = self._renew(config)
                 lines = await self._change(Commit(), config)
+                renewed()
             except Exception as error:
                 match error:
                     case ConfigError():
@@ -608,7 +620,7 @@ def _digest(document: Any) -> str:
 
 
 def _refuse_restart(running: GatewayConfig, config: Config) -> None:
-    wanted = config.gateway
+    running, wanted = _without_tls(running), _without_tls(config.gateway)
     fix = "restart the gateway, or change it back"
     found = [
         Finding((name,), f"`{name}` has changed, which a reload cannot take over", fix)
@@ -617,3 +629,10 @@ def _refuse_restart(running: GatewayConfig, config: Config) -> None:
     ]
     if found:
         raise Refused(*found)
+
+
+def _without_tls(gateway: GatewayConfig) -> GatewayConfig:
+    """The settings without certificates, which a reload takes over."""
+    servers = {"api": gateway.api, "sns": gateway.sns}
+    bare = {name: one and one.model_copy(update={"tls": None}) for name, one in servers.items()}
+    return gateway.model_copy(update=bare)
