@@ -9,7 +9,21 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import cycles, echo, egress, idle, ingress, latency, listeners, many, offload, overload, sns, sqs, wireguard
+from . import (
+    cycles,
+    echo,
+    egress,
+    idle,
+    ingress,
+    latency,
+    listeners,
+    many,
+    offload,
+    overload,
+    sns,
+    sqs,
+    wireguard,
+)
 from .plan import FULL, QUICK, Plan
 from .processes import CORES, LOAD_CORE, TESTED_CORE, BenchError, commit
 from .results import Row, table

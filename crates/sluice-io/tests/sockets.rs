@@ -118,7 +118,7 @@ fn many_remotes_are_reached_from_where_each_has_spoken_to() {
         spec["Bind"] = json!("[::]:0");
         spec["DualStack"] = json!(true);
         spec["ClientNetworks"] = json!(["0.0.0.0/0", "::/0"]);
-        spec["Sources"][0]["EgressNetworks"] = json!(["255.255.255.255/32"]);
+        spec["Sources"][0]["EgressNetworks"] = json!(["127.0.0.0/8", "::1/128", "255.255.255.255/32"]);
     });
     let port = rig.port.bound().port();
     let clients: Vec<_> = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1", "127.0.0.1", "::1", "127.0.0.4", "127.0.0.5"]
