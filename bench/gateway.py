@@ -44,7 +44,7 @@ class Gateway(Process):
         self.sns = f"http://127.0.0.1:{free_port()}"
         (directory / "handlers").mkdir(exist_ok=True)
         (directory / "handlers" / "echo.py").write_text(ECHO)
-        file = directory / "gateway.yaml"
+        self.file = file = directory / "gateway.yaml"
         topics = f"endpoint_url: {aws}" if aws else f"bind: {self.sns.removeprefix('http://')}"
         file.write_text(
             "region: us-east-1\nstate: ./sluicegate.db\n"

@@ -14,6 +14,8 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sluicegate.cli.credentials import choose
+
 from .feeder import address_of
 from .gateway import Gateway, free_port
 from .plan import Plan
@@ -113,7 +115,8 @@ def _bounded(name: str, value: float, unit: str, goal: float) -> Row:
 
 def _ask(gateway: Gateway, method: str, path: str, document: object = None) -> dict[str, Any]:
     body = None if document is None else json.dumps(document).encode()
-    request = urllib.request.Request(gateway.api + path, body, method=method)  # noqa: S310
+    headers = choose(gateway.api, gateway.file, None).credentials.headers
+    request = urllib.request.Request(gateway.api + path, body, headers, method=method)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             found: dict[str, Any] = json.loads(answer.read() or b"{}")

@@ -185,7 +185,8 @@ def test_urls_and_targets_of_packages_show_their_scheme_alone(arn: str) -> None:
 def test_values_show_their_names_alone() -> None:
     settings = {"Url": SECRET, "Deep": [{"Token": SECRET}], "Pin": 1234, "On": True, "None": None}
     destination = {"Name": "a", "DestinationArn": "function:a.py:h", "Arguments": {"Environment": settings}}
-    shown = redacted("Listener", {"Name": "l", "Port": 7, "Destinations": [destination]})
+    listener = {"Name": "l", "Port": 7, "Destinations": [destination], "WebRtcSignalingToken": SECRET}
+    shown = redacted("Listener", listener)
     source = redacted("PacketSource", {"Name": "p", "MessageSource": {"mqtt": settings}})
     for one in (shown, source):
         assert SECRET not in json.dumps(one)

@@ -20,6 +20,7 @@ def redacted(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
     shown = dict(document)
     match kind:
         case "Listener":
+            _replace(shown, "WebRtcSignalingToken", _leaves)
             shown["Destinations"] = [_destination(one) for one in shown.get("Destinations", ())]
         case "DestinationArn":
             _replace(shown, "Arn", _target)
