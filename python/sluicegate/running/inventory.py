@@ -53,6 +53,7 @@ class Inventory:
         before = self.resources.pop(key, None)
         if before is not None:
             self._unlink(key, before)
+            del self._order[key]
 
     def users(self, listener: Listener) -> list[Key]:
         """The resources that need a Listener: others that name its Destinations, its PacketSources, DestinationArns."""
