@@ -1,7 +1,7 @@
 """Binding a Listener: at its own port, at the one that was assigned to it, or at a new one of the range."""
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -16,15 +16,14 @@ from sluicegate.state import State, StateError
 class AssignedPorts:
     """The ports that Listeners were assigned, and those that one change assigns. `StateError`; blocks.
 
-    `ports` is the range to assign from, `fixed` are those that Listeners ask for themselves. The state is read once and
-    written once, by `keep`.
+    `ports` is the range to assign from. `fixed` are those that Listeners ask for themselves; nobody goes through them
+    unless a new port is assigned. The state is read once and written once, by `keep`.
     """
 
     def __init__(self, state: State, ports: range, fixed: Iterable[int] = ()) -> None:
         self._state = state
         self._assigned = state.assigned_ports()
-        self._taken = {*fixed, *self._assigned.values()}
-        self._free = (port for port in ports if port not in self._taken)
+        self._free = self._unused(ports, fixed)
         self._new: dict[str, int] = {}
 
     def of(self, listener: str) -> int | None:
@@ -42,12 +41,15 @@ class AssignedPorts:
         """Note that a Listener has this port from now on; `keep` writes it."""
         if self._assigned.get(listener) != port:
             self._assigned[listener] = self._new[listener] = port
-            self._taken.add(port)
 
     def keep(self) -> None:
         """Write the new ones, in one transaction."""
         self._state.assign_ports(self._new)
         self._new = {}
+
+    def _unused(self, ports: range, fixed: Iterable[int]) -> Iterator[int]:
+        taken = {*fixed, *self._assigned.values()}
+        yield from (port for port in ports if port not in taken)
 
 
 def open_port(

@@ -84,6 +84,7 @@ class Inventory:
             names = [destination.name for destination in resource.destination_specs]
             yield from self._with("declares", *names)
             yield from self._with("names", *names)
+            yield from self._with("binds", *names)
             yield from self._with("holds", *resource.bind_address().excluded())
         elif isinstance(resource, DestinationArn):
             yield from self._with("declares", resource.destination)

@@ -205,7 +205,7 @@ class Runtime:
     ) -> None:
         """Bind new Listeners, some at a time, after those that leave have given up the ports for it."""
         state = self._node.state
-        fixed = {port for listener in wanted if (port := listener.bind_address().port)}
+        fixed = (port for listener in wanted if (port := listener.bind_address().port))
         # A Listener that ran before this start keeps its port and its key, even if it cannot be opened now.
         numbers, new = await asyncio.to_thread(
             state.listener_ids, [change.running.name for change in changes]
