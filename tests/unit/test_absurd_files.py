@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sluicegate.cfn.reader import parse as parse_template
-from sluicegate.config import MOST_FINDINGS, ConfigError, load, nodes
+from sluicegate.config import ConfigError, load, nodes
 from sluicegate.config.yamlfile import YamlError
 from sluicegate.model import errors
 
@@ -113,7 +113,7 @@ def test_of_many_mistakes_some_are_listed(tmp_path: Path, text: str, monkeypatch
         errors.difflib, "get_close_matches", lambda *given, **more: guesses.append(1) or real(*given, **more)
     )
     error = refused(tmp_path, text)
-    assert len(error.findings) == MOST_FINDINGS + 1
+    assert len(error.findings) == ConfigError.most + 1
     assert "more problems are not listed" in str(error.findings[-1])
     assert len(guesses) <= errors.SUGGESTIONS
 

@@ -26,9 +26,6 @@ class ConfigError(FindingsError):
     """The file cannot be used; the findings are in the order of the file."""
 
 
-MOST_FINDINGS = 1000
-"""Problems of one file that are listed."""
-
 Stamp = tuple[int, int, int]
 """What changes whenever a file is saved."""
 
@@ -76,9 +73,9 @@ def load(path: str | Path) -> Config:
         gateway = GatewayConfig.model_validate(document.data, context=context)
     except ValidationError as error:
         found += map(document.locate, findings(error, GatewayConfig))
-        raise ConfigError(*_first(_in_order(found))) from None
+        raise ConfigError(*_in_order(found)) from None
     if found:
-        raise ConfigError(*_first(_in_order(found)))
+        raise ConfigError(*_in_order(found))
     gateway.state = str(base_dir / gateway.state)
     warnings = _in_order(map(document.locate, _doubtful(gateway)))
     return Config(gateway, given, base_dir, warnings, document, before)
@@ -125,17 +122,6 @@ def _doubtful(gateway: GatewayConfig) -> list[Finding]:
                 place = ("listeners", index, "destinations", position)
                 found.append(Finding(place, cause, "its packets are dropped and counted until it has one"))
     return found
-
-
-def _first(found: list[Finding]) -> list[Finding]:
-    """What people can read of it."""
-    if len(found) <= MOST_FINDINGS:
-        return found
-    left = f"{len(found) - MOST_FINDINGS} more problems are not listed"
-    return [
-        *found[:MOST_FINDINGS],
-        dataclasses.replace(found[MOST_FINDINGS], cause=left, fix="correct these first"),
-    ]
 
 
 def _readable_on_the_way(gateway: GatewayConfig) -> Iterator[Finding]:

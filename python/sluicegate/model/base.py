@@ -95,11 +95,18 @@ class Finding:
 
 
 class FindingsError(Exception):
-    """Something cannot be used or done: `findings` has every reason, `str()` one line for each."""
+    """Something cannot be used or done: `findings` has the reasons, up to `most` of them, `str()` one line for each."""
+
+    most: ClassVar[int] = 1000
+    """Reasons that are listed. Whoever wrote more mistakes did not write them by hand."""
 
     def __init__(self, *findings: Finding) -> None:
-        super().__init__("\n".join(map(str, findings)))
-        self.findings = list(findings)
+        self.findings = list(findings[: self.most])
+        if len(findings) > self.most:
+            cause = f"{len(findings) - self.most} more problems are not listed"
+            last = dataclasses.replace(findings[self.most], cause=cause, fix="correct these first")
+            self.findings.append(last)
+        super().__init__("\n".join(map(str, self.findings)))
 
 
 def invalid(cause: str, fix: str, on_key: bool = False) -> PydanticCustomError:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sluicegate.config import Config
 from sluicegate.config.checks import checks
+from sluicegate.config.nodes import DEEPEST
 from sluicegate.localcode import LocalCode, folders
 from sluicegate.model import (
     DestinationArn,
@@ -46,11 +47,16 @@ KINDS: dict[str, type[Resource]] = {
 PATHS = {"Listener": "listeners", "DestinationArn": "destination-arns", "PacketSource": "packet-sources"}
 """Where each kind is found under `/v1`."""
 
+MOST_VALUES = 30_000
+"""Of a document of the API, which has at most 256 KiB."""
+
 _SECTIONS: dict[str, type[Resource]] = {"listeners": Listener, "packet_sources": PacketSource}
 
 
 class Refused(FindingsError):
     """A change, or a start, that cannot be. Nothing has been changed."""
+
+    most = 100
 
     def __str__(self) -> str:
         return "; ".join(one.sentence for one in self.findings)
@@ -138,6 +144,7 @@ def parse(
     if not isinstance(data, Mapping):
         found = Finding((), "the body is not a JSON object", "send one resource as an object")
         raise Refused(found.of(model, name))
+    _refuse_absurd(data, model, name)
     if "name" in model.model_fields and model.peek(data, "name") in (None, ""):
         data = {key: value for key, value in data.items() if model.spellings().get(key) != "name"} | {
             "name": name
@@ -167,11 +174,28 @@ def parse_peer(data: Any, place: Path = ()) -> Peer:
     if not isinstance(data, Mapping):
         found = Finding(place, "the peer is not a JSON object", 'write it as {"PublicKey": "…"}')
         raise Refused(found.of(model, ""))
+    _refuse_absurd(data, model, "")
     try:
         return Peer.model_validate(data)
     except ValidationError as error:
         name = str(Peer.peek(data, "name") or "")
         raise Refused(*(one.under(*place).of(model, name) for one in findings(error, Peer))) from None
+
+
+def _refuse_absurd(data: Any, model: type[Resource], name: str) -> None:
+    """Refuse a document that is too deep or has too many values, before anything else looks at it."""
+    values, level = 0, [data]
+    for _ in range(DEEPEST):
+        inside = [one for one in level if isinstance(one, Mapping | list)]
+        level = [value for one in inside for value in (one.values() if isinstance(one, Mapping) else one)]
+        values += len(level)
+        if values > MOST_VALUES:
+            found = Finding((), f"the document has more than {MOST_VALUES:,} values", "send less at a time")
+            raise Refused(found.of(model, name))
+        if not level:
+            return
+    cause = f"lists and mappings lie in each other, more than {DEEPEST} deep"
+    raise Refused(Finding((), cause, "remove what is too deep").of(model, name))
 
 
 def restored(stored: Stored, config: Config) -> Any:

@@ -33,6 +33,8 @@ LONGEST_NOTHING_SECONDS = 60.0
 """Most seconds for which an answer without addresses holds. So a device that has just got its name is soon admitted."""
 PAUSES = Backoff(2 * SHORTEST_SECONDS, 60.0)
 """The pauses between look-ups while the DNS does not answer."""
+AT_ONCE = 16
+"""Listeners that get new addresses between two turns of the event loop."""
 CONCURRENT = 16
 """Most names that are looked up at a time."""
 
@@ -204,7 +206,7 @@ class Domains:
                 one.answers[family] = answer
                 holds = min(holds, answer.seconds)
         if len(one.answers) == len(FAMILIES) or any(answer.addresses for answer in one.answers.values()):
-            self._admit(one)
+            await self._admit(one)
         self._judge(one, failed)
         if not one.addresses:
             holds = min(holds, LONGEST_NOTHING_SECONDS)
@@ -212,7 +214,7 @@ class Domains:
         seconds = self._pauses.spread(max(SHORTEST_SECONDS, holds))
         return seconds if failed is None else min(seconds, self._pauses.pause(one.failures))
 
-    def _admit(self, one: _Followed) -> None:
+    async def _admit(self, one: _Followed) -> None:
         """Use the addresses of the answers, and call the holders if they have changed."""
         given = set().union(*(answer.addresses for answer in one.answers.values()))
         refused = {address for address in given if _never(address)}
@@ -221,8 +223,11 @@ class Domains:
             return
         one.addresses = addresses
         one.stats.addresses = len(addresses)
-        for holder in list(one.holders.values()):
-            holder.changed()
+        for number, (owner, holder) in enumerate(list(one.holders.items()), 1):
+            if one.holders.get(owner) is holder:
+                holder.changed()
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
         self._tell(
             "DomainResolved",
             one,

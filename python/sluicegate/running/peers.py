@@ -42,6 +42,12 @@ def refuse_own_key(listener: Listener, public_key: str) -> None:
         raise Refused(found.of(Listener, listener.name))
 
 
+def keyless(listeners: Iterable[Listener]) -> dict[str, str | None]:
+    """The names of those for which the gateway makes a key, with their tokens."""
+    wanted = (one for one in listeners if one.protocol == "wg" and one.private_key is None)
+    return {one.name: one.key_refresh_token for one in wanted}
+
+
 def wireguard_spec(listener: Listener, private_key: str, table: WireGuardTable) -> orjson.Fragment:
     """The native side's view of a `wg` Listener, as JSON: there may be too many peers to hold them all as objects.
 

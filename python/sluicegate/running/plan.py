@@ -24,7 +24,7 @@ from sluicegate.running.change import Change
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
-from sluicegate.running.peers import own_key
+from sluicegate.running.peers import keyless, own_key
 from sluicegate.state import SealedPair
 
 log = structlog.get_logger("sluicegate.runtime")
@@ -212,6 +212,8 @@ class Runtime:
         )
         undo.push_async_callback(asyncio.to_thread, state.release_listeners, new)
         ports = await asyncio.to_thread(AssignedPorts, state, self._node.ports, fixed)
+        resources = [change.running.resource for change in changes]
+        await asyncio.to_thread(self._node.wireguard.make_key_pairs, keyless(resources))
         holders = _bound(leaving)
         for some in batched(changes, AT_ONCE):
             for holder in {

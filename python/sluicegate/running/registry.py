@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,6 @@ from sluicegate.model import (
     FindingsError,
     GatewayConfig,
     Listener,
-    PacketSource,
     Peer,
     keep_secrets,
     secrets_of,
@@ -37,21 +36,18 @@ from sluicegate.running.documents import (
     KINDS,
     Desired,
     Refused,
-    check_bound,
-    declared,
-    desire,
     notes_about,
     parse,
     parse_peer,
     resource_url,
-    restored,
 )
 from sluicegate.running.inventory import Inventory, Key
+from sluicegate.running.judging import Judged, decided, judge_part, judge_whole
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.peers import peer_spec, secret_of
 from sluicegate.running.plan import Runtime
-from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored, changed
+from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored
 
 log = structlog.get_logger("sluicegate.registry")
 
@@ -82,17 +78,6 @@ class Declared:
     resource: Any
     owner: str
     version: str
-
-
-@dataclass(slots=True)
-class _Judged:
-    """What a change would lead to, where nothing refuses it. `touched`: the Listeners that it may concern."""
-
-    stored: dict[Key, Stored]
-    inventory: Inventory
-    desired: Desired
-    touched: set[str] | None = None
-    """None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +196,8 @@ class Registry:
         generated = f"{kind.lower()}-{uuid4().hex[:10]}"
         async with self._turn():
             with self._audit(who, "Create", kind, "") as audit:
-                resource, warnings = parse(
-                    kind, data, self.config, name=generated, lenient=lenient, more_code=more_code
+                resource, warnings = await asyncio.to_thread(
+                    parse, kind, data, self.config, name=generated, lenient=lenient, more_code=more_code
                 )
                 audit.name = name = resource.name
                 self._refuse_file(kind, name)
@@ -240,8 +225,8 @@ class Registry:
             with self._audit(who, "Replace", kind, name):
                 self._refuse_file(kind, name)
                 self._check_version(kind, name, versions)
-                resource, warnings = parse(
-                    kind, data, self.config, name=name, lenient=lenient, more_code=more_code
+                resource, warnings = await asyncio.to_thread(
+                    parse, kind, data, self.config, name=name, lenient=lenient, more_code=more_code
                 )
                 if resource.name != name:
                     cause = f'the document is of "{resource.name}", not of "{name}"'
@@ -278,7 +263,7 @@ class Registry:
                 listener = self._with_peers(name)
                 running = self.running(name)
                 places = [("peers", index) if len(data) > 1 else () for index in range(len(data))]
-                peers = [parse_peer(one, place) for one, place in zip(data, places, strict=True)]
+                peers = await asyncio.to_thread(lambda: list(map(parse_peer, data, places)))
                 audit.detail = ", ".join(peer.public_key for peer in peers[:10]) + ", …" * (len(peers) > 10)
                 keys = [peer.public_key for peer in peers]
                 await self._refuse_known_peers(listener, keys, [one.public_key for one in listener.peers])
@@ -356,7 +341,9 @@ class Registry:
                     warnings.append((one.kind, *await self._propose(one, commit, taken, more_code)))
                     if not found:
                         # One after the other, as they will be made: what comes later is not there yet.
-                        await self._judge(commit, inventory, desired)
+                        await asyncio.to_thread(
+                            judge_part, self.config, inventory, desired, self._decisions, commit
+                        )
                 except Refused as error:
                     found += error.findings
             if found:
@@ -373,8 +360,8 @@ class Registry:
             self._refuse_file(one.kind, one.name)
             commit.delete.append((one.kind, one.name))
             return one.name, []
-        resource, warnings = parse(
-            one.kind, one.document, self.config, name=one.name, lenient=True, more_code=more_code
+        resource, warnings = await asyncio.to_thread(
+            parse, one.kind, one.document, self.config, name=one.name, lenient=True, more_code=more_code
         )
         self._refuse_file(one.kind, resource.name)
         if one.action == "Create":
@@ -431,11 +418,15 @@ class Registry:
     ) -> list[str]:
         self._refuse_stopping()
         if starting or config is not None:
-            judged = await asyncio.to_thread(self._judge_whole, commit, config or self.config)
+            judged = await asyncio.to_thread(
+                judge_whole, config or self.config, self.config, self._stored, self._decisions, commit
+            )
         else:
             inventory, desired = self._inventory.copy(), self.desired.copy()
-            touched = await self._judge(commit, inventory, desired)
-            judged = _Judged(dict(self._stored), inventory, desired, touched)
+            touched = await asyncio.to_thread(
+                judge_part, self.config, inventory, desired, self._decisions, commit
+            )
+            judged = Judged(dict(self._stored), inventory, desired, touched)
         config = config or self.config
         plan = await self.runtime.plan(judged.desired, judged.touched)
         before, self._node.config = self._node.config, config
@@ -458,7 +449,7 @@ class Registry:
         for one in commit.put:
             key = one.kind, one.name
             self._stored[key] = dataclasses.replace(one, version=versions[key])
-        self._decisions = self._decided(commit)
+        self._decisions = decided(self._decisions, commit)
         if starting:
             # At a start, the only news is a PacketSource that waits for a decision.
             self._states = {
@@ -467,67 +458,6 @@ class Registry:
         self._tell_states(self.desired)
         await ending
         return plan.lines()
-
-    def _judge_whole(self, commit: Commit, config: Config) -> _Judged:
-        """What is to run with another file, or at a start. Raises `Refused`. Blocks; nothing is changed but `commit`,
-        which gets the decisions."""
-        stored = {(one.kind, one.name): one for one in changed(self._stored.values(), commit)}
-        resources = declared(config, stored.values())
-        sources = {one.name: one for one in resources if isinstance(one, PacketSource)}
-        self._settle_decisions(sources, set(self._decisions) - set(sources), config, commit)
-        desired = desire(config, resources, self._decided(commit))
-        # Other folders of `local_code`: what was declared before must lie in them too.
-        same = config.gateway.local_code == self.config.gateway.local_code
-        fresh = commit.put if same else stored.values()
-        check_bound(config, desired, [restored(one, config) for one in fresh])
-        return _Judged(stored, Inventory(resources), desired)
-
-    async def _judge(self, commit: Commit, inventory: Inventory, desired: Desired) -> set[str]:
-        """Make a change in `inventory` and `desired`, if it goes with what is there. Returns the names of the Listeners
-        that it may concern. Raises `Refused`, and both are of no use then."""
-        config = self.config
-        keys = [*commit.delete, *((one.kind, one.name) for one in commit.put)]
-        before = [inventory.resources[key] for key in keys if key in inventory.resources]
-        put = [restored(one, config) for one in commit.put]
-        for key in commit.delete:
-            inventory.remove(key)
-            desired.remove(*key)
-        for one in put:
-            inventory.put(one)
-        sources = {one.name: one for one in put if isinstance(one, PacketSource)}
-        gone = {name for kind, name in commit.delete if kind == "PacketSource"}
-        self._settle_decisions(sources, gone, config, commit)
-        decided = [inventory.resources["PacketSource", name] for name in commit.decide if name not in gone]
-        part = inventory.related(before, [*put, *decided])
-        decisions = self._decided(commit)
-        try:
-            judged = desire(config, part, decisions)
-        except Refused:
-            # Judged as a whole, it is refused in words that know all names.
-            await asyncio.to_thread(desire, config, list(inventory.resources.values()), decisions)
-            raise
-        if put:
-            await asyncio.to_thread(check_bound, config, judged, put)
-        desired.put(judged)
-        froms = {one.listener_name for one in before if isinstance(one, PacketSource)}
-        return {*judged.listeners, *froms, *(name for kind, name in commit.delete if kind == "Listener")}
-
-    def _decided(self, commit: Commit) -> dict[str, Decision]:
-        both = {**self._decisions, **commit.decide}
-        return {name: decision for name, decision in both.items() if decision is not None}
-
-    def _settle_decisions(
-        self, sources: Mapping[str, PacketSource], gone: Collection[str], config: Config, commit: Commit
-    ) -> None:
-        """Approve PacketSources while `require_approval` is off, so that only new ones must ask once it is set; and
-        forget what was decided about those that are gone."""
-        decided = self._decided(commit)
-        for name, source in sources.items():
-            decision = decided.get(name)
-            listener = source.listener_name
-            if not config.gateway.require_approval and (decision is None or decision.listener != listener):
-                commit.decide[name] = Decision(listener, "Approved", "require_approval: false")
-        commit.decide |= {name: None for name in gone if name in decided}
 
     def _tell_states(self, desired: Desired) -> None:
         for name, state in desired.states.items():

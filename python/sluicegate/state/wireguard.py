@@ -70,6 +70,26 @@ class WireGuardTable:
         self.keep_key_pair(listener, made)
         return made._replace(kept=True)
 
+    def make_key_pairs(self, listeners: Mapping[str, str | None]) -> None:
+        """Make and keep a pair, as `key_pair` does at first use, for each that has none: in one transaction. By the
+        names of Listeners, with their tokens."""
+        if not listeners:
+            return
+        numbers, _ = self._state.listener_ids(list(listeners))
+        have = {number for (number,) in self._state.read("SELECT listener FROM listener_keys")}
+        rows = [
+            self.sealed(name, KeyPair(_native.generate_private_key(), token, kept=False))
+            for name, token in listeners.items()
+            if numbers[name] not in have
+        ]
+
+        def put(db: sqlite3.Connection) -> None:
+            for row in rows:
+                put_key_pair(db, row)
+
+        if rows:
+            self._state.write(put)
+
     def keep_key_pair(self, listener: str, pair: KeyPair) -> None:
         """This pair in place of the one that there may be."""
         row = self.sealed(listener, pair)
