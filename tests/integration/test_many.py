@@ -16,7 +16,7 @@ from sluicegate.events import EventLog, Filter, MemorySink
 from sluicegate.gateway import Gateway
 from sluicegate.model import Listener
 from sluicegate.model.address import BindAddress
-from sluicegate.running import documents, plan, registry
+from sluicegate.running import documents, judging, plan
 from sluicegate.running.change import Change
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.registry import Proposed
@@ -111,8 +111,8 @@ async def test_one_more_costs_the_same_where_there_are_many(
             with monkeypatch.context() as patch:
                 calls = Calls(patch)
                 calls.watch(documents, "restored")
-                calls.watch(registry, "restored")
-                calls.watch(registry, "desire", lambda config, resources, decisions: len(resources))
+                calls.watch(judging, "restored")
+                calls.watch(judging, "desire", lambda config, resources, decisions: len(resources))
                 calls.watch(plan, "_differences")
                 calls.watch(Listener, "dump")
                 calls.watch(Listener, "bind_address")
@@ -142,7 +142,7 @@ async def test_a_dry_run_judges_each_step_by_what_it_touches(
         for count in (10, 100):
             with monkeypatch.context() as patch:
                 calls = Calls(patch)
-                calls.watch(registry, "desire", lambda config, resources, decisions: len(resources))
+                calls.watch(judging, "desire", lambda config, resources, decisions: len(resources))
                 steps = [
                     Proposed("Create", "Listener", f"new{n}", {"Bind": address(1000 + n)})
                     for n in range(count)

@@ -142,7 +142,6 @@ def texts() -> Iterator[str]:
         *scalars.split(),
         "'it''s'",
         '"\\x41\\n"',
-        "",
         "x y",
         "http://x:80/",
         "x#y",
