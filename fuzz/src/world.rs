@@ -8,7 +8,7 @@ use sluice_core::{
 };
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, LazyLock},
 };
 
@@ -103,7 +103,9 @@ impl World {
         let bound = spec.bind;
         let mut listener = Listener::new(spec, SHARED.clone(), bound, [9; 6]);
         listener.watch(Kinds::PACKET_SOURCED.union(Kinds::REPLY_SENT));
-        let own = OwnEndpoints { ports: [(PORT, 1)].into(), addresses: vec![GATEWAY.parse().expect("an address")] };
+        let mut own = OwnEndpoints::default();
+        own.listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT), true);
+        own.routes.add(GATEWAY.parse::<IpAddr>().expect("an address").into());
         World { listener, now: START, unreliable: false, own, offered: 0 }
     }
 

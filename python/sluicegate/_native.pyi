@@ -36,6 +36,11 @@ class Dataplane:
     def open(self, spec_json: str) -> Port:
         """Bind a Listener and start to serve it. `NativeError(attempt, errno)` when the kernel refuses."""
 
+    @property
+    def routes_error(self) -> str | None:
+        """Why the kernel does not tell changes of its routes, or None: then it tells them. Otherwise the addresses of
+        this machine, to which no Listener sends where another one listens, are looked up every 10 seconds."""
+
     def close(self) -> None:
         """Close every Port and end the thread. Safe to call twice."""
 

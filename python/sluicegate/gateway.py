@@ -154,6 +154,9 @@ class Gateway:
         closing.callback(journal.close)
         dataplane = _native.Dataplane(self._dataplane_spec(state))
         closing.push_async_callback(asyncio.to_thread, dataplane.close)
+        if (refusal := dataplane.routes_error) is not None:
+            detail = f"this machine's addresses are looked up every 10 s, because netlink does not tell them: {refusal}"
+            self._events.emit("RoutesNotFollowed", Reason="NoNetlink", Detail=detail)
         loop = asyncio.get_running_loop()
         loop.add_reader(dataplane.fileno(), dataplane.dispatch)
         closing.callback(loop.remove_reader, dataplane.fileno())

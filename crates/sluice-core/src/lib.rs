@@ -21,7 +21,7 @@ pub mod listener;
 mod lobby;
 pub mod message;
 pub mod outgoing;
-mod own;
+pub mod own;
 pub mod pacing;
 pub mod packet;
 pub mod policy;

@@ -1,36 +1,130 @@
-//! The gateway's own Listeners, where nothing may be sent (contract section 4.4).
+//! The gateway's own Listeners: a datagram that comes back to one of them would circle for ever (contract section 4.4).
+//!
+//! Theory. A datagram comes back if this machine delivers its address locally, and a Listener is bound to its port there:
+//! to that very address, or to every address. Which addresses are delivered locally is the kernel's decision, so the I/O
+//! layer keeps a copy of its routes here. The port is looked at first: hardly any packet gets as far as the routes.
 
-use std::{collections::HashMap, net::IpAddr};
+use ipnet::IpNet;
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
-/// The gateway's own Listeners, kept by the I/O layer: never a remote, not even for a Tag, or two packets could chase
-/// each other for ever.
+/// A bag: how often each thing is in it.
+type Counted<T> = HashMap<T, u32, ahash::RandomState>;
+
+/// The addresses and ports at which the gateway's Listeners receive. Never a remote, not even for a Tag.
 #[derive(Clone, Debug, Default)]
 pub struct OwnEndpoints {
-    /// Ports of all Listeners, each with the number of Listeners there.
-    pub ports: HashMap<u16, usize>,
-    /// Addresses of this machine's interfaces.
-    pub addresses: Vec<IpAddr>,
+    /// Ports of all Listeners.
+    ports: Counted<u16>,
+    /// Where they are bound. A dual-stack Listener is bound to `0.0.0.0` and `::`.
+    bound: Counted<SocketAddr>,
+    /// The kernel's routes to this machine.
+    pub routes: LocalRoutes,
 }
 
 impl OwnEndpoints {
-    /// A Listener is bound to this port.
-    pub fn add(&mut self, port: u16) {
-        *self.ports.entry(port).or_default() += 1;
+    /// A Listener has been bound; `dual_stack`: its IPv6 wildcard receives IPv4 too.
+    pub fn listen(&mut self, bound: SocketAddr, dual_stack: bool) {
+        put(&mut self.ports, bound.port());
+        each_family(bound, dual_stack, |bound| put(&mut self.bound, bound));
     }
 
-    /// A Listener that was bound to this port is closed.
-    pub fn remove(&mut self, port: u16) {
-        let left = self.ports.get(&port).map_or(0, |count| count - 1);
-        if left > 0 {
-            self.ports.insert(port, left)
-        } else {
-            self.ports.remove(&port)
-        };
+    /// A Listener has been closed; the arguments are those of [`listen`](Self::listen).
+    pub fn close(&mut self, bound: SocketAddr, dual_stack: bool) {
+        take(&mut self.ports, bound.port());
+        each_family(bound, dual_stack, |bound| take(&mut self.bound, bound));
     }
 
-    /// True if a datagram to `ip:port` would come back to one of the Listeners.
+    /// True if a datagram to `ip:port` would come back to one of the Listeners. `ip` is canonical ([`crate::canonical`]).
+    #[inline]
     pub fn contains(&self, ip: IpAddr, port: u16) -> bool {
-        self.ports.contains_key(&port) && (ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip))
+        self.ports.contains_key(&port) && self.receives(ip, port)
+    }
+
+    fn receives(&self, ip: IpAddr, port: u16) -> bool {
+        // The kernel puts an address of this machine in the place of the unspecified one: any of them.
+        if ip.is_unspecified() || self.bound.contains_key(&SocketAddr::new(ip, port)) {
+            return true;
+        }
+        let every = match ip {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        self.bound.contains_key(&SocketAddr::new(every, port)) && self.comes_back(ip)
+    }
+
+    /// True if this machine gets a copy of what is sent to `ip`: its own addresses, and groups that any of its programs
+    /// may have joined (IP_MULTICAST_LOOP is on by default).
+    fn comes_back(&self, ip: IpAddr) -> bool {
+        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        ip.is_loopback() || ip.is_multicast() || broadcast || self.routes.contains(ip)
+    }
+}
+
+/// The prefixes that the kernel delivers locally: addresses of interfaces, locally routed prefixes, broadcast and anycast
+/// addresses. One may be there several times, as several routes.
+#[derive(Clone, Debug, Default)]
+pub struct LocalRoutes {
+    prefixes: Counted<IpNet>,
+    /// Lengths of prefixes in use. Few ever are, so that a look-up tries each of them.
+    lengths: [Vec<(u8, u32)>; 2],
+}
+
+impl LocalRoutes {
+    /// One more route to `prefix`.
+    pub fn add(&mut self, prefix: IpNet) {
+        let prefix = prefix.trunc();
+        put(&mut self.prefixes, prefix);
+        let lengths = &mut self.lengths[family(prefix.addr())];
+        match lengths.iter_mut().find(|(length, _)| *length == prefix.prefix_len()) {
+            Some((_, count)) => *count += 1,
+            None => lengths.push((prefix.prefix_len(), 1)),
+        }
+    }
+
+    /// One route less to `prefix`, which was added.
+    pub fn remove(&mut self, prefix: IpNet) {
+        let prefix = prefix.trunc();
+        take(&mut self.prefixes, prefix);
+        let lengths = &mut self.lengths[family(prefix.addr())];
+        if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == prefix.prefix_len()) {
+            *count -= 1;
+        }
+        lengths.retain(|(_, count)| *count > 0);
+    }
+
+    /// True if a route leads from `ip` to this machine.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.lengths[family(ip)]
+            .iter()
+            .any(|&(length, _)| IpNet::new(ip, length).is_ok_and(|prefix| self.prefixes.contains_key(&prefix.trunc())))
+    }
+}
+
+fn family(ip: IpAddr) -> usize {
+    usize::from(ip.is_ipv6())
+}
+
+fn each_family(bound: SocketAddr, dual_stack: bool, mut each: impl FnMut(SocketAddr)) {
+    if dual_stack && bound.is_ipv6() && bound.ip().is_unspecified() {
+        each(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), bound.port()));
+    }
+    each(bound);
+}
+
+fn put<T: Eq + Hash>(bag: &mut Counted<T>, thing: T) {
+    *bag.entry(thing).or_default() += 1;
+}
+
+fn take<T: Eq + Hash>(bag: &mut Counted<T>, thing: T) {
+    if let Some(count) = bag.get_mut(&thing) {
+        *count -= 1;
+        if *count == 0 {
+            bag.remove(&thing);
+        }
     }
 }
 
@@ -42,24 +136,66 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn own(bound: &str, dual_stack: bool, routes: &[&str]) -> OwnEndpoints {
+        let mut own = OwnEndpoints::default();
+        own.listen(bound.parse().unwrap(), dual_stack);
+        routes.iter().for_each(|route| own.routes.add(route.parse().unwrap()));
+        own
+    }
+
+    const ROUTES: [&str; 4] = ["192.0.2.10/32", "203.0.113.0/24", "2001:db8:1::/48", "fe80::1/128"];
+
     #[test]
-    fn own_listeners() {
-        let own = OwnEndpoints { ports: [(2048, 1)].into(), addresses: vec![ip("192.0.2.10")] };
-        for text in ["192.0.2.10", "127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::"] {
+    fn a_listener_on_every_address_is_reached_by_every_address_of_the_machine() {
+        let own = own("[::]:2048", true, &ROUTES);
+        let back = ["192.0.2.10", "203.0.113.77", "127.9.9.9", "0.0.0.0", "224.0.0.1", "239.1.2.3", "255.255.255.255"];
+        for text in back.into_iter().chain(["::1", "::", "2001:db8:1:2::3", "fe80::1", "ff02::1"]) {
             assert!(own.contains(ip(text), 2048), "{text}");
             assert!(!own.contains(ip(text), 2049), "{text}");
         }
-        assert!(!own.contains(ip("192.0.2.11"), 2048));
+        for text in ["192.0.2.11", "203.0.114.1", "2001:db8:2::3", "fe80::2"] {
+            assert!(!own.contains(ip(text), 2048), "{text}");
+        }
     }
 
     #[test]
-    fn a_port_is_own_until_its_last_listener_is_closed() {
-        let mut own = OwnEndpoints::default();
-        own.add(2048);
-        own.add(2048);
-        own.remove(2048);
-        assert!(own.contains(ip("127.0.0.1"), 2048));
-        own.remove(2048);
+    fn a_listener_on_one_address_is_reached_by_that_one() {
+        let own = own("192.0.2.10:2048", false, &ROUTES);
+        for text in ["192.0.2.10", "0.0.0.0"] {
+            assert!(own.contains(ip(text), 2048), "{text}");
+        }
+        for text in ["203.0.113.77", "127.0.0.1", "::1", "224.0.0.1"] {
+            assert!(!own.contains(ip(text), 2048), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listener_of_one_family_is_not_reached_by_the_other() {
+        let own = own("[::]:2048", false, &ROUTES);
+        assert!(own.contains(ip("2001:db8:1::5"), 2048));
+        assert!(!own.contains(ip("203.0.113.77"), 2048));
+    }
+
+    #[test]
+    fn what_is_there_twice_stays_until_it_has_gone_twice() {
+        let mut own = own("0.0.0.0:2048", false, &["203.0.113.0/24", "203.0.113.9/24"]);
+        own.listen("192.0.2.10:2048".parse().unwrap(), false);
+        own.routes.remove("203.0.113.0/24".parse().unwrap());
+        assert!(own.contains(ip("203.0.113.1"), 2048));
+        own.routes.remove("203.0.113.0/24".parse().unwrap());
+        assert!(!own.contains(ip("203.0.113.1"), 2048));
+        own.close("0.0.0.0:2048".parse().unwrap(), false);
+        assert!(own.contains(ip("192.0.2.10"), 2048));
         assert!(!own.contains(ip("127.0.0.1"), 2048));
+        own.close("192.0.2.10:2048".parse().unwrap(), false);
+        assert!(!own.contains(ip("192.0.2.10"), 2048));
+    }
+
+    #[test]
+    fn a_route_to_everything_is_one() {
+        let mut routes = LocalRoutes::default();
+        routes.add("0.0.0.0/0".parse().unwrap());
+        assert!(routes.contains(ip("8.8.8.8")));
+        assert!(!routes.contains(ip("2001:db8::1")));
     }
 }

@@ -77,9 +77,12 @@ impl Node {
     }
 
     fn over(listener: Listener) -> Node {
+        let mut own = OwnEndpoints::default();
+        own.listen(listener.bound(), true);
+        own.routes.add(GATEWAY.parse::<IpAddr>().unwrap().into());
         Node {
             listener,
-            own: OwnEndpoints { ports: [(2048, 1)].into(), addresses: vec![GATEWAY.parse().unwrap()] },
+            own,
             now: Now { mono: 0, unix_ms: EPOCH_MS },
             wire: Vec::new(),
             packets: BTreeMap::new(),

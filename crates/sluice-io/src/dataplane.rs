@@ -4,13 +4,14 @@ use crate::{
     Port, Signals, Snapshot,
     command::{Command, PeerChange, Remembered},
     lock::lock,
+    routes::Routes,
     signal::Waker,
     socket::OpenError,
     sys,
     thread::Thread,
 };
 use sluice_core::{
-    ListenerSpec, Shared,
+    ListenerSpec, OwnEndpoints, Shared,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
@@ -36,6 +37,7 @@ pub struct Dataplane {
     waker: Waker,
     signals: Signals,
     thread: Mutex<Option<JoinHandle<()>>>,
+    routes_error: Option<io::Error>,
 }
 
 impl Dataplane {
@@ -45,9 +47,16 @@ impl Dataplane {
         let waker = Waker::new()?;
         let (commands, inbox) = mpsc::channel();
         let signals = Signals::new()?;
-        let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt)?;
+        let mut own = OwnEndpoints::default();
+        let (routes, routes_error) = Routes::open(&mut own);
+        let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt, (own, routes))?;
         let thread = std::thread::Builder::new().name("sluice-io".to_owned()).spawn(move || turn.run())?;
-        Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)) })
+        Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)), routes_error })
+    }
+
+    /// Why the kernel does not tell changes of its routes. Then addresses of this machine are looked up every 10 seconds.
+    pub fn routes_error(&self) -> Option<&io::Error> {
+        self.routes_error.as_ref()
     }
 
     /// What an event loop waits for: the queues, completions and watches of all Listeners.

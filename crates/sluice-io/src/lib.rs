@@ -11,6 +11,8 @@ mod martian;
 mod open;
 pub mod port;
 pub mod queue;
+mod routes;
+mod rtnetlink;
 mod schedule;
 mod signal;
 mod snapshot;

@@ -177,39 +177,6 @@ pub fn set_option(socket: BorrowedFd, level: i32, name: i32, value: i32) -> io::
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The addresses of this machine's interfaces.
-pub fn interface_addresses() -> Vec<IpAddr> {
-    let mut list: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: getifaddrs fills `list` or fails.
-    if unsafe { libc::getifaddrs(&mut list) } != 0 {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    let mut entry = list;
-    // SAFETY: the list is linked by ifa_next until null, and an ifa_addr that is set points to an address of its family.
-    unsafe {
-        while !entry.is_null() {
-            let addr = (*entry).ifa_addr;
-            if !addr.is_null() {
-                match i32::from((*addr).sa_family) {
-                    libc::AF_INET => {
-                        let v4: libc::sockaddr_in = ptr::read_unaligned(addr.cast());
-                        found.push(IpAddr::V4(Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr))));
-                    }
-                    libc::AF_INET6 => {
-                        let v6: libc::sockaddr_in6 = ptr::read_unaligned(addr.cast());
-                        found.push(IpAddr::V6(Ipv6Addr::from(v6.sin6_addr.s6_addr)));
-                    }
-                    _ => {}
-                }
-            }
-            entry = (*entry).ifa_next;
-        }
-        libc::freeifaddrs(list);
-    }
-    found
-}
-
 fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     // SAFETY: the family says which address the storage holds, and the storage is large enough for both.
     match i32::from(name.ss_family) {

@@ -12,11 +12,11 @@ use crate::{
     BatchQueue, Port, Signals,
     command::{Command, Remembered},
     open::Open,
+    routes::Routes,
     schedule::{Key, Schedule},
     signal::Waker,
     socket::{Buffers, OpenError, UdpSocket},
     stderr::say,
-    sys,
 };
 use rustix::event::epoll::{self, EventData, EventFlags};
 use sluice_core::{Listener, ListenerSpec, Now, OwnEndpoints, Shared};
@@ -26,13 +26,13 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, mpsc},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// How often own addresses are looked up, because they come and go (DHCP, VPNs).
-const ADDRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Not a Listener's key.
 const WAKE: Key = Key::MAX;
+/// Not a Listener's key either: the kernel's routes have changed.
+const ROUTES: Key = Key::MAX - 1;
 
 /// The state of the I/O thread.
 pub(crate) struct Thread {
@@ -46,22 +46,27 @@ pub(crate) struct Thread {
     next_key: Key,
     schedule: Schedule,
     own: OwnEndpoints,
-    own_at: Option<Instant>,
+    routes: Routes,
     buffers: Buffers,
     origin: Instant,
 }
 
 impl Thread {
     /// `waker` wakes it to look at `commands`, it tells by `signals` what is ready; `salt` yields fresh random bytes.
+    /// `routes` keep `own` as the kernel has it.
     pub fn new(
         waker: Waker,
         commands: mpsc::Receiver<Command>,
         signals: Signals,
         shared: Shared,
         salt: fn() -> [u8; 6],
+        (own, routes): (OwnEndpoints, Routes),
     ) -> io::Result<Thread> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &waker, EventData::new_u64(WAKE), EventFlags::IN)?;
+        if let Some(events) = routes.events() {
+            epoll::add(&epoll, events, EventData::new_u64(ROUTES), EventFlags::IN)?;
+        }
         Ok(Thread {
             epoll,
             waker,
@@ -72,8 +77,8 @@ impl Thread {
             open: HashMap::new(),
             next_key: 0,
             schedule: Schedule::default(),
-            own: OwnEndpoints::default(),
-            own_at: None,
+            own,
+            routes,
             buffers: Buffers::new(),
             origin: Instant::now(),
         })
@@ -97,6 +102,7 @@ impl Thread {
             for (key, flags) in ready {
                 match key {
                     WAKE => self.woken(),
+                    ROUTES => self.routes.wake(),
                     _ => self.socket_event(key, flags),
                 }
             }
@@ -106,7 +112,7 @@ impl Thread {
                 }
                 self.command(command);
             }
-            self.refresh_own();
+            self.routes.refresh(&mut self.own);
             self.moments();
             for _ in 0..self.schedule.count() {
                 self.advance();
@@ -243,18 +249,14 @@ impl Thread {
         let queues = spec.destinations.iter().map(|d| Arc::new(BatchQueue::new(d.queue_bytes, &self.signals)));
         let (queues, waker) = (queues.collect(), self.waker.clone());
         let port = Port::new(key, socket.bound(), queues, spec.sources.len(), spec.ring_bytes, waker, &self.signals);
-        let bound = socket.bound();
+        let (bound, dual_stack) = (socket.bound(), spec.dual_stack);
         let listener = Listener::new(spec, self.shared.clone(), bound, (self.salt)());
         let open = Open::new(port.clone(), socket, listener);
         epoll::add(&self.epoll, open.socket.as_fd(), EventData::new_u64(key), EventFlags::IN)
             .map_err(|errno| failed(errno.into()))?;
         self.next_key += 1;
         self.open.insert(key, open);
-        self.own.add(bound.port());
-        let ip = bound.ip().to_canonical();
-        if !ip.is_unspecified() && !ip.is_loopback() && !self.own.addresses.contains(&ip) {
-            self.own_at = None; // the address is new here
-        }
+        self.own.listen(bound, dual_stack);
         Ok(port)
     }
 
@@ -262,15 +264,7 @@ impl Thread {
         let now = self.now();
         let Some(mut open) = self.open.remove(&key) else { return };
         self.schedule.at(key, &mut open.place, None);
-        self.own.remove(open.socket.bound().port());
+        self.own.close(open.listener.bound(), open.listener.spec().dual_stack);
         open.finish(now, &self.own, &self.shared, &mut self.buffers);
-    }
-
-    fn refresh_own(&mut self) {
-        if self.own_at.is_some_and(|at| at.elapsed() < ADDRESS_INTERVAL) {
-            return;
-        }
-        self.own.addresses = sys::interface_addresses();
-        self.own_at = Some(Instant::now());
     }
 }

@@ -87,6 +87,11 @@ impl Dataplane {
         }
     }
 
+    #[getter]
+    fn routes_error(&self) -> Option<String> {
+        self.dataplane.routes_error().map(ToString::to_string)
+    }
+
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.dataplane.end());
         self.callbacks.clear();

@@ -177,6 +177,13 @@ _TYPES = (
         "Where WireGuard peers are could not be written down: after a restart they would have to speak first.",
     ),
     EventType(
+        "RoutesNotFollowed",
+        "failure",
+        None,
+        ("Reason", "Detail"),
+        "The kernel does not tell this machine's new addresses: a Listener at one may be sent to for a while.",
+    ),
+    EventType(
         "FunctionInitFailed",
         "failure",
         None,
