@@ -28,8 +28,9 @@ class NativeError(Exception):
 class Dataplane:
     """One I/O thread that serves every Listener of this gateway.
 
-    `spec_json`: `{"Node": int, "Region": str, "TagKeys": [{"Id": 0..15, "Key": "64 hex digits"}], "TagSeconds": int}`.
-    The last key seals, every key opens. Raises `ValueError` for a spec that does not fit.
+    `spec_json`: `{"Node": int, "Region": str, "TagKeys": [{"Id": 0..15, "Key": "64 hex digits"}], "TagSeconds": int,
+    "Answers": {"RefusePorts": [int], "LoopGuard": bool, "LoopExempt": [cidr], "PerSecond": float | null}}`; without
+    `Answers` nothing is refused. The last key seals, every key opens. Raises `ValueError` for a spec that does not fit.
     """
 
     def __new__(cls, spec_json: str) -> Dataplane: ...
@@ -127,7 +128,8 @@ class Port:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
 
         Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
-        names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError and InnerSourceRefused.
+        names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError, InnerSourceRefused and
+        LoopSuspected.
         """
 
     def stats(self) -> str:

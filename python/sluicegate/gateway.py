@@ -415,6 +415,12 @@ class Gateway:
                 "Region": self._settings.region,
                 "TagKeys": [{"Id": number, "Key": key} for number, key in state.tag_keys()],
                 "TagSeconds": self._settings.tag_lifetime_seconds,
+                "Answers": {
+                    "RefusePorts": self._settings.refuse_answers_to_ports,
+                    "LoopGuard": self._settings.loop_guard,
+                    "LoopExempt": self._settings.loop_guard_exempt_networks,
+                    "PerSecond": self._settings.answers_per_remote_per_second,
+                },
             }
         )
 

@@ -65,6 +65,7 @@ class Stats:
                 "Rejected": {"ClientDenied": 2},
                 "SentPackets": 50,
                 "SentBytes": 500,
+                "LoopsSuspected": 0,
                 "IcmpErrors": {"PortUnreachable": 1},
                 "RingBytes": 64,
                 "RingMessages": 1,

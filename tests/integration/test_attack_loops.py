@@ -1,9 +1,13 @@
-"""The gateway never speaks to itself, whatever address it is reached by (contract section 4.4)."""
+"""Packets that would circle: the gateway does not speak to itself, and two gateways that echo come to an end (contract
+section 4.4)."""
 
 import base64
 import signal
 import socket
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import pytest
 from harness import ECHO, Client, Gateway, Netns, until
@@ -175,3 +179,143 @@ def test_a_spoofed_packet_from_ourselves_is_not_answered(gateway: StartGateway, 
         assert [one["Reason"] for one in outcome["Failures"]] == ["RemoteDenied"]
     assert running.metrics().value("received_packets") == 3
     assert running.metrics().value("sent_packets") == 0
+
+
+# Loops
+
+
+@dataclass
+class Pair:
+    """Two gateways that echo, each in a namespace of its own."""
+
+    gateways: tuple[Gateway, Gateway]
+    places: tuple[Netns, Netns]
+
+    def address(self, which: int) -> tuple[str, int]:
+        return f"192.0.2.{which + 1}", self.gateways[which].port()
+
+    def spoof(self, payload: bytes, to: int = 0) -> None:
+        """A datagram to one gateway that seems to come from the other."""
+        spoof(self.places[1 - to], self.address(1 - to), self.address(to), payload)
+
+    def sum(self, name: str, **labels: str) -> int:
+        return sum(one.metrics().value(name, **labels) for one in self.gateways)
+
+    def wait_until_quiet(self, spoofed: int) -> None:
+        """Nothing circles any more: each packet was answered and has arrived, or its answer was refused."""
+
+        def quiet() -> bool:
+            failed, sent = self.sum("destination_replies_failed"), self.sum("destination_replies_sent")
+            arrived = self.sum("received_packets")
+            return bool(failed) and arrived == sent + spoofed and arrived == sent + failed
+
+        until(quiet, "nothing circles any more")
+
+
+class MakePair(Protocol):
+    def __call__(self, settings: str = "", handler: str = ECHO) -> Pair: ...
+
+
+@pytest.fixture
+def pair(gateway: StartGateway, netns: Netns) -> Iterator[MakePair]:
+    far = Netns()
+    netns.ip("link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", far.name)
+    for number, place in enumerate((netns, far), start=1):
+        place.ip("address", "add", f"192.0.2.{number}/24", "dev", "cable")
+        place.ip("link", "set", "cable", "up")
+
+    def make(settings: str = "", handler: str = ECHO) -> Pair:
+        text = LISTENER.format(bind="0.0.0.0", networks=ALL) + settings
+        first = gateway(text, {"echo": ECHO}, place=netns)
+        return Pair((first, gateway(text, {"echo": handler}, place=far)), (netns, far))
+
+    yield make
+    far.close()
+
+
+@pytest.mark.parametrize(
+    "packets", [[b"x"], [b"x", b"y"], [b"x", b"", b"z"], [b"x", b"x", b"x"], [b"0" * 1_000, b"1"]], ids=repr
+)
+def test_two_gateways_that_echo_end_after_a_spoofed_packet(pair: MakePair, packets: list[bytes]) -> None:
+    two = pair()
+    for packet in packets:
+        two.spoof(packet)
+    two.wait_until_quiet(len(packets))
+    suspected = [event for one in two.gateways for event in one.named("LoopSuspected")]
+    assert 1 <= len(suspected) == two.sum("loops_suspected") <= 2
+    assert suspected[0]["Remote"]["IpAddress"] in ("192.0.2.1", "192.0.2.2")
+    assert two.sum("destination_replies_sent") <= 2_100
+    assert two.sum("destination_replies_failed", reason="LoopSuspected") == len(packets)
+    # The same packets again: the gateway that has seen the loop gives one answer in 10 s.
+    limited = 0 if two.gateways[0].named("LoopSuspected") else 1
+    before = two.gateways[limited].metrics()
+    for _ in range(50):
+        two.spoof(packets[0], limited)
+    arrived = before.value("received_packets") + 50
+    until(
+        lambda: two.gateways[limited].metrics().value("received_packets") >= arrived,
+        "they arrived",
+    )
+    until(
+        lambda: (
+            two.gateways[limited].metrics().value("destination_replies")
+            >= before.value("destination_replies") + 50
+        ),
+        "they were answered",
+    )
+    after = two.gateways[limited].metrics()
+    assert after.value("destination_replies_sent") <= before.value("destination_replies_sent") + 2
+
+
+CHANGING = """
+import base64, itertools
+
+numbers = itertools.count()
+
+def handler(event, context):
+    data = lambda: base64.b64encode(b"%d" % next(numbers)).decode()
+    return {"Replies": [{"Tag": m["Tag"], "Data": data()} for m in event["Messages"]]}
+"""
+
+
+def test_a_loop_in_which_the_payload_changes_is_bounded_by_a_rate(pair: MakePair) -> None:
+    two = pair("answers_per_remote_per_second: 20\n", CHANGING)
+    two.spoof(b"x")
+    two.wait_until_quiet(1)
+    assert two.sum("destination_replies_failed", reason="RateLimited") == 1
+    assert two.sum("destination_replies_sent") <= 200
+
+
+def test_services_that_answer_anything_get_no_answer(gateway: StartGateway, netns: Netns) -> None:
+    netns.ip("address", "add", "198.51.100.5/32", "dev", "lo")
+    running = start(gateway, netns)
+    to = ("198.51.100.5", running.port())
+    for count, port in enumerate((7, 13, 17, 19, 37), start=1):
+        with Client("198.51.100.5", port, place=netns) as service:
+            service.send(b"x", to)
+            failed = running.wait_for("ReplyFailed", count, Reason="AnswerRefused")[-1]
+            outcome = running.post({"Tag": failed["Tag"], "Data": DATA})
+            assert [one["Reason"] for one in outcome["Failures"]] == ["AnswerRefused"]
+            assert source(running, "198.51.100.5", port) == "Sent", (
+                "what an operator's message names is no answer"
+            )
+    assert running.metrics().by("reason", "destination_replies_failed") == {"AnswerRefused": 5}
+
+
+def test_pings_are_no_loop(pair: MakePair) -> None:
+    two = pair()
+    to = two.address(0)
+    with Client("192.0.2.2", place=two.places[1]) as client:
+        for _ in range(900):
+            client.send(b"ping", to)
+            assert client.receive()[0] == b"ping"
+        for number in range(3_000):
+            client.send(b"%d" % number, to)
+            if number % 50 == 49:
+                client.receive_data(50)
+    with Client("127.0.0.1", place=two.places[0]) as client:
+        for _ in range(200):
+            for _ in range(100):
+                client.send(b"ping", ("127.0.0.1", to[1]))
+            assert client.receive_data(100) == [b"ping"] * 100
+    assert two.sum("destination_replies_failed") == two.sum("loops_suspected") == 0

@@ -127,6 +127,9 @@ def test_contract_defaults() -> None:
     assert config.api.address() == ("127.0.0.1", 8080)
     assert (config.sns, config.aws.endpoint_url, config.require_approval) == (None, None, False)
     assert (config.port_range(), config.tag_lifetime_seconds) == (range(20000, 30000), 3600)
+    assert config.refuse_answers_to_ports == [7, 13, 17, 19, 37]
+    assert (config.loop_guard, config.loop_guard_exempt_networks) == (True, ["127.0.0.0/8", "::1/128"])
+    assert config.answers_per_remote_per_second is None
     batching = DestinationSpec().batching
     assert (batching.count, batching.timeout_in_seconds, batching.size_in_mb) == (100, 0.1, 1)
     listener = Listener()

@@ -19,6 +19,8 @@ pub struct Counters {
     pub rejected: BTreeMap<Rejected, u64>,
     pub sent_packets: u64,
     pub sent_bytes: u64,
+    /// How often answers to a remote began to be limited.
+    pub loops_suspected: u64,
     pub destinations: Vec<DestinationCounters>,
     pub sources: Vec<SourceCounters>,
     /// Of a `wg` Listener.

@@ -10,6 +10,7 @@
 
 use crate::{
     Counters, Now,
+    answers::Answers,
     dedup::Window,
     document::{Completion, Failure, Origin, Submission},
     entry::{self, Read},
@@ -91,6 +92,8 @@ pub struct Egress {
     held: BTreeMap<(u64, u64), Outgoing>,
     held_so_far: u64,
     lobby: Lobby,
+    /// Who was answered, and what came back.
+    pub answers: Answers,
     outgoing: Queue,
     completions: VecDeque<Completion>,
     /// Kinds of events that somebody watches.
@@ -107,6 +110,7 @@ impl Egress {
             held: BTreeMap::new(),
             held_so_far: 0,
             lobby: Lobby::default(),
+            answers: Answers::default(),
             outgoing: Queue::default(),
             completions: VecDeque::new(),
             watched: Kinds::default(),
@@ -189,9 +193,12 @@ impl Egress {
     ) -> Result<(), Refused> {
         let Read { id, tagged, to, payload, bytes, expires_ms } = read;
         let now = around.now;
+        // A payload that was wrapped for a tunnel ends in the application's data.
+        let data = &payload[payload.len() - bytes..];
         let entry = |id, hold: u64| EntryRef { document, index, id, bytes, hold_until: now.mono.saturating_add(hold) };
         let Origin::Source(source) = self.documents[document].completion.origin else {
             let local = session.permit_answer(around, &to)?;
+            self.answers.permit(now, &around.shared.answers, &to, session.remote_of(&to), data)?;
             self.documents[document].outstanding += 1;
             let outgoing = Outgoing::new(entry(None, REPLY_HOLD), to, local, expires_ms, payload);
             self.leave(now, session, counters, outgoing);
@@ -213,6 +220,9 @@ impl Egress {
         let ttl = expires_ms.saturating_sub(now.unix_ms).saturating_sub(1).saturating_mul(1_000_000);
         let hold = sender.hold.min(ttl);
         let placed = session.permit(around, source, tagged, &to, expires_ms).and_then(|local| {
+            if tagged {
+                self.answers.permit(now, &around.shared.answers, &to, session.remote_of(&to), data)?;
+            }
             let leaves = sender.reserve(now, &to, hold, self.held.len())?;
             Ok((leaves, local))
         });

@@ -20,15 +20,18 @@ impl Kinds {
     pub const ICMP_ERROR: Kinds = Kinds(16);
     /// A peer sent what its AllowedIPs refuse, for the first time.
     pub const INNER_REFUSED: Kinds = Kinds(32);
+    /// Answers to a remote are limited from now on.
+    pub const LOOP_SUSPECTED: Kinds = Kinds(64);
 
     /// Each kind with the name of its event.
-    pub const NAMES: [(Kinds, &'static str); 6] = [
+    pub const NAMES: [(Kinds, &'static str); 7] = [
         (Kinds::PACKET_RECEIVED, "PacketReceived"),
         (Kinds::PACKET_REJECTED, "PacketRejected"),
         (Kinds::REPLY_SENT, "ReplySent"),
         (Kinds::PACKET_SOURCED, "PacketSourced"),
         (Kinds::ICMP_ERROR, "IcmpError"),
         (Kinds::INNER_REFUSED, "InnerSourceRefused"),
+        (Kinds::LOOP_SUSPECTED, "LoopSuspected"),
     ];
 
     /// True if both have a kind in common.
@@ -84,4 +87,6 @@ pub enum About {
     Icmp(&'static str),
     /// The peer, and the inner source of its packet, which is no IP packet if it has none.
     InnerRefused(PublicKey, Option<IpAddr>),
+    /// The remote has returned many answers in a row.
+    Loop,
 }

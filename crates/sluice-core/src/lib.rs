@@ -6,6 +6,7 @@
 //! time, loss and reordering.
 
 mod address;
+mod answers;
 pub mod batch;
 pub mod counters;
 pub mod dedup;
@@ -19,6 +20,7 @@ pub mod intake;
 mod judge;
 pub mod listener;
 mod lobby;
+mod loop_guard;
 pub mod message;
 pub mod outgoing;
 pub mod own;

@@ -8,6 +8,7 @@ use crate::{
     event::{About, Event, Kinds},
     intake::{Intake, Pushed},
     judge::{Surroundings, may_converse},
+    pacing::Recipient,
     packet::PacketWriter,
     reason::{Dropped, Reason, Rejected},
     session::{
@@ -94,6 +95,11 @@ impl Listener {
         let mut plaintext = std::mem::take(&mut self.plaintext);
         let arrived = self.session.receive(now, local, remote, datagram, &mut plaintext);
         self.settle(now);
+        if let Arrived::Packet(delivery) = &arrived
+            && !self.egress.answers.is_empty()
+        {
+            self.watch_for_loop(now, remote, delivery);
+        }
         match arrived {
             Arrived::Protocol => {}
             Arrived::Refused(why) => self.reject(now, remote, datagram.len(), why),
@@ -104,6 +110,17 @@ impl Listener {
             Arrived::Packet(delivery) => self.deliver(now, local, remote, &delivery),
         }
         self.plaintext = plaintext;
+    }
+
+    /// Answers to a remote that only returns them are limited; the first time is an event.
+    fn watch_for_loop(&mut self, now: Now, remote: SocketAddr, delivery: &Delivery) {
+        let peer = delivery.peer.as_ref().map(|peer| Recipient::Peer(peer.id));
+        if self.egress.answers.heard(now, peer.unwrap_or(Recipient::Remote(remote)), delivery.payload) {
+            self.counters.loops_suspected += 1;
+            if self.egress.watched.meets(Kinds::LOOP_SUSPECTED) {
+                self.event(Kinds::LOOP_SUSPECTED, now, remote, delivery.payload.len(), About::Loop);
+            }
+        }
     }
 
     /// Renders a packet for each Destination that it may go to. What they share is made for the first of them.

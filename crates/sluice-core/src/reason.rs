@@ -19,6 +19,7 @@ pub enum Reason {
     PayloadTooLarge,
     RateLimited,
     AnswerRefused,
+    LoopSuspected,
     RemoteUnreachable,
     SendFailed,
     SourceDisabled,
@@ -26,7 +27,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in declaration order.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 17] = [
         Reason::MalformedMessage,
         Reason::MalformedRemote,
         Reason::MalformedData,
@@ -40,6 +41,7 @@ impl Reason {
         Reason::PayloadTooLarge,
         Reason::RateLimited,
         Reason::AnswerRefused,
+        Reason::LoopSuspected,
         Reason::RemoteUnreachable,
         Reason::SendFailed,
         Reason::SourceDisabled,
@@ -61,6 +63,7 @@ impl Reason {
             Reason::PayloadTooLarge => "PayloadTooLarge",
             Reason::RateLimited => "RateLimited",
             Reason::AnswerRefused => "AnswerRefused",
+            Reason::LoopSuspected => "LoopSuspected",
             Reason::RemoteUnreachable => "RemoteUnreachable",
             Reason::SendFailed => "SendFailed",
             Reason::SourceDisabled => "SourceDisabled",

@@ -1,6 +1,9 @@
 //! What all Listeners of a gateway share.
 
-use crate::{spec::DataplaneSpec, tag::TagKeys};
+use crate::{
+    spec::{AnswerSpec, DataplaneSpec},
+    tag::TagKeys,
+};
 
 /// Names and keys that go into every packet and Tag of this gateway.
 pub struct Shared {
@@ -12,6 +15,8 @@ pub struct Shared {
     pub tag_keys: TagKeys,
     /// Lifetime of a Tag in seconds.
     pub tag_seconds: u32,
+    /// What holds for answers.
+    pub answers: AnswerSpec,
 }
 
 impl Shared {
@@ -28,6 +33,7 @@ impl Shared {
             region: spec.region.clone(),
             tag_keys: tag_keys.ok_or("TagKeys needs at least one key, with an id from 0 to 15")?,
             tag_seconds: spec.tag_seconds,
+            answers: spec.answers.clone(),
         })
     }
 }

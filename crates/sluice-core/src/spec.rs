@@ -23,6 +23,24 @@ pub struct DataplaneSpec {
     pub tag_keys: Vec<TagKeySpec>,
     /// Lifetime of a Tag in seconds.
     pub tag_seconds: u32,
+    /// What holds for answers; nothing where it is left out.
+    #[serde(default)]
+    pub answers: AnswerSpec,
+}
+
+/// What holds for answers: handlers' replies, and Tags in messages (contract section 4.4).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct AnswerSpec {
+    /// Ports of services that answer anything: no answer goes there.
+    pub refuse_ports: Vec<u16>,
+    /// Limit answers to a remote that returns each of them.
+    pub loop_guard: bool,
+    /// Remotes that the loop guard leaves alone.
+    pub loop_exempt: Networks,
+    /// Most answers to one remote in a second.
+    #[serde(default)]
+    pub per_second: Option<f64>,
 }
 
 /// A Tag key.

@@ -249,6 +249,10 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
     match &event.about {
         About::Received(tag) => line.tag = Some(tag),
         About::Rejected(why) => line.reason = Some(format!("{why:?}")),
+        About::Loop => {
+            let what = "1,000 answers in a row came back within a second each (loop_guard)";
+            line.detail = Some(what.to_owned());
+        }
         About::Icmp(why) => line.reason = Some((*why).to_owned()),
         About::InnerRefused(peer, source) => {
             line.reason = Some(format!("{:?}", Rejected::RefusedInnerSource));

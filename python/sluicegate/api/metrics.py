@@ -112,6 +112,7 @@ _LISTENER = (
     _Spec("rejected_packets", "Rejected", "Datagrams that were refused on arrival.", by="reason"),
     _Spec("sent_packets", "SentPackets", "Datagrams that the Listener sent."),
     _Spec("sent_bytes", "SentBytes", "Payload bytes that the Listener sent."),
+    _Spec("loops_suspected", "LoopsSuspected", "Times that answers to a remote began to be limited."),
     _Spec("icmp_errors", "IcmpErrors", "ICMP errors that came back after sending.", by="type"),
     _Spec("egress_ring_bytes", "RingBytes", "Bytes that wait to be sent.", gauge=True),
     _Spec("egress_ring_messages", "RingMessages", "Messages and answers that wait to be sent.", gauge=True),

@@ -1,8 +1,9 @@
 """The events of a running gateway as they happen: the event log's, and those of single packets from the native side.
 
-A Listener's ICMP errors always go to the event log's sinks. Its packets' events are made only for those who ask: each
-subscription watches the native side with its own filter and rate, and a sample goes to the sinks when the configuration
-says so (`packets_per_second`), but not through the hub, whose subscriptions would see them twice.
+A Listener's ICMP errors and suspected loops always go to the event log's sinks. Its packets' events are made only for
+those who ask: each subscription watches the native side with its own filter and rate, and a sample goes to the sinks
+when the configuration says so (`packets_per_second`), but not through the hub, whose subscriptions would see them
+twice.
 """
 
 import json
@@ -19,7 +20,8 @@ from sluicegate.events.types import NATIVE, TYPES
 
 SUBSCRIPTIONS = 16
 """At most: each costs the I/O thread time for every packet that it shows."""
-ICMP_RATE = 100  # events a second and Listener
+ALWAYS = ("IcmpError", "LoopSuspected")
+ALWAYS_RATE = 100  # events a second and Listener
 ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 
 
@@ -100,9 +102,9 @@ class LiveEvents:
     def watch(self, listener: str, port: Watchable) -> None:
         """A Listener is open: from now on its events are to be had, also by those who watch already."""
         self._ports[listener] = port
-        icmp = json.dumps({"Events": ["IcmpError"], "Rate": ICMP_RATE})
+        faults = json.dumps({"Events": ALWAYS, "Rate": ALWAYS_RATE})
         always = self._always.setdefault(port, [])
-        always.append(NativeEvents(port, icmp, self._log.forward))
+        always.append(NativeEvents(port, faults, self._log.forward))
         if self._sample:
             sample = json.dumps({"Events": NATIVE, "Rate": self._sample})
             always.append(NativeEvents(port, sample, self._forward_sample))

@@ -100,6 +100,13 @@ _TYPES = (
         "A WireGuard peer sent what its AllowedIPs do not allow; the first time for each peer, others are counted.",
     ),
     EventType(
+        "LoopSuspected",
+        "failure",
+        "out",
+        ("Listener", "Remote", "Bytes", "Detail"),
+        "A remote returns every answer. It gets one in 10 s from now on, until it sends something different.",
+    ),
+    EventType(
         "DeadLetterFailed",
         "failure",
         "out",

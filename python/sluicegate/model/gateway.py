@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from sluicegate.model.address import BindAddress, parse_server
+from sluicegate.model.address import BindAddress, Network, parse_server
 from sluicegate.model.base import Finding, Resource, invalid
 from sluicegate.model.crosscheck import cross_check, with_names
 from sluicegate.model.listener import Listener
@@ -185,6 +185,19 @@ class GatewayConfig(Resource):
     """The range from which ports are assigned to Listeners without one."""
     tag_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
     """Seconds for which a Tag can be answered."""
+    refuse_answers_to_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = Field(
+        default_factory=lambda: [7, 13, 17, 19, 37]
+    )
+    """No reply goes to these ports, and no Tag leads there: services at them answer anything, and would for ever.
+    `[]` for none."""
+    loop_guard: bool = True
+    """After 1,000 answers in a row that a remote returned byte for byte, each within a second, it gets one answer in 10
+    seconds until it sends something different. Two gateways that echo would answer each other for ever."""
+    loop_guard_exempt_networks: list[Network] = Field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
+    """CIDRs of remotes that the loop guard leaves alone. No other machine can send from loopback addresses."""
+    answers_per_remote_per_second: Annotated[float, Field(ge=0.001, le=1_000_000)] | None = None
+    """At most so many answers a second go to one remote, and so many at once after a pause; further ones are refused.
+    Bounds loops in which the payload changes too. None by default."""
     require_approval: bool = False
     """New PacketSources wait until an operator approves them."""
     listeners: list[Listener] = Field(default_factory=list)

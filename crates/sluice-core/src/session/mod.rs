@@ -140,6 +140,16 @@ impl Session {
         }
     }
 
+    /// The address that an entry goes to, if it is known.
+    #[inline]
+    pub fn remote_of(&self, to: &To) -> Option<SocketAddr> {
+        match (self, to) {
+            (_, To::Remote { remote, .. }) => Some(*remote),
+            (Session::WireGuard(tunnels), To::Peer(to)) => tunnels.wg.endpoint_of(&to.peer).map(|at| at.remote),
+            _ => unreachable!("{ANOTHER}"),
+        }
+    }
+
     /// Makes a packet ready for the socket, unless it has to wait for a handshake.
     #[inline]
     pub fn seal(&mut self, now: Now, outgoing: &mut Outgoing) -> Result<Departure, Refused> {

@@ -47,6 +47,7 @@ fn spec(change: impl FnOnce(&mut Value)) -> ListenerSpec {
 fn shared() -> Arc<Shared> {
     let spec: DataplaneSpec = serde_json::from_value(json!({
         "Node": 1, "Region": "us-east-1", "TagKeys": [{"Id": 0, "Key": "ab".repeat(32)}], "TagSeconds": 3600,
+        "Answers": {"RefusePorts": [7], "LoopGuard": true, "LoopExempt": ["127.0.0.0/8"]},
     }))
     .unwrap();
     Arc::new(Shared::new(&spec).unwrap())
@@ -799,4 +800,24 @@ fn a_place_that_one_source_may_name_is_none_for_another() {
     assert_eq!(pair.astray, ["10.0.0.9:9".parse().unwrap()], "a handshake");
     pair.publish(to_client());
     assert_eq!(pair.last_outcome(), Err(Reason::RemoteDenied), "still nobody has");
+}
+
+/// A peer that returns every answer, through its tunnel. How many it got.
+fn circle(pair: &mut Pair, plaintext: &[u8]) -> usize {
+    for _ in 0..1_500 {
+        pair.client_sends(plaintext);
+        let packet = pair.packets.pop().unwrap();
+        pair.submit(Origin::Destination(0), json!({"Replies": [{"Tag": packet["Tag"], "Data": packet["Data"]}]}));
+        pair.now.mono += SECOND / 1_000;
+    }
+    pair.got.len()
+}
+
+#[test]
+fn a_peer_that_returns_every_answer_gets_a_thousand() {
+    assert_eq!(circle(&mut Pair::new(|_| {}), b"ping"), 1_000);
+    assert_eq!(circle(&mut Pair::new(decapsulating), &from_client(V4, b"ping")), 1_000);
+    let mut local = Pair::new(|_| {});
+    local.client_at = "127.0.0.1:40001".parse().unwrap();
+    assert_eq!(circle(&mut local, b"ping"), 1_500, "no other machine can spoof loopback");
 }
