@@ -44,7 +44,7 @@ def run(plan: Plan) -> Iterator[Row]:
             others.wait_ready()
             keys = (directory / "keys").read_text().split()
             _add(gateway, [_peer(key, number) for number, key in enumerate(keys)])
-            absent = [(number + 1).to_bytes(32, "big") for number in range(LIVE, CONFIGURED)]
+            absent = [(number + 1).to_bytes(31, "big") + b"\t" for number in range(LIVE, CONFIGURED)]
             _add(gateway, [_peer(b64encode(key).decode(), LIVE + n) for n, key in enumerate(absent)])
             _connect(gateway, keys, port)
             time.sleep(1.0)

@@ -27,13 +27,14 @@ class Cable:
     def forge(self, source: str, payload: bytes, port: int = 4000) -> None:
         """One UDP datagram "from" `source`, by the cable."""
         family = socket.AF_INET6 if ":" in source else socket.AF_INET
-        packet, to = udp_packet(source, port, GATEWAY6 if ":" in source else GATEWAY, PORT, payload)
+        to = GATEWAY6 if ":" in source else GATEWAY
+        packet = udp_packet(source, port, to, PORT, payload)
         raw = self.neighbour.run(lambda: socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW))
         with raw:
             raw.sendto(packet, (to, 0))
 
 
-def udp_packet(source: str, port: int, to: str, to_port: int, payload: bytes) -> tuple[bytes, str]:
+def udp_packet(source: str, port: int, to: str, to_port: int, payload: bytes) -> bytes:
     """An IP packet with UDP (RFC 791, RFC 8200, RFC 768)."""
     v6 = ":" in source
     family = socket.AF_INET6 if v6 else socket.AF_INET
@@ -43,9 +44,9 @@ def udp_packet(source: str, port: int, to: str, to_port: int, payload: bytes) ->
     pseudo = addresses + struct.pack(">IxxxB", length, socket.IPPROTO_UDP)
     udp = head + struct.pack(">H", _checksum(pseudo + head + b"\0\0" + payload)) + payload
     if v6:
-        return struct.pack(">IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + addresses + udp, to
+        return struct.pack(">IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + addresses + udp
     start = struct.pack(">BBHHHBBH", 0x45, 0, 20 + length, 0, 0, 64, socket.IPPROTO_UDP, 0) + addresses
-    return start[:10] + struct.pack(">H", _checksum(start)) + start[12:] + udp, to
+    return start[:10] + struct.pack(">H", _checksum(start)) + start[12:] + udp
 
 
 def _checksum(data: bytes) -> int:

@@ -74,7 +74,7 @@ def _rejected(running: Gateway, reason: str) -> int:
 
 
 def inner_packet(source: str, payload: bytes) -> bytes:
-    return udp_packet(source, 5000, FAR, 5683, payload)[0]
+    return udp_packet(source, 5000, FAR, 5683, payload)
 
 
 def with_bytes(packet: bytes, at: int, value: bytes) -> bytes:

@@ -157,7 +157,8 @@ listeners:
   - name: decoder
     bind: 127.0.0.1
     destinations: [{{ name: log, destination_arn: "file:log.ndjson", batching: {{ count: 1 }} }}]
-{source_of("decoder", "[203.0.113.0/24]")}
+{source_of("decoder", "[127.0.0.0/8, 203.0.113.0/24]")}
+    require_session: true
 """
     )
     address = one.address()
@@ -168,17 +169,15 @@ listeners:
         assert one.post(entry)["Sent"] == 1
         one.edit("count: 1 }", "count: 2 }")
         one.edit(
-            "egress_networks: [203.0.113.0/24]",
-            "egress_networks: [198.51.100.0/24]\n    hold_seconds: 5",
+            "egress_networks: [127.0.0.0/8, 203.0.113.0/24]",
+            "egress_networks: [127.0.0.0/8, 198.51.100.0/24]\n    hold_seconds: 5",
         )
         assert "PacketSource replies" in reload(one)
         assert one.address() == address
         assert one.post(entry)["Duplicates"] == 1
         assert one.post(entry | {"Id": "b"})["Sent"] == 1, "it has a session"
         assert one.post({"Data": "AQ==", "Tag": tag})["Sent"] == 1
-        assert (
-            one.post({"Data": "AQ==", "Remote": stranger.remote})["Failures"][0]["Reason"] == "RemoteDenied"
-        )
+        assert one.post({"Data": "AQ==", "Remote": stranger.remote})["Failures"][0]["Reason"] == "NoSession"
         assert client.receive_data(3) == [b"\x01"] * 3
     metrics = one.metrics()
     assert metrics.value("source_entries") == 5
