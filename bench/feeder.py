@@ -26,7 +26,7 @@ def main() -> None:
     bodies = prepare(port, remotes, size, min(count, max(remotes, NUMBERS)))
     plane = dataplane()
     listener = plane.open(json.dumps(listener_spec()))
-    print(json.dumps(feed(listener, bodies, count)))
+    print(json.dumps(feed(plane, listener, bodies, count)))
     listener.close(0.0)
     plane.close()
 
@@ -69,12 +69,14 @@ def bodies_of(entries: list[str]) -> list[tuple[bytes, int]]:
     return bodies
 
 
-def feed(listener: _native.Port, bodies: list[tuple[bytes, int]], count: int) -> dict[str, float]:
+def feed(
+    plane: _native.Dataplane, listener: _native.Port, bodies: list[tuple[bytes, int]], count: int
+) -> dict[str, float]:
     """Submits the bodies over and over until `count` entries are in; returns when each has ended."""
     cpu = _cpu_seconds()
     start = time.monotonic()
     given = sent = failed = place = 0
-    readable = [listener.completions_fileno()]
+    listener.on_completions(int)  # makes the data plane readable; they are taken below
     while sent + failed < count:
         if given < count:
             body, entries = bodies[place % len(bodies)]
@@ -82,11 +84,12 @@ def feed(listener: _native.Port, bodies: list[tuple[bytes, int]], count: int) ->
                 given += entries
                 place += 1
                 continue
-        select.select(readable, [], [], 1.0)
+        select.select([plane], [], [], 1.0)
         for ended in listener.completions():
             sent += ended.sent
             failed += len(ended.failures)
     elapsed = time.monotonic() - start
+    listener.on_completions(None)
     return {"sent": sent, "failed": failed, "seconds": elapsed, "cpu_seconds": _cpu_seconds() - cpu}
 
 

@@ -31,9 +31,9 @@ def main() -> None:
     ]
     tunnel = {"PrivateKey": private, "Peers": [{"PublicKey": key} for key in keys], "Known": known}
     listener = plane.open(json.dumps(listener_spec() | {"WireGuard": tunnel}))
-    begin(listener, keys[:FIRST])
+    begin(plane, listener, keys[:FIRST])
     memory, start = allocated(), time.monotonic()
-    used = begin(listener, keys[FIRST:])
+    used = begin(plane, listener, keys[FIRST:])
     others = peers - FIRST
     begun = {
         "rate": others / (time.monotonic() - start),
@@ -49,15 +49,15 @@ def main() -> None:
     )
     print(json.dumps(begun), flush=True)
     while signal.sigwait({signal.SIGUSR1, signal.SIGTERM}) == signal.SIGUSR1:
-        done = feed(listener, bodies, count)
+        done = feed(plane, listener, bodies, count)
         print(json.dumps(done | {"cookies": counters(listener)["CookiesSent"]}), flush=True)
     listener.close(0.0)
     plane.close()
 
 
-def begin(listener: _native.Port, keys: list[str]) -> float:
+def begin(plane: _native.Dataplane, listener: _native.Port, keys: list[str]) -> float:
     """A packet to each, and with it a handshake; processor seconds."""
-    done = feed(listener, bodies_of([entry_for(b"hello", key) for key in keys]), len(keys))
+    done = feed(plane, listener, bodies_of([entry_for(b"hello", key) for key in keys]), len(keys))
     if done["failed"]:
         raise SystemExit(f"{done['failed']} of {len(keys)} peers have no session")
     return done["cpu_seconds"]

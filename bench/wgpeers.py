@@ -37,21 +37,23 @@ def main() -> None:
     Path(sys.argv[4]).write_text("\n".join(keys))
     print("ready", flush=True)
     while signal.sigwait(signals) == signal.SIGUSR1:
-        _begin(ports, key)
+        _begin(plane, ports, key)
         print("begun", flush=True)
     plane.close()
 
 
-def _begin(ports: Sequence[_native.Port], key: str) -> None:
+def _begin(plane: _native.Dataplane, ports: Sequence[_native.Port], key: str) -> None:
     """Each says hello."""
     [(body, _)] = bodies_of([entry_for(b"hello", key)])
     for port in ports:
         port.submit([("hello", time.time(), 0, body, None)])
     for port in ports:
-        ended = select.poll()  # there may be more descriptors than `select` can name
-        ended.register(port.completions_fileno(), select.POLLIN)
-        if not ended.poll(HANG_SECONDS * 1e3) or [one.sent for one in port.completions()] != [1]:
+        port.on_completions(int)  # makes the data plane readable; they are taken below
+        if not select.select([plane], [], [], HANG_SECONDS)[0] or [
+            one.sent for one in port.completions()
+        ] != [1]:
             raise SystemExit("a peer has no session with the gateway")
+        port.on_completions(None)
 
 
 if __name__ == "__main__":
