@@ -1,8 +1,9 @@
 """Listeners that come and go, by reloads of the configuration: what the gateway holds, and what a packet costs, after
-3,000 of them next to before.
+3,000 of them next to after 1,000.
 
-Every third one is a WireGuard Listener; each has a Destination and a PacketSource, and gets a datagram. What
-is compared comes after a first group of them, which fills caches. The packets go to a Listener that stays.
+Every third one is a WireGuard Listener; each has a Destination and a PacketSource, and gets a datagram. The comparison
+begins after a third of them: until then caches fill, and the allocator keeps what the largest change has freed.
+The packets go to a Listener that stays.
 """
 
 import signal
@@ -27,7 +28,8 @@ GOAL = 1.1
 def run(plan: Plan) -> Iterator[Row]:
     with scratch() as directory, Gateway(directory, DESTINATION) as gateway:
         changed = Groups(directory, gateway)
-        changed.come_and_go()
+        while changed.made < plan.cycles // 3:
+            changed.come_and_go()
         held = [_held(gateway.pid)]
         costs = [[burden(gateway, RATE, plan.seconds)[0] for _ in range(plan.rounds)]]
         while changed.made < plan.cycles:
@@ -37,11 +39,11 @@ def run(plan: Plan) -> Iterator[Row]:
     name = f"after {changed.made:,} Listeners came and went"
     for what, unit in ("descriptors", ""), ("threads", ""), ("memory (RSS)", " MB"):
         before, after = (one[what] for one in held)
-        row = Row(f"{what} {name}", after, unit, baseline="before", baseline_rate=before)
-        row.goal = "<= before" if not unit else f"<= {GOAL:g}x"
+        row = Row(f"{what} {name}", after, unit, baseline="after a third", baseline_rate=before)
+        row.goal = "no more" if not unit else f"<= {GOAL:g}x"
         row.met = yes_or_no(after <= before * (GOAL if unit else 1))
         yield row
-    row = compare(f"{RATE:,}/s {name}", costs[1], "before", costs[0])
+    row = compare(f"{RATE:,}/s {name}", costs[1], "after a third", costs[0])
     row.goal, row.met = f"<= {GOAL:g}x CPU", yes_or_no((row.cpu_ratio or 0) >= 1 / GOAL)
     yield row
 
