@@ -34,8 +34,8 @@ from sluicegate.http.server import BindError, Server
 from sluicegate.http.tls import TlsError, server_context
 from sluicegate.model import Api, Finding, FindingsError
 from sluicegate.model.address import is_loopback
-from sluicegate.running import views
-from sluicegate.running.documents import Refused, declared, desire, removal
+from sluicegate.running import descriptors, views
+from sluicegate.running.documents import Desired, Refused, declared, desire, removal
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.pulse import Pulse
@@ -90,6 +90,8 @@ class Gateway:
         self._ready = False
         self._pulse = Pulse()
         self._closing = contextlib.AsyncExitStack()
+        self._counted: Desired | None = None
+        self._budget = 0
         self.api: Server | None = None
         self.sns: Server | None = None
 
@@ -321,6 +323,7 @@ class Gateway:
                 setting="api.bind",
                 authenticated=True,
                 busy=api_busy,
+                connections=self._connections,
                 tls=self._tls(self._config, "api"),
             )
         if settings.sns is not None:
@@ -336,6 +339,7 @@ class Gateway:
                 setting="sns.bind",
                 authenticated=True,
                 busy=sns_busy,
+                connections=self._connections,
                 tls=self._tls(self._config, "sns"),
             )
         for name, server in (("api", self.api), ("sns", self.sns)):
@@ -346,6 +350,14 @@ class Gateway:
             except BindError as error:
                 raise self._refused((name, "bind"), str(error)) from None
             self._closing.push_async_callback(server.stop)
+
+    def _connections(self) -> int:
+        """How many connections each server may have beside what runs now."""
+        desired = self.registry.desired
+        if desired is not self._counted:
+            self._counted = desired
+            self._budget = descriptors.connections(desired, self._settings)
+        return self._budget
 
     def _tls(self, config: Config, name: Literal["api", "sns"]) -> ssl.SSLContext | None:
         """What the server of this name speaks with `config`. Raises `Refused`."""

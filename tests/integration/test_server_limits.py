@@ -147,7 +147,8 @@ async def test_whoever_rests_longest_gives_way(
 async def test_more_newcomers_than_can_be_told_are_closed(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptor, "REFUSED_LIMIT", 2)
+    monkeypatch.setattr(acceptor, "ASIDE", 2)
+    monkeypatch.setattr(server, "CONNECTION_LIMIT", 12)
     active = [await asyncio.open_connection(*address) for _ in range(5)]
     for stream in active:
         assert b"200 OK" in await ask(stream)

@@ -108,7 +108,7 @@ def test_commands_find_and_trust_the_gateway(one: Gateway, tmp_path: Path) -> No
     url = one.api_url.replace("http:", "https:")
     code, said = command(one, "sources", "list", "--config", str(one.file))
     assert (code, "replies" in said) == (0, True), said
-    code, said = command(one, "tail", "--timeout", "0.5", "--config", str(one.file))
+    code, said = command(one, "tail", "--timeout", "5", "--config", str(one.file))
     assert f"watching {url}" in said
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -17,6 +17,7 @@ from sluicegate.events import EventLog, Sink
 from sluicegate.events.setup import open_sinks
 from sluicegate.gateway import DRAIN_SECONDS, Gateway, StartError
 from sluicegate.model import Finding
+from sluicegate.running.descriptors import raise_limit
 
 
 def load_or_fail(file: str) -> Config:
@@ -35,6 +36,7 @@ def serve(
     SIGHUP takes the file over as it is then; with `watch` saving it does. Raises `CliError` when it cannot start.
     """
     output = take_over()
+    raise_limit()
     for warning in config.warnings:
         error(f"warning: {warning}")
     try:

@@ -5,7 +5,8 @@ Run by path as `python -P _worker_main.py PARENT MEMORY python HANDLER SOCKET` o
 of ours, so that the handler finds the interpreter as AWS would leave it. PARENT is the gateway's process id,
 MEMORY bytes or 0. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API is.
 
-Not a `preexec_fn`: Python code between fork and exec may deadlock in a process that has native threads.
+It may have as many open files as on AWS. Not a `preexec_fn`: Python code between fork and exec may deadlock in a
+process that has native threads.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ _INVOCATION = "/2018-06-01/runtime/invocation/"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
 _LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
 _RECEIVE_BYTES = 1 << 18
+_FILES = 1024  # as on AWS; the gateway's own limit is higher, and libraries with select(2) would not bear it
 
 
 def main() -> None:
@@ -31,6 +33,8 @@ def main() -> None:
     if os.getppid() != parent:
         # It died before the call above.
         os._exit(1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _FILES), hard))
     if memory:
         _limit(memory)
     if kind == "exec":

@@ -26,10 +26,10 @@ log = structlog.get_logger("sluicegate.http")
 
 REST_SECONDS = 3.0
 """A client that comes back sooner is active, and keeps its connection."""
-REFUSED_LIMIT = 32
-"""Newcomers that are told at a time that there is no place."""
-ACCEPT_LIMIT = 64
-"""Connections that are accepted before the event loop does something else."""
+ASIDE = 16
+"""Newcomers that are told at a time that there is no place, and connections that are accepted before the event loop
+does something else. Where there are few places it is a sixth of these, 1 at least: such connections are open beside
+those that have a place."""
 PAUSE_SECONDS = 0.1
 """Until the next `accept` when the process or the system has no descriptor left."""
 SHUTDOWN_SECONDS = 2.0
@@ -51,10 +51,13 @@ class Connection(asyncio.Protocol):
 
 
 class Room:
-    """The places of a server, `limit` of them. Belongs to the event loop; `clock` gives seconds."""
+    """The places of a server, as many as `limit` says at that moment. Belongs to the event loop.
 
-    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
-        self.limit = limit
+    `clock` gives seconds.
+    """
+
+    def __init__(self, limit: Callable[[], int], clock: Callable[[], float]) -> None:
+        self._limit = limit
         self._clock = clock
         self._held: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -63,8 +66,8 @@ class Room:
 
     def enter(self, one: Connection) -> bool:
         """Take a place for a newcomer, if need be another's. False: it is not served, and to be closed at once."""
-        if len(self._held) >= self.limit and not self.make_place():
-            if len(self._refused) >= REFUSED_LIMIT:
+        if len(self._held) >= self._limit() and not self.make_place():
+            if len(self._refused) >= self.aside:
                 return False
             self._refused.add(one)
             one.refuse()
@@ -72,6 +75,11 @@ class Room:
         self._held.add(one)
         self._fresh[one] = None
         return True
+
+    @property
+    def aside(self) -> int:
+        """How many may be open for a moment beside those that have a place."""
+        return max(1, min(ASIDE, self._limit() // 6))
 
     def serve(self, one: Connection) -> None:
         """A request of it has arrived."""
@@ -148,7 +156,7 @@ class Acceptor:
             opening.cancel()
 
     def _accept(self) -> None:
-        for _ in range(ACCEPT_LIMIT):
+        for _ in range(self._room.aside):
             try:
                 accepted, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError):

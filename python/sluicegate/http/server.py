@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
@@ -167,8 +167,9 @@ class Server:
     """Serves `app` on `host:port` (port 0: any free one). `setting` names the configuration key in errors.
 
     `authenticated`: the application asks everybody for credentials, as the contract (4.2, 8) wants it on any bind but
-    loopback. Without that only loopback is served. `busy` answers whoever finds no place among `connections`, in the
-    application's own language. `tls` may be replaced while the server runs: new connections get the new one.
+    loopback. Without that only loopback is served. `busy` answers whoever finds no place, in the application's own
+    language; `connections` says how many places there are at that moment. `tls` may be replaced while the server runs:
+    new connections get the new one.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class Server:
         setting: str,
         authenticated: bool = False,
         busy: ASGIApp | None = None,
-        connections: int | None = None,
+        connections: Callable[[], int] = lambda: CONNECTION_LIMIT,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.busy = busy or _busy
@@ -259,7 +260,7 @@ class Server:
         )
         # uvicorn's start and stop lines would stand between the event lines of the gateway.
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-        room = Room(self._connections or CONNECTION_LIMIT, asyncio.get_running_loop().time)
+        room = Room(self._connections, asyncio.get_running_loop().time)
         self._server = _Uvicorn(config, self, room)
         self._task = asyncio.create_task(
             self._server.serve(sockets=[self._socket]), name=f"serve {self._setting}"

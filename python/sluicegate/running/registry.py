@@ -32,6 +32,7 @@ from sluicegate.model import (
 )
 from sluicegate.model.publickey import canonical, own_key_among, spellings
 from sluicegate.model.text import some
+from sluicegate.running import descriptors
 from sluicegate.running.documents import (
     KINDS,
     Desired,
@@ -428,6 +429,7 @@ class Registry:
             )
             judged = Judged(dict(self._stored), inventory, desired, touched)
         config = config or self.config
+        descriptors.check(judged.desired, config.gateway)
         plan = await self.runtime.plan(judged.desired, judged.touched)
         before, self._node.config = self._node.config, config
         try:
