@@ -16,8 +16,9 @@ OWN = 32
 configuration that is read, a name that is looked up."""
 LISTENER = 1
 DESTINATION = 1
-WORKER = 5
-"""Two pipes, the process, and the two sockets of its Runtime API."""
+"""Of a file, or a Destination of a package; one that is bound to nothing or to the console has none."""
+WORKER = 4
+"""Two pipes, the process, and a socket; the Runtime API of an executable has two."""
 WORKERS = 2
 """Of a function that names no number (`destinations/function.py`)."""
 SERVICE = 4
@@ -81,11 +82,13 @@ def _listener(listener: Listener) -> int:
 
 def _destination(spec: DestinationSpec) -> int:
     arns = spec.destination_arn
-    found = arns.values() if isinstance(arns, dict) else [arns or ""]
-    if not any(arn.startswith("function:") for arn in found):
-        return DESTINATION
+    found = list(arns.values()) if isinstance(arns, dict) else [arns or ""]
+    functions = [arn for arn in found if arn.startswith("function:")]
+    if not functions:
+        return DESTINATION * any(arn and not arn.startswith("console:") for arn in found)
     named = (spec.arguments or {}).get("Concurrency", WORKERS)
-    return WORKER * (int(named) if str(named).isdecimal() else WORKERS)
+    executable = not all(".py:" in arn for arn in functions)
+    return (WORKER + executable) * (int(named) if str(named).isdecimal() else WORKERS)
 
 
 def _dead_letters(sources: Iterable[PacketSource]) -> int:
