@@ -25,7 +25,7 @@ LAYERS = [
     ("aws", "functions", "http"),
     ("httpclient", "model", "state"),
     ("entrypoints", "localcode"),
-    ("backoff", "faults", "linefile", "threads"),
+    ("backoff", "faults", "linefile", "loopwatch", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

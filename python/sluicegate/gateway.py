@@ -32,8 +32,10 @@ from sluicegate.functions import reload
 from sluicegate.http.auth import Authenticator
 from sluicegate.http.server import BindError, Server
 from sluicegate.http.tls import TlsError, server_context
+from sluicegate.loopwatch import Doing, LoopWatch
 from sluicegate.model import Api, Finding, FindingsError
 from sluicegate.model.address import is_loopback
+from sluicegate.model.text import some
 from sluicegate.running import descriptors, views
 from sluicegate.running.documents import Desired, Refused, declared, desire, removal
 from sluicegate.running.listener import RunningListener
@@ -57,7 +59,7 @@ from sluicegate.state.notes import remove_note, write_note
 
 log = structlog.get_logger("sluicegate.gateway")
 
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 7.0
 """Seconds that a stop has to complete the packets and messages that were accepted."""
 DEAD_LETTER_SECONDS = 2.0
 """Seconds of a stop that are kept for the dead letters of the last failures."""
@@ -92,6 +94,8 @@ class Gateway:
         self._closing = contextlib.AsyncExitStack()
         self._counted: Desired | None = None
         self._budget = 0
+        self.watch = LoopWatch(self._report_blocked)
+        """Knows what the event loop is doing."""
         self.api: Server | None = None
         self.sns: Server | None = None
 
@@ -117,6 +121,7 @@ class Gateway:
     async def start(self) -> None:
         """Returns once every Listener is bound, every handler is loading and both servers answer. Raises
         `StartError`."""
+        self.watch.start()
         try:
             # Before any side effect; later again, with the state's resources.
             await asyncio.to_thread(lambda: desire(self._config, declared(self._config, []), {}))
@@ -199,6 +204,7 @@ class Gateway:
             await running.stop_sources()
             await running.end(0.0)
         await self._closing.aclose()
+        self.watch.stop()
 
     async def stop(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Accept nothing new, complete what was accepted within `drain_seconds`, close. Packets and messages that did
@@ -213,8 +219,9 @@ class Gateway:
         def left() -> float:
             return max(0.0, deadline - asyncio.get_running_loop().time())
 
+        self.registry.stop()
         if self.sns is not None:
-            await self.sns.stop()
+            await self.sns.stop(left() / 2)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -228,12 +235,27 @@ class Gateway:
             await asyncio.gather(*(one.end_sources(left()) for one in running))
             self._live.end_subscriptions()
             if self.api is not None:
-                await self.api.stop()
+                await self.api.stop(left())
             await self._node.settle(left())
             await asyncio.gather(*(one.close(left()) for one in running))
             await dead_letters.close(left() + reserve)
         await self._closing.aclose()
+        self.watch.stop()
         self._events.emit("GatewayStopped")
+
+    def unfinished(self) -> str:
+        """What is accepted and has not completed, in words; empty if there is nothing. From any thread."""
+        found: list[str] = []
+        for running in self._listeners():
+            with contextlib.suppress(RuntimeError):  # it is closed, or changes at this moment
+                found += running.unfinished()
+        return some(found)
+
+    def _report_blocked(self, seconds: float, doing: Doing) -> None:
+        what = "code that waits without `await` holds everything up; docs/write-a-destination.md says how to do it"
+        detail = f"the event loop has not turned for {seconds:.1f} s, held up by {doing}: {what}"
+        log.warning("the event loop is blocked", seconds=round(seconds, 1), by=str(doing))
+        self._events.emit("LoopBlocked", Reason="Blocked", Detail=detail, **doing.names)
 
     # What the API shows (api.app.GatewayView)
 

@@ -19,6 +19,8 @@ class Exit(enum.IntEnum):
     """No gateway answers at the address."""
     NOT_STARTED = 4
     """The gateway could not start: a port in use, a state in use."""
+    FORCED = 5
+    """A stop of the gateway was ended by force after 10 s; its last lines say what is lost."""
 
 
 class CliError(click.ClickException):

@@ -1,10 +1,9 @@
 """Taking the configuration file over while the gateway runs: on SIGHUP, and when it is saved."""
 
 import asyncio
-import signal
-import sys
 
 from sluicegate.cli.errors import error
+from sluicegate.cli.signals import say
 from sluicegate.config import stamp
 from sluicegate.gateway import Gateway
 from sluicegate.running.registry import ReloadRefused
@@ -13,28 +12,39 @@ POLL_SECONDS = 0.5
 
 
 class Reloading:
-    """Reloads `gateway` until `stop`; with `watch` also when its file changes. Belongs to the event loop."""
+    """Reloads `gateway` from `start` to `close`; a wish that comes earlier is kept. Belongs to the event loop."""
 
-    def __init__(self, gateway: Gateway, *, watch: bool) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop.add_signal_handler(signal.SIGHUP, self._begin, "SIGHUP")
+        self._started = self._wanted = self._closed = False
+
+    def start(self, *, watch: bool) -> None:
+        """The gateway serves from now on; with `watch` the file is also reloaded when it changes."""
+        self._started = True
         if watch:
             self._keep(asyncio.create_task(self._watch(), name="watch the file"))
+        if self._wanted:
+            self.hang_up()
 
-    async def stop(self) -> None:
-        """A reload that runs is ended as the gateway's own stop wants it; none begins any more."""
-        self._loop.remove_signal_handler(signal.SIGHUP)
-        # The default would end the process while it drains.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    def hang_up(self) -> None:
+        """SIGHUP has come."""
+        if not self._started:
+            self._wanted = True
+            say("SIGHUP: the file is reloaded once the gateway serves")
+        elif not self._closed:
+            self._keep(asyncio.create_task(self._reload("SIGHUP"), name="reload"))
+
+    def close(self) -> None:
+        """Begin no reload any more. One that runs is ended by the gateway's stop."""
+        self._closed = True
         for task in self._tasks:
             if task.get_name() == "watch the file":
                 task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, who: str) -> None:
-        self._keep(asyncio.create_task(self._reload(who), name="reload"))
+    async def ended(self) -> None:
+        """Wait for the reloads that ran at `close`."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _keep(self, task: "asyncio.Task[None]") -> None:
         self._tasks.add(task)
@@ -45,9 +55,9 @@ class Reloading:
         try:
             changes = await self._gateway.registry.reload(who)
         except ReloadRefused as refused:
-            _say(f"{file} was not taken over, what ran before runs on:\n{refused}")
+            say(f"{file} was not taken over, what ran before runs on:\n{refused}")
         else:
-            _say(f"{file} was taken over: {'; '.join(changes) or 'nothing changes'}")
+            say(f"{file} was taken over: {'; '.join(changes) or 'nothing changes'}")
             for warning in self._gateway.registry.config.warnings:
                 error(f"warning: {warning}")
 
@@ -62,7 +72,3 @@ class Reloading:
             if settled and now is not None and now != taken:
                 taken = now
                 await self._reload("file")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

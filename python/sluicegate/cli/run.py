@@ -13,8 +13,8 @@ def command(file: str, watch: bool) -> None:
     """Run the gateway that FILE describes.
 
     Events go to standard output, one JSON object a line; the log goes to standard error. SIGINT or SIGTERM drains and
-    ends; a second one ends at once. SIGHUP takes FILE over as it is then: what does not change is not touched, and a
-    file with a mistake is refused with its reasons while the gateway runs on.
+    ends, within 10 s; a second one ends at once. SIGHUP takes FILE over as it is then: what does not change is not
+    touched, and a file with a mistake is refused with its reasons while the gateway runs on.
     """
     serve(load_or_fail(file), _ready, watch=watch)
 

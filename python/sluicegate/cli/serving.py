@@ -2,22 +2,28 @@
 
 import asyncio
 import gc
-import os
-import signal
-import sys
+import time
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
 from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.reloading import Reloading
+from sluicegate.cli.signals import STOP_SECONDS, Signals, say
 from sluicegate.cli.streams import take_over
 from sluicegate.config import Config, ConfigError, load
 from sluicegate.events import EventLog, Sink
 from sluicegate.events.setup import open_sinks
-from sluicegate.gateway import DRAIN_SECONDS, Gateway, StartError
+from sluicegate.gateway import Gateway, StartError
 from sluicegate.model import Finding
 from sluicegate.running.descriptors import raise_limit
+
+CLOSE_SECONDS = 2.0
+"""Seconds of a stop that are kept for closing, after what was accepted has completed or is given up."""
+EVENTS_SECONDS = 1.0
+"""Seconds that the outputs of events have to take the last lines."""
+SAY_SECONDS = 0.2
 
 
 def load_or_fail(file: str) -> Config:
@@ -57,21 +63,9 @@ async def _serve(
         found = Finding(("events", "file"), cause, "check the directory and its permissions")
         raise StartError(config.locate(found)) from None
     events = EventLog(*sinks, node=settings.node, region=settings.region)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stopping.is_set():
-            # Handlers' workers end with this process (PR_SET_PDEATHSIG), and the state is always consistent.
-            os._exit(128 + number)
-        stopping.set()
-        print(
-            f"stopping within {DRAIN_SECONDS:.0f} s; once more to stop at once", file=sys.stderr, flush=True
-        )
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
     gateway = Gateway(config, events, reload_functions=reload_functions)
+    reloading, stopping = Reloading(gateway), asyncio.Event()
+    signals = Signals(stopping.set, reloading.hang_up, partial(_report_late, gateway, events))
     try:
         starting = asyncio.ensure_future(gateway.start())
         interrupted = asyncio.ensure_future(stopping.wait())
@@ -82,13 +76,25 @@ async def _serve(
             return
         await starting
         _tune_collector()
-        reloading = Reloading(gateway, watch=watch)
+        reloading.start(watch=watch)
         ready(gateway)
         await interrupted
-        await reloading.stop()
-        await gateway.stop()
+        reloading.close()
+        await gateway.stop(max(0.0, signals.left - CLOSE_SECONDS))
+        await reloading.ended()
     finally:
-        events.close()
+        events.close(min(EVENTS_SECONDS, signals.left))
+        signals.end()
+
+
+def _report_late(gateway: Gateway, events: EventLog) -> None:
+    """Say what a stop that has taken too long loses. In a thread: the event loop may never turn again."""
+    lost, doing = gateway.unfinished(), gateway.watch.doing()
+    detail = f"it was held up by {doing}; lost: {lost or 'nothing that is known'}"
+    say(f"the gateway did not stop within {STOP_SECONDS:.0f} s and is ended by force: {detail}")
+    events.emit("StopForced", Detail=detail, **doing.names)
+    events.close(SAY_SECONDS)
+    time.sleep(SAY_SECONDS)  # for the thread that writes standard error
 
 
 def _tune_collector() -> None:

@@ -138,6 +138,11 @@ class Delivery:
             | {"failed_by_reason": dict(stats.failed_by_reason), "in_flight": len(self._running)}
         )
 
+    @property
+    def packets_under_way(self) -> int:
+        """Packets that were read and have not completed. From any thread."""
+        return sum(job.left for job in list(self._running.values()))
+
     def start(self) -> None:
         """Begin to deliver; returns at once."""
         self._loop = asyncio.get_running_loop()
@@ -219,7 +224,9 @@ class Delivery:
 
     def _begin(self, batch: PacketBatch) -> None:
         job = _Job(batch, batch.count, str(uuid.uuid4()))
-        task = self._loop.create_task(self._run(job), name=f"deliver {self._destination.name}")
+        task = self._loop.create_task(
+            self._run(job), name=f"deliver {self._listener}/{self._destination.name}"
+        )
         self._running[task] = job
         task.add_done_callback(self._ended)
 

@@ -204,6 +204,20 @@ _TYPES = (
         ("Listener", "Destination", "Detail"),
         "A function's code changed, and the new code is running.",
     ),
+    EventType(
+        "LoopBlocked",
+        "failure",
+        None,
+        ("Listener", "Destination", "PacketSource", "Reason", "Detail"),
+        "Code in the event loop does not come back, and everything else waits for it; the detail has its place.",
+    ),
+    EventType(
+        "StopForced",
+        "failure",
+        None,
+        ("Listener", "Destination", "PacketSource", "Detail"),
+        "A stop was not done within 10 s and was ended by force; the detail says what is lost.",
+    ),
     EventType("GatewayStarted", "life-cycle", None, ("Listeners",), "The gateway serves."),
     EventType(
         "GatewayStopping", "life-cycle", None, (), "The gateway takes nothing new and ends what it has."

@@ -271,11 +271,11 @@ class Server:
                 raise BindError(f"{self._setting}: the server ended before it started")
             await asyncio.sleep(0.001)
 
-    async def stop(self) -> None:
-        """Refuse new connections, let running requests end (5 s at most), close. Safe to call twice."""
+    async def stop(self, seconds: float = SHUTDOWN_SECONDS + 1) -> None:
+        """Refuse new connections, let running requests end (5 s at most, or `seconds`), close. Safe to call twice."""
         if self._server is not None and self._task is not None:
             self._server.should_exit = True
-            await asyncio.wait([self._task], timeout=SHUTDOWN_SECONDS + 1)
+            await asyncio.wait([self._task], timeout=seconds)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._server = self._task = None

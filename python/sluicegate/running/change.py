@@ -98,21 +98,26 @@ class Change:
             self._place_source(source, state, before.get(source.name), free)
             self._dead_letters[source.name] = self._node.dead_letter_place(source)
 
-    async def provision(self, undo: AsyncExitStack) -> None:
-        """Provision the new Destinations and sources; `undo` closes them again."""
+    def new_destinations(self) -> list[tuple[int, DestinationPlace]]:
+        """The Destinations that are to be provisioned, each with its index in the Listener's document."""
         live = {place.resource.name: place for place in self._destination_places if not place.removed}
-        for index, resource in enumerate(self._listener.destination_specs):
-            place = live[resource.name]
-            if place.made is None or id(place.made) in self._kept:
-                continue
-            undo.push_async_callback(close_made, place.made)
-            try:
-                await place.made.provision()
-            except (Exception, SystemExit) as error:
-                if not isinstance(error, DestinationError):
-                    cause = f"the Destination {resource.name} failed to begin ({failure(error)})"
-                    error = DestinationError(cause, "report it to those who provide it")
-                raise self._refused_destination(index, error) from None
+        found = [(index, live[one.name]) for index, one in enumerate(self._listener.destination_specs)]
+        return [(at, one) for at, one in found if one.made is not None and id(one.made) not in self._kept]
+
+    async def provision_destination(self, index: int, place: DestinationPlace, undo: AsyncExitStack) -> None:
+        """Provision one of `new_destinations`; `undo` closes it again."""
+        assert place.made is not None  # noqa: S101
+        undo.push_async_callback(close_made, place.made)
+        try:
+            await place.made.provision()
+        except (Exception, SystemExit) as error:
+            if not isinstance(error, DestinationError):
+                cause = f"the Destination {place.resource.name} failed to begin ({failure(error)})"
+                error = DestinationError(cause, "report it to those who provide it")
+            raise self._refused_destination(index, error) from None
+
+    async def provision_sources(self, undo: AsyncExitStack) -> None:
+        """Provision the new sources, one after the other; `undo` closes them again."""
         for at, source in enumerate(self._source_places):
             if source.removed or source.inlet is not None:
                 continue

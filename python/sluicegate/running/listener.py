@@ -115,6 +115,22 @@ class RunningListener:
             if place.delivery is not None
         }
 
+    def unfinished(self) -> list[str]:
+        """What is accepted and has not completed, in words, for a stop that cannot wait for it. From any thread."""
+        if self.ended or self._port is None:
+            return []
+        counts = json.loads(self._port.stats())
+        found = []
+        queued = {one["Name"]: one["QueuedPackets"] for one in counts["Destinations"]}
+        for place in list(self.destinations):
+            delivery, name = place.delivery, place.resource.name
+            packets = queued.get(name, 0) + (delivery.packets_under_way if delivery is not None else 0)
+            found += [f"{packets} packets for {self.name}/{name}"] if packets else []
+        for one in counts["Sources"]:
+            entries = one["Entries"] - one["Sent"] - one["Duplicates"] - sum(one["Failed"].values())
+            found += [f"{entries} entries of {one['Name']}"] if entries > 0 else []
+        return found
+
     def spec(
         self, resource: Listener, destinations: Sequence[DestinationPlace], sources: Sequence[SourcePlace]
     ) -> dict[str, object]:

@@ -9,7 +9,7 @@ removed resources then complete the packets and messages that they have.
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -25,6 +25,7 @@ from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.peers import keyless, own_key
+from sluicegate.running.provision import provision_all
 from sluicegate.state import SealedPair
 
 log = structlog.get_logger("sluicegate.runtime")
@@ -139,9 +140,8 @@ class Runtime:
             if fresh:
                 await self._open([changes[name] for name in fresh], wanted.values(), leaving.values(), undo)
             recalled = await self._node.recall({s for change in changes.values() for s in change.new_sources})
-            for change in changes.values():
-                await change.provision(undo)
-            result = await asyncio.to_thread(lambda: commit(self._new_pairs(changes.values())))
+            await provision_all(list(changes.values()), undo)
+            result = await _completed(asyncio.to_thread(lambda: commit(self._new_pairs(changes.values()))))
             undo.pop_all()
             self._switch(desired, changes, recalled, plan)
         return result, self._end(leaving, plan)
@@ -248,7 +248,7 @@ class Runtime:
                 again.make()
                 await self._open([again], [], [], undo)
                 recalled = await self._node.recall(again.new_sources)
-                await again.provision(undo)
+                await provision_all([again], undo)
                 undo.pop_all()
         except Refused as error:
             self._node.events.emit(
@@ -271,6 +271,15 @@ async def _ended(work: Coroutine[None, None, None]) -> None:
         await asyncio.shield(task)
     finally:
         await asyncio.wait([task])
+
+
+async def _completed(work: Coroutine[None, None, _T]) -> _T:
+    """The result of `work`. A cancellation comes too late here: what is written down is going to run."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    return task.result()
 
 
 def _open_all(changes: Iterable[Change], numbers: Mapping[str, int], ports: AssignedPorts) -> None:

@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -54,6 +54,8 @@ log = structlog.get_logger("sluicegate.registry")
 
 # Settings that a reload takes over; every other one needs a restart.
 _RELOADED = {"listeners", "packet_sources", "require_approval", "ports", "local_code"}
+
+_T = TypeVar("_T")
 
 GONE_SECONDS = 4.0
 """Seconds that a delete waits until the PacketSource's leftovers on AWS are removed. Their removal goes on after it."""
@@ -113,6 +115,8 @@ class Registry:
         self._events = events
         self._changing = asyncio.Lock()
         self._stopping = False
+        self._step: asyncio.Future[Any] | None = None
+        """What a change waits for and may still be given up at."""
         self._stored: dict[Key, Stored] = {}
         self._inventory = Inventory()
         self._digests: dict[Key, str] = {}
@@ -134,9 +138,28 @@ class Registry:
     @asynccontextmanager
     async def frozen(self) -> AsyncIterator[None]:
         """Wait for a change under way, and refuse every later one: the gateway stops."""
-        self._stopping = True
+        self.stop()
         async with self._changing:
             yield
+
+    def stop(self) -> None:
+        """Refuse every change from now on. One under way is undone and refused too, unless it is written down already:
+        then it is completed."""
+        self._stopping = True
+        if self._step is not None:
+            self._step.cancel()
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """The result of `work`, which is cancelled when the gateway stops. Raises `Refused` then."""
+        self._step = step = asyncio.ensure_future(work)
+        try:
+            return await step
+        except asyncio.CancelledError:
+            if step.cancelled():
+                self._refuse_stopping()
+            raise
+        finally:
+            self._step = None
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -387,8 +410,9 @@ class Registry:
     async def reload(self, who: str) -> list[str]:
         """Apply the file as it is now. Returns the changes in words. Raises `ReloadRefused` if nothing was changed."""
         async with self._turn():
+            config = self.config
             try:
-                config = await asyncio.to_thread(load, self.config.path)
+                config = await self._unless_stopping(asyncio.to_thread(load, self.config.path))
                 _refuse_restart(self.config.gateway, config)
                 renewed = self._renew(config)
                 lines = await self._change(Commit(), config)
@@ -419,9 +443,10 @@ class Registry:
     ) -> list[str]:
         self._refuse_stopping()
         if starting or config is not None:
-            judged = await asyncio.to_thread(
+            judging = asyncio.to_thread(
                 judge_whole, config or self.config, self.config, self._stored, self._decisions, commit
             )
+            judged = await self._unless_stopping(judging)
         else:
             inventory, desired = self._inventory.copy(), self.desired.copy()
             touched = await asyncio.to_thread(
@@ -433,11 +458,12 @@ class Registry:
         plan = await self.runtime.plan(judged.desired, judged.touched)
         before, self._node.config = self._node.config, config
         try:
-            versions, ending = await self.runtime.apply(
+            applying = self.runtime.apply(
                 judged.desired,
                 plan,
                 lambda pairs: self._table.commit(dataclasses.replace(commit, key_pairs=pairs)),
             )
+            versions, ending = await self._unless_stopping(applying)
         except BaseException:
             self._node.config = before
             raise
