@@ -43,6 +43,7 @@ _MAIN = Path(__file__).with_name("_worker_main.py")
 _INHERITED = ("PATH", "HOME", "LANG")
 _NO_PORT = "127.0.0.1:0"  # of the form that AWS_LAMBDA_RUNTIME_API has in Lambda; nobody can listen there
 STOP_SECONDS = 1.0  # between SIGTERM and SIGKILL
+OUTPUT_SECONDS = 0.3  # that a worker's end waits until its lines are in the log
 LAST_ANSWER_SECONDS = 0.05  # after the end of the process
 
 
@@ -248,7 +249,7 @@ class Worker:
         assert self._process.stdout is not None and self._process.stderr is not None  # noqa: S101, PT018
         self._unread = [self._process.stderr, self._process.stdout]
         for stream in ("stdout", "stderr"):
-            forwarder = OutputForwarder(stream, self._log_line)
+            forwarder = OutputForwarder(stream, self._log_line, lambda: self._request_id)
             transport, _ = await self._loop.connect_read_pipe(partial(_itself, forwarder), self._unread[-1])
             self._unread.pop()
             self._pipes.append((transport, forwarder))
@@ -262,12 +263,18 @@ class Worker:
             transport.close()
         for pipe in self._unread:
             pipe.close()
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=OUTPUT_SECONDS)
+            if late:
+                for _, forwarder in self._pipes:
+                    forwarder.give_up()
+                await asyncio.wait(waiting, timeout=OUTPUT_SECONDS)
 
-    def _log_line(self, stream: str, line: str) -> None:
+    def _log_line(self, stream: str, request_id: str, line: str) -> None:
         log.info(
             "function output",
             function=self._program.name,
-            request_id=self._request_id,
+            request_id=request_id,
             stream=stream,
             line=line,
         )
