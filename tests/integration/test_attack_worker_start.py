@@ -61,7 +61,6 @@ def held() -> Counter[str]:
 def few_files() -> Iterator[Callable[[int], None]]:
     """Leaves this process so many free descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     fillers: list[int] = []
 
     def leave(free: int) -> None:
@@ -70,7 +69,8 @@ def few_files() -> Iterator[Callable[[int], None]]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
         if free == MANY:
             return
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, before[1]))
+        highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, before[1]))
         try:
             while True:
                 fillers.append(os.open("/dev/null", os.O_RDONLY))

@@ -10,7 +10,6 @@ import click
 
 from sluicegate import __version__
 from sluicegate.cli.errors import no_color
-from sluicegate.cli.signals import await_reload
 
 COMMANDS = {
     "dev": "Run a gateway on this machine, with a listener and an echo handler ready to try.",
@@ -39,8 +38,8 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         if cmd_name in ("run", "dev"):
-            # Before the imports, which take a while.
-            await_reload()
+            # Before the imports of the command, which take a while.
+            importlib.import_module(f"{__name__}.signals").await_reload()
         command = importlib.import_module(f"{__name__}.{cmd_name}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"cli/{cmd_name}.py must expose a click command")

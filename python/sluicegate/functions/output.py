@@ -25,6 +25,8 @@ _LAST_BYTES = 300  # of what is thrown away, the end is kept: it may say why a w
 # The runtime joins the lines of an error with \r, so that CloudWatch shows one event.
 _BREAK = re.compile(rb"[\r\n]+")
 
+_NOTE = re.compile(rb"\([0-9]+ more lines with [0-9]+ bytes within a second are not shown\)")
+
 LogLine = Callable[[str, str, str], None]
 """`(stream, request id, line)`; stream is `stdout` or `stderr`."""
 
@@ -85,9 +87,10 @@ class OutputForwarder(asyncio.Protocol):
 
     def give_up(self) -> None:
         """Throw away what waits, but for a note of it: the log is too slow to wait for."""
+        kept = deque((request_id, line) for request_id, line in self._waiting if _NOTE.fullmatch(line))
         for _, line in self._waiting:
-            self._drop(1, len(line))
-        self._waiting.clear()
+            self._drop(*((0, 0) if _NOTE.fullmatch(line) else (1, len(line))))
+        self._waiting = kept
         self._note_dropped()
 
     def forward(self) -> bool:
