@@ -34,7 +34,7 @@ _TYPES = (
         "packet",
         "in",
         ("Listener", "Tag", "Remote", "Bytes"),
-        "A datagram arrived and was accepted.",
+        "A datagram arrived and was accepted by a Destination or more.",
     ),
     EventType(
         "PacketRejected",
