@@ -75,6 +75,11 @@ class Port:
     def local_address(self) -> tuple[str, int]:
         """`(ip, port)` as bound."""
 
+    @property
+    def receive_buffer(self) -> tuple[int, int]:
+        """`(asked, given)`: bytes of the socket's receive buffer. The kernel gives less where `net.core.rmem_max` is
+        lower and the process has no CAP_NET_ADMIN."""
+
     def reader(self, destination: int) -> Reader:
         """The queue of ready batches of the Destination with this index in the spec."""
 
@@ -128,8 +133,8 @@ class Port:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
 
         Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
-        names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError, InnerSourceRefused and
-        LoopSuspected.
+        names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError, InnerSourceRefused,
+        LoopSuspected and KernelDropped.
         """
 
     def stats(self) -> str:

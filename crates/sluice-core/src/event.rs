@@ -22,9 +22,11 @@ impl Kinds {
     pub const INNER_REFUSED: Kinds = Kinds(32);
     /// Answers to a remote are limited from now on.
     pub const LOOP_SUSPECTED: Kinds = Kinds(64);
+    /// The kernel dropped datagrams.
+    pub const KERNEL_DROPPED: Kinds = Kinds(128);
 
     /// Each kind with the name of its event.
-    pub const NAMES: [(Kinds, &'static str); 7] = [
+    pub const NAMES: [(Kinds, &'static str); 8] = [
         (Kinds::PACKET_RECEIVED, "PacketReceived"),
         (Kinds::PACKET_REJECTED, "PacketRejected"),
         (Kinds::REPLY_SENT, "ReplySent"),
@@ -32,6 +34,7 @@ impl Kinds {
         (Kinds::ICMP_ERROR, "IcmpError"),
         (Kinds::INNER_REFUSED, "InnerSourceRefused"),
         (Kinds::LOOP_SUSPECTED, "LoopSuspected"),
+        (Kinds::KERNEL_DROPPED, "KernelDropped"),
     ];
 
     /// True if both have a kind in common.
@@ -85,6 +88,8 @@ pub enum About {
     },
     /// The kernel's name for the ICMP error.
     Icmp(&'static str),
+    /// So many datagrams did not fit into the receive buffer.
+    KernelDropped(u64),
     /// The peer, and the inner source of its packet, which is no IP packet if it has none.
     InnerRefused(PublicKey, Option<IpAddr>),
     /// The remote has returned many answers in a row.

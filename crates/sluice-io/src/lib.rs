@@ -6,6 +6,7 @@
 
 mod command;
 mod dataplane;
+mod drops;
 mod lock;
 mod martian;
 mod open;
@@ -28,5 +29,5 @@ pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::{Signal, Signals};
 pub use snapshot::Snapshot;
-pub use socket::OpenError;
+pub use socket::{OpenError, RECEIVE_BUFFER};
 pub use watch::{FilterSpec, Watch};

@@ -44,7 +44,6 @@ pub struct Open {
     closing: Option<Closing>,
     /// Some watch has skipped events and will say so when the second is over.
     telling: bool,
-    dropped_by_kernel: u64,
     interest: EventFlags,
 }
 
@@ -68,7 +67,6 @@ impl Open {
             behind: false,
             closing: None,
             telling: false,
-            dropped_by_kernel: 0,
             interest: EventFlags::IN,
         }
     }
@@ -90,7 +88,7 @@ impl Open {
     pub fn next_moment(&self, now: Now) -> Option<u64> {
         let told = self.telling.then(|| now.mono + (1_000 - now.unix_ms % 1_000) * 1_000_000);
         let closed = self.closing.as_ref().map(|closing| closing.deadline);
-        self.listener.poll_timeout().into_iter().chain(told).chain(closed).min()
+        self.listener.poll_timeout().into_iter().chain(told).chain(closed).chain(self.socket.drops_due()).min()
     }
 
     /// The socket is readable, writable, or has an error.
@@ -224,13 +222,9 @@ impl Open {
 
     /// The counters now.
     pub fn snapshot(&mut self) -> Snapshot {
-        // The kernel counts in 32 bits.
-        let drops = self.socket.kernel_drops();
-        let seen = self.dropped_by_kernel;
-        self.dropped_by_kernel = seen + u64::from((drops as u32).wrapping_sub(seen as u32));
         Snapshot {
             counters: self.listener.counters().clone(),
-            kernel_drops: self.dropped_by_kernel,
+            kernel_drops: self.socket.kernel_drops(),
             icmp_errors: self.socket.icmp_errors().clone(),
         }
     }
@@ -340,6 +334,12 @@ impl Open {
         for (name, remote) in self.socket.take_icmp() {
             let about = About::Icmp(name);
             events.push(Event { kind: Kinds::ICMP_ERROR, at_ms: now.unix_ms, remote, bytes: None, about });
+        }
+        let looks = self.closing.is_some() || self.socket.drops_due().is_some_and(|due| due <= now.mono);
+        if looks && let Some(packets) = self.socket.report_drops(now) {
+            let about = About::KernelDropped(packets);
+            let kind = Kinds::KERNEL_DROPPED;
+            events.push(Event { kind, at_ms: now.unix_ms, remote: None, bytes: None, about });
         }
         if events.is_empty() && !self.telling {
             return;

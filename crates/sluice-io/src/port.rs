@@ -1,6 +1,9 @@
 //! What a Listener's I/O thread and its users share.
 
-use crate::{BatchQueue, FilterSpec, Signal, Signals, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker};
+use crate::{
+    BatchQueue, FilterSpec, Signal, Signals, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker,
+    socket::UdpSocket,
+};
 use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,6 +23,7 @@ pub struct Port(pub(crate) Arc<PortState>);
 pub(crate) struct PortState {
     pub key: Key,
     pub bound: SocketAddr,
+    receive_buffer: usize,
     /// By the Destination's place; replaced as a whole.
     queues: Mutex<Vec<Arc<BatchQueue>>>,
     sources: AtomicUsize,
@@ -54,7 +58,7 @@ struct Ring {
 impl Port {
     pub(crate) fn new(
         key: Key,
-        bound: SocketAddr,
+        socket: &UdpSocket,
         queues: Vec<Arc<BatchQueue>>,
         sources: usize,
         ring_bytes: usize,
@@ -71,7 +75,8 @@ impl Port {
         };
         Port(Arc::new(PortState {
             key,
-            bound,
+            bound: socket.bound(),
+            receive_buffer: socket.receive_buffer(),
             queues: Mutex::new(queues),
             sources: AtomicUsize::new(sources),
             waker,
@@ -90,6 +95,11 @@ impl Port {
     /// Address and port as bound.
     pub fn bound(&self) -> SocketAddr {
         self.0.bound
+    }
+
+    /// Bytes of the receive buffer, of the [`RECEIVE_BUFFER`](crate::RECEIVE_BUFFER) that were asked for.
+    pub fn receive_buffer(&self) -> usize {
+        self.0.receive_buffer
     }
 
     /// Queue of the Destination at this place in the spec.

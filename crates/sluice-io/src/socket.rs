@@ -7,7 +7,7 @@
 //!   been drained and the packet tried again.
 //! - SO_REUSEADDR and SO_REUSEPORT stay off: a port in use must be an error, not a shared load.
 
-use crate::{martian::Martians, sys};
+use crate::{drops::KernelDrops, martian::Martians, sys};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use sluice_core::{Now, Reason, RunLimit, canonical};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -20,8 +20,11 @@ use std::{
 
 /// Receive buffers hold a whole GRO run.
 const BUFFER: usize = 1 << 16;
-/// Bytes that we ask of the kernel for each queue of a socket. It may give less (net.core.rmem_max).
-const SOCKET_BUFFER: usize = 8 << 20;
+/// Bytes that a socket asks for to receive. Without CAP_NET_ADMIN the kernel gives at most `net.core.rmem_max`. It books
+/// twice of what it gives, for what it keeps beside the datagrams.
+pub const RECEIVE_BUFFER: usize = 8 << 20;
+/// Bytes that a socket asks for to send.
+const SEND_BUFFER: usize = 8 << 20;
 /// Errors about other remotes that one packet may meet before it gives up: far more than a queue holds between two sends.
 const ATTEMPTS: usize = 64;
 /// ICMP errors kept between two looks at them.
@@ -67,6 +70,8 @@ pub struct UdpSocket {
     socket: Socket,
     state: UdpSocketState,
     bound: SocketAddr,
+    receive_buffer: usize,
+    drops: KernelDrops,
     /// Answers to packets that we sent, by the kernel's name for them.
     icmp_errors: BTreeMap<&'static str, u64>,
     /// ICMP errors that nobody has taken yet, at most `ICMP_RECENT`.
@@ -92,8 +97,11 @@ impl UdpSocket {
         }
         socket.bind(&SockAddr::from(bind)).map_err(step("bind"))?;
         // Best effort: the limits are the administrator's.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
+        if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER as i32).is_err() {
+            let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        }
+        let receive_buffer = socket.recv_buffer_size().map_err(step("read the receive buffer of"))? / 2;
         let state = UdpSocketState::new((&socket).into()).map_err(step("prepare the socket of"))?;
         state.enable_transport_errors((&socket).into()).map_err(step("read ICMP errors of"))?;
         allow_fragmentation(socket.as_fd(), bind.is_ipv6()).map_err(step("allow fragmentation on"))?;
@@ -104,6 +112,8 @@ impl UdpSocket {
             socket,
             state,
             bound,
+            receive_buffer,
+            drops: KernelDrops::default(),
             icmp_errors: BTreeMap::new(),
             icmp_recent: Vec::new(),
             offload,
@@ -115,6 +125,11 @@ impl UdpSocket {
     /// Address and port as bound.
     pub fn bound(&self) -> SocketAddr {
         self.bound
+    }
+
+    /// Bytes of the receive buffer, as [`RECEIVE_BUFFER`] counts them.
+    pub fn receive_buffer(&self) -> usize {
+        self.receive_buffer
     }
 
     /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many came; none
@@ -161,6 +176,7 @@ impl UdpSocket {
                 take(received, local, remote, payload);
             }
         }
+        self.drops.read(now, count, datagrams);
         datagrams
     }
 
@@ -293,9 +309,23 @@ impl UdpSocket {
         std::mem::take(&mut self.icmp_recent)
     }
 
-    /// Datagrams that the kernel dropped before the gateway saw them (a lower bound: a GRO run counts once).
-    pub fn kernel_drops(&self) -> u64 {
-        sys::kernel_drops(self.socket.as_fd()).unwrap_or(0).into()
+    /// Datagrams that the kernel dropped so far because the receive buffer was full.
+    pub fn kernel_drops(&mut self) -> u64 {
+        if let Ok(buffers) = sys::kernel_drops(self.socket.as_fd()) {
+            self.drops.look(buffers);
+        }
+        self.drops.total()
+    }
+
+    /// When [`report_drops`](Self::report_drops) has something to do, on the clock of [`Now::mono`].
+    pub fn drops_due(&self) -> Option<u64> {
+        self.drops.due()
+    }
+
+    /// Datagrams that the kernel dropped since the last report, if any.
+    pub fn report_drops(&mut self, now: Now) -> Option<u64> {
+        self.kernel_drops();
+        self.drops.report(now)
     }
 
     /// A dual-stack socket sends to IPv4 by its mapped form.

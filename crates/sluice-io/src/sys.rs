@@ -145,7 +145,8 @@ fn write_source(header: &mut libc::msghdr, source: IpAddr) -> usize {
     }
 }
 
-/// Datagrams that the kernel dropped because the socket's receive queue was full (SO_MEMINFO; SO_RXQ_OVFL misses most).
+/// Buffers that the kernel dropped because the socket's receive queue was full (SO_MEMINFO; SO_RXQ_OVFL misses most). One
+/// holds a datagram, or up to 64 that were coalesced.
 pub fn kernel_drops(socket: BorrowedFd) -> io::Result<u32> {
     let mut values = [0u32; SK_MEMINFO_VARS];
     let mut length = mem::size_of_val(&values) as libc::socklen_t;

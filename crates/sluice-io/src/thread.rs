@@ -248,7 +248,7 @@ impl Thread {
         let socket = UdpSocket::open(spec.bind, spec.dual_stack)?;
         let queues = spec.destinations.iter().map(|d| Arc::new(BatchQueue::new(d.queue_bytes, &self.signals)));
         let (queues, waker) = (queues.collect(), self.waker.clone());
-        let port = Port::new(key, socket.bound(), queues, spec.sources.len(), spec.ring_bytes, waker, &self.signals);
+        let port = Port::new(key, &socket, queues, spec.sources.len(), spec.ring_bytes, waker, &self.signals);
         let (bound, dual_stack) = (socket.bound(), spec.dual_stack);
         let listener = Listener::new(spec, self.shared.clone(), bound, (self.salt)());
         let open = Open::new(port.clone(), socket, listener);

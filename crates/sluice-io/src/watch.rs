@@ -15,6 +15,9 @@ use std::{
 /// Bytes of rendered events that wait for a reader.
 const BUFFER: usize = 1 << 20;
 
+const DROPPED_BY_KERNEL: &str = "the kernel had no room for them in the Listener's receive buffer; where it had coalesced \
+                                 datagrams, their number is an estimate";
+
 /// What somebody wants to see.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
@@ -187,6 +190,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     suppressed: Option<u64>,
@@ -216,6 +221,7 @@ impl<'a> Line<'a> {
             remote: None,
             bytes: None,
             reason: None,
+            packets: None,
             detail: None,
             suppressed: None,
         }
@@ -254,6 +260,11 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
             line.detail = Some(what.to_owned());
         }
         About::Icmp(why) => line.reason = Some((*why).to_owned()),
+        About::KernelDropped(packets) => {
+            line.reason = Some("ReceiveBufferFull".to_owned());
+            line.packets = Some(*packets);
+            line.detail = Some(DROPPED_BY_KERNEL.to_owned());
+        }
         About::InnerRefused(peer, source) => {
             line.reason = Some(format!("{:?}", Rejected::RefusedInnerSource));
             line.detail = Some(why_refused(peer, *source));

@@ -124,6 +124,11 @@ impl Port {
         (bound.ip().to_string(), bound.port())
     }
 
+    #[getter]
+    fn receive_buffer(&self) -> (usize, usize) {
+        (sluice_io::RECEIVE_BUFFER, self.port.receive_buffer())
+    }
+
     fn reader(&self, destination: usize) -> PyResult<Reader> {
         let queue = self.port.queue(destination).ok_or_else(|| PyIndexError::new_err("no such Destination"))?;
         Ok(Reader { queue, callbacks: self.callbacks.clone() })
@@ -239,6 +244,7 @@ impl Port {
             listener: &self.name,
             counters: &snapshot.counters,
             kernel_drops: snapshot.kernel_drops,
+            receive_buffer_bytes: self.port.receive_buffer(),
             icmp_errors: &snapshot.icmp_errors,
             ring_bytes,
             ring_messages,
@@ -262,6 +268,7 @@ struct Stats<'a> {
     #[serde(flatten)]
     counters: &'a sluice_core::Counters,
     kernel_drops: u64,
+    receive_buffer_bytes: usize,
     icmp_errors: &'a BTreeMap<&'static str, u64>,
     ring_bytes: usize,
     ring_messages: usize,

@@ -107,7 +107,13 @@ _LISTENER = (
     _Spec(
         "kernel_dropped_packets",
         "KernelDrops",
-        "Datagrams that the kernel dropped before the gateway saw them (a lower bound with coalescing).",
+        "Datagrams lost because the receive buffer was full (an estimate where the kernel coalesced them).",
+    ),
+    _Spec(
+        "receive_buffer_bytes",
+        "ReceiveBufferBytes",
+        "Bytes that the kernel holds until they are read.",
+        gauge=True,
     ),
     _Spec("rejected_packets", "Rejected", "Datagrams that were refused on arrival.", by="reason"),
     _Spec("sent_packets", "SentPackets", "Datagrams that the Listener sent."),

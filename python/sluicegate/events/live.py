@@ -1,6 +1,6 @@
 """The events of a running gateway as they happen: the event log's, and those of single packets from the native side.
 
-A Listener's ICMP errors and suspected loops always go to the event log's sinks. Its packets' events are made only for
+What befalls a Listener (`ALWAYS`) always goes to the event log's sinks. Its packets' events are made only for
 those who ask: each subscription watches the native side with its own filter and rate, and a sample goes to the sinks
 when the configuration says so (`packets_per_second`), but not through the hub, whose subscriptions would see them
 twice.
@@ -20,7 +20,7 @@ from sluicegate.events.types import NATIVE, TYPES
 
 SUBSCRIPTIONS = 16
 """At most: each costs the I/O thread time for every packet that it shows."""
-ALWAYS = ("IcmpError", "LoopSuspected")
+ALWAYS = ("IcmpError", "LoopSuspected", "KernelDropped")
 ALWAYS_RATE = 100  # events a second and Listener
 ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 

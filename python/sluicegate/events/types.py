@@ -107,6 +107,20 @@ _TYPES = (
         "A remote returns every answer. It gets one in 10 s from now on, until it sends something different.",
     ),
     EventType(
+        "KernelDropped",
+        "failure",
+        "in",
+        ("Listener", "Reason", "Packets", "Detail"),
+        "So many datagrams were lost since the last such event, because the Listener's receive buffer was full.",
+    ),
+    EventType(
+        "ReceiveBufferLimited",
+        "failure",
+        None,
+        ("Asked", "Given", "Detail"),
+        "The kernel gives Listeners smaller receive buffers (bytes) than the gateway asks for.",
+    ),
+    EventType(
         "DeadLetterFailed",
         "failure",
         "out",

@@ -181,6 +181,7 @@ class RunningListener:
         self.node.live.watch(self.name, self.port)
         host, number = self.port.local_address
         self.node.events.emit("ListenerStarted", Listener=self.name, Address=host, Port=number)
+        self.node.note_receive_buffer(*self.port.receive_buffer)
 
     async def stop_sources(self) -> None:
         """Receive no more messages of its PacketSources."""

@@ -57,6 +57,7 @@ class Node:
         self._desired = Desired()
         self.wireguard = wireguard
         self._background: set[asyncio.Task[None]] = set()
+        self._receive_buffers = set[int]()
 
     @property
     def region(self) -> str:
@@ -159,6 +160,16 @@ class Node:
                 if name in sources:
                     recalled.setdefault(name, []).append((entry_id, ago))
         return recalled
+
+    def note_receive_buffer(self, asked: int, given: int) -> None:
+        """Report a receive buffer that is smaller than asked for; Listeners with the same size once."""
+        if given < asked and given not in self._receive_buffers:
+            self._receive_buffers.add(given)
+            detail = (
+                f"the kernel gives receive buffers of {given:,} bytes instead of {asked:,}: set the sysctl"
+                f" net.core.rmem_max={asked} and start again, or give the gateway CAP_NET_ADMIN"
+            )
+            self.events.emit("ReceiveBufferLimited", Asked=asked, Given=given, Detail=detail)
 
     def later(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do `work` in the background; `settle` waits for it."""

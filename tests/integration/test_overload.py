@@ -1,0 +1,178 @@
+"""More than a Destination takes, and more than a receive buffer holds: what is refused, and what is said about it."""
+
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from harness import HOST, Gateway, Host, Process, until
+
+from conftest import StartGateway
+
+SIZE, RUN = 1_200, 50  # bytes of a datagram, datagrams of one call
+UDP_SEGMENT = 103  # linux/udp.h
+
+STUCK = """
+
+def handler(event, context):
+    time.sleep(3600)
+"""
+
+pytestmark = pytest.mark.attack
+
+
+class Segmenter:
+    """Sends runs of datagrams that the kernel hands over as one buffer each (UDP_SEGMENT)."""
+
+    def __init__(self, to: tuple[str, int]) -> None:
+        self.sent = 0
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, SIZE)
+        self._socket.connect(to)
+
+    def send(self, datagrams: int) -> None:
+        for _ in range(datagrams // RUN):
+            self._socket.send(bytes(SIZE * RUN))
+            self.sent += RUN
+
+    def __enter__(self) -> "Segmenter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+
+def listener(destinations: str) -> str:
+    return f"listeners:\n  - name: decoder\n    bind: 127.0.0.1\n    destinations:\n{destinations}"
+
+
+FILE = "      - { name: file, destination_arn: 'file:packets.ndjson' }\n"
+FUNCTION = """\
+      - name: stuck
+        destination_arn: function:stuck.py:handler
+        batching: { count: 100, timeout_in_seconds: 1 }
+        arguments: { TimeoutInSeconds: 900, Concurrency: 1 }
+"""
+
+
+def flood_until_refused(one: Gateway, sender: Segmenter) -> None:
+    """Send until a Destination that takes nothing has most packets refused before they are put into batches."""
+    for _ in range(100):
+        before = one.metrics().value("destination_batches", destination="stuck")
+        sender.send(4_000)
+
+        def arrived() -> bool:
+            metrics = one.metrics()
+            received = metrics.value("received_packets") + metrics.value("kernel_dropped_packets")
+            return received >= sender.sent * 0.95
+
+        until(arrived, "the gateway has read what was sent")
+        made = one.metrics().value("destination_batches", destination="stuck") - before
+        if made < 20 and one.metrics().value("destination_dropped_packets", destination="stuck"):
+            return
+    pytest.fail("packets for a full queue are still rendered")
+
+
+def check_accounts(one: Gateway, names: Sequence[str]) -> dict[str, int]:
+    """Stop it; every packet that it received is delivered, given up or dropped. What each Destination dropped."""
+    assert one.stop(signal.SIGTERM) == 0
+    stopped = one.event("ListenerStopped")
+    totals, deliveries = stopped["Totals"], stopped["Deliveries"]
+    dropped = {}
+    for destination in totals["Destinations"]:
+        name = destination["Name"]
+        dropped[name] = destination["Dropped"].get("QueueFull", 0)
+        ended = deliveries[name]["PacketsDelivered"] + deliveries[name]["PacketsFailed"]
+        assert destination["Packets"] == totals["ReceivedPackets"] == ended + dropped[name]
+    assert list(dropped) == list(names)
+    return dropped
+
+
+def test_a_full_destination_is_refused_packets_before_they_are_rendered(gateway: StartGateway) -> None:
+    one = gateway(listener(FUNCTION), {"stuck": STUCK})
+    with Segmenter(one.address()) as sender:
+        flood_until_refused(one, sender)
+    assert check_accounts(one, ["stuck"])["stuck"] > 0
+
+
+def test_the_other_destination_of_a_full_one_gets_every_packet(gateway: StartGateway) -> None:
+    one = gateway(listener(FUNCTION + FILE), {"stuck": STUCK})
+    with Segmenter(one.address()) as sender:
+        flood_until_refused(one, sender)
+    dropped = check_accounts(one, ["stuck", "file"])
+    assert dropped["stuck"] > 0
+    assert dropped["file"] == 0
+
+
+def standing_still(process: Process) -> bool:
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
+def overflow(one: Gateway, sender: Segmenter, datagrams: int) -> None:
+    """Send while the gateway cannot read."""
+    one.process.signal(signal.SIGSTOP)
+    until(lambda: standing_still(one.process), "every thread of the gateway stands still")
+    sender.send(datagrams)
+    one.process.signal(signal.SIGCONT)
+
+
+def test_coalesced_datagrams_that_the_kernel_drops_are_counted_and_told(gateway: StartGateway) -> None:
+    one = gateway(listener(FILE))
+    with Segmenter(one.address()) as sender:
+        overflow(one, sender, 30_000)  # 36 MB
+        told = until(lambda: one.named("KernelDropped"), "the drops are told")[0]
+    metrics = one.metrics()
+    received, dropped = metrics.value("received_packets"), metrics.value("kernel_dropped_packets")
+    lost = sender.sent - received
+    assert lost > 0
+    assert lost / 1.1 <= dropped <= lost * 1.1
+    assert (told["Listener"], told["Reason"], told["Packets"]) == ("decoder", "ReceiveBufferFull", dropped)
+    assert "estimate" in told["Detail"]
+    assert one.stop() == 0
+    assert one.event("ListenerStopped")["Totals"]["KernelDrops"] == dropped
+
+
+def test_what_is_dropped_just_before_the_end_is_told(gateway: StartGateway) -> None:
+    one = gateway(listener(FILE))
+    with Segmenter(one.address()) as sender:
+        overflow(one, sender, 30_000)
+    assert one.stop() == 0
+    told = sum(event["Packets"] for event in one.named("KernelDropped"))
+    totals = one.event("ListenerStopped")["Totals"]
+    assert told == totals["KernelDrops"] > 0
+
+
+class Unprivileged(Host):
+    """Without CAP_NET_ADMIN, as a container is started."""
+
+    def inside(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        return ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", "--", *command]
+
+
+def rmem_max() -> int:
+    return int(Path("/proc/sys/net/core/rmem_max").read_text())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+def test_a_smaller_receive_buffer_than_asked_for_is_told_once(gateway: StartGateway) -> None:
+    asked = 8 << 20
+    if rmem_max() >= asked:
+        pytest.skip("this machine's net.core.rmem_max is large enough")
+    two = listener(FILE) + listener(FILE).split("\n", 1)[1].replace("decoder", "second").replace(
+        "packets.", "second."
+    )
+    one = gateway(two, place=Unprivileged())
+    [told] = one.named("ReceiveBufferLimited")
+    assert (told["Asked"], told["Given"]) == (asked, rmem_max())
+    assert f"net.core.rmem_max={asked}" in told["Detail"]
+    assert one.metrics().value("receive_buffer_bytes", listener="second") == rmem_max()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SO_RCVBUFFORCE needs CAP_NET_ADMIN")
+def test_whoever_may_force_the_receive_buffer_gets_it_whole(gateway: StartGateway) -> None:
+    one = gateway(listener(FILE), place=HOST)
+    assert one.metrics().value("receive_buffer_bytes") == 8 << 20
+    assert one.named("ReceiveBufferLimited") == []
