@@ -5,14 +5,18 @@ import base64
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
-from harness import ECHO, Client, Gateway, Netns, until
+from harness import ECHO, Client, Gateway, Netns, Place, until
 
 from conftest import StartGateway
+
+_T = TypeVar("_T")
 
 pytestmark = [pytest.mark.attack, pytest.mark.netns]
 
@@ -35,7 +39,7 @@ packet_sources:
 """
 
 
-def start(gateway: StartGateway, place: Netns, bind: str = "::") -> Gateway:
+def start(gateway: StartGateway, place: Place, bind: str = "::") -> Gateway:
     return gateway(LISTENER.format(bind=bind, networks=ALL), {"echo": ECHO}, place=place)
 
 
@@ -179,6 +183,53 @@ def test_a_spoofed_packet_from_ourselves_is_not_answered(gateway: StartGateway, 
         assert [one["Reason"] for one in outcome["Failures"]] == ["RemoteDenied"]
     assert running.metrics().value("received_packets") == 3
     assert running.metrics().value("sent_packets") == 0
+
+
+class WithoutNetlink:
+    """A namespace in which programs may open no netlink socket, as in a sandbox without AF_NETLINK (seccomp(2))."""
+
+    ENTER = """
+import ctypes, os, platform, struct, sys
+
+SOCKET = {"x86_64": 41, "aarch64": 198}[platform.machine()]  # asm/unistd.h
+code = [
+    (0x20, 0, 0, 0),  # the number of the call
+    (0x15, 0, 3, SOCKET),
+    (0x20, 0, 0, 16),  # its first argument
+    (0x15, 0, 1, 16),  # AF_NETLINK
+    (0x06, 0, 0, 0x00050000 | 1),  # EPERM
+    (0x06, 0, 0, 0x7FFF0000),  # allowed
+]
+filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in code))
+program = struct.pack("HxxxxxxP", len(code), ctypes.addressof(filters))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, program, 0, 0) == 0  # PR_SET_SECCOMP, a filter
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+    def __init__(self, place: Netns) -> None:
+        self._place = place
+
+    def run(self, work: Callable[[], _T]) -> _T:
+        return self._place.run(work)
+
+    def inside(self, command: Sequence[str | Path]) -> Sequence[str | Path]:
+        return [sys.executable, "-c", self.ENTER, *command]
+
+
+def test_where_netlink_is_forbidden_the_addresses_are_looked_up(gateway: StartGateway, netns: Netns) -> None:
+    netns.ip("route", "add", "default", "dev", "lo")
+    netns.ip("route", "add", "local", "203.0.113.0/24", "dev", "lo")
+    netns.ip("address", "add", "2001:db8:2::5/128", "dev", "lo", "nodad")
+    running = start(gateway, WithoutNetlink(netns))
+    assert running.event("RoutesNotFollowed")["Reason"] == "NoNetlink"
+    port = running.port()
+    for address in ("203.0.113.7", "2001:db8:2::5", "127.0.0.1"):
+        assert source(running, address, port) == "RemoteDenied", address
+    assert source(running, "198.51.100.5", port) == "Sent"
+    netns.ip("address", "add", "198.51.100.5/32", "dev", "lo")
+    until(lambda: source(running, "198.51.100.5", port) == "RemoteDenied", "it is looked up")
 
 
 # Loops
