@@ -12,7 +12,7 @@ from harness import Client, Gateway, Process, process_exists, until
 
 import packages
 
-pytestmark = pytest.mark.attack
+pytestmark = [pytest.mark.attack, pytest.mark.waits]
 
 FORCED = 5
 

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from sluicegate.functions import Function, FunctionInitFailed, owner
 from waiting import until
 
-pytestmark = pytest.mark.attack
+pytestmark = [pytest.mark.attack, pytest.mark.waits]
 
 NOBODY = 65534
 
