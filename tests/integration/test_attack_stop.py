@@ -237,6 +237,7 @@ def many(port: int, destination: str = "") -> str:
     )
 
 
+@pytest.mark.xdist_group("the addresses of many")
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.1, 0.2, 0.4])
 def test_a_stop_does_not_wait_for_a_reload(pause: float, rude: Rude) -> None:
     gateway = rude(many(30123))

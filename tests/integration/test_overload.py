@@ -14,7 +14,9 @@ from conftest import StartGateway
 SIZE, RUN = 1_200, 50  # bytes of a datagram, datagrams of one call
 UDP_SEGMENT = 103  # linux/udp.h
 
-STUCK = """
+STUCK = """\
+import time
+
 
 def handler(event, context):
     time.sleep(3600)
