@@ -142,6 +142,14 @@ def test_a_lock_of_another_user_does_not_keep_the_gateway_from_its_keys(folder: 
     as_nobody(lambda: LocalKey(KeyFile(folder / "s.db.keys"), folder / "s.db.admin-key").ensure())
 
 
+@needs_root
+def test_keys_that_root_makes_before_the_first_start_are_the_gateways(folder: Path) -> None:
+    os.chown(folder, NOBODY, NOBODY)
+    KeyFile(folder / "s.db.keys").create_api_key("ops", frozenset({"admin"}))
+    assert as_nobody(lambda: len(KeyFile(folder / "s.db.keys").all()))
+    as_nobody(lambda: LocalKey(KeyFile(folder / "s.db.keys"), folder / "s.db.admin-key").ensure())
+
+
 def test_a_revoked_one_is_made_anew(folder: Path) -> None:
     keys, local = made(folder)
     old = text(local)

@@ -20,7 +20,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, get_args
 
@@ -170,13 +170,14 @@ class KeyFile:
             raise self._unusable("can be written by other users (chmod 600 it)")
 
     def _owner(self) -> int | None:
-        """For root, who makes keys for a gateway that runs as another user: that user, to whom the state belongs."""
+        """For root, who makes keys for a gateway that runs as another user: that user, to whom the state belongs, or
+        before the first start its folder."""
         if os.geteuid() != 0:
             return None
-        try:
-            return os.lstat(self.path.with_suffix("")).st_uid
-        except OSError:
-            return None
+        for place in (self.path.with_suffix(""), self.path.parent):
+            with suppress(OSError):
+                return os.lstat(place).st_uid
+        return None
 
     def _change(self, change: Callable[[], None]) -> None:
         with self._locked():
