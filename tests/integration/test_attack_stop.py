@@ -3,12 +3,13 @@
 import itertools
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Client, Gateway, Process, process_exists, until
+from harness import Client, Gateway, Process, free_port, process_exists, until
 
 import packages
 
@@ -237,12 +238,12 @@ def many(port: int, destination: str = "") -> str:
     )
 
 
-@pytest.mark.xdist_group("the addresses of many")
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.1, 0.2, 0.4])
 def test_a_stop_does_not_wait_for_a_reload(pause: float, rude: Rude) -> None:
-    gateway = rude(many(30123))
+    before, after = free_port(socket.SOCK_DGRAM), free_port(socket.SOCK_DGRAM)
+    gateway = rude(many(before))
     text = gateway.file.read_text()
-    gateway.file.write_text(text.replace(":30123", ":30124"))
+    gateway.file.write_text(text.replace(f":{before}'", f":{after}'"))
     gateway.process.signal(signal.SIGHUP)
     time.sleep(pause)  # so that the stop meets several steps of the reload; each is right
     # A stop that takes longer than 10 s ends with another status.
