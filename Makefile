@@ -14,8 +14,8 @@ CARGO ?= cargo
 # Further arguments, e.g. `make test PYTEST_ARGS="-k sns"`.
 CARGO_TEST_ARGS ?=
 PYTEST_ARGS ?=
-# Processes for the tests that wait; the others run in one of them. PYTEST_ARGS="-n 0" for a debugger.
-PYTEST_PROCESSES := -n 4 --dist loadgroup
+# Many tests wait for most of their time, so there are more processes than cores. PYTEST_ARGS="-n 0" for a debugger.
+PYTEST_PROCESSES := -n 6 --dist worksteal
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
 

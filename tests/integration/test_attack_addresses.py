@@ -11,7 +11,7 @@ from harness import ECHO, TOPIC, Client, Gateway, Wire, until, wait_for_records
 
 from conftest import StartGateway
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 OPEN = '[0.0.0.0/0, "::/0"]'
 

@@ -28,7 +28,7 @@ from sluicegate.cli import main
 from strangers import as_nobody, needs_root, nobody_runs
 from waiting import wait_until as until
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 CONFIG = f"""
 listeners:

@@ -18,7 +18,7 @@ from conftest import StartGateway
 
 _T = TypeVar("_T")
 
-pytestmark = [pytest.mark.attack, pytest.mark.netns, pytest.mark.waits]
+pytestmark = [pytest.mark.attack, pytest.mark.netns]
 
 DATA = base64.b64encode(b"x").decode()
 ALL = '["0.0.0.0/0", "::/0", 224.0.0.0/4, "ff00::/8", 10.0.0.0/8, 255.255.255.255/32]'

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from sluicegate.functions import Function, FunctionCrashed
 from waiting import until
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 MIB = 1 << 20
 Make = Callable[..., Function]

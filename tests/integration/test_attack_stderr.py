@@ -26,7 +26,7 @@ def handler(event, context):
     return {"Replies": [{"Tag": m["Tag"], "Data": m["Data"]} for m in event["Messages"]]}
 """
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 
 def full_pipe() -> tuple[int, int]:

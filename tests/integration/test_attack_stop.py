@@ -13,7 +13,7 @@ from harness import Client, Gateway, Process, free_port, process_exists, until
 
 import packages
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 FORCED = 5
 
@@ -122,8 +122,13 @@ def stopped(process: Process, number: signal.Signals = signal.SIGTERM) -> int:
     return process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("target", ["sleep", "spin", "network", "deadlock", "swallow"])
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        *((target, signal.SIGTERM) for target in ("sleep", "spin", "network", "deadlock", "swallow")),
+        ("sleep", signal.SIGINT),
+    ],
+)
 def test_a_destination_that_blocks_is_reported_and_does_not_outlast_a_stop(
     target: str, number: signal.Signals, rude: Rude
 ) -> None:

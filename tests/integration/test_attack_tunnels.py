@@ -12,7 +12,7 @@ from wireguard import Tunnel, key_pair
 
 from conftest import StartGateway
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 OPEN = '0.0.0.0/0, "::/0"'
 INNER, FAR = "10.60.0.2", "10.60.0.1"

@@ -20,7 +20,7 @@ import pytest
 from sluicegate.functions import Function, FunctionInitFailed
 from waiting import until
 
-pytestmark = [pytest.mark.attack, pytest.mark.waits]
+pytestmark = pytest.mark.attack
 
 MANY = 1000
 KINDS = ["python", "executable"]

@@ -18,8 +18,6 @@ from conftest import StartGateway
 from sluicegate.cfn.packaged import lambda_template
 from sluicegate.state.keys import KeyFile
 
-pytestmark = pytest.mark.waits
-
 FAILED_SECONDS = 10.0  # a promise of the product (issue 5): a failing create has ended by then
 ENDED = ("_COMPLETE", "_FAILED")
 

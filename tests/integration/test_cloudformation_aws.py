@@ -20,8 +20,6 @@ from test_cloudformation import stacks as stacks
 from sluicegate.cfn.packaged import FORMS
 from sluicegate.state.keys import KeyFile
 
-pytestmark = pytest.mark.waits
-
 Make = Callable[..., Gateway]
 
 

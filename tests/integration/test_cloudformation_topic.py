@@ -22,8 +22,6 @@ from sluicegate.gateway import Gateway
 from sluicegate.http.auth import Authenticator
 from sluicegate.state.keys import KeyFile
 
-pytestmark = pytest.mark.waits
-
 STACK = "arn:aws:cloudformation:us-east-1:000000000000:stack/demo/6b0f0c5e"
 
 

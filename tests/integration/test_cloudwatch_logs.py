@@ -10,8 +10,6 @@ from ministack import ACCOUNT, ENVIRONMENT, Ministack, unique
 
 from conftest import StartGateway
 
-pytestmark = pytest.mark.waits
-
 
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from name_server import NameServer
 
 from conftest import StartGateway
 
-pytestmark = [pytest.mark.netns, pytest.mark.waits]
+pytestmark = pytest.mark.netns
 
 GATEWAY, GATEWAY6 = "192.0.2.1", "2001:db8::1"
 OLD, NEW, OTHER, OLD6 = "192.0.2.7", "192.0.2.8", "192.0.2.9", "2001:db8::7"

@@ -23,7 +23,7 @@ from test_cloudwatch_logs import content
 from test_resources import listener, problem, request
 from test_sqs_dead_letters import DeadQueue
 
-pytestmark = [pytest.mark.waits, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 Make = Callable[..., Gateway]
 

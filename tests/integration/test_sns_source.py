@@ -26,7 +26,7 @@ from doubles import envelope
 OTHER = "eu-west-1"
 
 # ministack finishes a long poll whose client has gone, and hides what it takes for the 30 s of the visibility.
-pytestmark = [pytest.mark.waits, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
 def settled(one: Gateway, topic: Topic) -> None:

@@ -5,13 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from aws_sources import Served
 from aws_sources import served as served
 from harness import Client, Gateway, until
 from ministack import ENVIRONMENT, Ministack, unique
-
-pytestmark = pytest.mark.waits
 
 EXAMPLE = Path(__file__).parents[2] / "examples/aws"
 

@@ -18,8 +18,6 @@ from aws_sources import topic as topic
 from harness import Client, Gateway, until
 from ministack import Ministack
 
-pytestmark = pytest.mark.waits
-
 MESSAGES = int(os.environ.get("SLUICEGATE_KILL_MESSAGES", "2000"))
 KILLS = 10 if MESSAGES >= 20_000 else 3
 DOWN_SECONDS = float(os.environ.get("SLUICEGATE_DOWN_SECONDS", "6"))

@@ -17,8 +17,6 @@ from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 import doubles
 from conftest import StartGateway
 
-pytestmark = pytest.mark.waits
-
 FIELDS = {"PacketSource", "Listener", "MessageId", "Index", "Reason", "Detail", "At", "Entry"}
 NOTHING = {
     "Replayed": 0, "Failed": 0, "Expired": 0, "NotAsked": 0, "Unusable": 0, "OtherRegion": 0, "Moved": 0
