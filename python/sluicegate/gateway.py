@@ -391,14 +391,16 @@ class Gateway:
         except TlsError as error:
             raise Refused(error.finding.under(name, "tls")) from None
 
-    def _renew_tls(self, config: Config) -> Callable[[], None]:
-        """Read the certificates of `config`; the call of the answer gives them to new connections."""
+    def _renew_tls(self, config: Config) -> Callable[[], list[str]]:
+        """Read the certificates of `config`; the call of the answer gives them to new connections, and says so."""
         read = [(self.api, self._tls(config, "api")), (self.sns, self._tls(config, "sns"))]
 
-        def renew() -> None:
+        def renew() -> list[str]:
             for server, tls in read:
                 if server is not None:
                     server.tls = tls
+            names = [name for name, (server, tls) in zip(("api", "sns"), read, strict=True) if server and tls]
+            return [f"read the certificates of {' and '.join(names)} anew"] if names else []
 
         return renew
 

@@ -114,7 +114,8 @@ def test_commands_find_and_trust_the_gateway(one: Gateway, tmp_path: Path) -> No
     elsewhere.mkdir()
     code, said = command(one, "sources", "list", "--api", url, directory=elsewhere)
     assert code == 3
-    assert "its certificate is not trusted: self-signed certificate; SSL_CERT_FILE may name" in said
+    assert "its certificate is not trusted: self-signed certificate), name its configuration" in said
+    assert "start one" not in said
     trust = {"SSL_CERT_FILE": str(one.directory / "certificate.pem")}
     code, said = command(one, "sources", "list", "--api", url, directory=elsewhere, **trust)
     assert (code, "replies" in said) == (0, True), said
@@ -144,7 +145,7 @@ def test_a_reload_renews_certificates_and_a_broken_one_is_refused(one: Gateway) 
     with context.wrap_socket(kept, server_hostname="127.0.0.1") as open_before:
         certificate(one.directory)
         assert served(one.api_url) == old
-        assert reload(one, "Reloaded") == "nothing changes"
+        assert reload(one, "Reloaded") == "read the certificates of api and sns anew"
         for url in (one.api_url, one.sns_url):
             assert served(url) == in_file(one.directory) != old
         open_before.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -158,7 +159,7 @@ def test_a_reload_renews_certificates_and_a_broken_one_is_refused(one: Gateway) 
     assert f"{key} has no private key in PEM, name a file with" in refused
     assert served(one.api_url) == served(one.sns_url) == new
     key.write_bytes(whole)
-    assert reload(one, "Reloaded") == "nothing changes"
+    assert reload(one, "Reloaded") == "read the certificates of api and sns anew"
 
 
 def test_a_reload_takes_other_files_over_and_ends_tls(one: Gateway) -> None:

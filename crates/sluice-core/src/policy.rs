@@ -32,12 +32,12 @@ impl Networks {
     /// too, so that a special-purpose address needs a network that names it in any case.
     pub fn refuse(&self, ip: IpAddr, has_session: bool) -> Option<String> {
         let why = match special(ip) {
-            Some(special) if !self.names(ip) => format!("{special}, which they must name"),
-            None if !has_session && !self.contains(ip) => "in none of them".to_owned(),
+            Some(special) if !self.names(ip) => format!("{special}, which no network of the PacketSource names"),
+            None if !has_session && !self.contains(ip) => "in no network of the PacketSource".to_owned(),
             _ => return None,
         };
         Some(format!(
-            "{ip} is {why}: add \"{}\" or a larger network to the PacketSource's egress_networks (EgressNetworks), or \
+            "{ip} is {why}: add \"{}\" or a larger network to its egress_networks (EgressNetworks), or \
              apply the template with --egress-network",
             IpNet::from(ip)
         ))
@@ -92,7 +92,7 @@ mod tests {
         for text in ["203.0.113.42", "198.51.100.7", "8.8.8.8", "2001:db8::1", "2606:4700::1", "64:ff9b::808:808"] {
             assert_eq!(networks(&OPEN).refuse(ip(text), false), None, "{text}");
             let elsewhere = networks(&["192.0.2.0/24", "2001:4860::/32"]);
-            assert!(elsewhere.refuse(ip(text), false).unwrap().contains("in none of them"), "{text}");
+            assert!(elsewhere.refuse(ip(text), false).unwrap().contains("in no network of the PacketSource"), "{text}");
             assert_eq!(elsewhere.refuse(ip(text), true), None, "{text}");
         }
     }

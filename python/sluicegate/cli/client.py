@@ -11,7 +11,7 @@ import click
 
 from sluicegate.cli.credentials import DEFAULT_API, DEFAULT_CONFIG, Api, Credentials, choose
 from sluicegate.cli.errors import CliError, Exit
-from sluicegate.cli.trust import cause, trusted
+from sluicegate.cli.trust import cause, trusted, unreachable
 
 _TIMEOUT_SECONDS = 90.0
 """More than `HoldSeconds` by default: the answer comes when every entry has ended."""
@@ -102,11 +102,7 @@ def _request(
     except httpx.TimeoutException:
         raise CliError(f"the gateway at {api} does not answer, look at its log", Exit.UNREACHABLE) from None
     except httpx.HTTPError as error:
-        raise CliError(
-            f"no gateway answers at {api} ({cause(api, error)}), "
-            "start one with `sluicegate dev` or name its API with --api",
-            Exit.UNREACHABLE,
-        ) from None
+        raise unreachable(api, *cause(api, error)) from None
     try:
         answer = response.json() if response.content else None
     except ValueError:

@@ -13,7 +13,7 @@ from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit
 from sluicegate.cli.event_text import event_line
 from sluicegate.cli.options import output_option
-from sluicegate.cli.trust import cause, trusted
+from sluicegate.cli.trust import NO_GATEWAY, cause, trusted, unreachable
 from sluicegate.events.types import TYPES
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ class _Tail:
                     await self._follow(client)
             except TimeoutError:
                 if not self._connected:
-                    raise self._unreachable("it does not answer") from None
+                    raise unreachable(self._api, "it does not answer", NO_GATEWAY) from None
 
     async def _follow(self, client: "httpx.AsyncClient") -> None:
         import httpx
 
         while True:
-            away = "it ended the stream"
+            away, step = "it ended the stream", NO_GATEWAY
             try:
                 async with aclosing(self._lines(client)) as lines:
                     async for line in lines:
@@ -119,9 +119,9 @@ class _Tail:
             except (httpx.InvalidURL, httpx.UnsupportedProtocol):
                 raise CliError(f"{self._api} is not a URL, use the form http://127.0.0.1:8080") from None
             except httpx.HTTPError as error:
-                away = cause(self._api, error)
+                away, step = cause(self._api, error)
             if not self._connected:
-                raise self._unreachable(away)
+                raise unreachable(self._api, away, step)
             self._note(f"the gateway at {self._api} went away ({away}), waiting for it")
             await self._wait(client)
 
@@ -172,10 +172,6 @@ class _Tail:
 
     def _note(self, text: str) -> None:
         click.echo(click.style(text, fg="yellow"), err=True)
-
-    def _unreachable(self, why: str) -> CliError:
-        text = f"no gateway answers at {self._api} ({why}), start one with `sluicegate dev` or name its API with --api"
-        return CliError(text, Exit.UNREACHABLE)
 
 
 def _reason(body: bytes, status: int) -> str:

@@ -104,7 +104,7 @@ class Registry:
         table: ResourceTable,
         node: Node,
         events: EventLog,
-        renew: Callable[[Config], Callable[[], None]] = lambda config: lambda: None,
+        renew: Callable[[Config], Callable[[], list[str]]] = lambda config: list,
     ) -> None:
         """`renew` gets ready what a reload takes over beside the resources, and may raise `Refused`; what it returns
         is called once the resources have changed."""
@@ -416,7 +416,7 @@ class Registry:
                 _refuse_restart(self.config.gateway, config)
                 renewed = self._renew(config)
                 lines = await self._change(Commit(), config)
-                renewed()
+                lines += renewed()
             except Exception as error:
                 match error:
                     case ConfigError():

@@ -5,6 +5,7 @@ writes are rare (a Listener is created, a topic is made), so the price does not 
 `Lock`. The file has the Tag keys in it and is readable by its owner only.
 """
 
+import errno
 import os
 import sqlite3
 import threading
@@ -274,10 +275,10 @@ def _locked_file(path: Path) -> int:
 
 
 def _unopened(path: Path, error: OSError) -> StateError:
-    return StateError(
-        f"the state {path} cannot be opened: {error.strerror}, "
-        "check the owner and permissions of the file and its directory"
-    )
+    fix = "check the owner and permissions of the file and its directory"
+    if error.errno == errno.EINVAL:
+        fix = "name one that it may have for itself, such as ./sluicegate.db"
+    return StateError(f"the state {path} cannot be opened: {error.strerror}, {fix}")
 
 
 def _connect(path: Path, file: int) -> sqlite3.Connection:
