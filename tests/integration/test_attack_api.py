@@ -531,6 +531,13 @@ def test_cloudformation_is_bounded_too(running: Gateway) -> None:
         ("HOME", "{outside}"),
         ("AWS_CONFIG_FILE", "{outside}/config"),
         ("BASH_ENV", "{outside}/x"),
+        ("SHELLOPTS", "xtrace"),
+        ("PS4", "$(id)"),
+        ("DOTNET_STARTUP_HOOKS", "{outside}/x.dll"),
+        ("LUA_INIT", "@{outside}/x.lua"),
+        ("CLASSPATH", "{outside}"),
+        ("PHPRC", "{outside}"),
+        ("GIT_SSH_COMMAND", "id"),
     ],
 )
 def test_the_environment_of_a_document_loads_no_code_from_elsewhere(

@@ -9,7 +9,7 @@
 //! WireGuard peer is sealed when it enters that queue. Until the peer has a session, it waits in the [`Lobby`].
 
 use crate::{
-    Counters, Now,
+    Counters, Now, OwnEndpoints,
     answers::Answers,
     dedup::Window,
     document::{Completion, Failure, Origin, Submission},
@@ -95,6 +95,8 @@ pub struct Egress {
     /// Who was answered, and what came back.
     pub answers: Answers,
     outgoing: Queue,
+    /// The protocol has put something into `outgoing` that [`judge_protocol`](Self::judge_protocol) has not seen.
+    unjudged: bool,
     completions: VecDeque<Completion>,
     /// Kinds of events that somebody watches.
     pub watched: Kinds,
@@ -112,6 +114,7 @@ impl Egress {
             lobby: Lobby::default(),
             answers: Answers::default(),
             outgoing: Queue::default(),
+            unjudged: false,
             completions: VecDeque::new(),
             watched: Kinds::default(),
             events: Vec::new(),
@@ -281,6 +284,14 @@ impl Egress {
     pub fn transmit(&mut self, Transmit { endpoint: Endpoint { remote, local }, datagram: payload }: Transmit) {
         if self.outgoing.len() < PROTOCOL_LIMIT {
             self.outgoing.push(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
+            self.unjudged = true;
+        }
+    }
+
+    /// Drops what the protocol would send to an own Listener: whoever forges a source could have it say anything there.
+    pub fn judge_protocol(&mut self, own: &OwnEndpoints) {
+        if std::mem::take(&mut self.unjudged) {
+            self.outgoing.retain_protocol(|remote| !own.contains(remote.ip(), remote.port()));
         }
     }
 

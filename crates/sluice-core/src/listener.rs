@@ -322,6 +322,11 @@ impl Listener {
         self.ready.pop_front()
     }
 
+    /// Call it before [`next_outgoing`](Self::next_outgoing): what a protocol sends by itself goes to no own Listener.
+    pub fn judge_protocol(&mut self, own: &OwnEndpoints) {
+        self.egress.judge_protocol(own);
+    }
+
     /// The next datagram to send. It stays in front until [`sent`](Self::sent) or [`not_sent`](Self::not_sent).
     pub fn next_outgoing(&mut self, now: Now) -> Option<&Outgoing> {
         self.egress.next(now, &mut self.counters)

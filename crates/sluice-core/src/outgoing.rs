@@ -118,6 +118,11 @@ impl Queue {
         self.0.len()
     }
 
+    /// Keeps what WireGuard itself sends only where `permitted` says so; entries have been judged.
+    pub fn retain_protocol(&mut self, permitted: impl Fn(SocketAddr) -> bool) {
+        self.0.retain(|outgoing| outgoing.entry.is_some() || permitted(outgoing.remote));
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Outgoing> {
         self.0.iter()
     }

@@ -125,6 +125,7 @@ impl Open {
             let Some(document) = self.port.take() else { break false };
             self.listener.submit(now, own, document);
         };
+        self.listener.judge_protocol(own);
         self.send(now);
         self.report(now, shared);
     }

@@ -59,6 +59,7 @@ struct Pair {
     client: WireGuard,
     client_at: SocketAddr,
     now: Now,
+    own: OwnEndpoints,
     /// What handlers got.
     packets: Vec<Value>,
     /// Plaintexts that the client got.
@@ -80,6 +81,7 @@ impl Pair {
             client,
             client_at: CLIENT_AT.parse().unwrap(),
             now: Now { mono: SECOND, unix_ms: 1_780_000_000_000 },
+            own: OwnEndpoints::default(),
             packets: Vec::new(),
             got: Vec::new(),
             completions: Vec::new(),
@@ -134,6 +136,7 @@ impl Pair {
                 quiet = false;
                 self.arrives(&transmit.datagram);
             }
+            self.listener.judge_protocol(&self.own);
             while let Some(packet) = self.listener.next_outgoing(self.now) {
                 quiet = false;
                 let (remote, datagram) = (packet.remote, packet.payload.clone());
@@ -192,6 +195,23 @@ fn to_client() -> Value {
 fn from_client(pair: (&str, &str), payload: &[u8]) -> Vec<u8> {
     let inner = inner(pair);
     Inner { source: inner.destination, destination: inner.source }.wrap(payload)
+}
+
+#[test]
+fn a_handshake_that_pretends_to_come_from_an_own_listener_is_not_answered() {
+    for forged in [false, true] {
+        let mut pair = Pair::new(|_| {});
+        if forged {
+            pair.own.listen(pair.client_at, false);
+        }
+        for _ in 0..2 {
+            let _ = pair.client.seal(pair.now, &public(GATEWAY).id(), b"x", false);
+            pair.settle();
+        }
+        let answered = matches!(pair.client.seal(pair.now, &public(GATEWAY).id(), b"x", false), Sealed::Datagram(_));
+        assert_eq!(answered, !forged);
+        assert!(pair.astray.is_empty());
+    }
 }
 
 #[test]
