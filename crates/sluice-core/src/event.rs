@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Which kinds somebody watches: a set of bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kinds(pub u8);
+pub struct Kinds(pub u16);
 
 impl Kinds {
     /// A datagram was admitted.
@@ -24,9 +24,11 @@ impl Kinds {
     pub const LOOP_SUSPECTED: Kinds = Kinds(64);
     /// The kernel dropped datagrams.
     pub const KERNEL_DROPPED: Kinds = Kinds(128);
+    /// A peer's clock is ahead, or its handshakes are refused because it was.
+    pub const PEER_CLOCK: Kinds = Kinds(256);
 
     /// Each kind with the name of its event.
-    pub const NAMES: [(Kinds, &'static str); 8] = [
+    pub const NAMES: [(Kinds, &'static str); 9] = [
         (Kinds::PACKET_RECEIVED, "PacketReceived"),
         (Kinds::PACKET_REJECTED, "PacketRejected"),
         (Kinds::REPLY_SENT, "ReplySent"),
@@ -35,6 +37,7 @@ impl Kinds {
         (Kinds::INNER_REFUSED, "InnerSourceRefused"),
         (Kinds::LOOP_SUSPECTED, "LoopSuspected"),
         (Kinds::KERNEL_DROPPED, "KernelDropped"),
+        (Kinds::PEER_CLOCK, "PeerClockDiffers"),
     ];
 
     /// True if both have a kind in common.
@@ -92,6 +95,22 @@ pub enum About {
     KernelDropped(u64),
     /// The peer, and the inner source of its packet, which is no IP packet if it has none.
     InnerRefused(PublicKey, Option<IpAddr>),
+    /// The peer, and what its handshake tells of its clock.
+    PeerClock(PublicKey, PeerClock),
     /// The remote has returned many answers in a row.
     Loop,
+}
+
+/// What a peer's stamps tell of its clock, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerClock {
+    /// A handshake was accepted whose stamp is so far ahead of our clock.
+    Ahead(u64),
+    /// A handshake was refused whose stamp is lower than the greatest one that the peer has used.
+    Behind {
+        /// How far it is below that one.
+        lacks: u64,
+        /// How far that one is ahead of our clock; 0 if it is not.
+        ahead: u64,
+    },
 }

@@ -40,7 +40,7 @@ pub use address::canonical;
 pub use batch::Batch;
 pub use counters::Counters;
 pub use document::{Body, Completion, Failure, Origin, Submission};
-pub use event::{About, Event, Kinds};
+pub use event::{About, Event, Kinds, PeerClock};
 pub use intake::Pushed;
 pub use judge::{PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6};
 pub use listener::Listener;

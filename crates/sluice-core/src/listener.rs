@@ -13,7 +13,7 @@ use crate::{
     reason::{Dropped, Reason, Rejected},
     session::{
         Arrived, Delivery, Session, WireGuard,
-        wireguard::{PeerId, PeerStatus, PublicKey, Secret},
+        wireguard::{PeerId, PeerStatus, PublicKey, Secret, Stamps},
     },
     shared::Shared,
     spec::{DestinationSpec, ListenerSpec, PeerMemory, PeerSpec},
@@ -59,7 +59,10 @@ pub struct Listener {
 impl Listener {
     /// A Listener that was bound to `bound`. `salt`: fresh random bytes, see [`crate::tag`].
     pub fn new(mut spec: ListenerSpec, shared: Arc<Shared>, bound: SocketAddr, salt: [u8; 6]) -> Listener {
-        let session = Session::new(&mut spec);
+        let mut session = Session::new(&mut spec);
+        if let Some(wg) = session.wire_guard_mut() {
+            wg.share_stamps(&shared.stamps);
+        }
         Listener {
             sealer: TagSealer::new(salt),
             writer: PacketWriter::new(&spec.domain, bound.port(), session.protocol(), &shared.region),
@@ -95,6 +98,11 @@ impl Listener {
         let mut plaintext = std::mem::take(&mut self.plaintext);
         let arrived = self.session.receive(now, local, remote, datagram, &mut plaintext);
         self.settle(now);
+        if let Some((key, clock)) = self.session.take_clock_report()
+            && self.egress.watched.meets(Kinds::PEER_CLOCK)
+        {
+            self.event(Kinds::PEER_CLOCK, now, remote, datagram.len(), About::PeerClock(key, clock));
+        }
         if let Arrived::Packet(delivery) = &arrived
             && !self.egress.answers.is_empty()
         {
@@ -283,6 +291,16 @@ impl Listener {
     /// The peers of a `wg` Listener.
     pub fn peers(&self, now: Now) -> impl Iterator<Item = PeerStatus> {
         self.session.wire_guard().into_iter().flat_map(move |wg| wg.status(now))
+    }
+
+    /// Accepts any stamp of the peer again; its session goes on. True if there is such a peer.
+    pub fn forget_peer_stamp(&mut self, key: &PublicKey) -> bool {
+        self.session.wire_guard_mut().is_some_and(|wg| wg.forget_stamp(key))
+    }
+
+    /// The stamps of a `wg` Listener's handshakes.
+    pub fn stamps(&self) -> Option<&Arc<Stamps>> {
+        self.session.wire_guard().map(WireGuard::stamps)
     }
 
     /// Takes a sourced message or a handler's answer.

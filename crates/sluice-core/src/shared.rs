@@ -1,6 +1,7 @@
 //! What all Listeners of a gateway share.
 
 use crate::{
+    session::wireguard::stamps::StampsByKey,
     spec::{AnswerSpec, DataplaneSpec},
     tag::TagKeys,
 };
@@ -17,6 +18,8 @@ pub struct Shared {
     pub tag_seconds: u32,
     /// What holds for answers.
     pub answers: AnswerSpec,
+    /// The stamps of WireGuard handshakes.
+    pub stamps: StampsByKey,
 }
 
 impl Shared {
@@ -34,6 +37,7 @@ impl Shared {
             tag_keys: tag_keys.ok_or("TagKeys needs at least one key, with an id from 0 to 15")?,
             tag_seconds: spec.tag_seconds,
             answers: spec.answers.clone(),
+            stamps: StampsByKey::default(),
         })
     }
 }

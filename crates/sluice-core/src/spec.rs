@@ -115,6 +115,12 @@ pub struct WireGuardSpec {
     /// What was known of peers before this start.
     #[serde(default)]
     pub known: Vec<PeerMemory>,
+    /// Handshakes with this key may have used stamps up to here, in Unix nanoseconds.
+    #[serde(default)]
+    pub stamp_floor: u64,
+    /// It is written down that they may use them up to here.
+    #[serde(default)]
+    pub stamp_reserved: u64,
 }
 
 /// A peer.

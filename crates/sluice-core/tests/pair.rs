@@ -524,7 +524,7 @@ fn events_are_made_only_while_somebody_watches() {
     let mut node = Node::new(|spec| spec["ClientNetworks"] = json!(["198.51.100.0/24"]));
     node.receive("198.51.100.7:1", b"x");
     assert!(node.listener.take_events().is_empty());
-    node.listener.watch(Kinds(u8::MAX));
+    node.listener.watch(Kinds(u16::MAX));
     node.receive("198.51.100.7:1", b"hello");
     node.receive("203.0.113.1:1", b"no");
     node.publish(entry_with(json!({"Id": "a"})));

@@ -15,6 +15,7 @@ pub use wireguard::WireGuard;
 
 use crate::{
     Now,
+    event::PeerClock,
     judge::{self, Surroundings},
     message::Entry,
     outgoing::{Outgoing, To},
@@ -24,7 +25,7 @@ use crate::{
 };
 use std::net::{IpAddr, SocketAddr};
 use tunnel::Tunnels;
-use wireguard::{HandshakeOutcome, Transmit, WireGuardCounters};
+use wireguard::{HandshakeOutcome, PublicKey, Transmit, WireGuardCounters};
 
 /// An entry's way was found by the session that it is shown to again.
 const ANOTHER: &str = "an entry's way leads through the session that found it";
@@ -199,6 +200,15 @@ impl Session {
         match self {
             Session::Plain(_) => None,
             Session::WireGuard(tunnels) => Some(tunnels.counters()),
+        }
+    }
+
+    /// What the last datagram told of its peer's clock, if that is to be reported.
+    #[inline]
+    pub fn take_clock_report(&mut self) -> Option<(PublicKey, PeerClock)> {
+        match self {
+            Session::Plain(_) => None,
+            Session::WireGuard(tunnels) => tunnels.wg.take_clock_report(),
         }
     }
 

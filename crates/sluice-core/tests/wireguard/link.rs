@@ -39,6 +39,8 @@ pub fn spec(private: u8, peers: Vec<PeerSpec>) -> WireGuardSpec {
         unknown_peer_pre_shared_key: None,
         decapsulated_delivery: false,
         known: Vec::new(),
+        stamp_floor: 0,
+        stamp_reserved: 0,
     }
 }
 
@@ -53,6 +55,8 @@ pub struct Node {
     pub waiting: HashMap<PeerId, Vec<Vec<u8>>>,
     /// Every datagram sent, to play again.
     pub sent: Vec<Vec<u8>>,
+    /// Milliseconds by which its clock is ahead of the others.
+    pub ahead_ms: i64,
 }
 
 /// How the link treats packets: each in a thousand.
@@ -101,6 +105,7 @@ impl World {
                 outcomes: Vec::new(),
                 waiting: HashMap::new(),
                 sent: Vec::new(),
+                ahead_ms: 0,
             });
         }
         world
@@ -115,6 +120,12 @@ impl World {
         Now { mono: self.mono, unix_ms: EPOCH_MS + self.mono / MS }
     }
 
+    /// Now, by the clock of this node.
+    pub fn now_of(&self, node: usize) -> Now {
+        let now = self.now();
+        Now { unix_ms: now.unix_ms.strict_add_signed(self.nodes[node].ahead_ms), ..now }
+    }
+
     /// The node ends and begins anew with what it has been told to keep.
     pub fn restart(&mut self, node: usize, memories: Vec<PeerMemory>) {
         let node = &mut self.nodes[node];
@@ -125,7 +136,7 @@ impl World {
 
     /// `from` sends `data` to the peer with this private key.
     pub fn send(&mut self, from: usize, to: u8, data: &[u8]) -> Sealed {
-        let now = self.now();
+        let now = self.now_of(from);
         let id = public(to).id();
         let node = &mut self.nodes[from];
         let sealed = node.wg.seal(now, &id, data, false);
@@ -140,7 +151,7 @@ impl World {
 
     /// `data` arrives at `to` from anywhere.
     pub fn inject(&mut self, to: usize, from: SocketAddr, data: &[u8]) -> Received {
-        let now = self.now();
+        let now = self.now_of(to);
         let node = &mut self.nodes[to];
         let mut plaintext = Vec::new();
         let received = node.wg.receive(now, node.at.ip(), from, data, &mut plaintext);
@@ -173,7 +184,7 @@ impl World {
                 }
             }
             for node in 0..self.nodes.len() {
-                let now = self.now();
+                let now = self.now_of(node);
                 self.nodes[node].wg.handle_timeout(now);
                 self.flush(node);
             }
@@ -190,7 +201,7 @@ impl World {
     }
 
     fn flush(&mut self, from: usize) {
-        let now = self.now();
+        let now = self.now_of(from);
         while let Some(outcome) = self.nodes[from].wg.poll_outcome() {
             let node = &mut self.nodes[from];
             node.outcomes.push(outcome);

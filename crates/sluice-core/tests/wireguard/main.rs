@@ -1,5 +1,6 @@
 //! WireGuard endpoints against each other over a simulated link: no sockets, no sleeps.
 
+mod clocks;
 mod link;
 mod listener;
 

@@ -5,8 +5,9 @@ use super::{
     cookie::{self, Admission, COOKIE_LIFE},
     keys::{KEY, cookie_key, mac1_key},
     message::{self, COOKIE, INITIATION, RESPONSE},
-    noise::{self, FIRST_LEN, Initiated, SECOND_LEN, TIMESTAMP},
+    noise::{self, FIRST_LEN, Initiated, SECOND_LEN},
     peers::{Handshake, NEVER},
+    stamps::tai64n,
     transport::Session,
 };
 use crate::{Now, reason::Rejected, time::SECOND};
@@ -20,9 +21,6 @@ pub const REKEY_ATTEMPT_TIME: u64 = 90 * SECOND;
 const MOST_JITTER_MS: u64 = 334;
 /// Answers to one initiation that need not pass the guard.
 const AWAITED_ANSWERS: u8 = 3;
-/// TAI64's epoch, and the ten seconds that TAI was ahead of UTC in 1970: as every implementation has it, leap seconds are
-/// left out. What counts is that it grows.
-const TAI64_EPOCH: u64 = 0x4000_0000_0000_000a;
 
 impl WireGuard {
     /// True for the first few answers to a handshake of ours. A gateway that speaks to all of its peers after a restart
@@ -74,7 +72,7 @@ impl WireGuard {
         };
         let Some(place) = self.place_for(received.peer) else { return refused(Rejected::UnknownPeer) };
         let timestamp = received.timestamp;
-        if self.peers.get(place).seen.as_ref().is_some_and(|seen| timestamp <= seen.timestamp) {
+        if !self.is_fresh(now, place, &timestamp) {
             return refused(Rejected::ReplayedHandshake);
         }
         let psk = self.psk_of(place);
@@ -82,7 +80,7 @@ impl WireGuard {
         let Some(keys) = received.answer(&psk, &mut second) else { return refused(Rejected::InvalidHandshake) };
         let Some(index) = self.index_for(place) else { return refused(Rejected::InvalidHandshake) };
         let remote_index = message::u32_at(message, 4);
-        self.peers.get_mut(place).seen().timestamp = timestamp;
+        self.accept_stamp(now, place, &timestamp);
         let replaced = self.live(place).next.replace(Box::new(Session::new(now, keys, index, remote_index, false)));
         self.release(replaced);
         let mut response = message::response(index, remote_index, &second);
@@ -201,7 +199,7 @@ impl WireGuard {
     }
 
     fn send_initiation(&mut self, now: Now, place: u32, began: u64) {
-        let timestamp = self.timestamp(now);
+        let timestamp = tai64n(self.stamps.next(now));
         let psk = self.psk_of(place);
         let mut first = [0; FIRST_LEN];
         let (key, endpoint) = (self.peers.get(place).key, self.peers.get(place).endpoint());
@@ -249,14 +247,5 @@ impl WireGuard {
             Kind::Candidate | Kind::Guest => self.unknown.as_ref(),
         };
         psk.cloned().unwrap_or(Secret([0; KEY]))
-    }
-
-    /// Greater than any before, also before a restart as long as the clock does not go back.
-    fn timestamp(&mut self, now: Now) -> [u8; TIMESTAMP] {
-        self.stamp = (self.stamp + 1).max(now.unix_ms.saturating_mul(1_000_000));
-        let mut bytes = [0; TIMESTAMP];
-        bytes[..8].copy_from_slice(&(TAI64_EPOCH + self.stamp / SECOND).to_be_bytes());
-        bytes[8..].copy_from_slice(&((self.stamp % SECOND) as u32).to_be_bytes());
-        bytes
     }
 }

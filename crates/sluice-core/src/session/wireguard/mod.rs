@@ -16,17 +16,21 @@ mod handshake;
 pub mod keys;
 pub mod message;
 pub mod noise;
+mod peer_clock;
 mod peers;
 mod replay;
+pub mod stamps;
 mod timers;
 mod transport;
 
 pub use keys::{PeerId, PublicKey, Secret};
 pub use message::OVERHEAD;
 pub use peers::{Endpoint, Kind};
+pub use stamps::Stamps;
 
 use crate::{
     Now,
+    event::PeerClock,
     inner::{self, Recent},
     reason::Rejected,
     spec::{PeerMemory, PeerSpec, WireGuardSpec},
@@ -36,9 +40,11 @@ use keys::Identity;
 use peers::{Live, PeerTable};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
+use stamps::StampsByKey;
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 /// A datagram that the protocol itself sends.
@@ -123,6 +129,10 @@ pub struct PeerStatus {
     pub sent_bytes: u64,
     /// True if there is a session to send with.
     pub session: bool,
+    /// Seconds by which the peer's greatest stamp is ahead of our clock, where that is more than a minute and a half.
+    pub stamp_ahead_seconds: Option<u64>,
+    /// Seconds that the handshakes lack which were refused since the last one, because their stamps are too low.
+    pub stamp_lacks_seconds: Option<u64>,
 }
 
 /// One Listener's end of all its tunnels.
@@ -136,8 +146,9 @@ pub struct WireGuard {
     guard: Guard,
     /// The pre-shared key of unknown peers; zeros mean that they need none. None: unknown peers are refused.
     unknown: Option<Secret>,
-    /// The timestamp of our last initiation, in Unix nanoseconds.
-    stamp: u64,
+    /// The timestamps of our initiations.
+    stamps: Arc<Stamps>,
+    clock_report: Option<(PublicKey, PeerClock)>,
     transmits: VecDeque<Transmit>,
     outcomes: VecDeque<HandshakeOutcome>,
     changes: Vec<u32>,
@@ -158,7 +169,8 @@ impl WireGuard {
             timers: BTreeSet::new(),
             guard: Guard::new(),
             unknown: None,
-            stamp: 0,
+            stamps: Arc::new(Stamps::new(spec.stamp_floor, spec.stamp_reserved)),
+            clock_report: None,
             transmits: VecDeque::new(),
             outcomes: VecDeque::new(),
             changes: Vec::new(),
@@ -174,6 +186,16 @@ impl WireGuard {
     /// The Listener's public key.
     pub fn public_key(&self) -> PublicKey {
         self.us.public
+    }
+
+    /// The stamps of its handshakes.
+    pub fn stamps(&self) -> &Arc<Stamps> {
+        &self.stamps
+    }
+
+    /// Takes its stamps from where all Listeners with this key take them.
+    pub fn share_stamps(&mut self, all: &StampsByKey) {
+        self.stamps = all.join(self.us.public, self.stamps.clone());
     }
 
     /// Adds or changes a peer. Its session goes on; a new pre-shared key holds from the next handshake on.
@@ -370,6 +392,8 @@ impl WireGuard {
                 received_bytes: seen.map_or(0, |seen| seen.received_bytes),
                 sent_bytes: seen.map_or(0, |seen| seen.sent_bytes),
                 session: session.is_some_and(|session| session.can_send(now)),
+                stamp_ahead_seconds: seen.and_then(|seen| seen.ahead(now)),
+                stamp_lacks_seconds: seen.and_then(|seen| seen.lacks()),
             }
         })
     }

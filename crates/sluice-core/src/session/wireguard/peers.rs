@@ -74,6 +74,11 @@ pub struct Seen {
     pub recent: Recent,
     /// The timestamp of the peer's last initiation.
     pub timestamp: [u8; TIMESTAMP],
+    /// The greatest one below it that came since, and was refused.
+    pub refused_stamp: Option<[u8; TIMESTAMP]>,
+    /// True once it has been reported that the peer's clock is ahead, or that its stamps are refused.
+    pub ahead_reported: bool,
+    pub behind_reported: bool,
     pub last_handshake_ms: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
