@@ -41,6 +41,8 @@ pub struct PeerChange {
     pub set: Vec<PeerSpec>,
     /// Peers that are listed no longer.
     pub remove: Vec<PublicKey>,
+    /// Peers whose handshakes may have any stamp again.
+    pub forget_stamps: Vec<PublicKey>,
     /// How unknown peers are met from now on, if otherwise than before.
     pub unknown: Option<UnknownPeers>,
 }

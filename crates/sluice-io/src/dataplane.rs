@@ -1,7 +1,7 @@
 //! The handle of the I/O thread: what others may ask of it, each request a command that it answers.
 
 use crate::{
-    Port, Signals, Snapshot,
+    Port, Signals, Snapshot, clock,
     command::{Command, PeerChange, Remembered},
     lock::lock,
     routes::Routes,
@@ -11,7 +11,7 @@ use crate::{
     thread::Thread,
 };
 use sluice_core::{
-    ListenerSpec, OwnEndpoints, Shared,
+    ListenerSpec, Now, OwnEndpoints, Shared,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
@@ -43,13 +43,19 @@ pub struct Dataplane {
 impl Dataplane {
     /// Starts the thread. `salt` yields fresh random bytes.
     pub fn start(shared: Shared, salt: fn() -> [u8; 6]) -> io::Result<Dataplane> {
+        Dataplane::start_by(shared, salt, clock::now)
+    }
+
+    /// [`start`](Self::start) by another clock than the machine's, for tests. Nobody is told when it jumps: that is noticed
+    /// within a second.
+    pub fn start_by(shared: Shared, salt: fn() -> [u8; 6], clock: fn() -> Now) -> io::Result<Dataplane> {
         sys::keep_freed_memory();
         let waker = Waker::new()?;
         let (commands, inbox) = mpsc::channel();
         let signals = Signals::new()?;
         let mut own = OwnEndpoints::default();
         let (routes, routes_error) = Routes::open(&mut own);
-        let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt, (own, routes))?;
+        let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt, (own, routes), clock)?;
         let thread = std::thread::Builder::new().name("sluice-io".to_owned()).spawn(move || turn.run())?;
         Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)), routes_error })
     }

@@ -4,6 +4,7 @@
 //! with other threads is in [`port`] and [`queue`]: bounded, locked for the length of a push or a pop, and announced by
 //! [`Signals`], so that an event loop can wait for it.
 
+mod clock;
 mod command;
 mod dataplane;
 mod drops;

@@ -243,12 +243,15 @@ impl Open {
     }
 
     /// Removed first: a peer may come back with other keys beside its own.
-    pub fn change_peers(&mut self, now: Now, PeerChange { set, remove, unknown }: &PeerChange) {
+    pub fn change_peers(&mut self, now: Now, PeerChange { set, remove, forget_stamps, unknown }: &PeerChange) {
         for key in remove {
             self.listener.remove_peer(now, key);
         }
         for peer in set {
             self.listener.set_peer(now, peer);
+        }
+        for key in forget_stamps {
+            self.listener.forget_peer_stamp(key);
         }
         if let Some(UnknownPeers { allow_unknown_peers, unknown_peer_pre_shared_key }) = unknown {
             self.listener.set_unknown_peers(now, *allow_unknown_peers, unknown_peer_pre_shared_key.as_ref());

@@ -4,14 +4,18 @@ use crate::{
     BatchQueue, FilterSpec, Signal, Signals, Snapshot, Watch, lock::lock, schedule::Key, signal::Waker,
     socket::UdpSocket,
 };
-use sluice_core::{Completion, Kinds, Submission, session::wireguard::PublicKey, spec::PeerMemory};
+use sluice_core::{
+    Completion, Kinds, Submission,
+    session::wireguard::{PublicKey, Stamps},
+    spec::PeerMemory,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -34,10 +38,12 @@ pub(crate) struct PortState {
     completed: Signal,
     /// Who watches; the kinds of all of them together stand in `watched`, for the I/O thread to read without the lock.
     watches: Mutex<Vec<Arc<Watch>>>,
-    watched: AtomicU8,
+    watched: AtomicU16,
     /// What is to be kept of peers, until somebody takes it.
     peer_changes: Mutex<BTreeMap<PublicKey, PeerMemory>>,
     peers_changed: Signal,
+    /// The stamps of a `wg` Listener's handshakes.
+    stamps: Option<Arc<Stamps>>,
     signals: Signals,
     /// What the Listener had counted by its end.
     last: OnceLock<Snapshot>,
@@ -56,6 +62,7 @@ struct Ring {
 }
 
 impl Port {
+    #[allow(clippy::too_many_arguments)] // the parts that it shares with the I/O thread
     pub(crate) fn new(
         key: Key,
         socket: &UdpSocket,
@@ -64,6 +71,7 @@ impl Port {
         ring_bytes: usize,
         waker: Waker,
         signals: &Signals,
+        stamps: Option<Arc<Stamps>>,
     ) -> Port {
         let ring = Ring {
             limit: ring_bytes,
@@ -84,9 +92,10 @@ impl Port {
             ring: Mutex::new(ring),
             completed: signals.signal(),
             watches: Mutex::default(),
-            watched: AtomicU8::new(0),
+            watched: AtomicU16::new(0),
             peer_changes: Mutex::default(),
             peers_changed: signals.signal(),
+            stamps,
             signals: signals.clone(),
             last: OnceLock::new(),
         }))
@@ -193,13 +202,26 @@ impl Port {
         std::mem::take(&mut *changes).into_values().collect()
     }
 
-    /// Set when [`peer_changes`](Self::peer_changes) has something.
+    /// The greatest stamp that handshakes wanted and that is not reserved, in Unix nanoseconds, since the last call.
+    pub fn stamp_wanted(&self) -> Option<u64> {
+        self.0.stamps.as_ref().and_then(|stamps| stamps.take_wanted())
+    }
+
+    /// Handshakes may have all stamps up to `until`: the state has it.
+    pub fn reserve_stamps(&self, until: u64) {
+        self.0.stamps.iter().for_each(|stamps| stamps.reserve(until));
+    }
+
+    /// Set when [`peer_changes`](Self::peer_changes) or [`stamp_wanted`](Self::stamp_wanted) has something.
     pub fn peers_changed_signal(&self) -> &Signal {
         &self.0.peers_changed
     }
 
     /// The I/O thread has learned something about peers.
     pub(crate) fn peers_changed(&self, memories: Vec<PeerMemory>) {
+        if self.0.stamps.as_ref().is_some_and(|stamps| stamps.wants()) {
+            self.0.peers_changed.set();
+        }
         if memories.is_empty() {
             return;
         }

@@ -26,9 +26,12 @@ use std::{
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, mpsc},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
+/// The kernel's timeouts stand still while the machine is suspended. So none is longer: what has become due by then is
+/// noticed soon after.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Not a Listener's key.
 const WAKE: Key = Key::MAX;
 /// Not a Listener's key either: the kernel's routes have changed.
@@ -48,12 +51,14 @@ pub(crate) struct Thread {
     own: OwnEndpoints,
     routes: Routes,
     buffers: Buffers,
-    origin: Instant,
+    clock: fn() -> Now,
+    /// The clock's `mono` at the start.
+    origin: u64,
 }
 
 impl Thread {
     /// `waker` wakes it to look at `commands`, it tells by `signals` what is ready; `salt` yields fresh random bytes.
-    /// `routes` keep `own` as the kernel has it.
+    /// `routes` keep `own` as the kernel has it. `clock` tells the time.
     pub fn new(
         waker: Waker,
         commands: mpsc::Receiver<Command>,
@@ -61,6 +66,7 @@ impl Thread {
         shared: Shared,
         salt: fn() -> [u8; 6],
         (own, routes): (OwnEndpoints, Routes),
+        clock: fn() -> Now,
     ) -> io::Result<Thread> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &waker, EventData::new_u64(WAKE), EventFlags::IN)?;
@@ -80,7 +86,8 @@ impl Thread {
             own,
             routes,
             buffers: Buffers::new(),
-            origin: Instant::now(),
+            clock,
+            origin: clock().mono,
         })
     }
 
@@ -88,7 +95,7 @@ impl Thread {
     pub fn run(mut self) {
         let mut events = [MaybeUninit::uninit(); 64];
         loop {
-            let wait = self.schedule.wait(self.now().mono);
+            let wait = self.schedule.wait(self.now().mono).map(|wait| wait.min(LONGEST_WAIT));
             let wait = wait
                 .map(|wait| rustix::event::Timespec { tv_sec: wait.as_secs() as _, tv_nsec: wait.subsec_nanos() as _ });
             let ready = match epoll::wait(&self.epoll, &mut events, wait.as_ref()) {
@@ -134,8 +141,8 @@ impl Thread {
     }
 
     fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: self.origin.elapsed().as_nanos() as u64, unix_ms: unix.as_millis() as u64 }
+        let now = (self.clock)();
+        Now { mono: now.mono.saturating_sub(self.origin), ..now }
     }
 
     /// Whoever was named in a wake-up is ready.
@@ -248,9 +255,11 @@ impl Thread {
         let socket = UdpSocket::open(spec.bind, spec.dual_stack)?;
         let queues = spec.destinations.iter().map(|d| Arc::new(BatchQueue::new(d.queue_bytes, &self.signals)));
         let (queues, waker) = (queues.collect(), self.waker.clone());
-        let port = Port::new(key, &socket, queues, spec.sources.len(), spec.ring_bytes, waker, &self.signals);
+        let (sources, ring_bytes) = (spec.sources.len(), spec.ring_bytes);
         let (bound, dual_stack) = (socket.bound(), spec.dual_stack);
         let listener = Listener::new(spec, self.shared.clone(), bound, (self.salt)());
+        let stamps = listener.stamps().cloned();
+        let port = Port::new(key, &socket, queues, sources, ring_bytes, waker, &self.signals, stamps);
         let open = Open::new(port.clone(), socket, listener);
         epoll::add(&self.epoll, open.socket.as_fd(), EventData::new_u64(key), EventFlags::IN)
             .map_err(|errno| failed(errno.into()))?;

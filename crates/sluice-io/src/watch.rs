@@ -4,7 +4,8 @@
 use crate::{Signal, Signals, lock::lock};
 use serde::{Deserialize, Serialize};
 use sluice_core::{
-    About, Event, Kinds, ListenerSpec, Origin, Rejected, policy::Networks, session::wireguard::PublicKey, time,
+    About, Event, Kinds, ListenerSpec, Origin, PeerClock, Rejected, policy::Networks, session::wireguard::PublicKey,
+    time,
 };
 use std::{
     io,
@@ -247,6 +248,41 @@ fn why_refused(peer: &PublicKey, source: Option<IpAddr>) -> String {
     )
 }
 
+/// The reason and the detail of a peer's clock.
+fn about_clock(peer: &PublicKey, clock: PeerClock) -> (&'static str, String) {
+    match clock {
+        PeerClock::Ahead(seconds) => (
+            "StampAhead",
+            format!(
+                "the peer {peer} began a handshake with a stamp that is {} ahead of this machine's clock: set the clock of \
+                 either one right; once the peer's is, its handshakes are refused until it has passed that stamp, or until \
+                 `sluicegate peers reset {peer}`",
+                span(seconds)
+            ),
+        ),
+        PeerClock::Behind { lacks, ahead } => {
+            let greatest = match ahead {
+                0 => String::new(),
+                ahead => format!(", and that one is {} ahead of this machine's clock", span(ahead)),
+            };
+            let detail = format!(
+                "a handshake of the peer {peer} is refused: its stamp is {} lower than the greatest one that the peer has \
+                 used{greatest}. The peer's clock was set back, or somebody repeats an old handshake of its. \
+                 `sluicegate peers reset {peer}` lets it in with the clock that it has",
+                span(lacks)
+            );
+            ("StampTooLow", detail)
+        }
+    }
+}
+
+/// Some time in words.
+fn span(seconds: u64) -> String {
+    let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes")];
+    let unit = units.into_iter().find(|(size, _)| seconds >= 2 * size).unwrap_or((1, "seconds"));
+    format!("{} {}", seconds / unit.0, unit.1)
+}
+
 fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
     let at = time::write_iso8601(event.at_ms);
     let mut line = Line::new(labels, event.kind.name(), &at);
@@ -268,6 +304,10 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
         About::InnerRefused(peer, source) => {
             line.reason = Some(format!("{:?}", Rejected::RefusedInnerSource));
             line.detail = Some(why_refused(peer, *source));
+        }
+        About::PeerClock(peer, clock) => {
+            let (reason, detail) = about_clock(peer, *clock);
+            (line.reason, line.detail) = (Some(reason.to_owned()), Some(detail));
         }
         About::Sent { origin, document, index, id } => {
             match *origin {

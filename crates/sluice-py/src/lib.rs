@@ -223,6 +223,14 @@ impl Port {
         PyBytes::new(py, &json)
     }
 
+    fn stamp_wanted(&self) -> Option<u64> {
+        self.port.stamp_wanted()
+    }
+
+    fn reserve_stamps(&self, until: u64) {
+        self.port.reserve_stamps(until);
+    }
+
     fn events(&self, filter_json: &str) -> PyResult<Events> {
         let filter: FilterSpec = serde_json::from_str(filter_json).map_err(|e| invalid("filter", e))?;
         let watch = self.port.watch(filter).map_err(|error| match error.kind() {

@@ -4,9 +4,10 @@
 
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
-use sluice_core::{Completion, DataplaneSpec, Origin, Submission};
+use sluice_core::{Completion, DataplaneSpec, Now, Origin, Shared, Submission};
 use sluice_io::{Dataplane, Port, Signal};
 use std::{
+    io,
     net::{SocketAddr, UdpSocket},
     os::fd::AsFd,
     process::Command,
@@ -24,6 +25,15 @@ pub struct Rig {
 impl Rig {
     /// A Listener on 127.0.0.1 with one Destination and one PacketSource that may send to loopback.
     pub fn new(change: impl FnOnce(&mut Value)) -> Rig {
+        Rig::on(|shared| Dataplane::start(shared, || [1; 6]), change)
+    }
+
+    /// On a data plane that runs by this clock.
+    pub fn by(clock: fn() -> Now, change: impl FnOnce(&mut Value)) -> Rig {
+        Rig::on(|shared| Dataplane::start_by(shared, || [1; 6], clock), change)
+    }
+
+    fn on(start: impl FnOnce(Shared) -> io::Result<Dataplane>, change: impl FnOnce(&mut Value)) -> Rig {
         let shared: DataplaneSpec = serde_json::from_value(json!({
             "Node": 1, "Region": "us-east-1", "TagSeconds": 3600, "TagKeys": [{"Id": 0, "Key": "ab".repeat(32)}],
         }))
@@ -37,7 +47,7 @@ impl Rig {
                          "DedupSeconds": 600, "DedupLimit": 1000}],
         });
         change(&mut spec);
-        let plane = Dataplane::start(sluice_core::Shared::new(&shared).unwrap(), || [1; 6]).unwrap();
+        let plane = start(Shared::new(&shared).unwrap()).unwrap();
         let port = plane.open(serde_json::from_value(spec).unwrap()).unwrap().unwrap();
         Rig { plane, port }
     }
