@@ -67,8 +67,9 @@ class Port:
     "DedupSeconds": float, "DedupLimit": int, "Removed": bool}],
     "WireGuard": {"PrivateKey": base64, "Peers": [{"PublicKey", "AllowedIPs": [cidr], "SharedSecret": base64 | null,
     "PersistentKeepaliveSeconds": int}], "AllowUnknownPeers": bool, "UnknownPeerPreSharedKey": base64 | null,
-    "DecapsulatedDelivery": bool, "Known": [what `peer_changes` gave]} | null}`; `Removed` and `WireGuard` may be left
-    out.
+    "DecapsulatedDelivery": bool, "Known": [what `peer_changes` gave], "StampFloor": int, "StampReserved": int} |
+    null}`; `Removed`, `WireGuard` and the stamps may be left out. Handshakes have stamps above `StampFloor`, and up to
+    `StampReserved` (Unix nanoseconds) without asking.
     """
 
     @property
@@ -113,28 +114,39 @@ class Port:
         """The peers of a `wg` Listener that are listed or there, in the order of their keys, at most `limit` from the
         one that follows `after` on (`ValueError` if that is no key): a JSON list of `{"PublicKey", "Configured": bool,
         "Endpoint": "ip:port" | null, "LastHandshakeMs": Unix milliseconds or 0, "ReceivedBytes", "SentBytes",
-        "Session": bool}`."""
+        "Session": bool, "StampAheadSeconds": int | null, "StampLacksSeconds": int | null}`. The last two: how far the
+        peer's greatest stamp is ahead of this machine's clock, and how far the handshakes that were refused since are
+        below that stamp."""
 
     def change_peers(self, change_json: str) -> None:
         """Change the peers of a `wg` Listener; sessions of those that stay go on, those of removed ones end at once.
 
-        `{"Set": [peer], "Remove": [public key], "Unknown": {"AllowUnknownPeers": bool, "UnknownPeerPreSharedKey": str |
-        null} | null}`, peers as in the spec.
+        `{"Set": [peer], "Remove": [public key], "ForgetStamps": [public key], "Unknown": {"AllowUnknownPeers": bool,
+        "UnknownPeerPreSharedKey": str | null} | null}`, peers as in the spec. The handshakes of those in `ForgetStamps`
+        may have any stamp again.
         """
 
     def on_peer_changes(self, callback: _Callback | None) -> None:
-        """Call `callback` while `peer_changes` has something. None: no more."""
+        """Call `callback` while `peer_changes` or `stamp_wanted` has something. None: no more."""
 
     def peer_changes(self) -> bytes:
         """What is to be kept of peers over a restart and has changed since the last call, as a JSON list for `Known`.
         One without `Remote` is to be forgotten. Also after the Port's end."""
+
+    def stamp_wanted(self) -> int | None:
+        """The greatest stamp that handshakes of a `wg` Listener wanted since the last call and that is not reserved, in
+        Unix nanoseconds. They go on meanwhile, with lower ones."""
+
+    def reserve_stamps(self, until: int) -> None:
+        """Let handshakes with this Listener's key have all stamps up to `until` (Unix nanoseconds), which is written
+        down."""
 
     def events(self, filter_json: str) -> Events:
         """Watch this Listener's packets until the result is closed. Costs nothing while nobody does.
 
         Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
         names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError, InnerSourceRefused,
-        LoopSuspected and KernelDropped.
+        LoopSuspected, KernelDropped and PeerClockDiffers.
         """
 
     def stats(self) -> str:

@@ -177,6 +177,14 @@ _PEER = {
         "ReceivedBytes": {"type": "integer"},
         "SentBytes": {"type": "integer"},
         "Session": {"type": "boolean", "description": "There is a session to send with."},
+        "ClockAheadSeconds": {
+            "type": ["integer", "null"],
+            "description": "The greatest stamp of its handshakes is so far ahead of the gateway's clock.",
+        },
+        "ClockBehindSeconds": {
+            "type": ["integer", "null"],
+            "description": "Its handshakes are refused: their stamps are so far below its greatest one.",
+        },
     },
     "required": [
         "PublicKey",
@@ -186,6 +194,8 @@ _PEER = {
         "ReceivedBytes",
         "SentBytes",
         "Session",
+        "ClockAheadSeconds",
+        "ClockBehindSeconds",
     ],
 }
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -236,6 +246,7 @@ def _peer_paths() -> dict[str, Any]:
     body = {"required": True, "content": {"application/json": {"schema": one_or_many}}}
     after = {"name": "after", "in": "query", "schema": _TEXT, "description": "NextToken of the part before."}
     gone = {"description": "Its session is cut."}
+    reset = {"description": "Its next handshake is answered whatever its clock says."}
     return {
         "/v1/listeners/{name}/peers": {
             "parameters": [_NAME],
@@ -245,6 +256,10 @@ def _peer_paths() -> dict[str, Any]:
         "/v1/listeners/{name}/peers/{key}": {
             "parameters": [_NAME, key],
             "delete": _operation("removePeer", {"204": gone}, ("404", "409", "422", "503")),
+        },
+        "/v1/listeners/{name}/peers/{key}/reset": {
+            "parameters": [_NAME, key],
+            "post": _operation("resetPeer", {"204": reset}, ("404", "409", "422", "503")),
         },
     }
 

@@ -74,6 +74,7 @@ def resource_routes(gateway: ResourcesView) -> list[Route]:
         *routes,
         Route(peers, resources.peers, methods=["GET"]),
         Route(peers, resources.add_peer, methods=["POST"]),
+        Route(f"{peers}/{{key:path}}/reset", resources.reset_peer, methods=["POST"]),
         Route(f"{peers}/{{key:path}}", resources.remove_peer, methods=["DELETE"]),
         Route(f"{sources}/approve", resources.approve, methods=["POST"]),
         Route(f"{sources}/reject", resources.reject, methods=["POST"]),
@@ -172,6 +173,12 @@ class Resources:
         refuse_pages(request)
         name, key = request.path_params["name"], request.path_params["key"]
         await self._registry.remove_peer(name, key, _who(request))
+        return Response(status_code=204)
+
+    async def reset_peer(self, request: Request) -> Response:
+        refuse_pages(request)
+        name, key = request.path_params["name"], request.path_params["key"]
+        await self._registry.reset_peer(name, key, _who(request))
         return Response(status_code=204)
 
     async def approve(self, request: Request) -> Response:

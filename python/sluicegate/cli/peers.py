@@ -39,7 +39,7 @@ _listener_option = click.option(
 @api_option
 @output_option
 def list_peers(listener: str | None, api: Api, output: str) -> None:
-    """Every peer: where it is, its last handshake, bytes from and to it."""
+    """Every peer: where it is, its last handshake, bytes from and to it; and whose clock is not the gateway's."""
     peers = _peers(api, _listener(api, listener))
     if output == "json":
         click.echo(json.dumps({"Items": peers, "NextToken": None}, ensure_ascii=False))
@@ -47,13 +47,19 @@ def list_peers(listener: str | None, api: Api, output: str) -> None:
     try:
         peers.sort(key=lambda peer: (not peer["Configured"], peer.get("Name") or "", peer["PublicKey"]))
         rows = [_row(peer) for peer in peers]
+        clocks = [_clock(peer) for peer in peers]
     except (KeyError, TypeError, ValueError):
         raise no_gateway(api) from None
     if not rows:
         click.echo("this Listener has no peers: add one with `sluicegate peers add NAME`")
         return
-    head = ("NAME", "PUBLIC KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS")
-    table.show([head, *rows])
+    shown: list[tuple[str, ...]] = [
+        ("NAME", "PUBLIC KEY", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS"),
+        *rows,
+    ]
+    if any(clocks):
+        shown = [(*row, clock) for row, clock in zip(shown, ("CLOCK", *clocks), strict=True)]
+    table.show(shown)
 
 
 @command.command("add")
@@ -154,19 +160,45 @@ def add(
 def remove(peer: str, listener: str | None, api: Api) -> None:
     """Cut a peer off: its session ends at once."""
     found = _listener(api, listener)
-    peers = [one for one in _peers(api, found) if one["Configured"]]
-    keys = [one["PublicKey"] for one in peers if peer in (one["PublicKey"], one.get("Name"))]
-    if not keys:
-        raise CliError(f"the Listener {found['Name']} has no peer {peer}, `sluicegate peers list` shows them")
-    if len(keys) > 1:
-        raise CliError(f"several peers are named {peer}, name one by its key: {', '.join(keys)}")
+    key = _key_of(api, found, peer, [one for one in _peers(api, found) if one["Configured"]])
     if found["DeclaredBy"] == "File":
         raise CliError(
             f"the Listener {found['Name']} is declared by the gateway's file, which owns what it names: remove the "
-            f"peer with the public_key {keys[0]} from its `peers`, and reload it (SIGHUP, or POST /v1/reload)"
+            f"peer with the public_key {key} from its `peers`, and reload it (SIGHUP, or POST /v1/reload)"
         )
-    call(api, "DELETE", f"{_path(found)}/{quote(keys[0], safe='')}")
+    call(api, "DELETE", f"{_path(found)}/{quote(key, safe='')}")
     click.echo(f"removed {peer} from {found['Name']}")
+
+
+@command.command("reset")
+@click.argument("peer", metavar="NAME|KEY")
+@_listener_option
+@api_option
+def reset(peer: str, listener: str | None, api: Api) -> None:
+    """Answer a peer's next handshake whatever its clock says.
+
+    A peer whose clock was ahead once, or begins anew with each start, is refused until the clock has caught up. `list`
+    shows who lacks how much. A session that there is goes on.
+    """
+    found = _listener(api, listener)
+    key = _key_of(api, found, peer, _peers(api, found))
+    call(api, "POST", f"{_path(found)}/{quote(key, safe='')}/reset")
+    click.echo(f"reset {peer} of {found['Name']}: its next handshake is answered")
+
+
+def _key_of(api: Api, listener: dict[str, Any], peer: str, peers: list[dict[str, Any]]) -> str:
+    """The public key of the one among `peers` with this name or key."""
+    try:
+        keys = [str(one["PublicKey"]) for one in peers if peer in (one["PublicKey"], one.get("Name"))]
+    except (KeyError, TypeError):
+        raise no_gateway(api) from None
+    if not keys:
+        raise CliError(
+            f"the Listener {listener['Name']} has no peer {peer}, `sluicegate peers list` shows them"
+        )
+    if len(keys) > 1:
+        raise CliError(f"several peers are named {peer}, name one by its key: {', '.join(keys)}")
+    return keys[0]
 
 
 def _listener(api: Api, name: str | None) -> dict[str, Any]:
@@ -220,14 +252,25 @@ def _row(peer: dict[str, Any]) -> tuple[str, ...]:
     return (name, peer["PublicKey"], place, _ago(peer["LastHandshakeAt"]), received, sent, allowed)
 
 
+def _clock(peer: dict[str, Any]) -> str:
+    """What is wrong with a peer's clock; empty if nothing is known to be."""
+    ahead, behind = peer["ClockAheadSeconds"], peer["ClockBehindSeconds"]
+    if behind is not None:
+        return f"refused: {_span(behind)} behind its last handshake"
+    return f"{_span(ahead)} ahead" if ahead is not None else ""
+
+
 def _ago(at: str | None) -> str:
     if at is None:
         return "never"
-    seconds = max(0, int(time.time() - datetime.fromisoformat(at).timestamp()))
+    return f"{_span(max(0, int(time.time() - datetime.fromisoformat(at).timestamp())))} ago"
+
+
+def _span(seconds: int) -> str:
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
-            return f"{seconds // size} {unit} ago"
-    return f"{seconds} s ago"
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
 
 
 def _size(count: int) -> str:

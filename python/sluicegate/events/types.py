@@ -100,6 +100,13 @@ _TYPES = (
         "A WireGuard peer sent what its AllowedIPs do not allow; the first time for each peer, others are counted.",
     ),
     EventType(
+        "PeerClockDiffers",
+        "failure",
+        "in",
+        ("Listener", "Remote", "Bytes", "Reason", "Detail"),
+        "A WireGuard peer's clock is ahead (`StampAhead`), or was, and its handshakes are refused (`StampTooLow`).",
+    ),
+    EventType(
         "LoopSuspected",
         "failure",
         "out",
@@ -195,7 +202,8 @@ _TYPES = (
         "failure",
         None,
         ("Listener", "Reason", "Detail"),
-        "Where WireGuard peers are could not be written down: after a restart they would have to speak first.",
+        "Where WireGuard peers are, or the stamps of handshakes, could not be written down: after a restart peers may "
+        "have to speak first, and may not answer if the clock has gone back.",
     ),
     EventType(
         "RoutesNotFollowed",

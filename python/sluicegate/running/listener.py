@@ -6,7 +6,7 @@ The native queues, the egress and the sources know a Destination or PacketSource
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -26,7 +26,7 @@ from sluicegate.running.node import Node
 from sluicegate.running.peers import PeerKeeper, own_key, refuse_own_key, wireguard_spec
 from sluicegate.running.spec import listener_spec
 from sluicegate.sources.base import MessageSource
-from sluicegate.state import KeyPair, StateError
+from sluicegate.state import KeyPair, StampBlock, StateError
 
 log = structlog.get_logger("sluicegate.running")
 
@@ -73,6 +73,8 @@ class RunningListener:
         """The key pair of an open `wg` Listener. One that is not `kept` is written together with the change."""
         self.public_key = ""
         """The public key of an open `wg` Listener; empty for other Listeners."""
+        self.stamps: Mapping[str, StampBlock] = {}
+        """The stamps that were reserved before it is opened, by public key."""
         self.peers: PeerKeeper | None = None
         """The keeper of the peers of an open `wg` Listener; None for other Listeners."""
         self._port: _native.Port | None = None
@@ -160,7 +162,13 @@ class RunningListener:
                 self.key_pair = own_key(self.resource, node.wireguard)
                 self.public_key = _native.public_key(self.key_pair.private)
                 refuse_own_key(self.resource, self.public_key)
-                spec["WireGuard"] = wireguard_spec(self.resource, self.key_pair.private, node.wireguard)
+                # A key that is not kept yet was not known when the stamps of the others were reserved.
+                kept = self.key_pair.kept
+                blocks = self.stamps if kept else node.wireguard.reserve_stamps([self.public_key])
+                block = blocks.get(self.public_key, StampBlock(0, 0))
+                spec["WireGuard"] = wireguard_spec(
+                    self.resource, self.key_pair.private, node.wireguard, block
+                )
             self._port = open_port(self.resource, spec, node.dataplane, ports)
         except StateError as error:
             raise Refused(Finding((), str(error), conflict=True).of(Listener, self.name)) from None
@@ -176,7 +184,9 @@ class RunningListener:
             self.node.domains.hold(self, self.resource, self.readmit)
             self.readmit()  # the addresses may have changed while the socket was bound
         if self.public_key:
-            self.peers = PeerKeeper(self.port, self.name, self.node.wireguard, self.node.events)
+            self.peers = PeerKeeper(
+                self.port, self.name, self.public_key, self.node.wireguard, self.node.events
+            )
             self.peers.start()
         self.node.live.watch(self.name, self.port)
         host, number = self.port.local_address

@@ -15,7 +15,8 @@ from sluicegate.events.times import iso_milliseconds
 from sluicegate.model import Listener, Peer
 from sluicegate.model.publickey import own_key_among
 from sluicegate.running.documents import Refused
-from sluicegate.state import KeyPair, StateError, WireGuardTable
+from sluicegate.state import KeyPair, StampBlock, StampMark, StateError, WireGuardTable
+from sluicegate.state.stamps import mark_after
 from sluicegate.state.wireguard import Memory
 
 WRITE_SECONDS = 0.3
@@ -23,7 +24,7 @@ WRITE_SECONDS = 0.3
 RETRY_SECONDS = 5.0
 """Seconds until the next attempt when the state could not be written."""
 REFUSALS_RATE = 10
-"""Most peers a second whose first refused packet is reported."""
+"""Most peers a second whose first refused packet, or whose clock, is reported."""
 
 
 def own_key(listener: Listener, table: WireGuardTable) -> KeyPair:
@@ -48,13 +49,35 @@ def keyless(listeners: Iterable[Listener]) -> dict[str, str | None]:
     return {one.name: one.key_refresh_token for one in wanted}
 
 
-def wireguard_spec(listener: Listener, private_key: str, table: WireGuardTable) -> orjson.Fragment:
+def reserve_stamps(
+    listeners: Iterable[Listener], table: WireGuardTable, events: EventLog
+) -> Mapping[str, StampBlock]:
+    """The stamps of handshakes for Listeners that are to be opened, by public key: one write for all of them. Where the
+    state cannot be written, that is reported, and handshakes go on by the clock, above the stamps of before. Blocks."""
+    keys = set[str]()
+    for listener in listeners:
+        with suppress(StateError):  # reported when the Listener is opened
+            if listener.protocol == "wg" and (pair := own_key(listener, table)).kept:
+                keys.add(_native.public_key(pair.private))
+    try:
+        return table.reserve_stamps(keys)
+    except StateError as error:
+        detail = f"the stamps of handshakes with {len(keys)} keys: {error}"
+        events.emit("PeersNotKept", Reason="WriteFailed", Detail=detail)
+        return table.used_stamps(keys)
+
+
+def wireguard_spec(
+    listener: Listener, private_key: str, table: WireGuardTable, block: StampBlock
+) -> orjson.Fragment:
     """The native side's view of a `wg` Listener, as JSON: there may be too many peers to hold them all as objects.
 
     `StateError`; blocks.
     """
     head = {
         "PrivateKey": private_key,
+        "StampFloor": block.floor,
+        "StampReserved": block.until,
         **_unknown(listener),
         "DecapsulatedDelivery": listener.decapsulated_delivery,
     }
@@ -93,22 +116,27 @@ def secret_of(peer: Peer) -> str | None:
 
 
 class PeerKeeper:
-    """Writes down where a Listener's peers are, within a second of a change, and reports the first packet of each peer
-    that its AllowedIPs refuse. Belongs to the event loop."""
+    """Writes down where a Listener's peers are, within a second of a change, and the mark of its key, when a handshake
+    lies above it. Reports the first packet of each peer that its AllowedIPs refuse, and peers whose clock is not right.
+    Belongs to the event loop."""
 
-    def __init__(self, port: _native.Port, listener: str, table: WireGuardTable, events: EventLog) -> None:
+    def __init__(
+        self, port: _native.Port, listener: str, public_key: str, table: WireGuardTable, events: EventLog
+    ) -> None:
         self._port = port
         self._listener = listener
+        self._public_key = public_key
         self._table = table
         self._events = events
         self._pending: dict[str, Memory] = {}
+        self._mark: StampMark | None = None
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._refusals: NativeEvents | None = None
 
     def start(self) -> None:
         """Begin to write changes down, until `close`."""
-        refusals = json.dumps({"Events": ["InnerSourceRefused"], "Rate": REFUSALS_RATE})
+        refusals = json.dumps({"Events": ["InnerSourceRefused", "PeerClockDiffers"], "Rate": REFUSALS_RATE})
         self._refusals = NativeEvents(self._port, refusals, self._events.forward)
         self._port.on_peer_changes(self._changed)
 
@@ -149,7 +177,7 @@ class PeerKeeper:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
             written = await self._write()
-            more = WRITE_SECONDS if self._pending else 0.0
+            more = WRITE_SECONDS if self._pending or self._mark else 0.0
             pause = more if written else RETRY_SECONDS
         if not self._closing.is_set():
             self._port.on_peer_changes(self._changed)
@@ -159,15 +187,21 @@ class PeerKeeper:
         taken = json.loads(await asyncio.to_thread(self._port.peer_changes))
         self._pending |= {one["PublicKey"]: one for one in taken}
         writing, self._pending = self._pending, {}
-        if not writing:
+        wanted = self._port.stamp_wanted()
+        mark = mark_after(self._public_key, wanted) if wanted is not None else self._mark
+        if not writing and mark is None:
             return True
         try:
-            await asyncio.to_thread(self._table.remember, self._listener, list(writing.values()))
+            await asyncio.to_thread(self._table.remember, self._listener, list(writing.values()), mark)
         except StateError as error:
-            self._pending = writing | self._pending
-            detail = f"the endpoints of {len(writing)} peers: {error}"
+            self._pending, self._mark = writing | self._pending, mark
+            what = f"the endpoints of {len(writing)} peers" if writing else "the stamps of handshakes"
+            detail = f"{what}: {error}"
             self._events.emit("PeersNotKept", Listener=self._listener, Reason="WriteFailed", Detail=detail)
             return False
+        self._mark = None
+        if mark is not None:
+            self._port.reserve_stamps(mark.until)
         return True
 
 
@@ -205,6 +239,8 @@ def _status(status: Mapping[str, Any]) -> dict[str, Any]:
         "ReceivedBytes": status["ReceivedBytes"],
         "SentBytes": status["SentBytes"],
         "Session": status["Session"],
+        "ClockAheadSeconds": status["StampAheadSeconds"],
+        "ClockBehindSeconds": status["StampLacksSeconds"],
     }
 
 

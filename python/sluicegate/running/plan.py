@@ -24,7 +24,7 @@ from sluicegate.running.change import Change
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
-from sluicegate.running.peers import keyless, own_key
+from sluicegate.running.peers import keyless, own_key, reserve_stamps
 from sluicegate.running.provision import provision_all
 from sluicegate.state import SealedPair
 
@@ -214,6 +214,9 @@ class Runtime:
         ports = await asyncio.to_thread(AssignedPorts, state, self._node.ports, fixed)
         resources = [change.running.resource for change in changes]
         await asyncio.to_thread(self._node.wireguard.make_key_pairs, keyless(resources))
+        stamps = await asyncio.to_thread(reserve_stamps, resources, self._node.wireguard, self._node.events)
+        for change in changes:
+            change.running.stamps = stamps
         holders = _bound(leaving)
         for some in batched(changes, AT_ONCE):
             for holder in {

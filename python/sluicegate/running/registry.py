@@ -311,16 +311,35 @@ class Registry:
                 elif await asyncio.to_thread(self._node.wireguard.remove_peer, name, public_key):
                     self.running(name).port.change_peers(json.dumps({"Remove": [public_key]}))
                 else:
-                    raise NotFound(f"the Listener {name!r} has no peer with the key {public_key!r}")
+                    raise _no_peer(name, public_key)
+
+    async def reset_peer(self, name: str, public_key: str, who: str) -> None:
+        """Forget the stamps of a peer of the WireGuard Listener `name`, whoever declared it: the peer's clock was set
+        back. Its session goes on. Raises `NotFound`, `Refused`."""
+        async with self._turn():
+            with self._audit(who, "ResetPeer", "Listener", name) as audit:
+                audit.detail = public_key
+                listener = self._tunnels(name)
+                listed = any(one.public_key == public_key for one in listener.peers)
+                if not listed and not listener.allow_unknown_peers:
+                    added = await asyncio.to_thread(self._node.wireguard.peers_among, name, [public_key])
+                    if not added:
+                        raise _no_peer(name, public_key)
+                self.running(name).port.change_peers(json.dumps({"ForgetStamps": [public_key]}))
 
     def _with_peers(self, name: str) -> Listener:
         """The Listener `name`, if its peers may be changed. Raises `NotFound` and `Refused`."""
+        listener = self._tunnels(name)
+        self._refuse_file("Listener", name)
+        return listener
+
+    def _tunnels(self, name: str) -> Listener:
+        """The Listener `name`, which has peers. Raises `NotFound` and `Refused`."""
         listener: Listener = self.find("Listener", name).resource
         if listener.protocol != "wg":
             cause = f'the Listener "{name}" speaks {listener.protocol} and has no peers'
             fix = "name one with `protocol: wg`"
             raise Refused(Finding(("protocol",), cause, fix, conflict=True).of(Listener, name))
-        self._refuse_file("Listener", name)
         return listener
 
     async def _refuse_known_peers(
@@ -571,6 +590,10 @@ class _Audit:
 
 def _stored(kind: str, resource: Any, more_code: tuple[str, ...]) -> Stored:
     return Stored(kind, resource.name, resource.dump(), secrets_of(resource), local_code=more_code)
+
+
+def _no_peer(listener: str, public_key: str) -> NotFound:
+    return NotFound(f"the Listener {listener!r} has no peer with the key {public_key!r}")
 
 
 def _digest(document: Any) -> str:

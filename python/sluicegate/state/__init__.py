@@ -7,6 +7,7 @@ Beside it, in files: the journal of what was sent, and keys of the API.
 
 from sluicegate.state.lock import StateError
 from sluicegate.state.resources import Answer, Commit, Decision, ResourceTable, Stored, changed
+from sluicegate.state.stamps import StampBlock, StampMark
 from sluicegate.state.store import SourceQueue, State
 from sluicegate.state.wireguard import KeyPair, SealedPair, WireGuardTable
 
@@ -18,6 +19,8 @@ __all__ = [
     "ResourceTable",
     "SealedPair",
     "SourceQueue",
+    "StampBlock",
+    "StampMark",
     "State",
     "StateError",
     "Stored",

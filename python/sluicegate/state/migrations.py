@@ -108,6 +108,14 @@ _STEPS: list[list[str]] = [
         # Folders of a stack's code, which `apply` has added for this resource.
         "ALTER TABLE resources ADD COLUMN local_code TEXT NOT NULL DEFAULT '[]'",
     ],
+    [
+        # No handshake with this key had a greater stamp, in Unix nanoseconds. A key may belong to several Listeners and
+        # may come back; so a mark stays when a Listener goes.
+        """CREATE TABLE stamp_marks (
+            public_key TEXT PRIMARY KEY,
+            mark INTEGER NOT NULL CHECK (mark >= 0)
+        ) WITHOUT ROWID""",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -1,8 +1,8 @@
 """The state as a JSON document: for a backup that can be read, and for moving to another machine.
 
 Without secrets an export has what can be shown: resources, decisions, assigned ports, topics, queues on AWS, where
-WireGuard peers are. With them it also has the secrets of resources, the keys made for Listeners, and the Tag keys, in
-the clear.
+WireGuard peers are, and how far the stamps of handshakes have come. With them it also has the secrets of resources, the
+keys made for Listeners, and the Tag keys, in the clear.
 """
 
 import json
@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sluicegate.state import stamps
 from sluicegate.state.lock import StateError
 from sluicegate.state.migrations import LATEST, version
 from sluicegate.state.resources import Commit, Decision, ResourceTable, Stored
+from sluicegate.state.stamps import StampMark
 from sluicegate.state.store import SOURCE_QUEUES, SourceQueue, State, failed
 from sluicegate.state.vault import Vault
 from sluicegate.state.wireguard import KeyPair, WireGuardTable, key_label, peer_label
@@ -75,6 +77,7 @@ def restore(state: State, document: Any) -> list[str]:
             for one in document.get("WireGuardPeers", ())
         ]
         endpoints = [(str(one["Listener"]), list(one["Peers"])) for one in document.get("PeerEndpoints", ())]
+        marks = [StampMark(str(one["PublicKey"]), int(one["Mark"])) for one in document.get("StampMarks", ())]
     except (KeyError, TypeError, ValueError) as error:
         raise StateError(
             f"the export is damaged ({error}), make it anew with `sluicegate state export`"
@@ -110,6 +113,8 @@ def restore(state: State, document: Any) -> list[str]:
         wireguard.add_peers(name, [(peer, secret)])
     for name, memories in endpoints:
         wireguard.remember(name, memories)
+    for mark in marks:
+        wireguard.raise_mark(mark)
     return [
         *(f"{one.kind} {one.name}" for one in stored),
         *(f"port {port} of Listener {name}" for name, port in ports),
@@ -149,6 +154,7 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
         "WireGuardKeys": _listener_keys(db, path, secrets),
         "WireGuardPeers": _peers(db, path, secrets),
         "PeerEndpoints": _endpoints(db),
+        "StampMarks": [{"PublicKey": one.public_key, "Mark": one.until} for one in stamps.marks(db)],
     }
     document["SourceQueues"] = [asdict(SourceQueue(*row)) for row in db.execute(SOURCE_QUEUES)]
     if secrets:

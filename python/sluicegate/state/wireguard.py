@@ -1,5 +1,5 @@
-"""What the state keeps for WireGuard Listeners: key pairs that the gateway made, peers that the API added, and where
-peers are.
+"""What the state keeps for WireGuard Listeners: key pairs that the gateway made, peers that the API added, where peers
+are, and the high-water marks of stamps.
 
 There may be a hundred thousand peers. So each is a row, read and written by itself, and never an object that stays.
 """
@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sluicegate import _native
+from sluicegate.state import stamps
+from sluicegate.state.stamps import StampBlock, StampMark
 from sluicegate.state.store import State
 from sluicegate.state.vault import Vault
 
@@ -103,6 +105,23 @@ class WireGuardTable:
             pair.token,
         )
 
+    # Stamps of handshakes
+
+    def reserve_stamps(self, public_keys: Collection[str]) -> Mapping[str, StampBlock]:
+        """The stamps that handshakes with these keys may use from now on, by key: one transaction."""
+        if not public_keys:
+            return {}
+        return self._state.write(lambda db: stamps.reserve(db, public_keys, stamps.now_ns()))
+
+    def used_stamps(self, public_keys: Collection[str]) -> Mapping[str, StampBlock]:
+        """Where nothing can be reserved: the stamps of before, and none above them."""
+        floors = dict(self._state.read("SELECT public_key, mark FROM stamp_marks"))
+        return {key: StampBlock(floors[key], floors[key]) for key in public_keys if key in floors}
+
+    def raise_mark(self, mark: StampMark) -> None:
+        """Write a mark, unless a greater one is there."""
+        self._state.write(lambda db: stamps.raise_mark(db, mark))
+
     # Peers that the API added
 
     def add_peers(self, listener: str, peers: Iterable[tuple[dict[str, Any], str | None]]) -> None:
@@ -171,8 +190,9 @@ class WireGuardTable:
             last = rows[-1][0]
             yield [memory for _, memory in rows]
 
-    def remember(self, listener: str, memories: Iterable[Memory]) -> None:
-        """Write down what has changed. One without `Remote` is forgotten."""
+    def remember(self, listener: str, memories: Iterable[Memory], mark: StampMark | None = None) -> None:
+        """Write down what has changed, and the mark of the Listener's key if there is one. A memory without `Remote` is
+        forgotten. One transaction."""
         number = self._state.listener_id(listener)
         kept, gone = [], []
         for one in memories:
@@ -186,6 +206,8 @@ class WireGuardTable:
             db.executemany(
                 "INSERT OR REPLACE INTO peer_memories (listener, public_key, memory) VALUES (?, ?, ?)", kept
             )
+            if mark is not None:
+                stamps.raise_mark(db, mark)
 
         self._state.write(write)
 
