@@ -12,6 +12,7 @@ import pytest
 import uvloop
 from aws_server import aws_keys as aws_keys
 from aws_server import aws_server as aws_server
+from clocks import WallClock
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
 from ministack import ministack as ministack
 
@@ -54,6 +55,17 @@ def gateway(tmp_path: Path) -> Iterator[StartGateway]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def wall_clock(tmp_path: Path) -> Iterator[WallClock]:
+    """A wall clock that the test sets."""
+    missing = WallClock.missing()
+    if missing:
+        pytest.skip(missing)
+    made = WallClock(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import WallClock
 from harness import ECHO, PROGRAM, TOPIC, Client, Gateway, Netns, until, wait_for_records
 from wireguard import DATA, StockPeer
 
@@ -263,6 +264,25 @@ def test_a_restarted_gateway_speaks_first_and_repeats_no_counter(site: Site, gat
     until(lambda: len(sent()) >= 4, "the capture has a datagram of each session")
     data = sent()
     assert len(set(data)) == len(data), "a counter was used twice with a session's key"
+
+
+@pytest.mark.parametrize("seconds_ahead", [-86_400, 86_400])
+def test_a_push_reaches_the_peer_after_a_crash_and_with_another_clock(
+    site: Site, gateway: StartGateway, wall_clock: WallClock, seconds_ahead: int
+) -> None:
+    running, peer = connected(site, gateway)
+    client = site.client(INNER, 5000)
+    client.send(b"I am here", (FAR, 5683))
+    assert client.receive() == (b"I am here", (FAR, 5683))
+    running.environment |= wall_clock.environment
+    # Ahead first: what comes after that is behind in any case.
+    for number, ahead in enumerate([max(seconds_ahead, 0), min(seconds_ahead, 0), -86_400]):
+        time.sleep(1)  # the contract gives it a second to write down where the peer is
+        running.kill()
+        wall_clock.set(ahead)
+        running.start()
+        source(running, peer, b"good morning %d" % number)
+        assert client.receive() == (b"good morning %d" % number, (FAR, 5683))
 
 
 def test_a_peer_is_added_and_removed_while_the_listener_runs(site: Site, gateway: StartGateway) -> None:

@@ -102,6 +102,25 @@ class Tunnel:
         self._remote_index = int.from_bytes(response[4:8], "little")
         self._counter = itertools.count()
 
+    def stamp_of(self, initiation: bytes) -> int:
+        """The stamp of a handshake that the gateway begins, in Unix nanoseconds."""
+        assert initiation[0] == INITIATION
+        public, static, stamp = initiation[8:40], initiation[40:88], initiation[88:116]
+        chain = _hash(CONSTRUCTION)
+        digest = _hash(_hash(chain, IDENTIFIER), self._private.public_key().public_bytes_raw())
+        (chain,) = _kdf(chain, public, 1)
+        digest = _hash(digest, public)
+        chain, key = _kdf(chain, self._private.exchange(X25519PublicKey.from_public_bytes(public)), 2)
+        gateway = X25519PublicKey.from_public_bytes(_open(key, 0, static, digest))
+        assert gateway.public_bytes_raw() == self._gateway_key
+        chain, key = _kdf(chain, self._private.exchange(gateway), 2)
+        opened = _open(key, 0, stamp, _hash(digest, static))
+        seconds, nanoseconds = (
+            int.from_bytes(opened[:8], "big") - TAI64_EPOCH,
+            int.from_bytes(opened[8:], "big"),
+        )
+        return seconds * 1_000_000_000 + nanoseconds
+
     def connect(self) -> "Tunnel":
         self.socket.send(self.initiation(), self.gateway)
         self.finish(self.socket.receive()[0])
