@@ -123,7 +123,7 @@ impl World {
     /// Now, by the clock of this node.
     pub fn now_of(&self, node: usize) -> Now {
         let now = self.now();
-        Now { unix_ms: now.unix_ms.strict_add_signed(self.nodes[node].ahead_ms), ..now }
+        Now { unix_ms: now.unix_ms.checked_add_signed(self.nodes[node].ahead_ms).unwrap(), ..now }
     }
 
     /// The node ends and begins anew with what it has been told to keep.
