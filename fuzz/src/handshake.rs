@@ -72,6 +72,8 @@ fn end(private: u8, peer: PublicKey, open: bool) -> End {
         unknown_peer_pre_shared_key: None,
         decapsulated_delivery: false,
         known: Vec::new(),
+        stamp_floor: 0,
+        stamp_reserved: 0,
     };
     End { wg: WireGuard::new(&spec, 10), at: SocketAddr::from(([192, 0, 2, private], 51_820)) }
 }

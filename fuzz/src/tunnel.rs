@@ -112,6 +112,8 @@ fn client() -> WireGuard {
         unknown_peer_pre_shared_key: None,
         decapsulated_delivery: false,
         known: Vec::new(),
+        stamp_floor: 0,
+        stamp_reserved: 0,
     };
     let mut client = WireGuard::new(&spec, 1);
     client.offer_endpoint(&GATEWAY.id(), SocketAddr::new(LOCAL.parse().expect("an address"), 2048));
