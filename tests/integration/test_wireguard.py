@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -159,6 +160,15 @@ def connected(
     return running, peer
 
 
+def remembered(running: Gateway) -> int:
+    """The peers whose place is written down."""
+    db = sqlite3.connect(f"file:{running.directory / 'sluicegate.db'}?mode=ro", uri=True)
+    try:
+        return int(db.execute("SELECT count(*) FROM peer_memories").fetchone()[0])
+    finally:
+        db.close()
+
+
 def b64(data: bytes) -> str:
     return b64encode(data).decode()
 
@@ -277,7 +287,7 @@ def test_a_push_reaches_the_peer_after_a_crash_and_with_another_clock(
     running.environment |= wall_clock.environment
     # Ahead first: what comes after that is behind in any case.
     for number, ahead in enumerate([max(seconds_ahead, 0), min(seconds_ahead, 0), -86_400]):
-        time.sleep(1)  # the contract gives it a second to write down where the peer is
+        until(lambda: remembered(running), "it is written down where the peer is")
         running.kill()
         wall_clock.set(ahead)
         running.start()
