@@ -1,8 +1,8 @@
 """HTTP/1.1 for the Runtime API: one connection of a worker, whole requests in, whole answers out, no task and no
 stream between the socket and the state machine (`runtime_api.py`).
 
-httptools parses (it is the parser of Node.js); it sets no limits, so they are here: of a head, of a body, and of what
-may come early while the answer to a long poll is awaited.
+httptools parses (it is the parser of Node.js); it sets no limits, so they are here: of a body, of what it has beside it
+(`http/overhead.py`), and of what may come early while the answer to a long poll is awaited.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import cast
 
 import httptools
 
-HEAD_LIMIT = 64 * 1024  # bytes of a request's line and headers
+from sluicegate.http.overhead import Excess, Overhead
+
 RESPONSE_LIMIT = 6 * 1024 * 1024 + 100  # Lambda's quota for a synchronous answer, with its own allowance
 DISCARD_LIMIT = 64 * 1024 * 1024  # of a body that is too large; then the connection is cut
 EARLY_LIMIT = 256 * 1024  # bytes that may come while the answer to `next` is awaited
+WAITING_LIMIT = 32  # requests of a connection that wait for the one before them
 
 _REASONS = {
     200: "OK",
@@ -69,8 +71,7 @@ class Connection(asyncio.Protocol):
         self._hang_up = select.poll()
         self._early = 0
         self._cut = False
-        self._in_head = False
-        self._head = 0  # bytes of an unfinished head, without the read in which it began
+        self._overhead = Overhead()
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
@@ -139,12 +140,11 @@ class Connection(asyncio.Protocol):
                 return self.close()
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            return self._refuse(400)
-        if self._in_head:
-            self._head = 0 if self._head < 0 else self._head + len(data)
-            if self._head > HEAD_LIMIT:
-                return self._refuse(431)
+            self._overhead.received(len(data))
+        except Excess:
+            return self._refuse(431)
+        except httptools.HttpParserError as error:
+            return self._refuse(431 if isinstance(error.__context__, Excess) else 400)
         if self._size > DISCARD_LIMIT:
             return self.close()
         self._go_on()
@@ -161,21 +161,25 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head = True, -1
+        if len(self._requests) >= WAITING_LIMIT:
+            raise Excess
 
     def on_url(self, url: bytes) -> None:
+        self._overhead.target(len(url))
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._overhead.keeps(len(name) + len(value)):
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._overhead.head_complete()
         waits = self._headers.get(b"expect", b"").lower() == b"100-continue"
         if waits and self._answering is None and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
+        self._overhead.body(len(body))
         self._size += len(body)
         if self._size <= RESPONSE_LIMIT:
             self._parts.append(body)
@@ -183,6 +187,7 @@ class Connection(asyncio.Protocol):
             self._parts.clear()
 
     def on_message_complete(self) -> None:
+        self._overhead.complete()
         request = Request(
             self._parser.get_method().decode("latin-1"),
             self._url.decode("latin-1").partition("?")[0],

@@ -1,7 +1,8 @@
 """An HTTP server inside the gateway's own event loop: the API and the SNS endpoint each run in one.
 
 Strangers may connect where it is not on loopback. What one of them can hold is bounded: connections in all
-(`acceptor.py`), the time and the size of a request's head, and the time that a body or a TLS handshake may take.
+(`acceptor.py`), what a request has beside its body (`overhead.py`), the time that a request or a TLS handshake may
+take, the requests that wait for the one before them, and the time for which an answer lies unread.
 """
 
 import asyncio
@@ -10,15 +11,18 @@ import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sized
 from contextlib import contextmanager
+from typing import NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sluicegate.http.acceptor import Acceptor, Connection, Room
 from sluicegate.http.doors import discard_body
+from sluicegate.http.overhead import Excess, Overhead
 from sluicegate.model.text import endpoint_text
 
 SHUTDOWN_SECONDS = 5
@@ -29,8 +33,11 @@ REQUEST_SECONDS = 30.0
 as long."""
 REFUSED_SECONDS = 2.0
 """The same for a connection that is to be refused."""
-HEAD_LIMIT = 65_536
-"""Bytes of a request's line and headers."""
+PIPELINE_LIMIT = 32
+"""Requests of one connection that wait for the one before them (RFC 9112, 9.3.2)."""
+UNREAD_SECONDS = 30.0
+"""A client must take `UNREAD_BYTES` of an answer in this time, or the rest of it."""
+UNREAD_BYTES = 16_384
 
 
 class BindError(Exception):
@@ -70,8 +77,21 @@ class _Uvicorn(uvicorn.Server):
         self.started = True
 
 
+class _Flow(FlowControl):
+    """As uvicorn's, but nothing more is read while requests wait in `pipeline`."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class _Limited(HttpToolsProtocol, Connection):
-    """A connection that closes when a request does not arrive in time or has too long a head.
+    """A connection that is closed when a request does not arrive in time or is too much, and when its answers are not
+    read.
 
     uvicorn bounds the time between requests only: a client that sends one byte a minute would stay for ever.
     """
@@ -83,8 +103,10 @@ class _Limited(HttpToolsProtocol, Connection):
         self._acceptor = acceptor
         self._seconds = REQUEST_SECONDS
         self._late: asyncio.TimerHandle | None = None
-        self._head: int | None = 0
-        """Bytes of the head so far; None while a body arrives and while nothing is asked."""
+        self._overhead = Overhead()
+        self._unread: asyncio.TimerHandle | None = None
+        self._left = 0
+        """Bytes of answers that were not taken yet when `_unread` was set."""
 
     def refuse(self) -> None:
         self.app = self._busy
@@ -98,49 +120,106 @@ class _Limited(HttpToolsProtocol, Connection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
+        self._watch_no_answer()
         self._room.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._head += len(data)
         super().data_received(data)
-        if self._head is not None and self._head > HEAD_LIMIT:
+        try:
+            self._overhead.received(len(data))
+        except Excess:
             self.transport.abort()
 
+    def send_400_response(self, msg: str) -> None:
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
+
+    # httptools: an exception ends the parsing
+
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            self._exceed()
         super().on_message_begin()
         if self._late is None:
             self._await_request()
 
+    def on_url(self, url: bytes) -> None:
+        try:
+            self._overhead.target(len(url))
+        except Excess:
+            self._exceed()
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        try:
+            if self._overhead.keeps(len(name) + len(value)):
+                super().on_header(name, value)
+        except Excess:
+            self._exceed()
+
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._overhead.head_complete()
         self._believe_target()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._overhead.body(len(body))
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._arrived()
-        self._head = 0
+        self._overhead.complete()
         super().on_message_complete()
         self._room.serve(self)
 
+    # answers
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.flow.resume_reading()  # uvicorn did before it took the last waiting request
+        if self.transport.get_write_buffer_size():
+            self._watch_answer()
         if not self._serves():
             self._room.rest(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._watch_answer()
         self._room.rest(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._watch_no_answer()
         if self._serves():
             self._room.serve(self)
+
+    def _watch_answer(self) -> None:
+        if self._unread is None:
+            self._left = self.transport.get_write_buffer_size()
+            self._unread = self.loop.call_later(UNREAD_SECONDS, self._check_answer)
+
+    def _check_answer(self) -> None:
+        self._unread = None
+        left = self.transport.get_write_buffer_size()
+        if left > self._left - UNREAD_BYTES and left:
+            self.transport.abort()
+        elif left:
+            self._watch_answer()
+
+    def _watch_no_answer(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _exceed(self) -> NoReturn:
+        self.transport.abort()
+        raise Excess
 
     def _serves(self) -> bool:
         """Whether a request has arrived that is not answered yet."""
