@@ -48,6 +48,7 @@ from sluicegate.sources.local.access import LocalAccess
 from sluicegate.sources.local.endpoint import Authorize
 from sluicegate.sources.local.endpoint import busy as sns_busy
 from sluicegate.sources.local.endpoint import create_app as create_sns
+from sluicegate.sources.local.kept import KeptTopics
 from sluicegate.sources.local.signature import SigV4
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.source import SnsSource
@@ -150,11 +151,12 @@ class Gateway:
             keys = WireGuardTable(state, table.vault)
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
+        kept = KeptTopics(state, self._events)
         self._topics = Topics(
             settings.region,
             known=[(arn, {}) for arn in state.topics()],
-            on_create=lambda arn, attributes: state.add_topic(arn),
-            on_delete=state.remove_topic,
+            on_change=kept.keep,
+            on_delete=kept.remove,
         )
         closing.push_async_callback(self._aws.close)
         journal = Journal(Path(settings.state + ".journal"), seconds=DEDUP_SECONDS, limit=DEDUP_LIMIT)

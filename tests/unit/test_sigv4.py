@@ -167,7 +167,7 @@ def test_the_payload_cannot_be_left_unsigned() -> None:
 )
 def test_what_a_key_may_do(scopes: Any, allowed: set[str]) -> None:
     key = AccessKey(KEY.id, KEY.name, frozenset(scopes), KEY.created_at, KEY.secret)
-    may = SigV4(One(key))(signed(), BODY)
+    may = SigV4(One(key))(signed())(BODY)
     actions = {"Publish", "PublishBatch", "ListTopics", "GetTopicAttributes", "CreateTopic", "DeleteTopic"}
     assert {action for action in actions if may(action)} == allowed
 

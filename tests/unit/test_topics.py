@@ -45,7 +45,7 @@ def refusal(sender: FakeSender) -> str | None:
 
 def test_create_is_idempotent_and_gives_the_arn_of_this_region() -> None:
     created: list[str] = []
-    topics = Topics("us-east-1", on_create=lambda arn, _: created.append(arn))
+    topics = Topics("us-east-1", on_change=lambda arn, _: created.append(arn))
     assert topics.create("replies") == topics.create("replies") == ARN
     assert created == [ARN]
     assert topics.create("replies", {"DisplayName": "x"}) == ARN  # a new attribute is no contradiction

@@ -206,6 +206,13 @@ _TYPES = (
         "have to speak first, and may not answer if the clock has gone back.",
     ),
     EventType(
+        "TopicNotKept",
+        "failure",
+        None,
+        ("Topic", "Reason", "Detail"),
+        "A topic of the SNS endpoint could not be made, changed or deleted, because the state cannot be written.",
+    ),
+    EventType(
         "RoutesNotFollowed",
         "failure",
         None,

@@ -26,27 +26,35 @@ class LocalAccess:
         self._signed = signed
         self._file = file
 
-    def __call__(self, scope: Scope, body: bytes) -> Callable[[str], bool]:
-        """Who sent this request? The answer tells of each action whether they may do it, or raises `SnsError`."""
+    def __call__(self, scope: Scope) -> Callable[[bytes], Callable[[str], bool]]:
+        """Who sent this request? The answer, given the body, tells of each action whether they may do it. Raises
+        `SnsError`: at once where nothing is done without a signature."""
+        if self._access != "none":
+            return lambda body: lambda action: self._includes(action) or self._signs(scope, body, action)
+        try:
+            return self._signed(scope)
+        except SnsError as error:
+            if error.code not in _NOBODYS:
+                raise
+            raise self._refused("any action", "publish") from None
 
-        def may(action: str) -> bool:
-            # Whoever may publish may make a topic: publishers of SNS do so at their start.
-            needed: KeyScope = "publish" if action == "CreateTopic" else action_scope(action)
-            if allows(self._access, needed):
-                return True
-            try:
-                return self._signed(scope, body)(action)
-            except SnsError as error:
-                if error.code not in _NOBODYS:
-                    raise
-                raise self._refused(action, action_scope(action)) from None
+    def _includes(self, action: str) -> bool:
+        # Whoever may publish may make a topic: publishers of SNS do so at their start.
+        needed: KeyScope = "publish" if action == "CreateTopic" else action_scope(action)
+        return allows(self._access, needed)
 
-        return may
+    def _signs(self, scope: Scope, body: bytes, action: str) -> bool:
+        try:
+            return self._signed(scope)(body)(action)
+        except SnsError as error:
+            if error.code not in _NOBODYS:
+                raise
+            raise self._refused(f"SNS:{action}", action_scope(action)) from None
 
-    def _refused(self, action: str, scope: KeyScope) -> SnsError:
+    def _refused(self, what: str, scope: KeyScope) -> SnsError:
         create = shlex.join(["sluicegate", "keys", "create", self._file, "--name", "NAME", "--scope", scope])
         message = (
-            f"SNS:{action} needs an access key of this gateway (sns.local_access: {self._access}): sign with one of "
+            f"{what} needs an access key of this gateway (sns.local_access: {self._access}): sign with one of "
             f"`{create} --sns`"
         )
         return SnsError("AuthorizationError", message, 403)

@@ -7,7 +7,7 @@ address `sources/local/signature.py`. What keeps web pages out is in `http/doors
 One Publish is one hop: the form is read, the message checked as SNS would, and handed to the sender in the same turn of
 the event loop; `Throttled` (429) answers when the sender has no room.
 
-Whatever a client sends, the answer is 2xx or 4xx with SNS's error document.
+Whatever a client sends, the answer is 2xx or 4xx with SNS's error document; 500 when the state cannot be written.
 """
 
 import json
@@ -28,7 +28,8 @@ from sluicegate.http.doors import (
     refused_host,
     refused_origin,
 )
-from sluicegate.sources.local.request import MESSAGE_LIMIT, message_size, read_message
+from sluicegate.sources.local.attributes import MESSAGE_SIZE, check_attribute, check_tags
+from sluicegate.sources.local.request import message_size, read_message
 from sluicegate.sources.local.topics import InvalidTopic, Throttled, TopicLimitExceeded, TopicNotFound, Topics
 from sluicegate.sources.local.xml import (
     SnsError,
@@ -42,23 +43,18 @@ from sluicegate.sources.local.xml import (
     response,
     text,
 )
+from sluicegate.state import StateError
 
-BODY_LIMIT = (
-    4 << 20
-)  # 256 KiB with every byte percent-encoded is 768 KiB; beyond this no answer can be "too long"
+NAMES_LIMIT = 256 << 10
+"""Bytes of a form that are no value of a message: names of fields, and the parameters of other actions."""
 BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _Fields = Mapping[str, bytes]
 _Action = Callable[[_Fields], str | None]
-Authorize = Callable[[Scope, bytes], Callable[[str], bool]]
-"""Who sends this request with this body? The answer tells whether they may do an action. Raises `SnsError`."""
-
-_TOPIC_ATTRIBUTE = re.compile(
-    "(Application|Firehose|HTTP|Lambda|SQS)((Failure|Success)FeedbackRoleArn|SuccessFeedbackSampleRate)"
-    "|(Archive|DataProtection|Delivery)?Policy|ContentBasedDeduplication|DisplayName|FifoThroughputScope"
-    "|FifoTopic|KmsMasterKeyId|SignatureVersion|TracingConfig"
-)
+Authorize = Callable[[Scope], Callable[[bytes], Callable[[str], bool]]]
+"""Who sends this request, then with this body? The answer tells whether they may do an action. Both steps raise
+`SnsError`: what is refused by its head needs no body."""
 
 
 def create_app(topics: Topics, authorize: Authorize | None = None) -> ASGIApp:
@@ -106,6 +102,7 @@ class SnsEndpoint:
             "ListTopics": self._list_topics,
             "Publish": self._publish,
             "PublishBatch": self._publish_batch,
+            "SetTopicAttributes": self._set_topic_attributes,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,16 +121,24 @@ class SnsEndpoint:
         await _send_xml(send, status, body, request_id, extra)
 
     async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> bytes:
-        # The body is read first in any case: an answer to a half-written request breaks the client's
-        # connection.
+        # What is refused is read to its end all the same, and not kept: an answer to a half-written request breaks the
+        # client's connection.
         try:
-            body = await read_body(scope, receive, BODY_LIMIT)
+            _check_request(scope)
+            signer = self._authorize(scope) if self._authorize is not None else None
+        except SnsError:
+            await discard_body(scope, receive)
+            raise
+        limit = (
+            3 * self._topics.largest_message + NAMES_LIMIT
+        )  # every byte of a message may be percent-encoded
+        try:
+            body = await read_body(scope, receive, limit)
         except BodyTooLarge:
             raise SnsError(
-                "RequestEntityTooLarge", f"the request is larger than {BODY_LIMIT} bytes", 413
+                "RequestEntityTooLarge", f"the request is larger than {limit} bytes", 413
             ) from None
-        _check_request(scope)
-        may = self._authorize(scope, body) if self._authorize is not None else None
+        may = signer(body) if signer is not None else None
         fields = parse_form(body)
         name = text(fields, "Action")
         if not name:
@@ -158,6 +163,8 @@ class SnsEndpoint:
             raise SnsError("TopicLimitExceeded", str(error), 403) from None
         except Throttled:
             raise _throttled() from None
+        except StateError as error:
+            raise SnsError("InternalError", str(error), 500) from None
 
     # Topics
 
@@ -165,13 +172,13 @@ class SnsEndpoint:
         attributes: dict[str, str] = {}
         for parts in group(fields, "Attributes.entry").values():
             key, value = text(parts, "key") or "", text(parts, "value") or ""
-            if _TOPIC_ATTRIBUTE.fullmatch(key) is None:
-                raise invalid_parameter(f"Attributes Reason: Unknown attribute {key[:100]}")
+            check_attribute(key, value)
             attributes[key] = value
-        if attributes.pop("FifoTopic", "false").lower() == "true":
-            raise invalid_parameter(
-                "Attributes Reason: FIFO topics are not supported here, use a standard topic"
-            )
+        attributes.pop("FifoTopic", None)
+        check_attribute(
+            "DataProtectionPolicy", text(fields, "DataProtectionPolicy") or "", "DataProtectionPolicy"
+        )
+        check_tags(group(fields, "Tags.member").values())
         arn = self._topics.create(text(fields, "Name") or "", attributes)
         return element("TopicArn", arn)
 
@@ -194,6 +201,7 @@ class SnsEndpoint:
                 "TopicArn": topic.arn,
                 "Owner": owner,
                 "DisplayName": "",
+                MESSAGE_SIZE: str(topic.message_limit),
                 "Policy": json.dumps(policy),
                 "SubscriptionsConfirmed": str(bound),
                 "SubscriptionsPending": "0",
@@ -201,6 +209,14 @@ class SnsEndpoint:
                 **topic.attributes,
             },
         )
+
+    def _set_topic_attributes(self, fields: _Fields) -> None:
+        arn, name = _topic_arn(fields), text(fields, "AttributeName") or ""
+        if name == "FifoTopic":
+            raise invalid_parameter("AttributeName")  # SNS: it is set when a topic is created
+        value = text(fields, "AttributeValue") or ""
+        check_attribute(name, value, "AttributeValue")
+        self._topics.set_attribute(arn, name, value)
 
     def _list_topics(self, fields: _Fields) -> str:
         token = text(fields, "NextToken")
@@ -221,8 +237,7 @@ class SnsEndpoint:
             raise invalid_parameter("TopicArn or TargetArn Reason: no value for required parameter")
         if parameter == "TopicArn" and fields.get("TargetArn"):
             raise invalid_parameter("Both TopicArn and TargetArn are given, only one is allowed")
-        self._topics.get(arn, parameter)
-        message = read_message(fields)
+        message = read_message(fields, self._topics.get(arn, parameter).message_limit)
         message_id = str(uuid4())
         self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
         return element("MessageId", message_id)
@@ -231,8 +246,8 @@ class SnsEndpoint:
         arn = _topic_arn(fields)
         batch = list(group(fields, "PublishBatchRequestEntries.member").values())
         _check_batch(batch)
-        self._topics.get(arn)
-        if sum(map(message_size, batch)) > MESSAGE_LIMIT:
+        limit = self._topics.get(arn).message_limit
+        if sum(map(message_size, batch)) > limit:
             raise SnsError(
                 "BatchRequestTooLong",
                 "The length of all the batch messages put together is more than the limit.",
@@ -242,7 +257,7 @@ class SnsEndpoint:
         for entry in batch:
             entry_id = element("Id", entry["Id"].decode())
             try:
-                message = read_message(entry)
+                message = read_message(entry, limit)
                 message_id = str(uuid4())
                 self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
             except SnsError as error:

@@ -10,11 +10,11 @@ import orjson
 
 from sluicegate.sources.local.xml import SnsError, group, invalid_parameter, text
 
-MESSAGE_LIMIT = 262_144  # 256 KiB, attributes included; the same for all messages of a batch together
-
 _DATA_TYPE = re.compile(r"(String|Number|Binary)(\..+)?")
 _ATTRIBUTE_NAME = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_GROUP = re.compile(rb"[!-~]{1,128}")
+"""Standard topics take a group too, for queues that share fairly. It means nothing here."""
 _PREFIXES = "the set of supported type prefixes is Binary, Number, and String"
 
 
@@ -41,16 +41,16 @@ def message_size(fields: Mapping[str, bytes]) -> int:
     return size
 
 
-def read_message(fields: Mapping[str, bytes]) -> SnsMessage:
-    """The message of a Publish request or of one entry of a PublishBatch; `SnsError` when SNS would not take
-    it."""
+def read_message(fields: Mapping[str, bytes], limit: int) -> SnsMessage:
+    """The message of a Publish request or of one entry of a PublishBatch, to a topic that takes `limit` bytes;
+    `SnsError` when SNS would not take it."""
     raw = fields.get("Message")
     if raw is None:
         raise _null_value("message")
     if not raw:
         raise invalid_parameter("Empty message")
     size = message_size(fields) if len(fields) > 4 else len(raw)
-    if size > MESSAGE_LIMIT:
+    if size > limit:
         raise invalid_parameter("Message too long")
     text(fields, "Message")  # SNS takes UTF-8 only
     if "Subject" in fields:
@@ -60,6 +60,8 @@ def read_message(fields: Mapping[str, bytes]) -> SnsMessage:
             "MessageDeduplicationId Reason: The request includes MessageDeduplicationId parameter "
             "that is not valid for this topic type"
         )
+    if fields.get("MessageGroupId") and _GROUP.fullmatch(fields["MessageGroupId"]) is None:
+        raise invalid_parameter("MessageGroupId")
     body = raw
     structure = text(fields, "MessageStructure")
     if structure == "json":

@@ -42,13 +42,22 @@ class SigV4:
         self._keys = keys
         self._clock = clock
 
-    def __call__(self, scope: Scope, body: bytes) -> Callable[[str], bool]:
-        """Check the signature of a request; the answer tells of each action whether its signer may do it."""
-        key = self.verify(scope, body)
-        return lambda action: _may(key, action)
+    def __call__(self, scope: Scope) -> Callable[[bytes], Callable[[str], bool]]:
+        """Check what a request says of its signature. The answer checks the signature itself, with the body, and tells
+        of each action whether its signer may do it. Both raise `SnsError`."""
+        check = self._claim(scope)
+
+        def may(body: bytes) -> Callable[[str], bool]:
+            key = check(body)
+            return lambda action: _may(key, action)
+
+        return may
 
     def verify(self, scope: Scope, body: bytes) -> AccessKey:
         """The key that signed this request. Raises `SnsError`."""
+        return self._claim(scope)(body)
+
+    def _claim(self, scope: Scope) -> Callable[[bytes], AccessKey]:
         headers = _headers(scope)
         credential, signed, signature = _authorization(headers)
         key_id, day, region, service = _credential(credential)
@@ -62,15 +71,19 @@ class SigV4:
         if service != SERVICE:
             raise _refused(f"Credential should be scoped to correct service: '{SERVICE}'.")
         _check_signed(headers, signed)
-        digest = _body_digest(headers, body)
-        request = _canonical_request(scope, headers, signed, digest)
-        text = "\n".join(
-            (_ALGORITHM, sent, f"{day}/{region}/{SERVICE}/aws4_request", _sha256(request.encode()))
-        )
-        expected = _hmac(_signing_key(key.secret, day, region), text).hex()
-        if not hmac.compare_digest(expected.encode(), signature.encode()):
-            raise _refused(_MISMATCH)
-        return key
+
+        def check(body: bytes) -> AccessKey:
+            digest = _body_digest(headers, body)
+            request = _canonical_request(scope, headers, signed, digest)
+            text = "\n".join(
+                (_ALGORITHM, sent, f"{day}/{region}/{SERVICE}/aws4_request", _sha256(request.encode()))
+            )
+            expected = _hmac(_signing_key(key.secret, day, region), text).hex()
+            if not hmac.compare_digest(expected.encode(), signature.encode()):
+                raise _refused(_MISMATCH)
+            return key
+
+        return check
 
     def _key(self, key_id: str) -> AccessKey:
         try:

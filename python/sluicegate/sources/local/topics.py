@@ -15,10 +15,17 @@ from sluicegate.egress.message import Message
 from sluicegate.model import PacketSource
 from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
 from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
+from sluicegate.sources.local.attributes import (
+    DEFAULT_MESSAGE_SIZE,
+    LARGEST_MESSAGE_SIZE,
+    MESSAGE_SIZE,
+    message_limit,
+)
 
 ACCOUNT_ID = "000000000000"
 PAGE_SIZE = 100  # ListTopics answers up to 100 topics, as SNS does
 TOPIC_LIMIT = 100_000  # SNS: standard topics per account
+ATTRIBUTES_LIMIT = 16 << 20  # characters of all topics' attributes together
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
 _ARN = re.compile(r"arn:aws(?:-[a-z0-9-]+)?:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?", re.ASCII)
@@ -57,11 +64,20 @@ class Binding:
 
 @dataclass(slots=True)
 class Topic:
-    """A local topic. `attributes` are those of CreateTopic, kept to be shown again."""
+    """A local topic. `attributes` are what users set."""
 
     arn: str
     attributes: dict[str, str] = field(default_factory=dict)
     published: int = 0
+
+    @property
+    def message_limit(self) -> int:
+        """Bytes of a message, and of all messages of a batch together."""
+        return message_limit(self.attributes)
+
+
+def _size(attributes: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in attributes.items())
 
 
 def check_name(name: str) -> None:
@@ -89,9 +105,9 @@ def check_arn(arn: str, parameter: str = "TopicArn") -> str:
 class Topics:
     """The topics of one gateway, all in memory. To be used from the event loop only.
 
-    `region` is the node's. `on_create(arn, attributes)` and `on_delete(arn)` are called for topics that users
-    create and delete, so that the state can keep them; topics that exist through a PacketSource are the
-    configuration's.
+    `region` is the node's. `on_change(arn, attributes)` and `on_delete(arn)` are called before users create, change and
+    delete topics, so that the state can keep them: what they raise prevents it. Topics that exist through a
+    PacketSource are the configuration's.
     """
 
     def __init__(
@@ -99,42 +115,82 @@ class Topics:
         region: str,
         *,
         known: Iterable[tuple[str, Mapping[str, str]]] = (),
-        on_create: Callable[[str, Mapping[str, str]], None] | None = None,
+        on_change: Callable[[str, Mapping[str, str]], None] | None = None,
         on_delete: Callable[[str], None] | None = None,
     ) -> None:
         self.region = region
         self.unrouted = 0
         self.throttled = 0
-        self._on_create = on_create
+        self._on_change = on_change
         self._on_delete = on_delete
         self._topics = {arn: Topic(arn, dict(attributes)) for arn, attributes in known}
+        self._kept = sum(_size(topic.attributes) for topic in self._topics.values())
+        """Characters of all topics' attributes."""
+        self._large: set[str] = set()
+        """Topics that take more than 256 KiB."""
+        for topic in self._topics.values():
+            self._note(topic)
         self._bindings: dict[str, list[Binding]] = {}
 
     # Topics
 
     def create(self, name: str, attributes: Mapping[str, str] | None = None) -> str:
         """The ARN of the topic of this name in this region, made if it is new. `InvalidTopic` for a name SNS
-        refuses."""
+        refuses, `TopicLimitExceeded` where it would be too much."""
         check_name(name)
         arn = f"arn:aws:sns:{self.region}:{ACCOUNT_ID}:{name}"
         wanted = dict(attributes or {})
         topic = self._topics.get(arn)
         if topic is not None:
-            if any(topic.attributes.get(key, value) != value for key, value in wanted.items()):
+            present = {MESSAGE_SIZE: str(DEFAULT_MESSAGE_SIZE), **topic.attributes}
+            if any(present.get(key, value) != value for key, value in wanted.items()):
                 raise InvalidTopic("Attributes Reason: Topic already exists with different attributes")
             return arn
         if len(self._topics) >= TOPIC_LIMIT:
             raise TopicLimitExceeded(f"there are {TOPIC_LIMIT} topics already: delete some")
-        if self._on_create is not None:
-            self._on_create(arn, wanted)
-        self._topics[arn] = Topic(arn, wanted)
+        self._keep(Topic(arn), wanted)
         return arn
+
+    def set_attribute(self, arn: str, name: str, value: str) -> None:
+        """Give a topic an attribute. `InvalidTopic`, `TopicNotFound`: no such topic."""
+        topic = self.get(arn)
+        self._keep(topic, {**topic.attributes, name: value})
+
+    def _keep(self, topic: Topic, attributes: dict[str, str]) -> None:
+        kept = self._kept + _size(attributes) - _size(topic.attributes)
+        if kept > ATTRIBUTES_LIMIT:
+            raise TopicLimitExceeded(
+                f"the attributes of all topics have more than {ATTRIBUTES_LIMIT} characters: delete some topics"
+            )
+        if self._on_change is not None:
+            self._on_change(topic.arn, attributes)
+        self._kept = kept
+        topic.attributes = attributes
+        self._topics[topic.arn] = topic
+        self._note(topic)
 
     def delete(self, arn: str) -> None:
         """Remove a topic; one that does not exist is no error, as in SNS."""
         check_arn(arn)
-        if self._topics.pop(arn, None) is not None and self._on_delete is not None:
+        topic = self._topics.get(arn)
+        if topic is None:
+            return
+        if self._on_delete is not None:
             self._on_delete(arn)
+        del self._topics[arn]
+        self._large.discard(arn)
+        self._kept -= _size(topic.attributes)
+
+    @property
+    def largest_message(self) -> int:
+        """Bytes of a message that some topic may take."""
+        return LARGEST_MESSAGE_SIZE if self._large else DEFAULT_MESSAGE_SIZE
+
+    def _note(self, topic: Topic) -> None:
+        if topic.message_limit > DEFAULT_MESSAGE_SIZE:
+            self._large.add(topic.arn)
+        else:
+            self._large.discard(topic.arn)
 
     def get(self, arn: str, parameter: str = "TopicArn") -> Topic:
         """The topic; `TopicNotFound`, or `InvalidTopic` when `arn` cannot be one."""
