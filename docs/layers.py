@@ -26,7 +26,7 @@ LAYERS = [
     ("http",),
     ("httpclient", "model", "state"),
     ("entrypoints", "localcode"),
-    ("backoff", "faults", "linefile", "loopwatch", "threads"),
+    ("backoff", "faults", "linefile", "loopwatch", "regular", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

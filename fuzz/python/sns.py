@@ -12,8 +12,8 @@ from urllib.parse import unquote, unquote_to_bytes
 from uuid import UUID
 
 from sluicegate.egress.message import Message, Outcome
+from sluicegate.sources.local.attributes import LARGEST_MESSAGE_SIZE
 from sluicegate.sources.local.endpoint import create_app
-from sluicegate.sources.local.request import MESSAGE_LIMIT
 from sluicegate.sources.local.topics import Binding, Topics
 from sluicegate.sources.local.xml import NAMESPACE, unquote_plus
 
@@ -72,7 +72,7 @@ def _check_answer(status: int, body: bytes, taken: list[Message]) -> None:
     answered = [found.text for found in root.iter(f"{space}MessageId")]
     if answered != [message.message_id for message in taken]:
         raise AssertionError(f"{answered} is not what was taken: {taken}")
-    if len(taken) > BATCH or any(not 0 < len(message.body) <= MESSAGE_LIMIT for message in taken):
+    if len(taken) > BATCH or any(not 0 < len(message.body) <= LARGEST_MESSAGE_SIZE for message in taken):
         raise AssertionError("taken beyond the limits")
 
 

@@ -190,11 +190,13 @@ def test_no_file_there(base: Path, name: str, words: str) -> None:
 
 
 def test_an_unreadable_file(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(path: Path, mode: str = "r") -> bytes:
+    def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     path = write(base, "region: a\n")
-    monkeypatch.setattr(Path, "open", denied)  # Tests may run as root, who may read everything.
+    monkeypatch.setattr(
+        "sluicegate.regular.os.open", denied
+    )  # Tests may run as root, who may read everything.
     with pytest.raises(ConfigError, match="permission denied, correct its permissions"):
         load(path)
 

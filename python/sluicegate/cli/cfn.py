@@ -8,7 +8,8 @@ import click
 
 from sluicegate.cfn.packaged import FORMS
 from sluicegate.cli.errors import CliError
-from sluicegate.state.private import write_private
+from sluicegate.regular import read_regular
+from sluicegate.state.private import write_named
 
 
 @click.group("cfn")
@@ -61,7 +62,7 @@ def bootstrap(
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(read_regular(file))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -83,6 +84,6 @@ def _section(document: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
 def _write(file: Path, text: str) -> None:
     """Write a file that holds a key: only its owner may read it."""
     try:
-        write_private(file, text)
+        write_named(file, text)
     except OSError as error:
         raise CliError(f"{file} cannot be written: {error.strerror}") from None

@@ -23,9 +23,10 @@ from sluicegate.config.yamlfile import YamlError, read
 from sluicegate.model import Api as ApiSettings
 from sluicegate.model import GatewayConfig, Tls, parse_server
 from sluicegate.model.text import endpoint_text
-from sluicegate.state.keys import open_private, parse_key
+from sluicegate.state.keys import parse_key
 from sluicegate.state.local_key import admin_key_file
 from sluicegate.state.notes import read_note
+from sluicegate.state.private import read_private
 
 DEFAULT_API = "http://127.0.0.1:8080"
 DEFAULT_CONFIG = Path("sluicegate.yaml")
@@ -124,7 +125,7 @@ def own_certificate(api: Api) -> Path | None:
 
 def _local(file: Path, address: Address) -> Credentials:
     try:
-        with open_private(file) as opened:
+        with read_private(file) as opened:
             owner = os.fstat(opened.fileno()).st_uid
             text = opened.read(_KEY_LIMIT).decode("ascii", "replace").strip()
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from sluicegate.cli.client import api_option, call, no_gateway
 from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit, error
 from sluicegate.cli.options import Endpoint, HexBytes, output_option
+from sluicegate.regular import read_regular
 
 
 @click.command("send")
@@ -94,7 +95,7 @@ def _payload(
             raise click.UsageError(f"--base64 is not base64: {problem}") from None
     if file is not None:
         try:
-            return file.read_bytes()
+            return read_regular(file, piped=True)
         except OSError as problem:
             raise CliError(f"{file} cannot be read: {problem.strerror}") from None
     return sys.stdin.buffer.read()

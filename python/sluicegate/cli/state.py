@@ -8,9 +8,10 @@ import click
 
 from sluicegate.cli.errors import CliError
 from sluicegate.config import ConfigError, load
+from sluicegate.regular import read_regular
 from sluicegate.running.documents import KINDS
 from sluicegate.state import Commit, ResourceTable, State, StateError
-from sluicegate.state.private import write_private
+from sluicegate.state.private import write_named
 from sluicegate.state.transfer import export, restore
 
 _SQLITE = b"SQLite format 3\0"
@@ -41,7 +42,7 @@ def export_state(file: Path, secrets: bool, target: Path | None) -> None:
         click.echo(text)
         return
     try:
-        write_private(target, text + "\n")
+        write_named(target, text + "\n")
     except OSError as error:
         raise CliError(f"{target} cannot be written: {error.strerror}, choose another file") from None
     click.echo(f"wrote {target}")
@@ -89,9 +90,8 @@ def remove(file: Path, kind: str, name: str) -> None:
 def _state_of(file: Path) -> Path:
     """The state that `file` names, or is."""
     try:
-        with file.open("rb") as opened:
-            if opened.read(len(_SQLITE)) == _SQLITE:
-                return file
+        if read_regular(file, len(_SQLITE)) == _SQLITE:
+            return file
     except OSError as error:
         raise CliError(f"{file} cannot be read: {error.strerror}, name a configuration or a state") from None
     try:

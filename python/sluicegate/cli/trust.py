@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sluicegate.cli.credentials import Api, own_certificate
 from sluicegate.cli.errors import CliError, Exit
+from sluicegate.regular import read_regular
 
 NO_GATEWAY = "start one with `sluicegate dev` or name its API with --api"
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -76,7 +77,7 @@ def _kernel_says(error: BaseException | None) -> str:
 def _first_certificate(file: Path) -> str | None:
     """The server's own certificate of a chain; None if it cannot be read here."""
     try:
-        found = _CERTIFICATE.search(file.read_text("ascii", "replace"))
+        found = _CERTIFICATE.search(read_regular(file).decode("ascii", "replace"))
     except OSError:
         return None
     return found[0] if found else None

@@ -4,6 +4,8 @@ The model judges a document's form. What this version cannot do, what a Destinat
 what a MessageSource says of its settings, and whether certificates can be used, is judged here, without side effects.
 """
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from sluicegate.aws import Aws
@@ -11,7 +13,18 @@ from sluicegate.destinations import DestinationContext
 from sluicegate.destinations import check as check_destination
 from sluicegate.http.tls import TlsError, server_context
 from sluicegate.localcode import LocalCode, Outside
-from sluicegate.model import Check, DestinationSpec, Finding, PacketSource, Resource, Tls, unavailable
+from sluicegate.model import (
+    Check,
+    DestinationSpec,
+    Events,
+    Finding,
+    GatewayConfig,
+    PacketSource,
+    Resource,
+    Tls,
+    unavailable,
+)
+from sluicegate.regular import require_appendable, require_regular
 from sluicegate.sources import check as check_source
 
 
@@ -39,6 +52,10 @@ def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> 
             found += _dead_letters(resource, base_dir, bounds)
         if isinstance(resource, Tls):
             found += _check_tls(resource, base_dir)
+        if isinstance(resource, Events) and resource.file is not None:
+            found += _check_file(("file",), base_dir / resource.file, require_appendable)
+        if isinstance(resource, GatewayConfig):
+            found += _check_file(("state",), base_dir / resource.state, _require_state)
         return found
 
     return check
@@ -61,6 +78,19 @@ def _check_tls(tls: Tls, base_dir: Path) -> list[Finding]:
     except TlsError as error:
         return [error.finding]
     return []
+
+
+def _check_file(field: tuple[str], path: Path, require: Callable[[Path], None]) -> list[Finding]:
+    try:
+        require(path)
+    except OSError as error:
+        return [Finding(field, f"{path} cannot be used: {error.strerror}", "name another file")]
+    return []
+
+
+def _require_state(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        require_regular(path.stat(), path)
 
 
 class _Nobody:

@@ -25,6 +25,7 @@ from sluicegate.config.nodes import (
     is_scalar,
 )
 from sluicegate.model import Finding, FindingsError, GatewayConfig, Resource
+from sluicegate.regular import read_regular
 
 Node = Any
 """A node of PyYAML or of ruamel (`config/nodes.py`)."""
@@ -128,12 +129,12 @@ def read_text(path: Path) -> str:
     """The file as text; `YamlError` when it cannot be read or is not UTF-8."""
     file = str(path)
     try:
-        with path.open("rb") as opened:
-            raw = opened.read(MOST_BYTES + 1)
+        raw = read_regular(path, MOST_BYTES + 1, piped=True)
     except OSError as error:
         cause, fix = {
             errno.ENOENT: ("the file does not exist", "correct the path"),
             errno.EISDIR: ("this is a directory", "name the configuration file in it"),
+            errno.EINVAL: (f"the file cannot be read: {error.strerror}", "name the file itself"),
             errno.EACCES: ("the file cannot be read: permission denied", "correct its permissions"),
         }.get(error.errno or 0, (f"the file cannot be read: {error.strerror}", "correct the path"))
         raise YamlError(Finding.at(file, 1, 1, cause, fix)) from None

@@ -16,6 +16,7 @@ from sluicegate.destinations.base import (
     PacketBatch,
 )
 from sluicegate.linefile import append_lines, is_at, open_lines
+from sluicegate.regular import require_appendable
 from sluicegate.threads import Threads
 
 
@@ -47,6 +48,11 @@ class FileDestination(Destination):
         path = context.local_path(target, written=True)
         if path.is_dir():
             raise DestinationError(f"destination {name}: {path} is a directory", f"write it as {cls.usage}")
+        try:
+            require_appendable(path)
+        except OSError as error:
+            cause = f"destination {name}: {path} cannot be opened ({_words(error)})"
+            raise DestinationError(cause, "name another file") from error
         return cls(name, path, context)
 
     async def provision(self) -> None:
@@ -82,6 +88,7 @@ class FileDestination(Destination):
 
     def _open(self) -> int:
         self._close_file()
+        require_appendable(self._path)
         self._file = open_lines(self._path, 0o644, links=self._links)
         return self._file
 
@@ -98,4 +105,4 @@ class FileDestination(Destination):
 
 
 def _words(error: OSError) -> str:
-    return (os.strerror(error.errno) if error.errno else type(error).__name__).lower()
+    return (error.strerror or (os.strerror(error.errno) if error.errno else type(error).__name__)).lower()

@@ -16,6 +16,7 @@ import structlog
 
 from sluicegate.events.queued import QueuedSink
 from sluicegate.linefile import is_at, line_start, open_lines
+from sluicegate.regular import require_appendable
 
 log = structlog.get_logger("sluicegate.events")
 
@@ -102,6 +103,7 @@ class FileSink(QueuedSink):
 
     def _open(self) -> int:
         self._close_file()
+        require_appendable(self.path)
         fd = open_lines(self.path, 0o640)
         self._fd, self._torn = fd, False
         self._size = os.fstat(fd).st_size

@@ -1,11 +1,11 @@
 """A server's certificate and key, read from files."""
 
 import ssl
-import stat
 from pathlib import Path
 from typing import Literal
 
 from sluicegate.model import Finding
+from sluicegate.regular import read_regular
 
 
 class TlsError(Exception):
@@ -43,10 +43,7 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
 
 def _read(field: Literal["cert", "key"], what: str, path: Path) -> None:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would wait for its writer
-            raise TlsError(field, f"the {what} {path} is not a file", "name the file itself")
-        with path.open("rb") as file:
-            file.read(1)
+        read_regular(path, 1)
     except OSError as error:
         cause = f"the {what} {path} cannot be read ({error.strerror})"
         raise TlsError(field, cause, "name a file that the gateway's user may read") from None

@@ -10,7 +10,6 @@ they know. So only a file is believed that belongs to this user or to root, and 
 """
 
 import dataclasses
-import errno
 import fcntl
 import hashlib
 import hmac
@@ -22,7 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
+
+from sluicegate.state.private import open_private, read_private, write_private
 
 KeyScope = Literal["read", "publish", "admin"]
 """`read`: GET. `publish`: source packets. `admin`: everything."""
@@ -145,7 +146,7 @@ class KeyFile:
             seen = _stamp(os.lstat(self.path))
             if seen == self._seen:
                 return
-            with open_private(self.path) as file:
+            with read_private(self.path) as file:
                 self._refuse_foreign(os.fstat(file.fileno()))
                 document = json.loads(file.read())
             api = [ApiKey(*_common(one), one["Sha256"]) for one in document["ApiKeys"]]
@@ -210,12 +211,11 @@ class KeyFile:
     def _open_lock(self) -> int:
         """The lock's file, which belongs to the gateway's user also where root made it. Raises `OSError`."""
         path, owner = Path(f"{self.path}.lock"), self._owner()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            lock = os.open(path, flags, 0o600)
+            lock = open_private(path, os.O_RDWR | os.O_NOFOLLOW)
         except PermissionError:
             path.unlink()  # another user's, in a folder of ours
-            lock = os.open(path, flags | os.O_EXCL, 0o600)
+            lock = open_private(path, os.O_RDWR | os.O_NOFOLLOW | os.O_EXCL)
         if owner is not None:
             os.fchown(lock, owner, -1)
         return lock
@@ -235,37 +235,6 @@ class KeyFile:
         return KeysError(
             f"the keys in {self.path} {what}, check the file and its owner, or restore it from a backup"
         )
-
-
-def open_private(path: Path) -> BinaryIO:
-    """The file at `path` for reading: a regular one, and no link to one. Raises `OSError`, for a pipe or device too."""
-    # Not blocking: the open of a pipe would wait for a writer.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return os.fdopen(fd, "rb")
-
-
-def write_private(path: Path, text: bytes, owner: int | None = None) -> None:
-    """A file of mode 0600 in the place of what has this name, so that a reader sees the old text or the new one.
-
-    It is given to the user `owner`, if one is given. Raises `OSError`.
-    """
-    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(fd, 0o600)  # whatever the umask
-            if owner is not None:
-                os.fchown(fd, owner, -1)
-            file.write(text)
-            file.flush()
-            os.fsync(fd)
-        new.rename(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def parse_key(text: str) -> str | None:

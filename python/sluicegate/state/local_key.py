@@ -9,7 +9,8 @@ import os
 import stat
 from pathlib import Path
 
-from sluicegate.state.keys import KeyFile, KeysError, fits, open_private, write_private
+from sluicegate.state.keys import KeyFile, KeysError, fits
+from sluicegate.state.private import read_private, write_private
 
 _TEXT_LIMIT = 1000
 
@@ -63,7 +64,7 @@ class LocalKey:
     def _text(self) -> str | None:
         """The text in the file, if nobody else can have read or written it."""
         try:
-            with open_private(self.path) as file:
+            with read_private(self.path) as file:
                 found = os.fstat(file.fileno())
                 text = file.read(_TEXT_LIMIT)
         except OSError:

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from sluicegate.state.keys import open_private, write_private
+from sluicegate.state.private import read_private, write_private
 
 
 def write_note(host: str, port: int, key_file: Path) -> None:
@@ -31,7 +31,7 @@ def read_note(host: str, port: int) -> Path | None:
     if folder is None:
         return None
     try:
-        with open_private(folder / _name(host, port)) as file:
+        with read_private(folder / _name(host, port)) as file:
             if os.fstat(file.fileno()).st_uid != os.geteuid():
                 return None
             document = json.loads(file.read(65_536))

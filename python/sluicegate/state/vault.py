@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from sluicegate import _native
+from sluicegate.regular import read_regular
 from sluicegate.state.lock import StateError
 
 _KEY_BYTES = 32
@@ -62,7 +63,7 @@ class Vault:
     def _read(self) -> bytes:
         try:
             mode = self.path.stat().st_mode
-            text = self.path.read_text("ascii", "replace").strip()
+            text = read_regular(self.path).decode("ascii", "replace").strip()
         except OSError as error:
             raise StateError(
                 f"the key {self.path} of sealed secrets cannot be read: {error.strerror}, "

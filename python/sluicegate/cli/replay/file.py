@@ -7,6 +7,7 @@ entries have an `Id`.
 """
 
 import itertools
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError
 from sluicegate.cli.replay.letters import Choice, Letter, Pace, fitting, keeping, parse, send
 from sluicegate.linefile import append_locked, locked
+from sluicegate.regular import open_regular, read_regular, require_regular
 
 
 def count_file(file: Path, choice: Choice) -> Counter[str]:
@@ -35,7 +37,7 @@ def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Cou
         _take(file, moved)
     keeps = keeping(call(api, "GET", "/v1/packet-sources")["Items"])
     progress = moved.with_name(moved.name + ".done")
-    done = int(progress.read_text() or 0) if progress.exists() else 0
+    done = int(read_regular(progress) or 0) if progress.exists() else 0
     letters = _read(moved, done)
     for (disposition, source), group in itertools.groupby(
         letters, key=lambda one: (choice.disposition(one), one.source)
@@ -72,11 +74,12 @@ def _take(file: Path, moved: Path) -> None:
             f"{file} does not exist: no entry has failed, or `dead_letter_queue_arn` names another file"
         )
     try:
+        require_regular(file.stat(), file)
         with locked(file):
             file.rename(moved)
     except OSError as refused:
         raise CliError(
-            f"{file} cannot be moved: {refused.strerror}, check the directory's permissions"
+            f"{file} cannot be moved: {refused.strerror}, check the file, and the permissions of its directory"
         ) from None
 
 
@@ -89,6 +92,10 @@ def _batches(letters: Iterator[Letter], limit: int) -> Iterator[list[Letter]]:
 
 
 def _read(path: Path, done: int) -> Iterator[Letter]:
-    with path.open("rb") as lines:
+    try:
+        opened = open_regular(path)
+    except OSError as refused:
+        raise CliError(f"{path} cannot be read: {refused.strerror}") from None
+    with os.fdopen(opened, "rb") as lines:
         for line in itertools.islice((line for line in lines if line.strip()), done, None):
             yield parse(line if line.endswith(b"\n") else line + b"\n")
