@@ -3,11 +3,12 @@
 import resource
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import HANG_SECONDS, HOST, Client, Gateway, source_of
+from harness import HANG_SECONDS, HOST, PROGRAM, Client, Gateway, source_of
 
 from conftest import StartGateway
 
@@ -146,3 +147,19 @@ def test_what_is_counted_is_what_is_open(gateway: StartGateway, monkeypatch: pyt
     assert one.api("GET", "/healthz").status_code == 200
     one.process.signal(signal.SIGTERM)
     assert one.process.wait() == 0
+
+
+@pytest.mark.parametrize("count", [9, 12, 16, 20, 24, 30])
+@pytest.mark.parametrize("command", [("run", "gateway.yaml"), ("dev", "gateway.yaml")], ids=["run", "dev"])
+def test_hardly_any_descriptor_is_told_before_one_is_missing(
+    command: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    (tmp_path / "gateway.yaml").write_text(many(1))
+    words = ["/bin/bash", "-c", f'ulimit -n {count} && exec "$@"', "bash", str(PROGRAM), *command]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    assert f"and this process may have {count}, allow more before it starts: `ulimit -n " in done.stderr
+    assert not (tmp_path / "sluicegate.db").exists()

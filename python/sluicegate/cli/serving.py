@@ -17,7 +17,8 @@ from sluicegate.events import EventLog, Sink
 from sluicegate.events.setup import open_sinks
 from sluicegate.gateway import Gateway, StartError
 from sluicegate.model import Finding
-from sluicegate.running.descriptors import raise_limit
+from sluicegate.running.descriptors import check_file, raise_limit
+from sluicegate.running.documents import Refused
 
 CLOSE_SECONDS = 2.0
 """Seconds of a stop that are kept for closing, after what was accepted has completed or is given up."""
@@ -45,6 +46,11 @@ def serve(
     raise_limit()
     for warning in config.warnings:
         error(f"warning: {warning}")
+    try:
+        check_file(config.gateway)
+    except Refused as refused:
+        shown = "\n".join(map(str, refused.located(config)))
+        raise CliError(f"the gateway cannot start\n{shown}", Exit.NOT_STARTED) from None
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, output, ready, reload_functions, watch))

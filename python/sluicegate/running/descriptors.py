@@ -49,6 +49,13 @@ def check(desired: Desired, gateway: GatewayConfig) -> None:
     raise Refused(Finding(("listeners",), cause, fix, conflict=True))
 
 
+def check_file(gateway: GatewayConfig) -> None:
+    """`check` for what the configuration has by itself, before anything is open: what is in the state comes later.
+    Raises `Refused`."""
+    listeners = {one.name: one for one in gateway.listeners}
+    check(Desired(listeners, {one.name: one for one in gateway.packet_sources}), gateway)
+
+
 def connections(desired: Desired, gateway: GatewayConfig) -> int:
     """How many connections each server may have beside these resources."""
     servers = _servers(gateway)
