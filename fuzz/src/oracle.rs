@@ -56,7 +56,7 @@ fn special_v6(ip: u128) -> bool {
     // Nothing but a form of an IPv4 address: compatible, mapped, translated, NAT64.
     let form = ["::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::"].iter().any(|prefix| under(prefix, 96));
     // 6to4; Teredo's server, and its client, which is inverted; ISATAP.
-    let isatap = matches!((ip >> 32) as u32, 0x5efe | 0x0200_5efe);
+    let isatap = (ip >> 32) as u32 & !0x0300_0000 == 0x5efe;
     let embedded = [
         (form || isatap).then_some(ip as u32),
         under("2002::", 16).then_some((ip >> 80) as u32),

@@ -146,8 +146,8 @@ fn find<T: Copy + Ord>(rows: &[Row<T>], ip: T) -> Option<Special> {
 fn carried_v4(ip: Ipv6Addr) -> (bool, [Option<Ipv4Addr>; 5]) {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    // ISATAP (RFC 5214, section 6.1), in any prefix.
-    let isatap = if matches!(s[4..6], [0 | 0x200, 0x5efe]) { v4(s[6], s[7]) } else { None };
+    // ISATAP (RFC 5214, section 6.1), in any prefix. The universal and the group bit say nothing of the address inside.
+    let isatap = if s[4] & !0x300 == 0 && s[5] == 0x5efe { v4(s[6], s[7]) } else { None };
     match s {
         // Compatible and mapped (RFC 4291, section 2.5.5), IPv4-translated (RFC 2765), NAT64 (RFC 6052).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]

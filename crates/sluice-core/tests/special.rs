@@ -55,7 +55,7 @@ fn neighbours(ip: IpAddr) -> [Option<IpAddr>; 3] {
 /// True for an address that carries an IPv4 address, which is judged as well.
 fn carries(ip: IpAddr) -> bool {
     let IpAddr::V6(v6) = ip else { return false };
-    let isatap = matches!(v6.segments()[4..6], [0 | 0x200, 0x5efe]);
+    let isatap = v6.segments()[4] & !0x300 == 0 && v6.segments()[5] == 0x5efe;
     isatap || FORMS.iter().any(|form| net(form).contains(&ip))
 }
 
@@ -96,6 +96,9 @@ fn forms(v4: Ipv4Addr) -> Vec<Ipv6Addr> {
         format!("2001:0:808:808:0:63bf:{not_high}:{not_low}"),              // client
         format!("2606:4700::5efe:{high}:{low}"),                            // RFC 5214
         format!("2606:4700::200:5efe:{high}:{low}"),
+        format!("2606:4700::100:5efe:{high}:{low}"), // the group bit, and both
+        format!("2606:4700::300:5efe:{high}:{low}"),
+        format!("2606:4700:1:2:300:5efe:{high}:{low}"),
         format!("fe80::5efe:{high}:{low}"),
         format!("2002:808:808:0:0:5efe:{high}:{low}"),
     ]
