@@ -1,8 +1,8 @@
-"""What the loopback HTTP doors check before they believe a request: who could have sent it, and how much it
-is.
+"""What the HTTP doors check before they believe a request: who could have sent it, and how much it is.
 
-The SNS endpoint and the API ask for no credentials on loopback, because whoever reaches loopback runs on this
-machine. A web page in this machine's browser reaches loopback too, in two ways, and neither may send packets:
+On loopback the SNS endpoint and the API let programs without credentials publish, unless `local_access` says less or
+more (contract section 8), because whoever reaches loopback runs on this machine. A web page in this machine's browser
+reaches loopback too, in two ways, and neither may send packets:
 
 - *Cross-site request*: a page posts a form or a `fetch` to 127.0.0.1. Browsers put `Origin` (and
   `Sec-Fetch-Site`) on those, boto3, curl and other programs do not: a state-changing request that carries
