@@ -154,7 +154,7 @@ class Gateway:
         kept = KeptTopics(state, self._events)
         self._topics = Topics(
             settings.region,
-            known=[(arn, {}) for arn in state.topics()],
+            known=state.topic_attributes().items(),
             on_change=kept.keep,
             on_delete=kept.remove,
         )

@@ -120,11 +120,13 @@ def test_topics(path: Path) -> None:
     with State.open(path) as state:
         for arn in ("arn:b", "arn:a", "arn:b"):
             state.add_topic(arn)
-        state.add_topic("arn:c")
+        state.add_topic("arn:c", {"DisplayName": "of before"})
+        state.add_topic("arn:c", {"MaximumMessageSize": "2000"})
         state.remove_topic("arn:a")
         state.remove_topic("arn:none")
     with State.open(path) as state:
         assert state.topics() == ["arn:b", "arn:c"]
+        assert state.topic_attributes() == {"arn:b": {}, "arn:c": {"MaximumMessageSize": "2000"}}
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:

@@ -44,6 +44,8 @@ def server_context(cert: Path, key: Path) -> ssl.SSLContext:
 def _read(field: Literal["cert", "key"], what: str, path: Path) -> None:
     try:
         read_regular(path, 1)
+    except IsADirectoryError:
+        raise TlsError(field, f"the {what} {path} is not a file", "name the file itself") from None
     except OSError as error:
         cause = f"the {what} {path} cannot be read ({error.strerror})"
         raise TlsError(field, cause, "name a file that the gateway's user may read") from None

@@ -116,6 +116,10 @@ _STEPS: list[list[str]] = [
             mark INTEGER NOT NULL CHECK (mark >= 0)
         ) WITHOUT ROWID""",
     ],
+    [
+        # Of a topic of the gateway's own SNS endpoint, as users set them: `MaximumMessageSize` has a meaning.
+        "ALTER TABLE topics ADD COLUMN attributes TEXT NOT NULL DEFAULT '{}'",
+    ],
 ]
 
 LATEST = len(_STEPS)

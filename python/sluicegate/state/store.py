@@ -6,6 +6,7 @@ writes are rare (a Listener is created, a topic is made), so the price does not 
 """
 
 import errno
+import json
 import os
 import sqlite3
 import threading
@@ -196,9 +197,16 @@ class State:
         """ARNs of the topics that were created at the gateway's own SNS endpoint, in order of creation."""
         return [row[0] for row in self.read("SELECT arn FROM topics ORDER BY created_at, rowid")]
 
-    def add_topic(self, arn: str) -> None:
-        """Keep a topic. Nothing happens if it is there."""
-        self.write(lambda db: db.execute("INSERT OR IGNORE INTO topics (arn) VALUES (?)", (arn,)))
+    def topic_attributes(self) -> dict[str, dict[str, str]]:
+        """The attributes of those topics, by ARN in the same order."""
+        rows = self.read("SELECT arn, attributes FROM topics ORDER BY created_at, rowid")
+        return {arn: json.loads(attributes) for arn, attributes in rows}
+
+    def add_topic(self, arn: str, attributes: Mapping[str, str] | None = None) -> None:
+        """Keep a topic with these attributes, in place of those that it had."""
+        keep = """INSERT INTO topics (arn, attributes) VALUES (?, ?)
+            ON CONFLICT (arn) DO UPDATE SET attributes = excluded.attributes"""
+        self.write(lambda db: db.execute(keep, (arn, json.dumps(dict(attributes or {})))))
 
     def remove_topic(self, arn: str) -> None:
         """Forget a topic. Nothing happens if there is none."""

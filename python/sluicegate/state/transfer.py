@@ -65,7 +65,8 @@ def restore(state: State, document: Any) -> list[str]:
             for one in document["Decisions"]
         }
         ports = [(str(one["Name"]), int(one["Port"])) for one in document["Ports"]]
-        topics = [str(arn) for arn in document["Topics"]]
+        attributes = dict(document.get("TopicAttributes", {}))
+        topics = {str(arn): dict(attributes.get(arn, {})) for arn in document["Topics"]}
         queues = [SourceQueue(**one) for one in document.get("SourceQueues", ())]
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
         own = [
@@ -97,8 +98,8 @@ def restore(state: State, document: Any) -> list[str]:
         )
     for name, port in ports:
         state.assign_port(name, port)
-    for arn in topics:
-        state.add_topic(arn)
+    for arn, attributes in topics.items():
+        state.add_topic(arn, attributes)
     for queue in queues:
         state.keep_source_queue(queue)
     if keys:
@@ -151,6 +152,12 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
             )
         ],
         "Topics": [arn for (arn,) in db.execute("SELECT arn FROM topics ORDER BY created_at, rowid")],
+        "TopicAttributes": {
+            arn: json.loads(text)
+            for arn, text in db.execute(
+                "SELECT arn, attributes FROM topics WHERE attributes != '{}' ORDER BY arn"
+            )
+        },
         "WireGuardKeys": _listener_keys(db, path, secrets),
         "WireGuardPeers": _peers(db, path, secrets),
         "PeerEndpoints": _endpoints(db),

@@ -18,7 +18,7 @@ class KeptTopics:
     def keep(self, arn: str, attributes: Mapping[str, str]) -> None:
         """A topic is new, or has other attributes. Raises `StateError`."""
         try:
-            self._state.add_topic(arn)
+            self._state.add_topic(arn, attributes)
         except StateError as error:
             self._report(arn, error)
             raise

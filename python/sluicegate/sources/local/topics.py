@@ -64,10 +64,11 @@ class Binding:
 
 @dataclass(slots=True)
 class Topic:
-    """A local topic. `attributes` are what users set."""
+    """A local topic. `attributes` are what users set; `made` tells whether one did, or the configuration alone."""
 
     arn: str
     attributes: dict[str, str] = field(default_factory=dict)
+    made: bool = False
     published: int = 0
 
     @property
@@ -123,7 +124,7 @@ class Topics:
         self.throttled = 0
         self._on_change = on_change
         self._on_delete = on_delete
-        self._topics = {arn: Topic(arn, dict(attributes)) for arn, attributes in known}
+        self._topics = {arn: Topic(arn, dict(attributes), made=True) for arn, attributes in known}
         self._kept = sum(_size(topic.attributes) for topic in self._topics.values())
         """Characters of all topics' attributes."""
         self._large: set[str] = set()
@@ -141,14 +142,14 @@ class Topics:
         arn = f"arn:aws:sns:{self.region}:{ACCOUNT_ID}:{name}"
         wanted = dict(attributes or {})
         topic = self._topics.get(arn)
-        if topic is not None:
+        if topic is not None and (topic.made or not wanted):
             present = {MESSAGE_SIZE: str(DEFAULT_MESSAGE_SIZE), **topic.attributes}
             if any(present.get(key, value) != value for key, value in wanted.items()):
                 raise InvalidTopic("Attributes Reason: Topic already exists with different attributes")
             return arn
-        if len(self._topics) >= TOPIC_LIMIT:
+        if topic is None and len(self._topics) >= TOPIC_LIMIT:
             raise TopicLimitExceeded(f"there are {TOPIC_LIMIT} topics already: delete some")
-        self._keep(Topic(arn), wanted)
+        self._keep(topic or Topic(arn), wanted)
         return arn
 
     def set_attribute(self, arn: str, name: str, value: str) -> None:
@@ -166,6 +167,7 @@ class Topics:
             self._on_change(topic.arn, attributes)
         self._kept = kept
         topic.attributes = attributes
+        topic.made = True
         self._topics[topic.arn] = topic
         self._note(topic)
 
