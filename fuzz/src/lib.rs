@@ -1,6 +1,7 @@
 //! What must hold whatever anybody sends: one module per fuzz target, each with a `check` that panics when it does not
 //! hold. `targets/` feeds them from libFuzzer, `tests/seeds.rs` from the files in `seeds/`.
 
+pub mod brex;
 pub mod datagram;
 pub mod handshake;
 pub mod inner;

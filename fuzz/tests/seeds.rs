@@ -35,6 +35,11 @@ fn datagram() {
 }
 
 #[test]
+fn brex() {
+    replay("brex", sluicegate_fuzz::brex::check);
+}
+
+#[test]
 fn time() {
     replay("time", sluicegate_fuzz::time::check);
 }

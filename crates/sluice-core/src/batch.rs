@@ -1,7 +1,13 @@
 //! Batching: packets of one Destination gather until one of Count, TimeoutInSeconds or SizeInMb is reached
 //! (`reference-service.md` section 6).
 
-use crate::{Now, spec::DestinationSpec, time};
+use crate::{
+    Now,
+    brex::Budget,
+    spec::{DestinationSpec, ValueSpec},
+    time,
+};
+use std::sync::Arc;
 
 const HEAD: &[u8] = b"{\"Messages\":[";
 const TAIL: &[u8] = b"]}";
@@ -14,6 +20,32 @@ pub struct Batch {
     ends: Vec<u32>,
     /// Packets that were refused while this batch was open, or since the one before.
     refused: usize,
+    values: Values,
+}
+
+/// What expressions say of each packet of a batch, as text.
+#[derive(Debug, Default)]
+struct Values {
+    asked: Arc<[ValueSpec]>,
+    text: String,
+    /// Where each value ends in `text`, packet by packet; [`NULL`] for null.
+    ends: Vec<u32>,
+}
+
+const NULL: u32 = u32::MAX;
+
+impl Values {
+    fn ask(&mut self, payload: &[u8], budget: &mut Budget) {
+        for ValueSpec { expression, formatter, .. } in self.asked.iter() {
+            match expression.evaluate(payload, budget).render(*formatter) {
+                Some(value) => {
+                    self.text.push_str(&value);
+                    self.ends.push(self.text.len() as u32);
+                }
+                None => self.ends.push(NULL),
+            }
+        }
+    }
 }
 
 impl Batch {
@@ -27,9 +59,26 @@ impl Batch {
         self.ends.len()
     }
 
+    /// What the expression of the argument `name` says of each packet; nothing if the batch was begun without it.
+    pub fn values(&self, name: &str) -> Option<impl Iterator<Item = Option<&str>>> {
+        let Values { asked, text, ends } = &self.values;
+        let column = asked.iter().position(|value| value.name == name)?;
+        let mut start = 0;
+        let all = ends.iter().map(move |&end| {
+            let end = (end != NULL).then_some(end as usize)?;
+            Some(&text[std::mem::replace(&mut start, end)..end])
+        });
+        Some(all.skip(column).step_by(asked.len()))
+    }
+
+    /// Bytes that the batch keeps.
+    pub fn size(&self) -> usize {
+        self.body.len() + self.values.text.len()
+    }
+
     /// Bytes that the batch would have if none of its time had been refused: about, from the size of those that it has.
     pub fn weight(&self) -> usize {
-        self.body.len() + self.refused.saturating_mul(self.body.len() / self.count().max(1))
+        self.size() + self.refused.saturating_mul(self.size() / self.count().max(1))
     }
 
     /// The packets, one JSON object each.
@@ -57,6 +106,7 @@ pub struct Batcher {
     count: usize,
     timeout: u64,
     size: usize,
+    asked: Arc<[ValueSpec]>,
     open: Batch,
     /// When the open batch must go; meaningless while it is empty.
     deadline: u64,
@@ -74,6 +124,7 @@ impl Batcher {
             timeout: time::nanos(spec.timeout_seconds),
             // Offsets are 32 bits: half of that leaves room for one more packet of any size.
             size: spec.size_bytes.min(u32::MAX as usize / 2),
+            asked: spec.values.clone().into(),
             open: Batch::default(),
             deadline: 0,
             typical: 0,
@@ -82,8 +133,15 @@ impl Batcher {
     }
 
     /// Adds one packet that `render` appends to a buffer; `ready` takes each batch that this completes. A packet that
-    /// would make the batch too large starts the next one.
-    pub fn add(&mut self, now: Now, render: impl FnOnce(&mut Vec<u8>), mut ready: impl FnMut(Batch)) {
+    /// would make the batch too large starts the next one. Expressions are asked of `payload`.
+    pub fn add(
+        &mut self,
+        now: Now,
+        payload: &[u8],
+        budget: &mut Budget,
+        render: impl FnOnce(&mut Vec<u8>),
+        mut ready: impl FnMut(Batch),
+    ) {
         if self.open.ends.is_empty() {
             self.start(now);
         } else {
@@ -99,7 +157,8 @@ impl Batcher {
             self.open.body.extend_from_slice(&record);
         }
         self.open.ends.push(self.open.body.len() as u32);
-        if self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size {
+        self.open.values.ask(payload, budget);
+        if self.open.ends.len() >= self.count || self.open.size() + TAIL.len() >= self.size {
             ready(self.close());
         }
     }
@@ -126,12 +185,14 @@ impl Batcher {
         due.then(|| self.close())
     }
 
-    /// New limits, also for the open batch; takes it if it has reached them.
+    /// New limits, also for the open batch; takes it if it has reached them, or if other values are asked from here on.
     pub fn update(&mut self, now: Now, spec: &DestinationSpec) -> Option<Batch> {
         let limits = Batcher::new(spec);
+        let other = limits.asked != self.asked;
         (self.count, self.timeout, self.size) = (limits.count, limits.timeout, limits.size);
+        self.asked = limits.asked;
         self.deadline = self.deadline.min(now.mono.saturating_add(self.timeout));
-        let reached = self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size;
+        let reached = other || self.open.ends.len() >= self.count || self.open.body.len() + TAIL.len() >= self.size;
         (reached && !self.open.ends.is_empty()).then(|| self.close())
     }
 
@@ -139,6 +200,7 @@ impl Batcher {
         self.deadline = now.mono.saturating_add(self.timeout);
         self.open.body.reserve(self.typical);
         self.open.body.extend_from_slice(HEAD);
+        self.open.values.asked = self.asked.clone();
     }
 
     fn close(&mut self) -> Batch {
@@ -159,6 +221,8 @@ mod tests {
         Batcher::new(&DestinationSpec {
             name: "d".into(),
             formatter: Formatter::Base64,
+            filter: None,
+            values: Vec::new(),
             count,
             timeout_seconds,
             size_bytes,
@@ -174,7 +238,13 @@ mod tests {
 
     fn add(batcher: &mut Batcher, now: Now, record: &str) -> Vec<String> {
         let mut ready = Vec::new();
-        batcher.add(now, |out| out.extend_from_slice(record.as_bytes()), |batch| ready.push(text(&batch)));
+        batcher.add(
+            now,
+            b"",
+            &mut Budget::default(),
+            |out| out.extend_from_slice(record.as_bytes()),
+            |batch| ready.push(text(&batch)),
+        );
         ready
     }
 
@@ -230,7 +300,7 @@ mod tests {
             };
             for (i, len) in lens.iter().enumerate() {
                 let record = format!("\"{i}{}\"", "x".repeat(*len));
-                batcher.add(at(0.0), |b| b.extend_from_slice(record.as_bytes()), |batch| check(&batch));
+                batcher.add(at(0.0), b"", &mut Budget::default(), |b| b.extend_from_slice(record.as_bytes()), |batch| check(&batch));
                 sent.push(record);
             }
             if let Some(batch) = batcher.expire(at(0.0), true) {

@@ -19,6 +19,8 @@ pub struct Counters {
     pub rejected: BTreeMap<Rejected, u64>,
     pub sent_packets: u64,
     pub sent_bytes: u64,
+    /// Packets that would have cost more than [`crate::brex::Budget`] gives: what was left to ask is null.
+    pub expression_limits: u64,
     /// How often answers to a remote began to be limited.
     pub loops_suspected: u64,
     pub destinations: Vec<DestinationCounters>,
@@ -36,6 +38,8 @@ pub struct DestinationCounters {
     pub name: String,
     /// Packets for this Destination, dropped ones included.
     pub packets: u64,
+    /// Packets that the Destination's filter left out; they are in no other number here.
+    pub filtered: u64,
     pub batches: u64,
     pub dropped: BTreeMap<Dropped, u64>,
     /// In ready batches that wait for the Destination; filled in by whoever keeps them.

@@ -8,6 +8,7 @@
 mod address;
 mod answers;
 pub mod batch;
+pub mod brex;
 pub mod counters;
 pub mod dedup;
 pub mod document;

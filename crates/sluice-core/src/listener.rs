@@ -3,6 +3,7 @@
 use crate::{
     Batch, Completion, Counters, Now, Outgoing, OwnEndpoints, RunLimit, Submission,
     batch::Batcher,
+    brex::Budget,
     counters::{DestinationCounters, SourceCounters},
     egress::Egress,
     event::{About, Event, Kinds},
@@ -133,11 +134,15 @@ impl Listener {
 
     /// Renders a packet for each Destination that it may go to. What they share is made for the first of them.
     fn deliver(&mut self, now: Now, local: IpAddr, remote: SocketAddr, delivery: &Delivery) {
-        let mut begun = false;
+        let (mut begun, mut budget) = (false, Budget::default());
         for index in 0..self.batchers.len() {
             let spec = &self.spec.destinations[index];
             let (formatter, bound) = (spec.formatter, spec.bound);
             if spec.removed {
+                continue;
+            }
+            if spec.filter.as_ref().is_some_and(|filter| !filter.passes(delivery.payload, &mut budget)) {
+                self.counters.destinations[index].filtered += 1;
                 continue;
             }
             self.counters.destinations[index].packets += 1;
@@ -156,6 +161,8 @@ impl Listener {
             let (writer, ready, counters) = (&self.writer, &mut self.ready, &mut self.counters.destinations[index]);
             self.batchers[index].add(
                 now,
+                delivery.payload,
+                &mut budget,
                 |out| writer.write(formatter, delivery.payload, out),
                 |batch| {
                     counters.batches += 1;
@@ -163,6 +170,7 @@ impl Listener {
                 },
             );
         }
+        self.counters.expression_limits += u64::from(budget.exceeded());
     }
 
     /// Seals a packet's Tag, and renders what all Destinations share.

@@ -2,6 +2,7 @@
 //! there, with file, line and column; an error here is a bug of ours or of an embedding program.
 
 use crate::{
+    brex::Expression,
     format::Formatter,
     inner::Recent,
     policy::Networks,
@@ -172,6 +173,12 @@ pub struct DestinationSpec {
     pub name: String,
     /// How `Data` is written and replies are read.
     pub formatter: Formatter,
+    /// Packets for which this is not true are not for the Destination.
+    #[serde(default)]
+    pub filter: Option<Expression>,
+    /// What the Destination asks of each packet.
+    #[serde(default)]
+    pub values: Vec<ValueSpec>,
     /// Most packets in a batch.
     pub count: usize,
     /// Longest wait of a batch's first packet.
@@ -185,6 +192,18 @@ pub struct DestinationSpec {
     /// True: it gets no more packets; what it has is still delivered and answered.
     #[serde(default)]
     pub removed: bool,
+}
+
+/// An expression among a Destination's arguments, such as `PartitionKeyExpression`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct ValueSpec {
+    /// The argument.
+    pub name: String,
+    /// What is asked.
+    pub expression: Expression,
+    /// How bytes are shown.
+    pub formatter: Formatter,
 }
 
 impl DestinationSpec {

@@ -41,7 +41,7 @@ impl BatchQueue {
     /// limit is reached, refused packets included.
     pub fn push(&self, batch: Batch) -> Pushed {
         let mut inner = self.lock();
-        inner.bytes += batch.body().len();
+        inner.bytes += batch.size();
         inner.weight += batch.weight();
         inner.packets += batch.count();
         inner.batches.push_back(batch);
@@ -105,7 +105,7 @@ impl Inner {
 
     fn pop(&mut self) -> Option<Batch> {
         let batch = self.batches.pop_front()?;
-        self.bytes -= batch.body().len();
+        self.bytes -= batch.size();
         self.weight -= batch.weight();
         self.packets -= batch.count();
         Some(batch)

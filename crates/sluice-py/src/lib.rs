@@ -2,6 +2,7 @@
 //!
 //! Every call that may wait (for the I/O thread, for a lock) lets go of the interpreter first.
 
+mod brex;
 mod callbacks;
 mod keys;
 mod random;
@@ -359,6 +360,13 @@ impl Batch {
         PyList::new(py, records)
     }
 
+    fn values<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyList>> {
+        match self.0.values(name) {
+            Some(values) => PyList::new(py, values.collect::<Vec<_>>()),
+            None => PyList::new(py, vec![None::<&str>; self.0.count()]),
+        }
+    }
+
     fn lines<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         PyBytes::new_with(py, self.0.lines_len(), |out| {
             self.0.write_lines(out);
@@ -435,6 +443,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Batch>()?;
     module.add_class::<Events>()?;
     module.add_class::<Completion>()?;
+    module.add_function(wrap_pyfunction!(brex::brex_error, module)?)?;
+    module.add_function(wrap_pyfunction!(brex::brex_trace, module)?)?;
     module.add_function(wrap_pyfunction!(keys::generate_private_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::canonical_public_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::public_key, module)?)?;
