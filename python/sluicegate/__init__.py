@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Destination,
         DestinationContext,
         DestinationError,
+        Expression,
         PacketBatch,
     )
     from sluicegate.destinations.memory import MemoryDestination
@@ -38,6 +39,7 @@ __all__ = [
     "Destination",
     "DestinationContext",
     "DestinationError",
+    "Expression",
     "MemoryDestination",
     "MemorySource",
     "MessageSource",
@@ -60,6 +62,7 @@ if not TYPE_CHECKING:
             "Destination",
             "DestinationContext",
             "DestinationError",
+            "Expression",
             "PacketBatch",
         ),
         "sluicegate.destinations.memory": ("MemoryDestination",),

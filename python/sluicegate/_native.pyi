@@ -196,6 +196,10 @@ class Batch:
     def lines(self) -> bytes:
         """The packets as NDJSON: one JSON RequestPacket a line."""
 
+    def values(self, name: str) -> list[str | None]:
+        """What the expression of the argument `name` says of each packet; None for null, and where the batch was begun
+        without that expression."""
+
 @final
 class Events:
     """Events of one Listener (contract section 6) as lines of JSON, filtered, at most `Rate` a second. What was left
@@ -258,6 +262,16 @@ def public_key(private_key: str) -> str:
 def canonical_public_key(key: str) -> str | None:
     """The spelling of a public key that `wg pubkey` prints: X25519 reads up to four as one key (RFC 7748, section 5).
     None for a key of low order, all zeros among them: it belongs to no private key. `ValueError` if it is no key."""
+
+def brex_error(text: str) -> tuple[int, str, str] | None:
+    """What is wrong with a BREX expression (`docs/reference/brex.md`): the column from 1, cause, fix. None: nothing."""
+
+def brex_trace(
+    text: str, packet: bytes, formatter: str
+) -> tuple[list[tuple[str, str | None]], str | None, bool | None, bool]:
+    """What a BREX expression says of a packet: its parts with their values, its value, whether that counts as true, and
+    whether the packet would have cost too much. None is null; bytes are shown in `formatter`. `ValueError` if it is no
+    expression."""
 
 def special_purpose(address: IPv4Address | IPv6Address) -> tuple[str, bool] | None:
     """What is special about an address, as the end of "it is …", and True if answers go there as to any client (private

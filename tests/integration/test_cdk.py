@@ -26,7 +26,6 @@ REFUSED = {
     "DtlsListener": ["dtls"],
     "DtlsListenerFull": ["dtls"],
     "ExistingTargets": [f"delivery to AWS services ({service})" for service in AWS_SERVICES],
-    "FilterExpression": ["filtering"],
     "ParameterStore": ["Parameter Store of an account", "--parameter SsmParameterValueudpclientnetwork"],
     "RegionMap": ["delivery to AWS services (lambda)"],
     "ReservedDestination": ["declare it in the"],

@@ -118,6 +118,11 @@ _LISTENER = (
     _Spec("rejected_packets", "Rejected", "Datagrams that were refused on arrival.", by="reason"),
     _Spec("sent_packets", "SentPackets", "Datagrams that the Listener sent."),
     _Spec("sent_bytes", "SentBytes", "Payload bytes that the Listener sent."),
+    _Spec(
+        "expression_limited_packets",
+        "ExpressionLimits",
+        "Packets whose expressions would have cost too much: the rest was null.",
+    ),
     _Spec("loops_suspected", "LoopsSuspected", "Times that answers to a remote began to be limited."),
     _Spec("icmp_errors", "IcmpErrors", "ICMP errors that came back after sending.", by="type"),
     _Spec("egress_ring_bytes", "RingBytes", "Bytes that wait to be sent.", gauge=True),
@@ -139,6 +144,7 @@ _WIREGUARD = (
 )
 _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),
+    _Spec("destination_filtered_packets", "Filtered", "Packets that the Destination's filter left out."),
     _Spec("destination_batches", "Batches", "Batches made for the Destination."),
     _Spec("destination_dropped_packets", "Dropped", "Packets not delivered, by reason.", by="reason"),
     _Spec("destination_queued_packets", "QueuedPackets", "Packets that wait to be delivered.", gauge=True),

@@ -25,6 +25,7 @@ COMMANDS = {
     "sources": "Show PacketSources and their states; approve or reject them.",
     "peers": "Show, add and remove the peers of a WireGuard Listener.",
     "state": "Export, import and mend what a gateway keeps.",
+    "brex": "Try a BREX expression on a packet, and show each step.",
     "listen": "Receive datagrams: a UDP client for trying things out.",
 }
 """Command → its line in the help, kept here so that the help imports no command."""

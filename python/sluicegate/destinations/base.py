@@ -29,6 +29,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+from sluicegate import _native
 from sluicegate.localcode import LocalCode, Outside
 from sluicegate.model import Finding, Path
 
@@ -68,6 +69,12 @@ class PacketBatch(Protocol):
 
     def lines(self) -> bytes:
         """The packets as NDJSON: one JSON RequestPacket a line, each with its line break."""
+
+    def values(self, name: str, /) -> list[str | None]:
+        """What the expression of the argument `name` says of each packet; see `Destination.expressions`.
+
+        None for null, and for packets that came before the Destination had the expression.
+        """
 
 
 class DestinationError(Exception):
@@ -159,6 +166,19 @@ class DeliveryError(Exception):
             ('QueueDoesNotExist', False)
         """
         return cls(_aws_reason(error), str(error), error.retryable or error.expired)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A BREX expression among a Destination's arguments; bytes of its value are shown in `formatter`.
+
+    >>> from sluicegate import Expression
+    >>> Expression("[0:4]").formatter
+    'hex'
+    """
+
+    text: str
+    formatter: str = "hex"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +318,18 @@ class Destination(ABC):
         """Release everything, also after a failed `provision`. Is called once and does not raise."""
 
     @property
+    def expressions(self) -> Mapping[str, Expression]:
+        """What to ask of each packet, by the name of the argument. The native side evaluates them when a packet
+        arrives, and `batch.values(name)` has all results of a batch. Fixed after `from_spec`."""
+        return {}
+
+    @property
     def concurrency(self) -> int:
         """How many batches may be in `deliver` at the same time; 1 keeps their order. Fixed after `from_spec`."""
         return 1
+
+
+_FORMATTERS = ("hex", "base64", "utf8", "ascii")
 
 
 class Arguments:
@@ -344,6 +373,27 @@ class Arguments:
         if isinstance(value, Mapping | list | tuple):
             raise self.wrong(name, f"{name} is not a text", f"write {name} as one value")
         return _text(value)
+
+    def expression(self, name: str, default: str = "") -> Expression | None:
+        """The argument as a BREX expression (`docs/reference/brex.md`); `default`, or None, without one.
+
+        `PartitionKeyExpression` has its formatter in `PartitionKeyFormatter`: `hex` without one.
+
+            >>> from sluicegate import Arguments
+            >>> Arguments({"partition_key_expression": "[0:2]"}, "log").expression("PartitionKeyExpression")
+            Expression(text='[0:2]', formatter='hex')
+        """
+        text = self.text(name, default)
+        formatter = self.text(f"{name.removesuffix('Expression')}Formatter", "hex")
+        if formatter not in _FORMATTERS:
+            which = f"{name.removesuffix('Expression')}Formatter"
+            raise self.wrong(which, f"{which} is {formatter!r}", f"use {', '.join(_FORMATTERS)}")
+        if not text:
+            return None
+        if (wrong := _native.brex_error(text)) is not None:
+            column, cause, fix = wrong
+            raise self.wrong(name, f"character {column} of {name}: {cause}", fix)
+        return Expression(text, formatter)
 
     def strings(self, name: str) -> dict[str, str]:
         """The argument as a map of strings; empty without one. Values may be secrets: no error message shows them."""

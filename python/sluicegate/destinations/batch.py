@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sluicegate.destinations.base import PacketBatch
 
 
 class RecordBatch:
-    """A `PacketBatch` of these records, one JSON RequestPacket each (contract section 2), without line breaks."""
+    """A `PacketBatch` of these records, one JSON RequestPacket each (contract section 2), without line breaks.
 
-    def __init__(self, records: Iterable[bytes]) -> None:
+    `values`: what each expression says of each packet.
+    """
+
+    def __init__(
+        self, records: Iterable[bytes], values: Mapping[str, Sequence[str | None]] | None = None
+    ) -> None:
         self._records = list(records)
+        self._values = values or {}
+
+    @classmethod
+    def some_of(cls, batch: PacketBatch, indexes: Sequence[int], expressions: Iterable[str]) -> RecordBatch:
+        """The packets of `batch` at `indexes`, with what its expressions say of them."""
+        records = batch.records()
+        columns = {name: batch.values(name) for name in expressions}
+        values = {name: [column[index] for index in indexes] for name, column in columns.items()}
+        return cls((records[index] for index in indexes), values)
 
     @property
     def count(self) -> int:
@@ -23,3 +41,6 @@ class RecordBatch:
 
     def lines(self) -> bytes:
         return b"".join(record + b"\n" for record in self._records)
+
+    def values(self, name: str, /) -> list[str | None]:
+        return list(self._values.get(name) or [None] * self.count)

@@ -295,8 +295,7 @@ class Delivery:
         for reason, (packets, detail) in found.given_up.items():
             self._failed(job, reason, detail, packets)
         if 0 < len(found.again) < whole:
-            records = job.batch.records()
-            job.batch = RecordBatch(records[index] for index in found.again)
+            job.batch = RecordBatch.some_of(job.batch, found.again, self._destination.expressions)
 
     async def _answer(self, job: _Job, answer: bytes) -> None:
         """Hand on an answer. The packets are delivered whatever happens here."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 from pydantic_core import PydanticCustomError
 
+from sluicegate import _native
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.names import DestinationName, LogGroupName, is_arn, region_map_key
 from sluicegate.model.role import Role
@@ -63,7 +64,7 @@ class DestinationSpec(Resource):
     formatter: Formatter = "base64"
     """How the payload appears in `Data`, in packets and in replies."""
     filter_expression: str | None = None
-    """A BREX expression: only packets for which it is true are delivered here."""
+    """A BREX expression (`docs/reference/brex.md`): only packets for which it is true are delivered here."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Options of the service behind the ARN."""
     metrics_enabled: bool = False
@@ -83,6 +84,14 @@ class DestinationSpec(Resource):
     def bounds_of(self, arn: str) -> Any:
         """What the path in this ARN must observe; None for the operator's word, which has no bounds."""
         return self._bounds.get(arn)
+
+    @field_validator("filter_expression")
+    @classmethod
+    def _filter(cls, text: str | None) -> str | None:
+        if text is not None and (wrong := _native.brex_error(text)) is not None:
+            column, cause, fix = wrong
+            raise invalid(f"character {column} of the expression: {cause}", fix)
+        return text
 
     @field_validator("destination_arn", mode="before")
     @classmethod

@@ -32,12 +32,6 @@ _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
 
 _DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [
     ("formatter", lambda r: r.formatter == "coap", "the formatter coap", "use base64, hex, utf8 or ascii"),
-    (
-        "filter_expression",
-        lambda r: r.filter_expression is not None,
-        "filtering",
-        "remove it and filter in the handler",
-    ),
 ]
 
 

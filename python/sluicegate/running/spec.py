@@ -49,6 +49,11 @@ def _destination(resource: DestinationSpec, made: Destination | None, removed: b
     return {
         "Name": resource.name,
         "Formatter": resource.formatter,
+        "Filter": resource.filter_expression,
+        "Values": [
+            {"Name": name, "Expression": expression.text, "Formatter": expression.formatter}
+            for name, expression in (made.expressions.items() if made is not None else ())
+        ],
         "Count": resource.batching.count,
         "TimeoutSeconds": resource.batching.timeout_in_seconds,
         "SizeBytes": _batch_bytes(resource.batching.size_in_mb, made),

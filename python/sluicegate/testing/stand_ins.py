@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,17 @@ def packet(data: str) -> dict[str, Any]:
     }
 
 
-def packet_batch(*packets: str | Mapping[str, Any]) -> RecordBatch:
-    """A batch of these packets: whole ones, or `packet` of a text.
+def packet_batch(
+    *packets: str | Mapping[str, Any], values: Mapping[str, Sequence[str | None]] | None = None
+) -> RecordBatch:
+    """A batch of these packets: whole ones, or `packet` of a text. `values`: what each expression says of each packet.
 
     >>> from sluicegate.testing import packet, packet_batch
     >>> packet_batch("hello", packet("world") | {"Formatter": "ascii"}).count
     2
     """
     whole = (packet(one) if isinstance(one, str) else one for one in packets)
-    return RecordBatch(orjson.dumps(one) for one in whole)
+    return RecordBatch((orjson.dumps(one) for one in whole), values)
 
 
 def destination_context(
