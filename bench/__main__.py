@@ -13,6 +13,7 @@ from . import (
     cycles,
     echo,
     egress,
+    expressions,
     idle,
     ingress,
     latency,
@@ -30,6 +31,7 @@ from .results import Row, table
 
 BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "ingress": ingress.run,
+    "expressions": expressions.run,
     "egress": egress.run,
     "offload": offload.run,
     "sns": sns.run,

@@ -25,15 +25,16 @@ def run(plan: Plan) -> Iterator[Row]:
     for size in plan.sizes:
         gateway, writing, counting = [], [], []
         for _ in range(plan.rounds):
-            gateway.append(_gateway(size, plan.seconds))
+            gateway.append(gateway_load(DESTINATION, size, plan.seconds))
             writing.append(_writing(size, plan.seconds))
             counting.append(_counting(size, plan.seconds))
         yield compare(f"ingress to file, {size} B", gateway, "C recvmmsg + same lines", writing, GOAL)
         yield compare(f"ingress to file, {size} B", gateway, "C recvmmsg, counts only", counting)
 
 
-def _gateway(size: int, seconds: float) -> Sample:
-    with scratch() as directory, Gateway(directory, DESTINATION) as gateway:
+def gateway_load(destinations: str, size: int, seconds: float) -> Sample:
+    """The load on a gateway with these Destinations; all packets go to `out.ndjson`."""
+    with scratch() as directory, Gateway(directory, destinations) as gateway:
         sample = _load(gateway, gateway.port, directory / "out.ndjson", size, seconds)
         metrics = gateway.metrics()
         gone = metrics.total("kernel_dropped_packets") + metrics.total("destination_dropped_packets")
