@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from conftest import StartGateway
 from sluicegate.functions.runtime_api import RuntimeApi
 from sluicegate.http import server
 from sluicegate.http.doors import header, read_body
@@ -211,3 +213,24 @@ async def test_a_slow_reader_gets_its_long_answer(
         await reader.readexactly(1 << 18)
         await asyncio.sleep(0.05)
     writer.close()
+
+
+@pytest.mark.parametrize("server_of", ["api_url", "sns_url"])
+@pytest.mark.parametrize("name", ["trailers", "one trailer", "chunks of one byte", "requests"])
+def test_a_gateway_cuts_them_and_serves_on(name: str, server_of: str, gateway: StartGateway) -> None:
+    """With the event loop of a real gateway, which is another one."""
+    one = gateway("listeners: [{ name: decoder, bind: 127.0.0.1 }]")
+    first, parts = (b"", itertools.repeat(HEALTH * 100)) if name == "requests" else attack(name)
+    host, _, port = getattr(one, server_of).rpartition("//")[2].rpartition(":")
+    with socket.create_connection((host, int(port)), HANG_SECONDS) as connection:
+        connection.sendall(first)
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                connection.sendall(part)
+                sent += len(part)
+                assert sent < LONG
+    assert one.api("GET", "/healthz").status_code == 200
+    assert one.sns.list_topics()["Topics"] == []
+    assert one.stop() == 0
+    assert "Traceback" not in one.process.stderr.text
