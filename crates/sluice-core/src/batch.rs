@@ -1,5 +1,7 @@
 //! Batching: packets of one Destination gather until one of Count, TimeoutInSeconds or SizeInMb is reached
-//! (`reference-service.md` section 6).
+//! (`reference-service.md` section 6). With a TimeoutInSeconds of 0 they gather while no delivery can start (contract
+//! section 3): a batch is ready at the end of the turn in which its first packet came, and as long as nobody has read it,
+//! those that follow [join](Batch::join) it.
 
 use crate::{
     Now,
@@ -21,6 +23,15 @@ pub struct Batch {
     /// Packets that were refused while this batch was open, or since the one before.
     refused: usize,
     values: Values,
+    /// Others may join it up to these limits; none where there is no room.
+    room: Room,
+}
+
+/// Limits of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Room {
+    count: usize,
+    size: usize,
 }
 
 /// What expressions say of each packet of a batch, as text.
@@ -35,6 +46,12 @@ struct Values {
 const NULL: u32 = u32::MAX;
 
 impl Values {
+    fn extend(&mut self, later: &Values) {
+        let moved = self.text.len() as u32;
+        self.text.push_str(&later.text);
+        self.ends.extend(later.ends.iter().map(|&end| if end == NULL { NULL } else { end + moved }));
+    }
+
     fn ask(&mut self, payload: &[u8], budget: &mut Budget) {
         for ValueSpec { expression, formatter, .. } in self.asked.iter() {
             match expression.evaluate(payload, budget).render(*formatter) {
@@ -49,6 +66,22 @@ impl Values {
 }
 
 impl Batch {
+    /// Adds a later batch of the same Destination to this one, if both fit into one; gives it back where they do not.
+    pub fn join(&mut self, later: Batch) -> Result<(), Batch> {
+        let fit = self.count() + later.count() <= self.room.count && self.size() + later.size() <= self.room.size;
+        if !fit || self.room != later.room || self.values.asked != later.values.asked {
+            return Err(later);
+        }
+        self.body.truncate(self.body.len() - TAIL.len());
+        self.body.push(b',');
+        let moved = (self.body.len() - HEAD.len()) as u32;
+        self.body.extend_from_slice(&later.body[HEAD.len()..]);
+        self.ends.extend(later.ends.iter().map(|end| end + moved));
+        self.values.extend(&later.values);
+        self.refused += later.refused;
+        Ok(())
+    }
+
     /// The document of contract section 2.
     pub fn body(&self) -> &[u8] {
         &self.body
@@ -170,6 +203,9 @@ impl Batcher {
 
     /// Packets a second that make batches full before their time is over, by the size of those in the last batch.
     pub fn fills(&self) -> f64 {
+        if self.is_adaptive() {
+            return 0.0; // as long as nobody reads it, it fills
+        }
         let packets = self.count.min(self.size / self.record.max(1));
         packets as f64 / (self.timeout.max(time::SECOND / 1_000) as f64 / time::SECOND as f64)
     }
@@ -196,6 +232,10 @@ impl Batcher {
         (reached && !self.open.ends.is_empty()).then(|| self.close())
     }
 
+    fn is_adaptive(&self) -> bool {
+        self.timeout == 0
+    }
+
     fn start(&mut self, now: Now) {
         self.deadline = now.mono.saturating_add(self.timeout);
         self.open.body.reserve(self.typical);
@@ -207,6 +247,9 @@ impl Batcher {
         self.open.body.extend_from_slice(TAIL);
         self.typical = self.open.body.len();
         self.record = self.typical / self.open.count().max(1);
+        if self.is_adaptive() {
+            self.open.room = Room { count: self.count, size: self.size };
+        }
         std::mem::take(&mut self.open)
     }
 }
@@ -218,7 +261,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn batcher(count: usize, timeout_seconds: f64, size_bytes: usize) -> Batcher {
-        Batcher::new(&DestinationSpec {
+        Batcher::new(&spec(count, timeout_seconds, size_bytes))
+    }
+
+    fn spec(count: usize, timeout_seconds: f64, size_bytes: usize) -> DestinationSpec {
+        DestinationSpec {
             name: "d".into(),
             formatter: Formatter::Base64,
             filter: None,
@@ -229,7 +276,7 @@ mod tests {
             queue_bytes: 0,
             bound: true,
             removed: false,
-        })
+        }
     }
 
     fn at(seconds: f64) -> Now {
@@ -283,6 +330,44 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn joined_batches_are_as_if_they_had_been_one(first in 1usize..6, second in 1usize..6, count in 1usize..12) {
+            let spec = |count| {
+                let mut spec = spec(count, 0.0, 1 << 20);
+                let expression = |text: &str| crate::brex::Expression::parse(text).unwrap();
+                spec.values = ["u8[0]", "[1]"].map(|text| ValueSpec {
+                    name: text.into(), expression: expression(text), formatter: Formatter::Hex,
+                }).into();
+                spec
+            };
+            let gather = |numbers: std::ops::Range<usize>, count| {
+                let mut batcher = Batcher::new(&spec(count));
+                for number in numbers {
+                    let payload = if number % 2 == 0 { vec![number as u8] } else { vec![number as u8, 7] };
+                    batcher.add(at(0.0), &payload, &mut Budget::default(), |b| b.extend(number.to_string().bytes()), |_| {});
+                }
+                batcher.expire(at(0.0), false)
+            };
+            // Batches that are full are not open any more.
+            prop_assume!(first < count && second < count);
+            let (mut joined, later) = (gather(0..first, count).unwrap(), gather(first..first + second, count).unwrap());
+            match joined.join(later) {
+                Ok(()) => {
+                    let whole = gather(0..first + second, 99).unwrap();
+                    prop_assert!(first + second <= count);
+                    prop_assert_eq!(joined.body(), whole.body());
+                    prop_assert_eq!(joined.records().collect::<Vec<_>>(), whole.records().collect::<Vec<_>>());
+                    for name in ["u8[0]", "[1]"] {
+                        prop_assert!(joined.values(name).unwrap().eq(whole.values(name).unwrap()));
+                    }
+                }
+                Err(later) => {
+                    prop_assert!(first + second > count);
+                    prop_assert_eq!((joined.count(), later.count()), (first, second));
+                }
+            }
+        }
+
         #[test]
         fn no_packet_is_lost_or_doubled(count in 0usize..9, size in 0usize..200, lens in prop::collection::vec(1usize..60, 0..80)) {
             let mut batcher = batcher(count, 1.0, size);

@@ -31,6 +31,8 @@ const LEAST: f64 = 1.0 / 32.0;
 /// What became of a queue when a batch was added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
+    /// Whether the batch joined the one before, which nobody had read ([`Batch::join`](crate::Batch::join)).
+    pub joined: bool,
     /// Packets that gave way.
     pub evicted: usize,
     /// Packets that the reader took since the last batch was added.

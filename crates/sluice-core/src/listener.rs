@@ -434,6 +434,7 @@ impl Listener {
     /// while it is full may be refused.
     pub fn pushed(&mut self, now: Now, index: usize, pushed: Pushed) {
         self.intakes[index].pushed(now, pushed, self.batchers[index].fills());
+        self.counters.destinations[index].batches -= u64::from(pushed.joined);
         if pushed.evicted > 0 {
             self.dropped(index, Dropped::QueueFull, pushed.evicted);
         }

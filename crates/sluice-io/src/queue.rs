@@ -37,23 +37,20 @@ impl BatchQueue {
         BatchQueue { limit, inner: Mutex::default(), ready: signals.signal() }
     }
 
-    /// Adds a batch, for which the oldest give way: so many that those that are left arrived within the time in which the
-    /// limit is reached, refused packets included.
+    /// Adds a batch, or lets it join the last one where that may go on growing ([`Batch::join`]). The oldest give way: so
+    /// many that those that are left arrived within the time in which the limit is reached, refused packets included.
     pub fn push(&self, batch: Batch) -> Pushed {
         let mut inner = self.lock();
-        inner.bytes += batch.size();
-        inner.weight += batch.weight();
-        inner.packets += batch.count();
-        inner.batches.push_back(batch);
+        let joined = inner.add(batch);
         let before = inner.packets;
         while inner.is_above(self.limit) {
             inner.pop();
         }
         let evicted = before - inner.packets;
-        if inner.batches.len() == 1 || evicted > 0 {
+        if inner.batches.len() == 1 && !joined || evicted > 0 {
             self.ready.set();
         }
-        Pushed { evicted, taken: std::mem::take(&mut inner.taken), roomy: inner.weight < self.limit / 2 }
+        Pushed { joined, evicted, taken: std::mem::take(&mut inner.taken), roomy: inner.weight < self.limit / 2 }
     }
 
     /// Takes up to `limit` batches, oldest first.
@@ -103,11 +100,37 @@ impl Inner {
         self.batches.len() > 1 && (self.bytes > limit || (self.weight > limit && !kept))
     }
 
-    fn pop(&mut self) -> Option<Batch> {
-        let batch = self.batches.pop_front()?;
+    /// True if the batch joined the last one.
+    fn add(&mut self, mut batch: Batch) -> bool {
+        if let Some(mut last) = self.batches.pop_back() {
+            self.forget(&last);
+            let rest = last.join(batch);
+            self.keep(last);
+            match rest {
+                Ok(()) => return true,
+                Err(later) => batch = later,
+            }
+        }
+        self.keep(batch);
+        false
+    }
+
+    fn keep(&mut self, batch: Batch) {
+        self.bytes += batch.size();
+        self.weight += batch.weight();
+        self.packets += batch.count();
+        self.batches.push_back(batch);
+    }
+
+    fn forget(&mut self, batch: &Batch) {
         self.bytes -= batch.size();
         self.weight -= batch.weight();
         self.packets -= batch.count();
+    }
+
+    fn pop(&mut self) -> Option<Batch> {
+        let batch = self.batches.pop_front()?;
+        self.forget(&batch);
         Some(batch)
     }
 }
