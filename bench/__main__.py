@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import (
+    batching,
     cycles,
     echo,
     egress,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "sns": sns.run,
     "sqs": sqs.run,
     "echo": echo.run,
+    "batching": batching.run,
     "overload": overload.run,
     "latency": latency.run,
     "idle": idle.run,

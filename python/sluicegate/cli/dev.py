@@ -33,7 +33,7 @@ listeners:
     destinations:
       - name: echo                 # a Lambda handler, unmodified; it answers each packet by its Tag
         destination_arn: function:handlers/echo.py:handler
-        batching: { count: 100, timeout_in_seconds: 0.1 }
+        batching: { count: 100, timeout_in_seconds: 0 } # no packet waits; under load batches fill
         arguments: { TimeoutInSeconds: 30 }
 
 packet_sources:

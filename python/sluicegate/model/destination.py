@@ -41,8 +41,9 @@ class Batching(Resource):
 
     count: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Packets in a batch."""
-    timeout_in_seconds: Annotated[float, Field(gt=0, le=300)] = 0.1
-    """Seconds from the first packet of a batch to its delivery; fractions are allowed."""
+    timeout_in_seconds: Annotated[float, Field(ge=0, le=300)] = 0.1
+    """Seconds from the first packet of a batch to its delivery; fractions are allowed. 0 is adaptive: a
+    batch leaves as soon as a delivery may start, and what arrives while deliveries run forms the next one."""
     size_in_mb: Annotated[float, Field(gt=0, le=64)] = 1
     """Size of a batch in MB, never above the service's own limit."""
 
