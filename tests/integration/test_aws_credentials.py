@@ -4,16 +4,18 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from aws_server import ACCOUNT, EMPTY, SECRET, TOKEN, Server, answer, failure, refusal
+from aws_server import ACCOUNT, EMPTY, SECRET, TOKEN, Server, answer, failure, hang_up, refusal
 
 from sluicegate.aws import Aws, Role
 from sluicegate.aws import credentials as aws_credentials
 
 pytestmark = pytest.mark.usefixtures("aws_keys")
+ROLE = f"arn:aws:iam::{ACCOUNT}:role"
 
 
 def issue(tmp_path: Path, key: str) -> None:
@@ -56,14 +58,107 @@ async def test_credentials_that_stay_expired(aws_server: Server) -> None:
     assert len(aws_server.requests) == 2
 
 
-def assumed(key: str, seconds: float) -> bytes:
+@pytest.fixture
+async def elsewhere(no_keys: None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """Where every request goes that does not go to the configured endpoint: a proxy that only records."""
+    made = await Server().start()
+    made.answers = [hang_up]
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, made.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    yield made
+    await made.stop()
+
+
+def web_identity(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "token").write_text("a.web.identity")
+    return {"AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"), "AWS_ROLE_ARN": f"{ROLE}/web"}
+
+
+def profile_with_source(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "credentials").write_text(
+        f"[keys]\naws_access_key_id=AKIDKEYS\naws_secret_access_key={SECRET}\n"
+    )
+    (tmp_path / "config").write_text(f"[profile role]\nrole_arn={ROLE}/profile\nsource_profile=keys\n")
+    return {"AWS_PROFILE": "role"}
+
+
+def profile_of_a_container(tmp_path: Path) -> dict[str, str]:
+    described = f"role_arn={ROLE}/profile\ncredential_source=EcsContainer\n"
+    (tmp_path / "config").write_text(f"[profile role]\n{described}")
+    return {"AWS_PROFILE": "role"}
+
+
+def profile_over_a_web_identity(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "token").write_text("a.web.identity")
+    web = f"[profile web]\nrole_arn={ROLE}/web\nweb_identity_token_file={tmp_path}/token\n"
+    (tmp_path / "config").write_text(f"{web}[profile role]\nrole_arn={ROLE}/second\nsource_profile=web\n")
+    return {"AWS_PROFILE": "role"}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (web_identity, ["AssumeRoleWithWebIdentity"]),
+        (profile_with_source, ["AssumeRole"]),
+        (profile_of_a_container, ["AssumeRole"]),
+        (profile_over_a_web_identity, ["AssumeRoleWithWebIdentity", "AssumeRole"]),
+    ],
+)
+async def test_sts_behind_credentials_is_asked_at_the_configured_endpoint(
+    aws_server: Server,
+    elsewhere: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Callable[[Path], dict[str, str]],
+    asked: list[str],
+) -> None:
+    for name, value in given(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{aws_server.url}/credentials")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line, _, body = aws_server.requests[-1]
+        if line.startswith("GET"):  # the container's
+            keys = {"AccessKeyId": "AKIDBOX", "SecretAccessKey": SECRET, "Token": TOKEN}
+            writer.write(answer(200, json.dumps({**keys, "Expiration": "2999-01-01T00:00:00Z"}).encode()))
+            return
+        found = re.search(rb"Action=(\w+)", body)
+        said = assumed("ROLEKEY", 3600, found[1].decode()) if found else answer(200, EMPTY)
+        writer.write(said)
+
+    aws_server.answers = [serve]
+    assert await aws_server.queue().receive() == []
+    assert elsewhere.requests == []
+    actions = [re.search(rb"Action=(\w+)", body) for _, _, body in aws_server.requests]
+    assert [found[1].decode() for found in actions if found] == asked
+    assert "Credential=ROLEKEY/" in aws_server.requests[-1][1]["authorization"]
+
+
+async def test_a_refusal_behind_credentials_names_the_call_that_was_refused(
+    aws_server: Server, elsewhere: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in web_identity(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    body = (
+        b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>not yours</Message></Error></ErrorResponse>"
+    )
+    aws_server.answers = [answer(403, body, "Content-Type: text/xml")]
+    error = await failure(aws_server.queue().receive())
+    assert (error.service, error.operation) == ("sts", "AssumeRoleWithWebIdentity")
+    assert elsewhere.requests == []
+
+
+def assumed(key: str, seconds: float, action: str = "AssumeRole") -> bytes:
     """STS's answer: a session with this key, which lasts so long."""
     end = datetime.now(UTC) + timedelta(seconds=seconds)
     return answer(
         200,
-        f"<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>{key}</AccessKeyId>"
+        f"<{action}Response><{action}Result><Credentials><AccessKeyId>{key}</AccessKeyId>"
         f"<SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken>{TOKEN}</SessionToken>"
-        f"<Expiration>{end.isoformat()}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>".encode(),
+        f"<Expiration>{end.isoformat()}</Expiration></Credentials></{action}Result></{action}Response>".encode(),
         "Content-Type: text/xml",
     )
 

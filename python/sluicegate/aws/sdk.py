@@ -32,6 +32,14 @@ _CONFIG = Config(
 )
 """No attempts beyond the first: `Aws.call` decides about those, and can be cancelled between them."""
 
+_FOR_CREDENTIALS = {
+    "AssumeRole": "sts",
+    "AssumeRoleWithWebIdentity": "sts",
+    "GetRoleCredentials": "sso",
+    "CreateToken": "sso-oidc",
+}
+"""What botocore calls for credentials, and of which service."""
+
 _EXCEPTIONS = (exceptions.BotoCoreError, exceptions.ClientError, ResponseParserError)
 _RESOURCES = (
     "TopicArn",
@@ -88,7 +96,7 @@ class Control:
             key = (service, region, role)
             if key not in self._clients:
                 self._clients[key] = self._session(role).create_client(
-                    service, region_name=region, endpoint_url=self._endpoint_url, config=_CONFIG
+                    service, region_name=region, config=_CONFIG
                 )
             return self._clients[key]
 
@@ -130,7 +138,7 @@ class Control:
 
     def _session(self, role: Role | None) -> Any:
         if role not in self._sessions:
-            session = botocore.session.get_session()
+            session = _Session(self._endpoint_url, self._region)
             if role is not None:
                 session.register_component("credential_provider", CredentialResolver([_Assume(self, role)]))
             self._sessions[role] = session
@@ -161,6 +169,26 @@ class Control:
         return credentials
 
 
+class _Session(botocore.session.Session):  # type: ignore[misc]  # botocore has no types
+    """A session all of whose clients call `endpoint_url`, where there is one.
+
+    botocore makes clients of its own to get credentials: of STS for web identities and for the roles of profiles, of
+    SSO for its tokens. Without this they would call the real AWS. Those of profiles name no region, and an endpoint
+    needs one for the signature: then it is `region`.
+    """
+
+    def __init__(self, endpoint_url: str | None, region: str) -> None:
+        super().__init__()
+        self._endpoint_url = endpoint_url
+        self._region = region
+
+    def create_client(self, service_name: str, region_name: str | None = None, **named: Any) -> Any:
+        if self._endpoint_url is not None:
+            region_name = region_name or self.get_config_variable("region") or self._region
+            named["endpoint_url"] = self._endpoint_url
+        return super().create_client(service_name, region_name, **named)
+
+
 class _Assume:
     """botocore's interface of a place that credentials come from."""
 
@@ -175,10 +203,11 @@ class _Assume:
 
 
 def _translate(error: Exception, service: str, operation: str, resource: str | None) -> AwsError:
-    """botocore's exception as ours. One from assuming the role of a profile is an error of that call."""
+    """botocore's exception as ours. One from a call that botocore made for credentials is an error of that call."""
     if isinstance(error, exceptions.ClientError):
-        if error.operation_name == "AssumeRole" and operation != "AssumeRole":
-            service, operation, resource = "sts", "AssumeRole", None
+        asked = error.operation_name
+        if asked in _FOR_CREDENTIALS and asked != operation:
+            service, operation, resource = _FOR_CREDENTIALS[asked], asked, None
         found = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = found.get("QueryErrorCode") or found.get("Code") or BAD_ANSWER

@@ -120,7 +120,8 @@ class Aws(Resource):
     """How AWS is called."""
 
     endpoint_url: Annotated[str, AfterValidator(_url)] | None = None
-    """One endpoint for all AWS calls, e.g. a local emulator."""
+    """One endpoint for all AWS calls, e.g. a local emulator; also for those that get the gateway its credentials: STS
+    behind web identities and the roles of profiles."""
     reconcile_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300
     """How often the queues and subscriptions of PacketSources are checked, and put right."""
 
