@@ -361,3 +361,11 @@ def test_the_queues_of_sources_are_kept_changed_and_forgotten(path: Path) -> Non
         state.forget_source_queue("arn:1")
         state.forget_source_queue("arn:1")
         assert state.source_queues() == [second]
+
+
+def test_the_documents_of_sources_are_kept_changed_and_forgotten(path: Path) -> None:
+    with State.open(path) as state:
+        state.keep_source_documents({"replies": "{}", "other": "{}"})
+        state.keep_source_documents({"replies": '{"a": 1}', "other": None, "unknown": None})
+    with State.open(path) as state:
+        assert state.source_documents() == {"replies": '{"a": 1}'}

@@ -23,11 +23,13 @@ def test_what_was_made_on_aws_moves_along(tmp_path: Path) -> None:
     """Otherwise the queue of a PacketSource that goes would stay on AWS for good."""
     with State.open(tmp_path / "old.db") as old:
         old.keep_source_queue(QUEUE)
+        old.keep_source_documents({"replies": '{"Document": {"Name": "replies"}}'})
         old.assign_port("decoder", 2048)
     document = json.loads(json.dumps(export(tmp_path / "old.db", secrets=False)))
     with State.open(tmp_path / "new.db") as new:
         lines = restore(new, document)
         assert new.source_queues() == [QUEUE]
+        assert new.source_documents() == {"replies": '{"Document": {"Name": "replies"}}'}
         assert new.assigned_port("decoder") == 2048
     assert f"queue {QUEUE.arn}" in lines
 

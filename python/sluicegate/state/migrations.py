@@ -120,6 +120,11 @@ _STEPS: list[list[str]] = [
         # Of a topic of the gateway's own SNS endpoint, as users set them: `MaximumMessageSize` has a meaning.
         "ALTER TABLE topics ADD COLUMN attributes TEXT NOT NULL DEFAULT '{}'",
     ],
+    [
+        # The PacketSources that have queues on AWS, as they were declared last: what waits in a queue is sent by the
+        # rules of its PacketSource, also once that is not declared any more.
+        "CREATE TABLE source_documents (source TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -28,6 +28,7 @@ SOURCE_QUEUES = (
     "SELECT arn, source, topic_arn, role, generation, url, attributes FROM source_queues ORDER BY rowid"
 )
 """The fields of each `SourceQueue`."""
+SOURCE_DOCUMENTS = "SELECT source, document FROM source_documents ORDER BY source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,22 @@ class State:
     def forget_source_queue(self, arn: str) -> None:
         """Forget a queue. Nothing happens if there is none."""
         self.write(lambda db: db.execute("DELETE FROM source_queues WHERE arn = ?", (arn,)))
+
+    def source_documents(self) -> dict[str, str]:
+        """Document (JSON) by name of each PacketSource with queues on AWS, as it was declared last."""
+        return dict(self.read(SOURCE_DOCUMENTS))
+
+    def keep_source_documents(self, documents: Mapping[str, str | None]) -> None:
+        """Keep these documents; those that are None are forgotten."""
+        kept = [(name, text) for name, text in documents.items() if text is not None]
+        gone = [(name,) for name, text in documents.items() if text is None]
+
+        def keep(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO source_documents (source, document) VALUES (?, ?)", kept)
+            db.executemany("DELETE FROM source_documents WHERE source = ?", gone)
+
+        if documents:
+            self.write(keep)
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

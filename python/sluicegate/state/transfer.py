@@ -16,7 +16,7 @@ from sluicegate.state.lock import StateError
 from sluicegate.state.migrations import LATEST, version
 from sluicegate.state.resources import Commit, Decision, ResourceTable, Stored
 from sluicegate.state.stamps import StampMark
-from sluicegate.state.store import SOURCE_QUEUES, SourceQueue, State, failed
+from sluicegate.state.store import SOURCE_DOCUMENTS, SOURCE_QUEUES, SourceQueue, State, failed
 from sluicegate.state.vault import Vault
 from sluicegate.state.wireguard import KeyPair, WireGuardTable, key_label, peer_label
 
@@ -68,6 +68,7 @@ def restore(state: State, document: Any) -> list[str]:
         attributes = dict(document.get("TopicAttributes", {}))
         topics = {str(arn): dict(attributes.get(arn, {})) for arn in document["Topics"]}
         queues = [SourceQueue(**one) for one in document.get("SourceQueues", ())]
+        sources = {str(k): json.dumps(dict(v)) for k, v in document.get("SourceDocuments", {}).items()}
         keys = [(int(one["Id"]), bytes.fromhex(one["Key"])) for one in document.get("TagKeys", ())]
         own = [
             (str(one["Listener"]), one.get("PrivateKey"), one.get("KeyRefreshToken"))
@@ -102,6 +103,7 @@ def restore(state: State, document: Any) -> list[str]:
         state.add_topic(arn, attributes)
     for queue in queues:
         state.keep_source_queue(queue)
+    state.keep_source_documents(sources)
     if keys:
         state.replace_tag_keys(keys)
     table = ResourceTable(state)
@@ -164,6 +166,7 @@ def _document(db: sqlite3.Connection, path: Path, secrets: bool) -> dict[str, An
         "StampMarks": [{"PublicKey": one.public_key, "Mark": one.until} for one in stamps.marks(db)],
     }
     document["SourceQueues"] = [asdict(SourceQueue(*row)) for row in db.execute(SOURCE_QUEUES)]
+    document["SourceDocuments"] = {name: json.loads(text) for name, text in db.execute(SOURCE_DOCUMENTS)}
     if secrets:
         rows = db.execute("SELECT id, key FROM tag_keys ORDER BY created_at, id")
         document["TagKeys"] = [{"Id": number, "Key": key.hex()} for number, key in rows]
