@@ -51,7 +51,8 @@ from sluicegate.sources.local.endpoint import create_app as create_sns
 from sluicegate.sources.local.kept import KeptTopics
 from sluicegate.sources.local.signature import SigV4
 from sluicegate.sources.local.topics import Topics
-from sluicegate.sources.topic.source import SnsSource
+from sluicegate.sources.topic.drainage import DRAINING
+from sluicegate.sources.topic.reader import QueueReader
 from sluicegate.state import ResourceTable, State, StateError, WireGuardTable
 from sluicegate.state.journal import Journal
 from sluicegate.state.keys import KeyFile, KeysError
@@ -294,6 +295,8 @@ class Gateway:
         if found is None:
             return None
         running, index = found
+        if running.sources[index].state == DRAINING:
+            return None  # it is not declared any more
         return running.egress, index, running.sources[index].state
 
     def live_events(self, wanted: Filter) -> Subscription:
@@ -312,7 +315,7 @@ class Gateway:
                 (one.name, place.resource.name, place.inlet.stats)
                 for one in running
                 for _, place in one.live_sources
-                if isinstance(place.inlet, SnsSource)
+                if isinstance(place.inlet, QueueReader)
             ),
             dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
             domains=self._node.domains.stats() if self._node is not None else [],

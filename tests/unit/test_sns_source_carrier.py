@@ -13,7 +13,7 @@ from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources import base as sources_base
 from sluicegate.sources.topic import carrier as sns_carrier
-from sluicegate.sources.topic import subscription as sns_subscription
+from sluicegate.sources.topic import quiet as sns_quiet
 from waiting import until
 
 
@@ -171,7 +171,7 @@ async def test_a_queue_that_extends_nothing_does_not_make_another_extend_more(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sns_carrier, "EXTEND_EVERY_SECONDS", 0.01)
-    monkeypatch.setattr(sns_subscription, "QUIET_SECONDS", 1000.0)
+    monkeypatch.setattr(sns_quiet, "QUIET_SECONDS", 1000.0)
     source = await rig.start()
     old = await rig.queue()
     rig.subscriptions[0]["Attributes"]["RawMessageDelivery"] = "true"  # by hand

@@ -12,7 +12,7 @@ from sluicegate.events import EventLog, MemorySink
 from sluicegate.model import GatewayConfig
 from sluicegate.sources.topic.ended import Ended
 from sluicegate.sources.topic.envelope import Confirmation, Notification, read
-from sluicegate.sources.topic.source import SnsSetting
+from sluicegate.sources.topic.setting import SnsSetting
 from sluicegate.state.journal import Journal
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:replies"

@@ -18,10 +18,12 @@ from sluicegate.events import EventLog, MemorySink
 from sluicegate.model import GatewayConfig, PacketSource
 from sluicegate.sources.base import SourceContext
 from sluicegate.sources.topic import consumer as sns_consumer
+from sluicegate.sources.topic import quiet as sns_quiet
 from sluicegate.sources.topic import source as sns
-from sluicegate.sources.topic import subscription as sns_subscription
 from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES
-from sluicegate.sources.topic.source import SnsSetting, SnsSource, in_flight_limit
+from sluicegate.sources.topic.reader import in_flight_limit
+from sluicegate.sources.topic.setting import SnsSetting
+from sluicegate.sources.topic.source import SnsSource
 from sluicegate.sources.topic.subscription import gateway_role
 from sluicegate.state import State
 from waiting import until
@@ -137,7 +139,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(sns, "RETRIES", quick)
     monkeypatch.setattr(sns, "REFUSALS", quick)
     monkeypatch.setattr(sns_consumer, "PAUSES", quick)
-    monkeypatch.setattr(sns_subscription, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(sns_quiet, "QUIET_SECONDS", 0.1)
     made = Rig(tmp_path)
     yield made
     await made.stop()
@@ -326,7 +328,7 @@ async def test_a_confirmation_for_the_topic_is_given_through_the_api(rig: Rig) -
 # Leftovers
 
 
-async def test_what_cannot_be_unsubscribed_any_more_is_said_and_the_queue_goes(rig: Rig) -> None:
+async def test_what_cannot_be_unsubscribed_any_more_is_said_and_sns_is_let_in_no_more(rig: Rig) -> None:
     await rig.start()
     await until(lambda: rig.named("SourceSubscribed"))
     await rig.stop()
@@ -334,11 +336,12 @@ async def test_what_cannot_be_unsubscribed_any_more_is_said_and_the_queue_goes(r
         "sts", "AssumeRole", "AccessDenied", "the role is gone", status=403
     )
     leftovers = rig.setting().leftovers
-    leftovers.sweep([], {})
+    leftovers.sweep({}, {})
     await until(lambda: rig.named("SourceRemoved"))
     assert rig.aws.queues == {}
     assert rig.state.source_queues() == []
     assert "by hand" in rig.named("SourceProvisionFailed")[0]["Detail"]
+    assert rig.aws.asked("SetQueueAttributes")[-1]["Attributes"] == {"Policy": ""}
 
 
 # Consuming

@@ -11,6 +11,7 @@ from test_sns_source_parts import rig as rig
 from doubles import envelope
 from sluicegate.aws import AwsError
 from sluicegate.sources.topic import queue as sns_queue
+from sluicegate.sources.topic import quiet as sns_quiet
 from sluicegate.sources.topic import subscription as sns_subscription
 from sluicegate.sources.topic.subscription import gateway_role, next_step
 from waiting import until
@@ -106,7 +107,7 @@ async def test_a_new_queue_is_read_though_the_old_subscription_cannot_be_ended(r
 async def test_a_queue_is_read_for_a_while_after_its_subscription_has_ended(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sns_subscription, "QUIET_SECONDS", 1000.0)
+    monkeypatch.setattr(sns_quiet, "QUIET_SECONDS", 1000.0)
     first = await subscribed(rig)
     rig.subscriptions[0]["Attributes"]["RawMessageDelivery"] = "true"  # by hand
     await until(lambda: rig.aws.asked("Unsubscribe"))
@@ -115,7 +116,7 @@ async def test_a_queue_is_read_for_a_while_after_its_subscription_has_ended(
     old.put(envelope("m1", "late", topic=TOPIC))
     await until(lambda: old.deleted)
     assert rig.aws.asked("DeleteQueue") == []
-    monkeypatch.setattr(sns_subscription, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(sns_quiet, "QUIET_SECONDS", 0.0)
     await until(lambda: len(rig.aws.queues) == 1)
 
 

@@ -25,8 +25,8 @@ from sluicegate.model import GatewayConfig, PacketSource
 from sluicegate.sources import MessageSource, SourceContext, SourceError
 from sluicegate.sources.local.topics import Throttled, Topics
 from sluicegate.sources.memory import MemorySource, Published
-from sluicegate.sources.topic import source as sns
-from sluicegate.sources.topic.source import SnsSetting
+from sluicegate.sources.topic import reader as sns_reader
+from sluicegate.sources.topic.setting import SnsSetting
 from sluicegate.state import State
 from sluicegate.testing import MemorySender, MessageSourceContract
 from waiting import until
@@ -97,7 +97,7 @@ class TestLocalTopic(MessageSourceContract):
 class TestSnsOnAws(MessageSourceContract):
     @pytest.fixture(autouse=True)
     def aws(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr(sns, "SETTLE_SECONDS", 0.01)
+        monkeypatch.setattr(sns_reader, "SETTLE_SECONDS", 0.01)
         self.fake = FakeAws(TOPIC)
         self.state = State.open(tmp_path / "state.db")
         self.ids = (f"m{number}" for number in count())

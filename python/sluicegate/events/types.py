@@ -184,11 +184,18 @@ _TYPES = (
         "A gateway of another region has subscribed to the topic.",
     ),
     EventType(
+        "SourceDraining",
+        "life-cycle",
+        None,
+        ("Listener", "PacketSource", "Topic", "Queue", "Detail"),
+        "A queue that no PacketSource names any more is emptied, then deleted; `Detail` says by whom, or why not yet.",
+    ),
+    EventType(
         "SourceRemoved",
         "life-cycle",
         None,
-        ("PacketSource", "Topic", "Queue"),
-        "Subscription and queue of a PacketSource that is no longer declared were taken away.",
+        ("PacketSource", "Topic", "Queue", "Detail"),
+        "Subscription and queue of a PacketSource that does not use them any more were taken away.",
     ),
     EventType(
         "JournalFailed",

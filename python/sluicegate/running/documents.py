@@ -37,6 +37,7 @@ from sluicegate.model import (
 from sluicegate.model.crosscheck import cross_check, with_names
 from sluicegate.model.shared import declaring, not_one, resolved
 from sluicegate.model.template_defaults import with_template_defaults
+from sluicegate.sources.topic.drainage import DRAINING
 from sluicegate.state import Decision, Stored
 
 KINDS: dict[str, type[Resource]] = {
@@ -79,11 +80,17 @@ class Desired:
     states: dict[str, State] = field(default_factory=dict)
     sources_of: dict[str, dict[str, PacketSource]] = field(default_factory=dict)
     """The PacketSources of each Listener that has some."""
+    drains: dict[str, PacketSource] = field(default_factory=dict)
+    """PacketSources that are not declared any more, and still send what waits in their queues on AWS."""
 
     def copy(self) -> "Desired":
         """One that may be changed, while this one stays."""
         return Desired(
-            dict(self.listeners), dict(self.packet_sources), dict(self.states), dict(self.sources_of)
+            dict(self.listeners),
+            dict(self.packet_sources),
+            dict(self.states),
+            dict(self.sources_of),
+            dict(self.drains),
         )
 
     def put(self, part: "Desired") -> None:
@@ -107,9 +114,10 @@ class Desired:
             self.packet_sources.pop(name, None)
             self.states.pop(name, None)
 
-    def sources(self, listener: str) -> list[tuple[PacketSource, State]]:
-        """The PacketSources of a Listener, with their states."""
-        return [(one, self.states[name]) for name, one in self.sources_of.get(listener, {}).items()]
+    def sources(self, listener: str) -> list[tuple[PacketSource, str]]:
+        """The PacketSources of a Listener, with their states; those that only drain come last."""
+        found = [(one, str(self.states[name])) for name, one in self.sources_of.get(listener, {}).items()]
+        return found + [(one, DRAINING) for one in self.drains.values() if one.listener_name == listener]
 
     def _unlink(self, source: str) -> None:
         before = self.packet_sources.get(source)

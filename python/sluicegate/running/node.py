@@ -21,8 +21,12 @@ from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.domains import Domains
 from sluicegate.sources.base import MessageSource, SourceContext
 from sluicegate.sources.local.topics import Topics
-from sluicegate.sources.topic.source import SnsSetting
-from sluicegate.state import State, WireGuardTable
+from sluicegate.sources.topic.drainage import DRAINING, Wanted
+from sluicegate.sources.topic.draining import DrainingSource
+from sluicegate.sources.topic.leftovers import Leftovers
+from sluicegate.sources.topic.reader import QueueReader
+from sluicegate.sources.topic.setting import SnsSetting
+from sluicegate.state import State, StateError, WireGuardTable
 from sluicegate.state.journal import Journal
 
 
@@ -105,18 +109,24 @@ class Node:
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> MessageSource | None:
         """The MessageSource of a PacketSource in this state; None if it is to receive no messages. Raises
         `SourceError`."""
+        draining = state == DRAINING
         context = SourceContext(
             sender=egress,
             index=index,
             listener=source.listener_name,
-            state=state,
+            state="Active" if draining else state,
             region=self.region,
             base_dir=self.base_dir,
             events=self.events,
             local_code=source.bounds,
             services={Topics: self.topics} if self.has_topics else {SnsSetting: self._sns},
         )
-        return sources.create(source, context)
+        if draining:
+            return DrainingSource(self._sns, source, context)
+        made = sources.create(source, context)
+        if state == "Active" and not isinstance(made, QueueReader) and self._sns.leftovers.has(source.name):
+            return DrainingSource(self._sns, source, context, made)
+        return made
 
     def dead_letter_place(self, source: PacketSource) -> DeadLetterPlace | None:
         """The place for a PacketSource's dead letters; None if it has none. Raises `Refused`."""
@@ -137,16 +147,53 @@ class Node:
 
     def let_go(self, source: str) -> None:
         """Forget a PacketSource that was removed from a Listener and whose messages there have all completed."""
-        if source not in self._desired.states:
+        if source not in self._desired.states and source not in self._desired.drains:
             self.dead_letters.use(source, None)
             self.dead_letters.tidy()
 
     def sweep(self) -> None:
         """Begin to remove what was made on AWS for PacketSources that receive no messages any more."""
-        declared = [] if self.has_topics else self._desired.packet_sources.values()
-        named = {(one.name, one.topic.topic_arn): one for one in declared if one.sns_topic_source}
-        active = [key for key, one in named.items() if self._desired.states[one.name] == "Active"]
-        self._sns.leftovers.sweep(active, {key: one.listener_name for key, one in named.items()})
+        on_aws = not self.has_topics
+        wanted = {
+            name: Wanted(
+                one,
+                self._desired.states[name],
+                one.sns_topic_source.topic_arn if on_aws and one.sns_topic_source else None,
+            )
+            for name, one in self._desired.packet_sources.items()
+        }
+        self._sns.leftovers.sweep(wanted, self._desired.drains)
+
+    def drains(self, desired: Desired) -> dict[str, PacketSource]:
+        """The PacketSources that `desired` does not declare and that still have to send what waits in their queues on
+        AWS. Blocks."""
+        try:
+            found = self._sns.leftovers.own_drains(desired.packet_sources, desired.listeners)
+        except StateError as error:
+            self.events.emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+            return self._desired.drains
+        return {name: one for name, one in found.items() if self._keeps_letters(one)}
+
+    def _keeps_letters(self, source: PacketSource) -> bool:
+        """True unless its dead letters cannot be written: then nothing of it is sent, and nobody is refused for it."""
+        if (source.dead_letter_queue_arn or "").startswith("file:"):
+            try:
+                self.dead_letter_place(source)
+            except Refused as error:
+                self.events.emit(
+                    "SourceProvisionFailed",
+                    Listener=source.listener_name,
+                    PacketSource=source.name,
+                    Reason="DeadLetterFailed",
+                    Detail=f"what waits in its queue is not sent: {error}",
+                )
+                return False
+        return True
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """The queues on AWS that no PacketSource uses any more."""
+        return self._sns.leftovers
 
     async def gone(self, source: str, seconds: float) -> None:
         """Wait at most `seconds` until `sweep` has removed what a PacketSource had on AWS."""

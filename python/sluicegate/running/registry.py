@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from uuid import uuid4
@@ -125,6 +125,7 @@ class Registry:
         self._states: dict[str, str] = {}
         self.desired = Desired()
         self.runtime = Runtime(node)
+        node.leftovers.drained = self._on_drained
 
     async def start(self) -> None:
         """Run the resources of the file and of the state. Raises `Refused` and `StateError`."""
@@ -473,6 +474,7 @@ class Registry:
             )
             judged = Judged(dict(self._stored), inventory, desired, touched)
         config = config or self.config
+        await self._note_drains(judged)
         descriptors.check(judged.desired, config.gateway)
         plan = await self.runtime.plan(judged.desired, judged.touched)
         before, self._node.config = self._node.config, config
@@ -505,6 +507,31 @@ class Registry:
         self._tell_states(self.desired)
         await ending
         return plan.lines()
+
+    async def _note_drains(self, judged: Judged) -> None:
+        """Let the PacketSources that are gone send what waits on AWS, for as long as something may wait."""
+        before, desired = self.desired.drains, judged.desired
+        desired.drains = await asyncio.to_thread(self._node.drains, desired)
+        if judged.touched is not None:
+            names = {
+                name for name in {*before, *desired.drains} if before.get(name) != desired.drains.get(name)
+            }
+            changed = [
+                one for drains in (before, desired.drains) for name, one in drains.items() if name in names
+            ]
+            judged.touched |= {one.listener_name for one in changed}
+
+    def _on_drained(self) -> None:
+        self._node.later(self._end_drained(), "end PacketSources that have drained")
+
+    async def _end_drained(self) -> None:
+        with suppress(Refused):  # the gateway stops
+            async with self._turn():
+                try:
+                    await self._change(Commit())
+                except Exception:
+                    # The next change ends them as well.
+                    log.exception("PacketSources that have drained were not ended")
 
     def _tell_states(self, desired: Desired) -> None:
         for name, state in desired.states.items():

@@ -32,6 +32,7 @@ from sluicegate.sources.base import CONGESTED_SECONDS, Sender, decongested
 from sluicegate.sources.topic.consumer import BATCH, Consumer, Receipt, SourceStats
 from sluicegate.sources.topic.ended import Ended
 from sluicegate.sources.topic.envelope import Confirmation, Notification, read
+from sluicegate.sources.topic.origin import Origin
 from sluicegate.sources.topic.queue import VISIBILITY_SECONDS
 from sluicegate.sources.topic.regions import Regions, Verdict
 from sluicegate.sources.topic.room import Room
@@ -65,7 +66,7 @@ class _Held:
 class Carrier:
     """One PacketSource's messages. Belongs to the event loop; `start` before the first message.
 
-    `confirm` is called with each Confirmation that comes, wanted or not; `fault` as in `QueueOwner`.
+    `expect` tells the origin of a queue before its first message; `fault` is as in `QueueOwner`.
     """
 
     def __init__(
@@ -74,9 +75,6 @@ class Carrier:
         index: int,
         sender: Sender,
         ended: Ended,
-        regions: Regions,
-        topic_arn: str,
-        confirm: Callable[[Confirmation], None],
         fault: Callable[[str, BaseException], None],
         *,
         limit: int = IN_FLIGHT_MESSAGES,
@@ -85,15 +83,13 @@ class Carrier:
         self._index = index
         self._sender = sender
         self._ended = ended
-        self._regions = regions
-        self._topic_arn = topic_arn
-        self._confirm = confirm
         self._fault = fault
         self._limit = limit
         self.stats = SourceStats()
         self.room = Room(self._free, min(BATCH, limit))
         self._idle = asyncio.Event()
         self._idle.set()
+        self._origins: dict[str, Origin] = {}
         self._held: dict[str, _Held] = {}
         self._bytes = 0
         self._ready: list[Message] = []
@@ -106,54 +102,49 @@ class Carrier:
         """Begin to extend what is held."""
         self._spawn(self._extend_forever())
 
+    def expect(self, queue_arn: str, origin: Origin) -> None:
+        """Messages of this queue come from there."""
+        self._origins[queue_arn] = origin
+
     # In
 
     def take(self, consumer: Consumer, message: QueueMessage) -> None:
         """One message as it comes from a queue."""
+        origin = self._origins[consumer.arn]
         self.stats.received += 1
         self.stats.in_flight += 1
         if message.receive_count > 1:
             self.stats.redelivered += 1
         found = read(message.body, message.message_id, message.sent_at)
         if isinstance(found, Confirmation):
-            self._confirm(found)
+            if origin.confirm is not None:
+                origin.confirm(found)
             consumer.delete([Receipt(message.receipt)])
             return
         key = (self._name, found.message_id)
-        if self._ended.has(*key):
+        if self._ended.has(*key) or self._ended.has(origin.source, found.message_id):
             self.stats.repeated += 1
             consumer.delete([Receipt(message.receipt, key)])
         elif (held := self._held.get(found.message_id)) is not None:
             self.stats.repeated += 1
             held.receipts.append(_receipt(consumer, message))
         else:
-            self._hold(consumer, message, found)
+            self._hold(consumer, message, found, origin)
         self._idle.clear()
 
-    def _hold(self, consumer: Consumer, message: QueueMessage, found: Notification) -> None:
+    def _hold(self, consumer: Consumer, message: QueueMessage, found: Notification, origin: Origin) -> None:
         held = _Held(found.message_id, len(message.body), [_receipt(consumer, message)])
         self._held[found.message_id] = held
         self._bytes += held.size
-        verdict = self._judge(found)
+        verdict = origin.judge(found)
         if verdict is None:
-            self._spawn(self._carry_judged(held, found), held)
+            self._spawn(self._carry_judged(held, found, origin.regions), held)
         elif verdict is Verdict.SKIP:
             self._skip(held)
         else:
             self._make_ready(self._message(found, verdict))
 
     # Through
-
-    def _judge(self, found: Notification) -> Verdict | tuple[str, str] | None:
-        """None if the regions have to be listed first."""
-        if found.topic_arn is None:
-            return Verdict.SEND  # its attributes were stripped; what SNS's filter let through is ours
-        if found.topic_arn != self._topic_arn:
-            return (
-                "MalformedMessage",
-                f"it was published to {found.topic_arn[:300]}, not to {self._topic_arn}",
-            )
-        return self._regions.judge_at_once(found.egress_region)
 
     def _message(self, found: Notification, verdict: Verdict | tuple[str, str]) -> Message:
         refusal = None if isinstance(verdict, Verdict) else verdict
@@ -193,9 +184,9 @@ class Carrier:
         self._submit()
         self._measure()
 
-    async def _carry_judged(self, held: _Held, found: Notification) -> None:
+    async def _carry_judged(self, held: _Held, found: Notification, regions: Regions) -> None:
         try:
-            verdict = await self._regions.judge(found.egress_region or b"")
+            verdict = await regions.judge(found.egress_region or b"")
         except AwsError:
             self._let_go(held)  # until the regions can be listed
         else:

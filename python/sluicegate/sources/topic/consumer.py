@@ -9,7 +9,7 @@ stays, and deletes wait for their turn.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,10 +101,13 @@ class Consumer:
         self._helpers: set[asyncio.Task[None]] = set()
         self._deletes = _Deletes(queue, self, owner, stats)
         self._extends = True
-        self.retiring = False
+        self._empty_since: float | None = None
+        self.ends: Callable[[float], Awaitable[bool]] | None = None
+        """Asked after a poll without message whether that was the last one, with the time (of the loop) from which on
+        polls brought nothing. None: it goes on."""
 
     async def poll(self) -> None:
-        """Fetch until cancelled; when `retiring`, until the queue is empty."""
+        """Fetch until cancelled, or until `ends` says so."""
         failures = 0
         try:
             while True:
@@ -112,6 +115,7 @@ class Consumer:
                     count = await self._fetch(LONG_POLL_SECONDS)
                 except AwsError as error:
                     failures += 1
+                    self._empty_since = None
                     self._stats.poll_errors += 1
                     self._owner.failed(self, error)
                     await asyncio.sleep(PAUSES.pause(failures))
@@ -119,15 +123,20 @@ class Consumer:
                 if failures:
                     failures = 0
                     self._owner.recovered("ReceiveMessage")
-                if self.retiring and count == 0:
+                if count == 0 and await self._is_over():
                     return
         finally:
             for helper in self._helpers:
                 helper.cancel()
 
+    async def _is_over(self) -> bool:
+        since = self._empty_since
+        return self.ends is not None and since is not None and await self.ends(since)
+
     async def _fetch(self, wait_seconds: int) -> int:
         await self._room.take()
         self._stats.polls += 1
+        began = asyncio.get_running_loop().time()
         try:
             messages = await self._queue.receive(
                 limit=self._room.share, wait_seconds=wait_seconds, visibility_seconds=VISIBILITY_SECONDS
@@ -137,6 +146,10 @@ class Consumer:
         finally:
             self._stats.polls -= 1
             self._room.give()
+        if messages:
+            self._empty_since = None
+        elif self._empty_since is None:
+            self._empty_since = began
         if len(messages) == self._room.share and len(self._helpers) < POLLS - 1 and self._room.open:
             helper = asyncio.create_task(self._help(), name="another poll")
             self._helpers.add(helper)

@@ -81,6 +81,11 @@ def family(arn: str) -> tuple[str, str]:
     return f"{name_of(arn).rpartition('-')[0]}-", arn.split(":")[3]
 
 
+def region_of(arn: str) -> str:
+    """The region in an ARN."""
+    return arn.split(":")[3]
+
+
 def account_of(arn: str) -> str:
     """The number of the account in an ARN."""
     return arn.split(":")[4]
@@ -175,17 +180,29 @@ async def delete(aws: Aws, region: str, queue: SourceQueue) -> None:
             raise
 
 
-async def is_empty(aws: Aws, region: str, queue: SourceQueue) -> bool:
-    """True if nothing waits in the queue and nobody holds a message of it, as far as SQS knows. Raises `AwsError`."""
+async def shut(aws: Aws, queue: SourceQueue) -> None:
+    """Let nobody send to the queue any more. `ensure` opens it again. Raises `AwsError`."""
+    try:
+        params = {"QueueUrl": queue.url, "Attributes": {"Policy": ""}}
+        await _call(aws, region_of(queue.arn), queue, "SetQueueAttributes", params)
+    except AwsError as error:
+        if not is_gone(error):
+            raise
+
+
+async def count(aws: Aws, queue: SourceQueue) -> int:
+    """The messages in the queue as far as SQS knows: waiting, held by somebody, delayed. Raises `AwsError`."""
     names = [f"ApproximateNumberOfMessages{what}" for what in ("", "NotVisible", "Delayed")]
     try:
         params = {"QueueUrl": queue.url, "AttributeNames": names}
-        found = (await _call(aws, region, queue, "GetQueueAttributes", params)).get("Attributes", {})
+        answer = await _call(aws, region_of(queue.arn), queue, "GetQueueAttributes", params)
     except AwsError as error:
         if is_gone(error):
-            return True
+            return 0
         raise
-    return all(found.get(name) == "0" for name in names)
+    found = answer.get("Attributes", {})
+    # A count that is missing is not 0: nothing may be deleted for it.
+    return sum(int(found.get(name, 1)) for name in names)
 
 
 async def url_of(aws: Aws, region: str, queue: SourceQueue) -> str | None:

@@ -29,7 +29,7 @@ class Verdict(Enum):
 
 class Regions:
     """What is known of one topic. `refresh` lists the regions that are served, and raises `AwsError`; `added` is told
-    of each that is new in the list, but for the first one."""
+    of each that is new in the list, but for the first one. Messages that name the region `also` are sent too."""
 
     def __init__(
         self,
@@ -38,9 +38,11 @@ class Regions:
         at_home: bool,
         refresh: Callable[[], Awaitable[frozenset[str]]],
         added: Callable[[str], None],
+        also: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.region = region
+        self._ours = {region} if also is None else {region, also}
         self._at_home = at_home
         self._refresh = refresh
         self._added = added
@@ -64,7 +66,7 @@ class Regions:
         """The verdict where nothing has to be asked for; None where `judge` has to."""
         if wanted is None:
             return Verdict.SEND if self._at_home else Verdict.SKIP
-        if self.region in named_regions(wanted):
+        if not self._ours.isdisjoint(named_regions(wanted)):
             return Verdict.SEND
         return None if self._at_home else Verdict.SKIP
 

@@ -2,37 +2,30 @@
 
 Two things go on side by side. *Reconciling*: queue and subscription are made what they are to be, at the start and
 every five minutes; whatever stands in the way is an event, and is tried again. *Consuming*: each queue that the state
-knows is polled from the start on, so that what waits in it does not wait for SNS. The gateway serves in any case.
+knows is polled from the start on, so that what waits in it does not wait for SNS; and so are the queues that are left
+over and that this PacketSource empties. The gateway serves in any case.
 
 There is one only while its PacketSource is Active. Stopping changes nothing on AWS: messages wait in the queue. What
 nobody wants any more is taken away by `leftovers.py`.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from pathlib import Path
 
-import structlog
-
-from sluicegate.aws import Aws, AwsError
+from sluicegate.aws import AwsError, Role
 from sluicegate.backoff import Backoff
-from sluicegate.events import EventLog
-from sluicegate.faults import log_fault
-from sluicegate.model import GatewayConfig, PacketSource
+from sluicegate.model import PacketSource
 from sluicegate.sources.base import MessageSource, SourceContext, SourceError
 from sluicegate.sources.local.topics import LocalTopicSource, Topics
 from sluicegate.sources.topic import queue as sns_queue
-from sluicegate.sources.topic.carrier import IN_FLIGHT_MESSAGES, Carrier
-from sluicegate.sources.topic.consumer import Consumer, SourceStats
-from sluicegate.sources.topic.ended import Ended
+from sluicegate.sources.topic import subscription as sns_subscription
 from sluicegate.sources.topic.envelope import Confirmation
-from sluicegate.sources.topic.leftovers import Leftovers
+from sluicegate.sources.topic.origin import Origin
+from sluicegate.sources.topic.quiet import Quiet
+from sluicegate.sources.topic.reader import QueueReader
 from sluicegate.sources.topic.regions import Regions
-from sluicegate.sources.topic.subscription import Subscribed, Subscriber, next_step, served_regions
-from sluicegate.state import SourceQueue, State, StateError
-from sluicegate.state.journal import Journal
-
-log = structlog.get_logger("sluicegate.sources")
+from sluicegate.sources.topic.setting import SnsSetting
+from sluicegate.sources.topic.subscription import Subscribed, Subscriber, served_regions
+from sluicegate.state import SourceQueue, StateError
 
 RETRIES = Backoff(1.0, 30.0)
 REFUSALS = Backoff(2.0, 60.0)
@@ -45,44 +38,13 @@ OPT_IN_NOTE = (
     "enabled it"
 )
 
-ENDED_SECONDS = 4 * 86_400.0
-"""MessageIds that have ended are remembered across restarts for as long as SQS keeps a message by default."""
-ENDED_LIMIT = 200_000
-"""At least so many of them, at most twice as many."""
 
-SETTLE_SECONDS = 1.0
-"""At the end, for the deletes of what has been sent, whatever time is left."""
-
-
-class SnsSetting:
-    """What all sources of a gateway share: of `config`, the region, the node, and where its state is."""
-
-    def __init__(self, config: GatewayConfig, aws: Aws, state: State, events: EventLog) -> None:
-        self.aws = aws
-        self.state = state
-        self.events = events
-        self.region = config.region
-        self.node = config.node
-        self.reconcile_seconds = config.aws.reconcile_seconds
-        self._journal = Journal(Path(f"{config.state}.messages"), seconds=ENDED_SECONDS, limit=ENDED_LIMIT)
-        self.ended = Ended(self._journal, events, limit=ENDED_LIMIT)
-        self.leftovers = Leftovers(aws, state, events, region=config.region, node=config.node)
-
-    async def close(self) -> None:
-        """Close what was opened here: not `aws`, not the state."""
-        await self.leftovers.close()
-        self._journal.close()
-
-
-class SnsSource(MessageSource):
+class SnsSource(QueueReader):
     """Messages of one topic, through queues of the gateway's own."""
 
     def __init__(self, setting: SnsSetting, resource: PacketSource, context: SourceContext) -> None:
-        super().__init__(resource.name, context)
+        super().__init__(setting, resource, context)
         self.subscription = "Pending"
-        self.listener = context.listener
-        self._setting = setting
-        self._resource = resource
         self._subscriber = Subscriber(
             setting.aws, setting.state, resource, region=setting.region, node=setting.node
         )
@@ -92,27 +54,12 @@ class SnsSource(MessageSource):
             refresh=self._list_regions,
             added=lambda region: self._emit("SourceRegionAdded", EgressRegion=region, Detail=FILTER_NOTE),
         )
-        self._carrier = Carrier(
-            self.name,
-            self.index,
-            self.sender,
-            setting.ended,
-            self._regions,
-            self._subscriber.topic_arn,
-            self._on_confirmation,
-            self.fault,
-            limit=in_flight_limit(resource),
-        )
-        # Of a `QueueOwner`, beside the three methods below. The carrier's own: they are called for every message.
-        self.take = self._carrier.take
-        self.deleted = self._carrier.deleted
-        self._consumers: dict[str, tuple[Consumer, asyncio.Task[None]]] = {}
-        self._gone: list[Consumer] = []
+        self._origin = Origin(self.name, self._subscriber.topic_arn, self._regions, self._on_confirmation)
         self._lost: list[str] = []
-        self._calls: set[asyncio.Task[None]] = set()
+        self._ended: dict[str, float] = {}
+        """Since when queues of earlier generations have no subscription."""
         self._dropping: set[str] = set()
         self._reconcile_now = asyncio.Event()
-        self._down: dict[str, str] = {}
 
     @classmethod
     def create(cls, resource: PacketSource, context: SourceContext) -> MessageSource | None:
@@ -128,39 +75,27 @@ class SnsSource(MessageSource):
         return cls(setting, resource, context) if context.state == "Active" else None
 
     @property
-    def stats(self) -> SourceStats:
-        """What this source counts."""
-        return self._carrier.stats
-
-    async def provision(self) -> None:
-        """Read what has ended before. Nothing on AWS: it may be out of reach, and the gateway has to start anyway."""
-        await asyncio.to_thread(self._setting.ended.recall)
+    def role(self) -> Role | None:
+        """The role of the topic's owner."""
+        return self._subscriber.role
 
     async def run(self) -> None:
         """Reconcile and consume until cancelled; what is under way then goes on until `close`."""
+        self._setting.leftovers.unready(self.name)
         await self._setting.leftovers.spare(self._subscriber.owns)
         self._carrier.start()
         try:
             for queue in self._subscriber.kept():
                 self._consume(queue)
-            await self._reconcile_forever()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self.empty_leftovers())
+                both.create_task(self._reconcile_forever())
         finally:
-            for _, task in self._consumers.values():
-                task.cancel()
+            self.stop_polls()
 
-    async def drain(self, seconds: float) -> None:
-        """Wait until what was fetched has ended and is deleted. After `run`."""
-        await self._carrier.drain(max(seconds, SETTLE_SECONDS))
-
-    async def close(self) -> None:
-        """Give back what has not ended."""
-        tasks = [task for _, task in self._consumers.values()] + list(self._calls)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._carrier.close()
-        for consumer in [*self._gone, *(consumer for consumer, _ in self._consumers.values())]:
-            await consumer.close()
+    def again(self) -> None:
+        """Reconcile now."""
+        self._reconcile_now.set()
 
     # Reconciling
 
@@ -219,11 +154,12 @@ class SnsSource(MessageSource):
         if done.new:
             self._emit("SourceSubscribed", **self._described(done))
         self._consume(done.queue)
+        self._ended = done.ended
         for queue in done.earlier:
-            if queue.arn in done.over:
-                self._retire(queue)
-            else:
-                self._consume(queue)
+            self._consume(queue, earlier=True)
+        # Outside of the home region not every message comes at once: SNS applies the filter later.
+        seconds = 0.0 if self._subscriber.at_home else sns_subscription.FILTER_SECONDS
+        self._setting.leftovers.ready(self.name, seconds)
 
     def _described(self, done: Subscribed) -> dict[str, object]:
         notes = []
@@ -277,105 +213,28 @@ class SnsSource(MessageSource):
 
     # Consuming
 
-    def _consume(self, queue: SourceQueue) -> None:
-        if queue.arn in self._consumers or queue.arn in self._dropping or not queue.url:
+    def _consume(self, queue: SourceQueue, *, earlier: bool = False) -> None:
+        """Read a queue of this source. One of an earlier generation is deleted when nothing comes by it any more."""
+        if queue.arn in self._dropping:
             return
-        calls = self._setting.aws.queue(queue.url, region=self._setting.region)
-        consumer = Consumer(calls, queue.arn, self, self._carrier.room, self.stats)
-        task = asyncio.create_task(consumer.poll(), name=f"poll {queue.arn}")
-        task.add_done_callback(lambda task: self._on_end(queue, task))
-        self._consumers[queue.arn] = consumer, task
-
-    def _retire(self, queue: SourceQueue) -> None:
-        """Let the consumer of an earlier generation's queue end once it is empty, and then delete the queue."""
-        self._consume(queue)
-        if (found := self._consumers.get(queue.arn)) is not None:
-            found[0].retiring = True
-
-    def _on_end(self, queue: SourceQueue, task: asyncio.Task[None]) -> None:
-        """The polls of a queue have ended: by us, because it is empty, or by a mistake in this program."""
-        if task.cancelled():
-            return
-        self._gone.append(self._consumers.pop(queue.arn)[0])
-        if (error := task.exception()) is None:
-            self._call(self._drop(queue))
-        else:
-            self.fault("the queue is read anew", error)
-            self._reconcile_now.set()
+        consumer = self.read(queue, self._origin, lambda queue: self._call(self._drop(queue)))
+        if consumer is not None and earlier and consumer.ends is None:
+            quiet = Quiet(self._setting.aws, queue)
+            consumer.ends = self.ending(quiet, lambda: self._ended.get(queue.arn))
 
     async def _drop(self, queue: SourceQueue) -> None:
         self._dropping.add(queue.arn)
         try:
-            again = not await sns_queue.is_empty(self._setting.aws, self._setting.region, queue)
-            if not again:
-                await self._subscriber.drop(queue)
-        except (AwsError, StateError) as error:
-            again = False  # the next reconciliation sees to it
-            if isinstance(error, AwsError):
-                self._failed("SourceProvisionFailed", error, own=True)
-            else:
-                self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
+            await self._subscriber.drop(queue)
+        except AwsError as error:  # the next reconciliation sees to it
+            self._failed("SourceProvisionFailed", error, own=True)
+        except StateError as error:
+            self._emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
         finally:
             self._dropping.discard(queue.arn)
-        if again:
-            self._retire(queue)  # messages that are held, or that a crash left invisible
 
-    def failed(self, consumer: Consumer, error: AwsError) -> None:
-        """A request to the queue of `consumer` failed. One that is gone gets a successor."""
-        if not sns_queue.is_gone(error):
-            self._failed("SourcePollFailed", sns_queue.naming(error, consumer.arn), own=True)
-        elif (found := self._consumers.get(consumer.arn)) is not None and found[0] is consumer:
-            del self._consumers[consumer.arn]
-            self._gone.append(consumer)
-            self._lost.append(consumer.arn)
-            self._emit("SourcePollFailed", Reason=error.code, Detail=f"{error}; a new queue is made")
-            self._reconcile_now.set()
-            found[1].cancel()
-
-    # Telling
-
-    def _failed(
-        self, event: str, error: AwsError, *, own: bool, what: str | None = None, note: str = ""
-    ) -> None:
-        """Tell of an error, once until it is another one or `what` has recovered."""
-        what = what or (error.operation if event == "SourcePollFailed" else event)
-        if self._down.get(what) == error.code:
-            return
-        self._down[what] = error.code
-        detail = "; ".join(filter(None, (self._explained(error, own=own), note)))
-        self._emit(event, Reason=error.code, Detail=detail)
-
-    def _explained(self, error: AwsError, *, own: bool) -> str:
-        return f"{error}; {next_step(error, self._subscriber.role, own=own)}"
-
-    def fault(self, what: str, error: BaseException, *, event: str = "SourcePollFailed") -> None:
-        """A mistake of this program: it goes on, and somebody has to hear of it."""
-        log_fault(log, what, error, packet_source=self.name)
-        detail = f"{what}; please report this mistake of the program, the gateway's log says where it is"
-        self._emit(event, Reason="InternalError", Detail=detail)
-
-    def recovered(self, what: str) -> None:
-        """What failed works again; reported if the failure was."""
-        if self._down.pop(what, None) is not None:
-            self._emit("SourceRecovered", Detail=what)
-
-    def _emit(self, event: str, **fields: object) -> None:
-        self._setting.events.emit(event, Listener=self.listener, PacketSource=self.name, **fields)
-
-    def _call(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
-        self._calls.add(task)
-        task.add_done_callback(self._on_call)
-
-    def _on_call(self, task: asyncio.Task[None]) -> None:
-        self._calls.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.fault("a call of AWS was not finished", error)
-
-
-def in_flight_limit(resource: PacketSource) -> int:
-    """Messages to fetch at most. Behind a rate only so many that one-entry messages wait for half of their hold."""
-    rate = resource.rate_limit.packets_per_second if resource.rate_limit else None
-    if rate is None:
-        return IN_FLIGHT_MESSAGES
-    return max(1, min(IN_FLIGHT_MESSAGES, int(rate * resource.hold_seconds / 2)))
+    def lost(self, queue_arn: str, error: AwsError) -> None:
+        """A queue of this source is gone: it gets a successor."""
+        self._lost.append(queue_arn)
+        self._emit("SourcePollFailed", Reason=error.code, Detail=f"{error}; a new queue is made")
+        self._reconcile_now.set()

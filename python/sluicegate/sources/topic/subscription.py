@@ -24,8 +24,6 @@ REPLACE_EVERY_SECONDS = 3600.0
 """No subscription is replaced more often: should SNS find fault with what it was asked for, queues would not end."""
 FILTER_SECONDS = 900.0
 """SNS may take so long to apply a new filter: until then messages may come by the old subscription only."""
-QUIET_SECONDS = 60.0
-"""After the end of a subscription: what SNS still delivers arrives, and SQS's counts become those of the queue."""
 _NO_TOPIC = frozenset(("NotFound", "NotFoundException"))
 
 
@@ -48,13 +46,14 @@ class Subscription:
 @dataclass(slots=True)
 class Subscribed:
     """What a reconciliation leaves behind. `new`: the subscription was made just now. `earlier`: queues of the source
-    that exist beside the current one; those among `over` have had no subscription for a while."""
+    that exist beside the current one. `ended`: since when (`time.monotonic`) those of them, by ARN, that have no
+    subscription any more have none."""
 
     queue: SourceQueue
     new: bool
     regions: frozenset[str]
     earlier: list[SourceQueue]
-    over: frozenset[str]
+    ended: dict[str, float]
 
 
 def gateway_role(role_arn: str | None, region: str, source: str) -> Role | None:
@@ -138,9 +137,11 @@ class Subscriber:
         queue = await self._subscribe(queue, queue.arn in before)
         left = await self._let_go([one for one in ours if one.endpoint != queue.arn])
         earlier = await self._earlier(queue)
-        over = self._over([one.arn for one in earlier if one.arn not in left])
+        now = time.monotonic()
+        unsubscribed = [one.arn for one in earlier if one.arn not in left]
+        self._unsubscribed = {arn: self._unsubscribed.get(arn, now) for arn in unsubscribed}
         regions = served_regions(found) | {self._region}
-        return Subscribed(queue, queue.arn not in before, regions, earlier, over)
+        return Subscribed(queue, queue.arn not in before, regions, earlier, dict(self._unsubscribed))
 
     async def listed(self) -> list[Subscription]:
         """The subscriptions of all gateways to the topic. Raises `AwsError`."""
@@ -243,12 +244,6 @@ class Subscriber:
             else:
                 await unsubscribe(self._aws, one, self.role)
         return stays
-
-    def _over(self, unsubscribed: list[str]) -> frozenset[str]:
-        """Of these queues, which have no subscription, those that have been so for a while."""
-        now = time.monotonic()
-        self._unsubscribed = {arn: self._unsubscribed.get(arn, now) for arn in unsubscribed}
-        return frozenset(arn for arn, since in self._unsubscribed.items() if now - since >= QUIET_SECONDS)
 
     async def _earlier(self, current: SourceQueue) -> list[SourceQueue]:
         """The queues of before `current` that exist, with their URLs; those that do not exist are forgotten."""
