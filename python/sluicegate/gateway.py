@@ -317,6 +317,7 @@ class Gateway:
                 for _, place in one.live_sources
                 if isinstance(place.inlet, QueueReader)
             ),
+            draining=self._node.leftovers.counts() if self._node is not None else {},
             dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
             domains=self._node.domains.stats() if self._node is not None else [],
         )

@@ -36,13 +36,15 @@ class PortStats(Protocol):
 @dataclass(slots=True)
 class MetricSources:
     """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`, `dead_letters`
-    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`, `domains` `(name, statistics)`."""
+    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`, `domains` `(name, statistics)`.
+    `draining`: queues that no PacketSource names any more, by the PacketSource that they were made for."""
 
     ports: Iterable[PortStats] = ()
     deliveries: Iterable[tuple[str, str, DeliveryStats]] = ()
     events: EventLog | None = None
     topics: Topics | None = None
     queues: Iterable[tuple[str, str, SourceStats]] = ()
+    draining: Mapping[str, int] = field(default_factory=dict)
     dead_letters: Iterable[tuple[str, DeadLetterStats]] = ()
     domains: Iterable[tuple[str, DomainStats]] = ()
 
@@ -270,6 +272,9 @@ def _feed_rest(families: _Families, sources: MetricSources) -> Iterator[None]:
             value = getattr(source_stats, name)
             families.add(f"source_queue_{name}", help_text, labels, value, gauge=gauge)
         yield
+    help_text = "Queues on AWS that no PacketSource names any more, until they are empty and deleted."
+    for source_name, count in sources.draining.items():
+        families.add("draining_queues", help_text, {"packet_source": source_name}, count, gauge=True)
     for queue, letters in sources.dead_letters:
         _feed_letters(families, {"queue": queue}, letters)
         yield

@@ -12,8 +12,9 @@ from starlette.routing import Route
 
 from sluicegate import __version__
 from sluicegate.http.auth import is_open, wanted_scope
+from sluicegate.model import Resource
 from sluicegate.running.documents import KINDS, PATHS
-from sluicegate.running.views import VIEWS, View
+from sluicegate.running.views import VIEWS, DrainingView
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -67,6 +68,15 @@ def document() -> dict[str, Any]:
         },
         "required": ["Items", "NextToken"],
     }
+    schemas["DrainingView"] = _view(DrainingView)
+    schemas["DrainingList"] = {
+        "type": "object",
+        "properties": {
+            "Items": {"type": "array", "items": _ref("DrainingView")},
+            "NextToken": {"type": ["string", "null"]},
+        },
+        "required": ["Items", "NextToken"],
+    }
     schemas["Problem"] = _PROBLEM
     schemas["Outcome"] = _OUTCOME
     paths |= _other_paths()
@@ -88,9 +98,12 @@ def document() -> dict[str, Any]:
     }
 
 
-def _view(view: type[View]) -> dict[str, Any]:
+def _view(view: type[Resource]) -> dict[str, Any]:
     """The schema of the values that the API adds to a resource's document. A missing value is left out, never null."""
-    schema = view.model_json_schema(by_alias=True)
+    schema: dict[str, Any] = view.model_json_schema(
+        by_alias=True, ref_template="#/components/schemas/{model}"
+    )
+    schema.pop("$defs", None)  # they are among the document's
     for described in schema["properties"].values():
         for key in ("default", "title"):
             described.pop(key, None)
@@ -316,6 +329,15 @@ def _other_paths() -> dict[str, Any]:
             "parameters": [_NAME],
             "post": _operation(
                 "send", {"200": _answer("Outcome")}, ("404", "409", "413", "429", "503"), [], message
+            ),
+        },
+        "/v1/draining": {"get": _operation("listDraining", {"200": _answer("DrainingList")}, ())},
+        "/v1/draining/{name}": {
+            "parameters": [_NAME],
+            "delete": _operation(
+                "discard",
+                {"204": {"description": "Its queues are deleted, with what waited in them."}},
+                ("404",),
             ),
         },
         **_topic_paths(),

@@ -30,7 +30,7 @@ from sluicegate.running.documents import KINDS, PATHS, Refused, notes_about, par
 from sluicegate.running.peers import peer_views
 from sluicegate.running.plan import batched
 from sluicegate.running.registry import Declared, NotFound, Proposed, Registry
-from sluicegate.running.views import returned, shown
+from sluicegate.running.views import draining, returned, shown
 from sluicegate.state import Answer, ResourceTable
 
 BODY_LIMIT = 262_144
@@ -78,6 +78,8 @@ def resource_routes(gateway: ResourcesView) -> list[Route]:
         Route(f"{peers}/{{key:path}}", resources.remove_peer, methods=["DELETE"]),
         Route(f"{sources}/approve", resources.approve, methods=["POST"]),
         Route(f"{sources}/reject", resources.reject, methods=["POST"]),
+        Route("/v1/draining", resources.draining, methods=["GET"]),
+        Route("/v1/draining/{name}", resources.discard, methods=["DELETE"]),
         Route("/v1/check", resources.check, methods=["POST"]),
         Route("/v1/reload", resources.reload, methods=["POST"]),
     ]
@@ -186,6 +188,16 @@ class Resources:
 
     async def reject(self, request: Request) -> Response:
         return await self._decide(request, "Rejected")
+
+    async def draining(self, request: Request) -> Response:
+        """Queues on AWS that no PacketSource names any more."""
+        return _json({"Items": draining(self._registry), "NextToken": None})
+
+    async def discard(self, request: Request) -> Response:
+        """Delete those of one PacketSource, with what waits in them."""
+        refuse_pages(request)
+        await self._registry.discard(request.path_params["name"], _who(request))
+        return Response(status_code=204)
 
     async def reload(self, request: Request) -> Response:
         refuse_pages(request)

@@ -24,10 +24,17 @@ def command() -> None:
 @api_option
 @output_option
 def list_sources(api: Api, output: str) -> None:
-    """Every PacketSource with its state."""
+    """Every PacketSource with its state.
+
+    Draining is a queue on AWS that no PacketSource names any more: what waits in it is sent first. Waiting is one that
+    nobody sends from; --output json says why.
+    """
     answer = call(api, "GET", "/v1/packet-sources")
+    left = call(api, "GET", "/v1/draining")
     try:
         rows = [(one["Name"], one["State"], one["ListenerName"], _source(one)) for one in answer["Items"]]
+        rows += [(one["PacketSource"], one["State"], "", one["Topic"]) for one in left["Items"]]
+        answer["Draining"] = left["Items"]
     except (KeyError, TypeError):
         raise no_gateway(api) from None
     if output == "json":
@@ -62,6 +69,48 @@ def approve(name: str, api: Api, output: str) -> None:
 def reject(name: str, api: Api, output: str) -> None:
     """Let the PacketSource NAME send nothing (any more)."""
     _decide(name, "reject", api, output)
+
+
+@command.command("remove")
+@click.argument("name")
+@click.option("--discard", is_flag=True, help="Delete its queues on AWS at once, with what waits in them.")
+@api_option
+@output_option
+def remove(name: str, discard: bool, api: Api, output: str) -> None:
+    """Delete the PacketSource NAME. What waits in its queue on AWS is sent first.
+
+    With --discard what is draining under NAME is deleted at once, with what waits. A PacketSource NAME that is still
+    declared is deleted only if nothing is draining under its name.
+    """
+    path = quote(name, safe="")
+    left = _draining(api, name)
+    only_queues = discard and bool(left)
+    if not only_queues:
+        call(api, "DELETE", f"/v1/packet-sources/{path}")
+        left = _draining(api, name)
+    if discard and left:
+        call(api, "DELETE", f"/v1/draining/{path}")
+    queues = [one["Queue"] for one in left]
+    stays = only_queues and any(one["Name"] == name for one in _items(api, "/v1/packet-sources"))
+    if output == "json":
+        answer = {"Name": name, "Removed": not stays, "Discarded": discard, "Queues": queues}
+        click.echo(json.dumps(answer, ensure_ascii=False))
+        return
+    click.echo(f"{name} stays as it is declared" if stays else f"{name} is removed")
+    for queue in queues:
+        click.echo(f"{queue} {'is deleted' if discard else 'is draining'}")
+
+
+def _draining(api: Api, name: str) -> list[dict[str, Any]]:
+    return [one for one in _items(api, "/v1/draining") if one.get("PacketSource") == name]
+
+
+def _items(api: Api, path: str) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = call(api, "GET", path)["Items"]
+    except (KeyError, TypeError):
+        raise no_gateway(api) from None
+    return found
 
 
 def _decide(name: str, action: str, api: Api, output: str) -> None:

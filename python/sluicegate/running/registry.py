@@ -48,6 +48,7 @@ from sluicegate.running.listener import RunningListener
 from sluicegate.running.node import Node
 from sluicegate.running.peers import peer_spec, secret_of
 from sluicegate.running.plan import Runtime
+from sluicegate.sources.topic.leftovers import Leftovers
 from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored
 
 log = structlog.get_logger("sluicegate.registry")
@@ -280,6 +281,20 @@ class Registry:
         if kind == "PacketSource":
             # The client may delete the role next, and then the gateway could not unsubscribe.
             await self._node.gone(name, GONE_SECONDS)
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """The queues on AWS that no PacketSource uses any more."""
+        return self._node.leftovers
+
+    async def discard(self, name: str, who: str) -> int:
+        """Delete the queues on AWS that are left of the PacketSource `name`, with what waits in them; how many. Raises
+        `NotFound` if there is none. What takes longer goes on after it."""
+        with self._audit(who, "Discard", "PacketSource", name):
+            count = await self.leftovers.discard(name, GONE_SECONDS)
+            if not count:
+                raise NotFound(f"no queue is left of a PacketSource {name!r}")
+        return count
 
     async def add_peers(self, name: str, data: Sequence[Any], who: str) -> list[Peer]:
         """Add peers to the WireGuard Listener `name`: all of them or none. Raises `NotFound` and `Refused`."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from sluicegate.model import Resource
 from sluicegate.running.listener import RunningListener
 from sluicegate.running.registry import Declared, Registry
+from sluicegate.sources.topic.leftovers import Leftover
 
 
 class View(Resource):
@@ -59,6 +60,27 @@ class ListenerView(View):
     """What is wrong with some of these names."""
 
 
+class DrainingView(Resource):
+    """A queue on AWS that no PacketSource names any more (contract section 4.2)."""
+
+    packet_source: str
+    """The PacketSource that it was made for."""
+    state: Literal["Draining", "Waiting"]
+    """What waits is sent; or nobody sends it, and `Detail` says why."""
+    queue: str
+    """Its ARN."""
+    topic: str
+    """The ARN of its topic."""
+    subscribed: bool
+    """True while its subscription is not ended: messages go on coming."""
+    sent_by: str | None = None
+    """The PacketSource that sends what waits."""
+    messages: int | None = None
+    """How many SQS counted in it, at the last time that it was asked."""
+    detail: str
+    """What it waits for, and what can be done."""
+
+
 class PacketSourceView(View):
     """A PacketSource and what becomes of its messages."""
 
@@ -68,6 +90,8 @@ class PacketSourceView(View):
     """Of one that is Active. Pending and Failed are tried again."""
     subscription_problem: str | None = None
     """Why its topic's messages do not come."""
+    draining: list[DrainingView] | None = None
+    """Queues of before that it empties, or that wait for it."""
 
 
 class DestinationArnView(View):
@@ -95,13 +119,36 @@ def shown(registry: Registry, one: Declared) -> dict[str, Any]:
     return {**one.resource.dump(), **VIEWS[one.kind](**common, **_values(registry, one)).dump()}
 
 
+def draining(registry: Registry) -> list[dict[str, Any]]:
+    """Every queue on AWS that no PacketSource names any more."""
+    return [_draining(registry, one).dump() for one in registry.leftovers.shown()]
+
+
+def _draining(registry: Registry, one: Leftover) -> DrainingView:
+    assigned = one.assigned
+    return DrainingView(
+        packet_source=one.queue.source,
+        state="Draining" if assigned.taker is not None else "Waiting",
+        queue=one.queue.arn,
+        topic=one.queue.topic_arn,
+        subscribed=one.unsubscribed_at is None,
+        sent_by=assigned.taker,
+        messages=one.quiet_watch.counted,
+        detail=registry.leftovers.problem(one),
+    )
+
+
 def _values(registry: Registry, one: Declared) -> dict[str, Any]:
     name = one.resource.name
     match one.kind:
         case "Listener":
             return _listener(registry.runtime.listeners[name])
         case "PacketSource":
-            return {"state": registry.desired.states[name], **_subscription(registry, name)}
+            return {
+                "state": registry.desired.states[name],
+                **_subscription(registry, name),
+                **_left(registry, name),
+            }
         case _:
             return {"name": name}
 
@@ -127,6 +174,15 @@ def _domains(running: RunningListener) -> dict[str, Any]:
         "domain_addresses": domains.addresses(running.resource),
         "domain_problems": domains.problems(running.resource) or None,
     }
+
+
+def _left(registry: Registry, source: str) -> dict[str, Any]:
+    found = [
+        _draining(registry, one)
+        for one in registry.leftovers.shown()
+        if source in (one.queue.source, one.assigned.taker)
+    ]
+    return {"draining": found} if found else {}
 
 
 def _subscription(registry: Registry, source: str) -> dict[str, Any]:

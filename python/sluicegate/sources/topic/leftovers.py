@@ -16,6 +16,7 @@ done at once is tried again, here and after the next start.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -192,6 +193,10 @@ class Leftovers:
     def shown(self) -> list[Leftover]:
         """The queues that are left over, in the order in which that was found."""
         return [one for one in self._tasks.values() if not one.assigned.idle]
+
+    def counts(self) -> dict[str, int]:
+        """How many queues are left over, by the PacketSource that they were made for."""
+        return dict(Counter(one.queue.source for one in self.shown()))
 
     async def discard(self, source: str, seconds: float) -> int:
         """Delete the queues that are left of a PacketSource, with what waits in them, for at most so long; how many."""
