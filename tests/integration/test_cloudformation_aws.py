@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
-from aws_sources import Topic
+from aws_sources import Topic, wait_until_gone
 from aws_sources import article as by_ip
 from aws_sources import topic as topic
 from harness import Client, Gateway, until
@@ -64,12 +64,12 @@ def test_a_packet_source_of_a_stack_subscribes_and_leaves_nothing_behind(
 
     # Nor has a delete while something is left: the role goes next.
     stacks.delete(name)
-    assert running.event("SourceRemoved")["Queue"] == queue.arn
+    assert running.event("SourceDraining")["Queue"] == queue.arn
     assert topic.subscriptions() == []
-    assert queue.is_gone()
     assert running.api("GET", "/v1/listeners").json()["Items"] == []
     with Client(port=port) as free:
         assert free.address[1] == port
+    wait_until_gone(queue)
 
 
 @pytest.fixture(scope="module")

@@ -83,9 +83,9 @@ def test_a_packet_source_of_the_api_subscribes_and_leaves_nothing_behind(make: M
     assert topic.queue().arn == queue.arn
 
     ask(one, "DELETE", "packet-sources/replies", status=204)
-    assert one.event("SourceRemoved", PacketSource="replies")["Queue"] == queue.arn
     assert topic.subscriptions() == []
-    assert queue.is_gone()
+    wait_until_gone(queue)
+    assert one.event("SourceRemoved", PacketSource="replies")["Queue"] == queue.arn
     assert one.stop() == 0
     one.start()
     assert one.stop() == 0
@@ -149,9 +149,9 @@ def test_another_topic_and_another_redrive_target(make: Make, topic: Topic, mini
     wait_until_gone(first)
     second, other = topic.queue(), Topic(ministack)
     ask(one, "PUT", "packet-sources/replies", source(other))
-    one.event("SourceRemoved", Queue=second.arn)
-    assert topic.subscriptions() == []
     one.wait_for("SourceSubscribed", 3)
+    until(lambda: topic.subscriptions() == [], "the subscription of before is ended")
+    one.event("SourceDraining", Queue=second.arn)
     comes_through(other, one, "another topic")
     other.delete()
 
@@ -173,9 +173,8 @@ packet_sources:
     one.file.write_text(text.replace("bind: 127.0.0.1\n", f"bind: 127.0.0.1:{port}\n"))
     answer = request(one, "POST", "/v1/reload")
     assert answer.status_code == 200, answer.text
-    one.event("SourceRemoved", Queue=queue.arn)
+    assert "nobody sends what waits" in one.event("SourceDraining", Queue=queue.arn)["Detail"]
     assert topic.subscriptions() == []
-    assert queue.is_gone()
     assert one.port("other") == port
 
 
@@ -189,7 +188,7 @@ def test_what_is_on_its_way_when_a_source_is_deleted_is_still_sent(make: Make, t
         until(lambda: received(one, "received") == 1, "the message was fetched")
         ask(one, "DELETE", "packet-sources/replies", status=204)
         assert client.receive_data(20) == [f"{n}".encode() for n in range(20)]
-    one.event("SourceRemoved")
+    one.event("SourceDraining")
     assert one.named("SourceFailed") == []
 
 
@@ -223,6 +222,7 @@ def test_dead_letters_follow_a_change_of_their_queue(make: Make, topic: Topic, m
 
     # After the last one that names it, a queue is let go.
     ask(one, "DELETE", "packet-sources/others", status=204)
+    ask(one, "DELETE", "draining/others", status=204)
     until(lambda: f'queue="{queues[0].arn}"' not in one.api("GET", "/metrics").text, "it is let go")
     ask(one, "PUT", "packet-sources/replies", source(topic, **refused))
     fail("replies")

@@ -196,10 +196,10 @@ def test_a_source_that_is_gone_from_the_configuration_is_cleaned_up(one: Gateway
     text = one.file.read_text()
     one.file.write_text(text[: text.index("packet_sources:")] + text[text.index("ports:") :])
     one.start()
-    removed = one.event("SourceRemoved", PacketSource="replies")
-    assert removed["Queue"] == queue.arn
+    one.event("SourceDraining", PacketSource="replies", Queue=queue.arn)
     assert topic.subscriptions() == []
-    assert queue.is_gone()
+    wait_until_gone(queue)
+    one.event("SourceRemoved", PacketSource="replies", Queue=queue.arn)
 
 
 def test_a_change_of_what_it_subscribes_with_loses_nothing(

@@ -10,6 +10,7 @@ nobody wants any more is taken away by `leftovers.py`.
 """
 
 import asyncio
+import json
 
 from sluicegate.aws import AwsError, Role
 from sluicegate.backoff import Backoff
@@ -17,6 +18,7 @@ from sluicegate.model import PacketSource
 from sluicegate.sources.base import MessageSource, SourceContext, SourceError
 from sluicegate.sources.local.topics import LocalTopicSource, Topics
 from sluicegate.sources.topic import queue as sns_queue
+from sluicegate.sources.topic import redrive
 from sluicegate.sources.topic import subscription as sns_subscription
 from sluicegate.sources.topic.envelope import Confirmation
 from sluicegate.sources.topic.origin import Origin
@@ -32,6 +34,8 @@ REFUSALS = Backoff(2.0, 60.0)
 """After a definite refusal: a change of IAM arrives after seconds, and a missing topic may be made at any time."""
 
 FILTER_NOTE = "SNS may take up to 15 minutes to apply its filter: until then messages for it may be missing"
+
+REDRIVE = "redrive of the subscription"
 
 OPT_IN_NOTE = (
     "topic and queue are in different regions, one of them opt-in: if nothing arrives, look whether both accounts have "
@@ -59,6 +63,7 @@ class SnsSource(QueueReader):
         self._ended: dict[str, float] = {}
         """Since when queues of earlier generations have no subscription."""
         self._dropping: set[str] = set()
+        self._redrive_note = ""
         self._reconcile_now = asyncio.Event()
 
     @classmethod
@@ -151,8 +156,6 @@ class SnsSource(QueueReader):
             raise
         self._regions.update(done.regions)
         self.recovered("ListSubscriptionsByTopic")
-        if done.new:
-            self._emit("SourceSubscribed", **self._described(done))
         self._consume(done.queue)
         self._ended = done.ended
         for queue in done.earlier:
@@ -160,6 +163,32 @@ class SnsSource(QueueReader):
         # Outside of the home region not every message comes at once: SNS applies the filter later.
         seconds = 0.0 if self._subscriber.at_home else sns_subscription.FILTER_SECONDS
         self._setting.leftovers.ready(self.name, seconds)
+        await self._look_at_redrive()
+        if done.new:
+            self._emit("SourceSubscribed", **self._described(done))
+
+    async def _look_at_redrive(self) -> None:
+        """Tell whether SNS may use the dead-letter queue. Nothing else depends on it."""
+        self._redrive_note = ""
+        if not self._subscriber.redrives:
+            self.recovered(REDRIVE)
+            return
+        arn = self._resource.dead_letter_queue_arn or ""
+        try:
+            found = await redrive.problem(self._setting.aws, self._subscriber.topic_arn, arn)
+        except AwsError as error:
+            needed = json.dumps(redrive.statement(self._subscriber.topic_arn, arn))
+            self._redrive_note = (
+                f"SNS puts what it cannot deliver into {arn} if the policy of that queue has the statement {needed}, "
+                f"which the gateway could not check ({error.code} of {error.action})"
+            )
+            return
+        if found is None:
+            self.recovered(REDRIVE)
+        elif self._down.get(REDRIVE) != found:
+            self._down[REDRIVE] = found
+            detail = f"what SNS cannot deliver would be lost; {found}"
+            self._emit("SourceProvisionFailed", Reason="RedriveDenied", Detail=detail)
 
     def _described(self, done: Subscribed) -> dict[str, object]:
         notes = []
@@ -171,8 +200,10 @@ class SnsSource(QueueReader):
         if wanted.startswith("arn:") and not self._subscriber.redrives:
             notes.append(
                 "what SNS cannot deliver does not come into the dead-letter queue: SNS takes only one of the topic's "
-                "own region and account"
+                "own region and account, so name a queue there"
             )
+        if self._redrive_note:
+            notes.append(self._redrive_note)
         return {
             "Topic": self._subscriber.topic_arn,
             "Queue": done.queue.arn,

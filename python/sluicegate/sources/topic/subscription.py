@@ -297,6 +297,8 @@ def next_step(error: AwsError, role: Role | None, *, own: bool) -> str:
         # SNS has no resource for Unsubscribe: a policy that names one allows nothing.
         where = "*" if error.action == "sns:Unsubscribe" else error.resource or "it"
         return f"attach to {who} a policy that allows {error.action} on {where}"
+    if error.operation == "Subscribe" and "redrive" in error.message.lower():
+        return "correct `dead_letter_queue_arn`: a standard queue that exists, in region and account of the topic"
     if no_topic(error):
         return "create the topic, or correct `topic_arn`"
     if error.retryable:
