@@ -7,7 +7,7 @@ from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
-from aws_sources import Topic, wait_until_gone
+from aws_sources import SourceQueue, Topic, wait_until_gone
 from aws_sources import article as by_ip
 from aws_sources import topic as topic
 from harness import Client, Gateway, until
@@ -137,8 +137,10 @@ def test_a_role_that_lacks_a_permission_fails_the_stack_and_leaves_nothing_behin
     assert f"a policy that allows sns:Subscribe on {topic}" in reasons
     assert running.api("GET", "/v1/packet-sources").json()["Items"] == []
     assert running.api("GET", "/v1/listeners").json()["Items"] == []
-    queues = root(strict_ministack, "sqs").list_queues(QueueNamePrefix="sluicegate-")
-    assert queues.get("QueueUrls", []) == []
+    sqs = root(strict_ministack, "sqs")
+    for url in sqs.list_queues(QueueNamePrefix="sluicegate-").get("QueueUrls", []):
+        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+        wait_until_gone(SourceQueue(sqs, found["QueueArn"]))
 
     name = strict_stacks.create(on_topic(topic, token, *may, "sns:Subscribe"))
     assert strict_stacks.status(name) == "CREATE_COMPLETE", strict_stacks.reasons(name)

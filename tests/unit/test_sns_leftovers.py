@@ -199,12 +199,12 @@ async def test_the_queue_of_another_topic_waits_for_a_source_that_is_not_active(
 
 async def test_what_a_source_was_is_known_while_it_has_a_queue(rig: Rig) -> None:
     rig.leftovers.sweep(wanted(), {})
-    own = rig.leftovers.own_drains([], ["decoder"])
+    own = rig.leftovers.still_able([], ["decoder"])
     assert own == {"replies": wanted()["replies"].resource}
-    assert rig.leftovers.own_drains(["replies"], ["decoder"]) == {}, "it is declared"
-    assert rig.leftovers.own_drains([], ["other"]) == {}, "its Listener is gone"
+    assert rig.leftovers.still_able(["replies"], ["decoder"]) == {}, "it is declared"
+    assert rig.leftovers.still_able([], ["other"]) == {}, "its Listener is gone"
     rig.leftovers.sweep(wanted("Rejected"), {})
-    assert rig.leftovers.own_drains([], ["decoder"]) == {}, "what waits must not be sent"
+    assert rig.leftovers.still_able([], ["decoder"]) == {}, "what waits must not be sent"
     rig.leftovers.sweep(wanted(), {})
     rig.state.forget_source_queue(rig.arn)
     rig.leftovers.sweep({}, {})

@@ -82,6 +82,8 @@ class Desired:
     """The PacketSources of each Listener that has some."""
     drains: dict[str, PacketSource] = field(default_factory=dict)
     """PacketSources that are not declared any more, and still send what waits in their queues on AWS."""
+    able: dict[str, PacketSource] = field(default_factory=dict)
+    """These, and those whose queues another one empties."""
 
     def copy(self) -> "Desired":
         """One that may be changed, while this one stays."""
@@ -91,6 +93,7 @@ class Desired:
             dict(self.states),
             dict(self.sources_of),
             dict(self.drains),
+            dict(self.able),
         )
 
     def put(self, part: "Desired") -> None:

@@ -153,26 +153,29 @@ class Node:
 
     def sweep(self) -> None:
         """Begin to remove what was made on AWS for PacketSources that receive no messages any more."""
+        self._sns.leftovers.sweep(self._wanted(self._desired), self._desired.able)
+
+    def _wanted(self, desired: Desired) -> dict[str, Wanted]:
         on_aws = not self.has_topics
-        wanted = {
+        return {
             name: Wanted(
                 one,
-                self._desired.states[name],
+                desired.states[name],
                 one.sns_topic_source.topic_arn if on_aws and one.sns_topic_source else None,
             )
-            for name, one in self._desired.packet_sources.items()
+            for name, one in desired.packet_sources.items()
         }
-        self._sns.leftovers.sweep(wanted, self._desired.drains)
 
-    def drains(self, desired: Desired) -> dict[str, PacketSource]:
-        """The PacketSources that `desired` does not declare and that still have to send what waits in their queues on
-        AWS. Blocks."""
+    def note_drains(self, desired: Desired) -> None:
+        """Add the PacketSources to `desired` that it does not declare and that still have to send what waits in their
+        queues on AWS. Blocks."""
+        leftovers = self._sns.leftovers
         try:
-            found = self._sns.leftovers.own_drains(desired.packet_sources, desired.listeners)
+            able = leftovers.still_able(desired.packet_sources, desired.listeners)
+            desired.able = {name: one for name, one in able.items() if self._keeps_letters(one)}
+            desired.drains = leftovers.draining(self._wanted(desired), desired.able) if desired.able else {}
         except StateError as error:
             self.events.emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
-            return self._desired.drains
-        return {name: one for name, one in found.items() if self._keeps_letters(one)}
 
     def _keeps_letters(self, source: PacketSource) -> bool:
         """True unless its dead letters cannot be written: then nothing of it is sent, and nobody is refused for it."""

@@ -526,7 +526,7 @@ class Registry:
     async def _note_drains(self, judged: Judged) -> None:
         """Let the PacketSources that are gone send what waits on AWS, for as long as something may wait."""
         before, desired = self.desired.drains, judged.desired
-        desired.drains = await asyncio.to_thread(self._node.drains, desired)
+        await asyncio.to_thread(self._node.note_drains, desired)
         if judged.touched is not None:
             names = {
                 name for name in {*before, *desired.drains} if before.get(name) != desired.drains.get(name)

@@ -58,13 +58,12 @@ class Assigned:
 def assign(
     queues: Iterable[SourceQueue],
     wanted: Mapping[str, Wanted],
-    own: Mapping[str, PacketSource],
+    able: Mapping[str, PacketSource],
     *,
     region: str,
     node: int,
 ) -> list[Assigned]:
-    """What becomes of each queue that is not in use. `own`: PacketSources that are not declared any more and can still
-    send."""
+    """What becomes of each queue that is not in use. `able`: see `still_able`."""
     families = {
         (sns_queue.name_stem(node, one.topic_arn, name), region): one
         for name, one in wanted.items()
@@ -74,13 +73,13 @@ def assign(
     for queue in queues:
         user = families.get(sns_queue.family(queue.arn))
         if user is None:
-            found.append(_leftover(queue, wanted, own))
+            found.append(_leftover(queue, wanted, able))
         elif not user.active:
             found.append(Assigned(queue, user.resource.listener_name, held=True, idle=True))
     return found
 
 
-def _leftover(queue: SourceQueue, wanted: Mapping[str, Wanted], own: Mapping[str, PacketSource]) -> Assigned:
+def _leftover(queue: SourceQueue, wanted: Mapping[str, Wanted], able: Mapping[str, PacketSource]) -> Assigned:
     named = wanted.get(queue.source)
     if named is not None:
         listener = named.resource.listener_name
@@ -88,7 +87,7 @@ def _leftover(queue: SourceQueue, wanted: Mapping[str, Wanted], own: Mapping[str
             return Assigned(queue, listener, queue.source, awaits=named.topic_arn is not None)
         why = f"PacketSource {queue.source} is {named.state}: make it Active"
         return Assigned(queue, listener, held=True, why=why)
-    before = own.get(queue.source)
+    before = able.get(queue.source)
     if before is None:
         why = "the PacketSource is gone, or its Listener, or it was not Active: declare it again"
         return Assigned(queue, None, why=why)
@@ -99,13 +98,14 @@ def _leftover(queue: SourceQueue, wanted: Mapping[str, Wanted], own: Mapping[str
     return Assigned(queue, before.listener_name, queue.source)
 
 
-def own_drains(
+def still_able(
     queues: Iterable[SourceQueue],
     documents: Mapping[str, str],
     wanted: Collection[str],
     listeners: Collection[str],
 ) -> dict[str, PacketSource]:
-    """The PacketSources that are not declared any more, have a queue, and were Active on a Listener that is there."""
+    """The PacketSources that are not declared any more, have a queue, and were Active on a Listener that is there: they
+    can still send."""
     found = {}
     for name in dict.fromkeys(queue.source for queue in queues):
         source = _restored(documents[name]) if name in documents and name not in wanted else None

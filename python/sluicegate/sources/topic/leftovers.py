@@ -28,7 +28,7 @@ from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
 from sluicegate.model import PacketSource
 from sluicegate.sources.topic import queue as sns_queue
-from sluicegate.sources.topic.drainage import Assigned, Wanted, assign, document_of, own_drains
+from sluicegate.sources.topic.drainage import Assigned, Wanted, assign, document_of, still_able
 from sluicegate.sources.topic.quiet import Quiet
 from sluicegate.sources.topic.subscription import (
     Subscription,
@@ -89,19 +89,28 @@ class Leftovers:
 
     # What is wanted
 
-    def own_drains(self, wanted: Collection[str], listeners: Collection[str]) -> dict[str, PacketSource]:
-        """The PacketSources beside `wanted` that have to run on so that what waits in their queues is sent. From any
-        thread. Raises `StateError`."""
+    def still_able(self, wanted: Collection[str], listeners: Collection[str]) -> dict[str, PacketSource]:
+        """The PacketSources beside `wanted` that have queues and can still send. From any thread. `StateError`."""
         queues = self._state.source_queues()
         self._sources = frozenset(queue.source for queue in queues)
-        return own_drains(queues, self._state.source_documents(), wanted, listeners) if queues else {}
+        return still_able(queues, self._state.source_documents(), wanted, listeners) if queues else {}
+
+    def draining(
+        self, wanted: Mapping[str, Wanted], able: Mapping[str, PacketSource]
+    ) -> dict[str, PacketSource]:
+        """Those of `able` that have to run on, because nobody else sends what waits. From any thread. `StateError`."""
+        if not able:
+            return {}
+        found = assign(self._state.source_queues(), wanted, able, region=self._region, node=self._node)
+        takers = {one.taker for one in found}
+        return {name: one for name, one in able.items() if name in takers}
 
     def has(self, source: str) -> bool:
         """True if a PacketSource had queues on AWS when the present change began."""
         return source in self._sources
 
-    def sweep(self, wanted: Mapping[str, Wanted], own: Mapping[str, PacketSource]) -> None:
-        """Begin to take away what nobody of `wanted`, all that are declared, uses. `own`: see `own_drains`."""
+    def sweep(self, wanted: Mapping[str, Wanted], able: Mapping[str, PacketSource]) -> None:
+        """Begin to take away what nobody of `wanted`, all that are declared, uses. `able`: see `still_able`."""
         try:
             queues = self._state.source_queues()
             self._note(wanted, {queue.source for queue in queues})
@@ -109,7 +118,7 @@ class Leftovers:
             self._events.emit("SourceProvisionFailed", Reason="StateFailed", Detail=str(error))
             return
         known = {one.queue.arn: one for one in self._tasks.values()}
-        for one in assign(queues, wanted, own, region=self._region, node=self._node):
+        for one in assign(queues, wanted, able, region=self._region, node=self._node):
             before = known.get(one.queue.arn)
             if before is not None:
                 before.assigned = replace(one, queue=before.queue)
