@@ -220,12 +220,10 @@ class Leftovers:
 
     async def gone(self, source: str, seconds: float) -> None:
         """Wait for at most so long until no queue that is left of a PacketSource is subscribed."""
-        some = [one.unsubscribed.wait() for one in self._tasks.values() if one.queue.source == source]
-        if some:
-            waiting = [asyncio.create_task(one) for one in some]
-            await asyncio.wait(waiting, timeout=seconds)
-            for one in waiting:
-                one.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for one in [one for one in self._tasks.values() if one.queue.source == source]:
+                    await one.unsubscribed.wait()
 
     async def close(self) -> None:
         """Leave the rest to the next start."""
