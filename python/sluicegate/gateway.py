@@ -25,7 +25,7 @@ from sluicegate.api.problems import busy as api_busy
 from sluicegate.aws import Aws
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import Config
-from sluicegate.deadletters.queue import DeadLetterQueue
+from sluicegate.deadletters.places import Keeper
 from sluicegate.destinations import Destination
 from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
@@ -216,7 +216,7 @@ class Gateway:
         self._events.emit("GatewayStopping")
         assert self._node is not None  # noqa: S101
         dead_letters = self._node.dead_letters
-        reserve = min(DEAD_LETTER_SECONDS, drain_seconds) if dead_letters.queues else 0.0
+        reserve = min(DEAD_LETTER_SECONDS, drain_seconds) if dead_letters.used else 0.0
         deadline = asyncio.get_running_loop().time() + drain_seconds - reserve
 
         def left() -> float:
@@ -318,7 +318,7 @@ class Gateway:
                 if isinstance(place.inlet, QueueReader)
             ),
             draining=self._node.leftovers.counts() if self._node is not None else {},
-            dead_letters=[(queue.name, queue.stats) for queue in self._dead_letter_queues()],
+            dead_letters=[(place.name, place.stats) for place in self._dead_letter_places()],
             domains=self._node.domains.stats() if self._node is not None else [],
         )
 
@@ -327,8 +327,8 @@ class Gateway:
     def _listeners(self) -> list[RunningListener]:
         return list(self._registry.runtime.listeners.values()) if self._registry is not None else []
 
-    def _dead_letter_queues(self) -> list[DeadLetterQueue]:
-        return self._node.dead_letters.queues if self._node is not None else []
+    def _dead_letter_places(self) -> list[Keeper]:
+        return self._node.dead_letters.used if self._node is not None else []
 
     def _refused(self, place: tuple[str | int, ...], cause: str) -> StartError:
         return StartError(self._config.locate(Finding(place, cause)))

@@ -1,10 +1,13 @@
 """Dead letters while PacketSources come and go: queues are shared, and none is closed under somebody who uses it."""
 
 import asyncio
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_deadletter_file import indices
 from test_deadletters import ARN, Sqs, message
 
 from sluicegate.aws import AwsError
@@ -34,7 +37,7 @@ class Rig:
 
     @property
     def names(self) -> list[str]:
-        return [queue.name for queue in self.places.queues]
+        return [place.name for place in self.places.used]
 
 
 @pytest.fixture
@@ -102,4 +105,28 @@ async def test_a_file_that_cannot_be_written_is_found_before_the_switch(rig: Rig
     assert caught.value.filename == str(tmp_path / "missing" / "dead.ndjson")
     rig.change(a=f"file:{tmp_path / 'dead.ndjson'}")
     rig.of("a").append([message(1)], settles=False)
+    await rig.of("a").settle()
     assert (tmp_path / "dead.ndjson").read_bytes().count(b"\n") == 1
+
+
+async def test_a_file_is_shared_and_what_waits_for_it_is_written_at_the_end(rig: Rig, tmp_path: Path) -> None:
+    dead = tmp_path / "dead.ndjson"
+    rig.change(a=f"file:{dead}", b=f"file:{dead}")
+    assert rig.of("a") is rig.of("b")
+    rig.of("a").append([message(*range(5_000))], settles=False)
+    await rig.places.close(10)
+    assert len(indices(dead)) == 5_000
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+async def test_what_is_no_file_is_refused_before_the_switch(rig: Rig, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/full")
+    else:
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    with pytest.raises(OSError, match="not a regular file"):
+        rig.places.find(f"file:{path}", tmp_path)

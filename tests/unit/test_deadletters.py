@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from pydantic import ValidationError
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
 from sluicegate.deadletters.failures import Failure, Failures
-from sluicegate.deadletters.letter import DeadLetter, DeadLetterFile, FailedMessage, NotKept
+from sluicegate.deadletters.letter import DeadLetter, FailedMessage, NotKept
 from sluicegate.deadletters.queue import CHUNK, LETTER_BYTES, SMALLEST_BYTES, DeadLetterQueue
 from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, MemorySink
@@ -342,36 +340,16 @@ def test_a_letter_s_text_is_always_taken_and_says_what_it_can(entry: Any, repeat
         assert document["Entry"] == (grown or {"Data": "AA=="})
 
 
-# In a file, through the ledger
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
-def test_a_message_of_many_failures_is_written_in_order(tmp_path: Path) -> None:
-    file = DeadLetterFile(tmp_path / "dead.ndjson")
-    file.append([], settles=False)
-    assert file.path.read_bytes() == b""
-    file.append([message(*range(20_000)), message(3)], settles=True)
-    assert [line["Index"] for line in lines(file.path)] == [*range(20_000), 3]
-
-
-async def test_letters_that_cannot_be_written_are_counted_and_stop_nobody(tmp_path: Path) -> None:
-    class Broken(DeadLetterFile):
+async def test_a_fault_of_a_place_is_counted_and_stops_nobody() -> None:
+    class Broken(DeadLetterQueue):
         def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
             raise RuntimeError("token=secret")
 
     sink = MemorySink()
-    full = DeadLetterFile(tmp_path / "nowhere" / "dead.ndjson")
-    places = {"replies": full, "other": Broken(tmp_path / "dead.ndjson")}
-    ledger = Ledger(Journal.__new__(Journal), places, EventLog(sink))
-    ledger.failed([message(0, 1)], settles=True)
-    other = message(0, 1, 2)
-    other.source = "other"
-    ledger.failed([other], settles=True)
-    events = sink.named("DeadLetterFailed")
-    assert [(event["PacketSource"], event["Letters"]) for event in events] == [("replies", 2), ("other", 3)]
-    assert os.strerror(2) in str(events[0]["Detail"])
-    assert "secret" not in str(events)
-    assert not ledger.congested(["replies", "other"])
+    broken = Broken(ARN, Sqs(), EventLog(sink))  # type: ignore[arg-type]
+    ledger = Ledger(Journal.__new__(Journal), {"replies": broken}, EventLog(sink))
+    ledger.failed([message(0, 1, 2)], settles=True)
+    (event,) = sink.named("DeadLetterFailed")
+    assert (event["PacketSource"], event["Letters"]) == ("replies", 3)
+    assert "secret" not in str(event)
+    assert not ledger.congested(["replies"])

@@ -14,10 +14,17 @@ pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Scalar};
 
 use element::Parsed;
 
+/// Most entries of a sourced message. The least that can be sent has 40 bytes, so that 256 KiB hold fewer of them; but of
+/// `1,1,1,…` they would hold 131,000, and to report each would take seconds and a hundred times the bytes.
+pub const ENTRIES_LIMIT: usize = 10_000;
+
 /// The entries of a sourced message: `Messages` of the wrapped generation, or the one flat entry that the body is.
 /// An error describes why there are none.
 pub fn parse_message(body: &[u8]) -> Result<Vec<Element<'_>>, String> {
     match parse(body, "Messages")? {
+        Parsed::List(elements) if elements.len() > ENTRIES_LIMIT => {
+            Err(format!("Messages has {} entries, a message at most {ENTRIES_LIMIT}", elements.len()))
+        }
         Parsed::List(elements) => Ok(elements),
         Parsed::Flat(entry) => Ok(vec![Element::Entry(*entry)]),
         Parsed::NotAList => Err("Messages is not an array".to_owned()),
@@ -112,6 +119,17 @@ mod tests {
         assert_eq!(parse_message(b"{\"Messages\": []}"), Ok(vec![]));
         // A flat entry without fields is one entry, which then fails by itself.
         assert_eq!(parse_message(b"{}").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn entries_are_bounded() {
+        for entry in ["1", "null", "{}", "\"\\ud800\""] {
+            let message =
+                |count| format!("{{\"Messages\": [{}]}}", vec![entry; count].join(",")).into_bytes();
+            assert_eq!(parse_message(&message(ENTRIES_LIMIT)).unwrap().len(), ENTRIES_LIMIT, "{entry}");
+            let refused = parse_message(&message(ENTRIES_LIMIT + 1)).unwrap_err();
+            assert_eq!(refused, "Messages has 10001 entries, a message at most 10000", "{entry}");
+        }
     }
 
     #[test]

@@ -96,7 +96,8 @@ def create_app(
             ) from None
         except EgressClosed:
             raise HTTPException(503, "the Listener of this PacketSource is stopping") from None
-        settled = not outcome.failures or await _settled(sender, index, room_seconds)
+        kept = not outcome.letters_lost
+        settled = not outcome.failures or (kept and await _settled(sender, index, room_seconds))
         return _json(_shown(outcome) | {"Settled": settled})
 
     middleware = [Middleware(HostChecked)]

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sluicegate.deadletters.queue import DeadLetterStats
+from sluicegate.deadletters.keeper import DeadLetterStats
 from sluicegate.destinations.delivery import DeliveryStats
 from sluicegate.events import EventLog
 from sluicegate.running.domains import DomainStats

@@ -20,12 +20,16 @@ class Failure:
 
 
 class Failures(Sequence[Failure]):
-    """Immutable; from `(index, reason, detail)`. A body of 256 KiB can hold 131,000 entries that fail alike, which as
-    objects of their own would take a hundred times as much as the body."""
+    """Immutable; from `(index, reason, detail)`. A body can hold 10,000 entries that fail alike, which as objects of
+    their own would take a hundred times as much as the body.
 
-    __slots__ = ("_causes", "_indices", "_which")
+    `lost` becomes true when the place of their dead letters had no room for them.
+    """
+
+    __slots__ = ("_causes", "_indices", "_which", "lost")
 
     def __init__(self, failures: Sequence[tuple[int | None, str, str]] = ()) -> None:
+        self.lost = False
         self._indices: array[int] | tuple[int, ...]  # -1: None
         self._which: array[int] | tuple[int, ...]
         if len(failures) == 1:  # as most are: without arrays it costs half
@@ -50,6 +54,14 @@ class Failures(Sequence[Failure]):
         if len(self._causes) == 1:
             return {self._causes[0][0]: len(self._indices)}
         return Counter(self._causes[which][0] for which in self._which)
+
+    def alike(self, start: int) -> Iterator[list[Failure]]:
+        """Those from the place `start` on, together where reason and detail are the same, in the order of the first."""
+        places: dict[int, list[int]] = {}
+        for place in range(start, len(self)):
+            places.setdefault(self._which[place], []).append(place)
+        for which, some in places.items():
+            yield [self._failure(self._indices[place], which) for place in some]
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -1,23 +1,30 @@
-"""Dead letters: every entry that could not be sent, with the reason (contract section 4.5), and the file for them.
+"""Dead letters: every entry that could not be sent, with the reason (contract section 4.5).
 
-In SQS: `queue.py`. In a file, one JSON object a line: the gateway appends, and `sluicegate replay` takes the
-whole file away, each under the file's lock, so that neither loses what the other does. The file is opened for each
-append: failures are rare, and a file that was moved away (by `replay`, by a log rotation) is simply made anew.
+Where they go: `file.py` and `queue.py`, and what both have in common, `keeper.py`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import orjson
 
 from sluicegate.deadletters.failures import Failure, Failures
 from sluicegate.events.entries import Entries
-from sluicegate.linefile import append_locked
 
 _CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
-_PIECE_BYTES = 1 << 20  # of lines that are written as one
+ALONE_BYTES = 64 << 10
+ALONE_TIMES = 4
+SHARING = 100  # entries of one line at most
+_SHARED_BYTES = 64 << 10  # of its entries, unless it is one
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a file, with its end, and how many failed entries it is for."""
+
+    data: bytes
+    entries: int
 
 
 @dataclass(slots=True)
@@ -94,22 +101,56 @@ class FailedMessage:
         return len(self.body) + self.failures.held_bytes
 
     def letters(self) -> Iterator[DeadLetter]:
-        """In the order of the failures."""
+        """One for each failure, in their order."""
         entries = Entries(self.body)
         for failure in self.failures:
             yield DeadLetter(self, failure, entries.entry(failure.index))
 
+    def lines(self) -> Iterator[Line]:
+        """The same as lines of a file, and bounded: the failures that have none within `ALONE_BYTES` and `ALONE_TIMES`
+        the body share lines, those with one reason and detail.
+
+        A body of `[1,1,1,…]` would else become more than a hundred times as long.
+        """
+        room = ALONE_BYTES + ALONE_TIMES * len(self.body)
+        alone = 0
+        for letter in self.letters():
+            if room <= 0:
+                break
+            line = letter.line()
+            room -= len(line)
+            alone += 1
+            yield Line(line, 1)
+        entries = Entries(self.body)
+        for alike in self.failures.alike(alone):
+            found: list[object] = []
+            size = 0
+            for place, failure in enumerate(alike):
+                entry = entries.entry(failure.index)
+                length = len(orjson.dumps(entry))
+                if found and (size + length > _SHARED_BYTES or len(found) == SHARING):
+                    yield self._shared(alike[place - len(found) : place], found)
+                    found, size = [], 0
+                found.append(entry)
+                size += length
+            yield self._shared(alike[len(alike) - len(found) :], found)
+
+    def _shared(self, failures: Sequence[Failure], entries: Sequence[object]) -> Line:
+        document = {
+            "PacketSource": self.source,
+            "Listener": self.listener,
+            "MessageId": self.message_id,
+            "Indexes": [failure.index for failure in failures],
+            "Reason": failures[0].reason,
+            "Detail": failures[0].detail,
+            "At": self.at,
+            "Entries": entries,
+        }
+        return Line(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE), len(failures))
+
 
 class NotKept(Exception):
     """The gateway stopped before the dead letters were kept: what they came from is not to be acknowledged."""
-
-
-class NotWritten(OSError):
-    """So many letters are lost, for this cause."""
-
-    def __init__(self, letters: int, cause: OSError) -> None:
-        super().__init__(cause.errno, cause.strerror)
-        self.letters = letters
 
 
 class DeadLetterPlace(Protocol):
@@ -128,53 +169,8 @@ class DeadLetterPlace(Protocol):
         """True if everything appended so far is kept: `settle` would return at once."""
 
     def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
-        """Keep their letters, now or soon. `settles`: whoever sent the message keeps it until `settle` has returned, so
-        it may wait for room; otherwise what finds no room is lost and reported. Raises `NotWritten`."""
+        """Keep their letters soon. `settles`: whoever sent the message keeps it until `settle` has returned, so it may
+        wait for room; otherwise what finds no room is lost, reported, and marked so (`Failures.lost`)."""
 
     async def settle(self) -> None:
         """Return once everything appended so far is kept. `NotKept` when the gateway stops first."""
-
-
-class DeadLetterFile:
-    """`file:PATH` of a PacketSource's `DeadLetterQueueArn`. `links` as for `linefile.open_lines`."""
-
-    def __init__(self, path: Path, *, links: bool = True) -> None:
-        self.path = path
-        self._links = links
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    @property
-    def congested(self) -> bool:
-        """Never: nothing waits."""
-        return False
-
-    @property
-    def settled(self) -> bool:
-        """Always: `append` writes."""
-        return True
-
-    def append(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
-        """At once, and without messages make the file. Raises `NotWritten`."""
-        left = sum(len(message.failures) for message in messages)
-        lines: list[bytes] = []
-        size = 0
-        try:
-            for message in messages:
-                for letter in message.letters():
-                    line = letter.line()
-                    lines.append(line)
-                    size += len(line)
-                    if size > _PIECE_BYTES:
-                        append_locked(self.path, b"".join(lines), links=self._links)
-                        left -= len(lines)
-                        lines, size = [], 0
-            if lines or not messages:
-                append_locked(self.path, b"".join(lines), links=self._links)
-        except OSError as error:
-            raise NotWritten(left, error) from error
-
-    async def settle(self) -> None:
-        """At once."""

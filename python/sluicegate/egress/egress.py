@@ -42,6 +42,8 @@ ROOM_RETRY_SECONDS = 0.05
 GATHER_SECONDS = 0.03
 GATHER_MESSAGES = 256
 """So long, and until there are so many, messages that settle and failed are gathered before that is told."""
+TURN_FAILURES = 10_000
+"""After so many failed entries of one turn, what else has ended is told in the next: others want their turn too."""
 
 
 @dataclass(slots=True)
@@ -91,7 +93,9 @@ class Egress:
         # A message id comes twice only when it is redelivered while the first is in flight: both wait in one
         # list.
         self._in_flight: dict[_Key, deque[_InFlight]] = {}
+        self._ended: deque[Ended] = deque()
         self._gathered: list[Ended] = []
+        self._gathered_failures = 0
         self._gathered_keys: set[_Key] = set()
         self._gathering: asyncio.TimerHandle | None = None
         self._backlog: deque[_Waiter] = deque()
@@ -168,12 +172,12 @@ class Egress:
 
     def settled(self, source: int) -> bool:
         """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
-        they go nowhere, or to a file."""
+        they go nowhere."""
         name = self._failing.source(source)
         return self._ledger is None or name is None or self._ledger.settled(name)
 
     async def settle(self, source: int) -> None:
-        """Return once `settled`. While the dead letters' queue cannot be reached this waits; `EgressClosed` when the
+        """Return once `settled`. While their place takes no dead letters this waits; `EgressClosed` when the
         gateway stops first. Then the message must not be acknowledged.
         """
         name = self._failing.source(source)
@@ -236,6 +240,8 @@ class Egress:
         if self._loop is not None:
             self._port.on_completions(None)
             self._end_all()
+            while self._ended:
+                self._end_some()
             self._end_gathered()
         self._closed = True
         if self._retry is not None:
@@ -351,20 +357,42 @@ class Egress:
             sent = [(names[one.source], i) for one in ended if one.source is not None for i in one.sent_ids]
             if sent:
                 self._ledger.sent(sent)
-        self._end([one for one in ended if not self._gather(one)])
-        if len(self._gathered) >= GATHER_MESSAGES:
+        more = not self._ended  # else it is told already that more is to come
+        self._ended.extend(ended)
+        if more:
+            self._end_some()
+
+    def _end_some(self) -> None:
+        """Tell what has ended, as far as that takes no long turn."""
+        told: list[Ended] = []
+        failures = 0
+        while self._ended and failures < TURN_FAILURES:
+            one = self._ended.popleft()
+            failed = one.entries - one.sent - one.duplicates
+            failures += failed
+            if not self._gather(one, failed):
+                told.append(one)
+        if self._ended and self._loop is not None:
+            self._loop.call_soon(self._on_more)
+        self._end(told)
+        if len(self._gathered) >= GATHER_MESSAGES or self._gathered_failures >= TURN_FAILURES:
             self._end_gathered()
 
-    def _gather(self, ended: Ended) -> bool:
+    def _on_more(self) -> None:
+        if not self._closed:
+            self._end_some()
+            self._wake_idle()
+
+    def _gather(self, ended: Ended, failed: int) -> bool:
         """True for one that `_end_gathered` is to tell."""
         key = _key(ended)
         if key not in self._gathered_keys:  # of two that are alike the first ends first
             records = self._in_flight.get(key)
-            failed = ended.entries - ended.sent - ended.duplicates
             if not failed or not records or not records[0].settles:
                 return False
             self._gathered_keys.add(key)
         self._gathered.append(ended)
+        self._gathered_failures += failed
         if self._gathering is None and self._loop is not None:
             self._gathering = self._loop.call_later(GATHER_SECONDS, self._on_gathered)
         return True
@@ -378,6 +406,7 @@ class Egress:
             self._gathering.cancel()
             self._gathering = None
         gathered, self._gathered = self._gathered, []
+        self._gathered_failures = 0
         self._gathered_keys.clear()
         self._end(gathered)
 
@@ -433,7 +462,7 @@ def _key(ended: Ended) -> _Key:
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
     if record is None or (record.done is None and record.ended is None):
         return
-    outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures)
+    outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures, failures.lost)
     if record.ended is not None:
         record.ended(outcome)
     elif record.done is not None and not record.done.done():

@@ -1,16 +1,16 @@
 """What must be written before a message may be acknowledged: the journal of sent `Id`s, and dead letters.
 
-Dead letters go to a file at once; those for SQS are handed to `deadletters/queue.py`, and `settle` waits for them.
+Dead letters are handed to their place (`deadletters/keeper.py`), and `settle` waits for them.
 
-A disk that cannot be written must not stop the traffic, nor go unnoticed: what could not be written is an event with
-its number, and the gateway goes on.
+A disk that cannot be written must not go unnoticed: `Id`s that could not be written are an event with their number, and
+the gateway goes on; dead letters wait, as long as there is room for them.
 """
 
 from collections.abc import Mapping, Sequence
 
 import structlog
 
-from sluicegate.deadletters.letter import DeadLetterPlace, FailedMessage, NotWritten
+from sluicegate.deadletters.letter import DeadLetterPlace, FailedMessage
 from sluicegate.events import EventLog
 from sluicegate.faults import log_fault
 from sluicegate.state.journal import Journal
@@ -53,15 +53,14 @@ class Ledger:
         try:
             place.append(messages, settles=settles)
         except Exception as error:
-            given = sum(len(message.failures) for message in messages)
-            lost = error.letters if isinstance(error, NotWritten) else given
+            lost = sum(len(message.failures) for message in messages)
             cause = _cause("dead letters could not be kept", error, source=first.source)
             self._events.emit(
                 "DeadLetterFailed",
                 Listener=first.listener,
                 PacketSource=first.source,
-                Reason="WriteFailed",
-                Detail=f"{lost} dead letters could not be written to {place.name} ({cause})",
+                Reason="InternalError",
+                Detail=f"{lost} dead letters could not be kept in {place.name} ({cause})",
                 Letters=lost,
             )
 

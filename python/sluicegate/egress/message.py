@@ -34,7 +34,8 @@ class Message:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a message ended: `entries == sent + duplicates + len(failures)`.
+    """How a message ended: `entries == sent + duplicates + len(failures)`. `letters_lost`: there was no room for the
+    dead letters of its failures, which only happens to a message that does not settle.
 
     >>> from sluicegate import Outcome
     >>> Outcome("m1", entries=2, sent=2, duplicates=0, failures=[]).failures
@@ -46,6 +47,7 @@ class Outcome:
     sent: int
     duplicates: int
     failures: Sequence[Failure]
+    letters_lost: bool = False
 
 
 class Ended(Protocol):

@@ -6,7 +6,6 @@ full or the directory is gone, the write is retried once a second, the queue fil
 counted and told by an `EventsDropped` line afterwards.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from sluicegate.events.queued import QueuedSink
-from sluicegate.linefile import is_at, line_start, open_lines
+from sluicegate.linefile import is_at, line_start, open_lines, rotated
 from sluicegate.regular import require_appendable
 
 log = structlog.get_logger("sluicegate.events")
@@ -112,15 +111,8 @@ class FileSink(QueuedSink):
         return fd
 
     def _rotate_files(self) -> int:
-        for number in range(self._keep, 0, -1):
-            older = self._numbered(number)
-            newer = self._numbered(number - 1) if number > 1 else self.path
-            with contextlib.suppress(FileNotFoundError):
-                newer.replace(older)
+        rotated(self.path, self._keep)
         return self._open()
-
-    def _numbered(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
 
     def _close_file(self) -> None:
         if self._fd is not None:

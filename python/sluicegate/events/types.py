@@ -132,7 +132,7 @@ _TYPES = (
         "failure",
         "out",
         ("Listener", "PacketSource", "Reason", "Detail", "Letters"),
-        "Failed entries could not be kept as dead letters, or wait until their queue can be reached.",
+        "Failed entries could not be kept as dead letters, or wait until their queue or file takes them.",
     ),
     EventType(
         "LogGroupFailed",

@@ -160,6 +160,15 @@ class Events(Resource):
     delivered likewise."""
 
 
+class DeadLetters(Resource):
+    """Files of dead letters: `file:PATH` of PacketSources."""
+
+    rotate_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 64
+    """The size in MiB at which a file is renamed to `FILE.1` and a new one begun."""
+    keep: Annotated[int, Field(ge=1, le=1000)] = 10
+    """How many old files remain: `FILE.1` is the newest. Letters in a file that is deleted are lost, and counted."""
+
+
 class GatewayConfig(Resource):
     """One node: where it stands, what it listens on, and which messages it turns into datagrams."""
 
@@ -182,6 +191,7 @@ class GatewayConfig(Resource):
     cloudformation: CloudFormation | None = Field(default=None, alias="CloudFormation")
     """Requests of stacks that come through a topic; leave out for none."""
     events: Events = Field(default_factory=Events)
+    dead_letters: DeadLetters = Field(default_factory=DeadLetters)
     ports: Annotated[str, AfterValidator(_ports)] = "20000-29999"
     """The range from which ports are assigned to Listeners without one."""
     tag_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600

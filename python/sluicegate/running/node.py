@@ -1,6 +1,7 @@
 """The parts of a node that its Listeners share, and the making of the parts that each Listener has."""
 
 import asyncio
+import errno
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sluicegate.egress.egress import Egress
 from sluicegate.egress.ledger import Ledger
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
+from sluicegate.linefile import Rotation
 from sluicegate.localcode import Outside
 from sluicegate.model import DestinationSpec, Finding, PacketSource
 from sluicegate.running.documents import Desired, Refused
@@ -53,7 +55,9 @@ class Node:
         self.journal = journal
         self.topics = topics
         self._aws = aws
-        self.dead_letters = DeadLetterPlaces(aws, events)
+        letters = config.gateway.dead_letters
+        rotation = Rotation(letters.rotate_mb << 20, letters.keep)
+        self.dead_letters = DeadLetterPlaces(aws, events, rotation)
         self.ledger = Ledger(journal, self.dead_letters.by_source, events)
         self.domains = Domains(events)
         self.log_groups = LogGroups(config.gateway, aws, events, live)
@@ -137,7 +141,10 @@ class Node:
             raise Refused(outside.of(PacketSource, source.name)) from None
         except OSError as error:
             cause = f"dead letters cannot be written to {error.filename} ({error.strerror})"
-            found = Finding(("dead_letter_queue_arn",), cause, "check the directory and its permissions")
+            fix = "check the directory and its permissions"
+            if error.errno == errno.EINVAL:
+                fix = "name a file, or a path where there is nothing yet"
+            found = Finding(("dead_letter_queue_arn",), cause, fix)
             raise Refused(found.of(PacketSource, source.name)) from None
 
     def want(self, desired: Desired) -> None:

@@ -6,6 +6,7 @@ replay which was interrupted goes on where it was: at most the last request is t
 entries have an `Id`.
 """
 
+import errno
 import itertools
 import os
 import time
@@ -25,7 +26,7 @@ def count_file(file: Path, choice: Choice) -> Counter[str]:
     """What `replay_file` would do."""
     counts: Counter[str] = Counter()
     for path in (_moved(file), file):
-        if path.exists():
+        if path.is_file():
             counts.update(choice.disposition(letter) for letter in _read(path, 0))
     return counts
 
@@ -50,12 +51,14 @@ def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Cou
                 counts["Replayed"] += len(batch) - len(sent.failed)
                 # The gateway keeps what fails again, if the PacketSource has a place for it; else it goes back.
                 kept = source in keeps and sent.settled
-                back = [] if kept else [batch[place].raw for place in sorted(sent.failed)]
+                back = (
+                    [] if kept else [batch[place].only(sent.failed[place]) for place in sorted(sent.failed)]
+                )
             else:
                 counts[disposition] += len(batch)
                 back = [letter.raw for letter in batch]
             if back:
-                append_locked(file, b"".join(back))
+                _put_back(file, b"".join(back))
             done += len(batch)
             progress.write_text(str(done))
     moved.unlink()
@@ -78,9 +81,21 @@ def _take(file: Path, moved: Path) -> None:
         with locked(file):
             file.rename(moved)
     except OSError as refused:
-        raise CliError(
-            f"{file} cannot be moved: {refused.strerror}, check the file, and the permissions of its directory"
-        ) from None
+        raise CliError(f"{file} cannot be moved: {refused.strerror}, {_fix(refused)}") from None
+
+
+def _put_back(file: Path, lines: bytes) -> None:
+    try:
+        append_locked(file, lines)
+    except OSError as refused:
+        cause = f"letters cannot be put back into {file}: {refused.strerror}"
+        raise CliError(f"{cause}, {_fix(refused)} and run this again") from None
+
+
+def _fix(refused: OSError) -> str:
+    if refused.errno == errno.EAGAIN:
+        return "end the program that holds it (`lsof` names it)"
+    return "check the file, and the permissions of its directory"
 
 
 def _batches(letters: Iterator[Letter], limit: int) -> Iterator[list[Letter]]:

@@ -32,6 +32,15 @@ class Letter:
     entries: list[Any] | None = None
     regions: frozenset[str] | None = None
 
+    def only(self, places: Sequence[int]) -> bytes:
+        """As it was found, with these entries alone where it is shared by several."""
+        document = orjson.loads(self.raw)
+        if len(places) == len(self.entries or ()) or "Entries" not in document:
+            return self.raw
+        for name in ("Indexes", "Entries"):
+            document[name] = [document[name][place] for place in places]
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -66,7 +75,8 @@ class Sent:
     message_id: str
     settled: bool
     """What failed again is where the PacketSource's dead letters go, if they go anywhere."""
-    failed: set[int] = field(default_factory=set)
+    failed: dict[int, list[int]] = field(default_factory=dict)
+    """With the places of their entries that failed."""
 
 
 class Pace:
@@ -95,10 +105,18 @@ def parse(raw: bytes) -> Letter:
     """The gateway's own form (contract section 4.5)."""
     try:
         document = orjson.loads(raw)
-        source, reason, entry = document["PacketSource"], document["Reason"], document["Entry"]
-    except (ValueError, KeyError, TypeError):
+        source, reason = str(document["PacketSource"]), str(document["Reason"])
+        shared = document.get("Entries")
+        if shared is None:
+            return Letter(raw, source, reason, entries_of(document["Entry"]))
+        if len(document["Indexes"]) != len(shared):
+            return Letter(raw)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Letter(raw)
-    return Letter(raw, str(source), str(reason), entries_of(entry))
+    each = [entries_of(entry) for entry in shared]
+    if any(entries is None or len(entries) != 1 for entries in each):
+        return Letter(raw, source, reason)
+    return Letter(raw, source, reason, [entry for entries in each for entry in entries or ()])
 
 
 def entries_of(body: object) -> list[Any] | None:
@@ -128,21 +146,22 @@ def fitting(letters: Sequence[Letter], limit: int) -> int:
 def send(api: Api, source: str, letters: Sequence[Letter], ignore_expiry: bool) -> Sent:
     """One request to the gateway. Raises `CliError`."""
     entries: list[Any] = []
-    owners: list[int] = []
+    owners: list[tuple[int, int]] = []
     for place, letter in enumerate(letters):
-        for entry in letter.entries or ():
+        for offset, entry in enumerate(letter.entries or ()):
             kept = entry
             if ignore_expiry and isinstance(entry, dict):
                 kept = {name: value for name, value in entry.items() if name != "ExpiresAt"}
             entries.append(kept)
-            owners.append(place)
+            owners.append((place, offset))
     # An entry alone goes as the message that it was: it may be as large as a message may be.
     body = entries[0] if len(entries) == 1 and isinstance(entries[0], dict) else {"Messages": entries}
     answer = call(api, "POST", f"/v1/packet-sources/{quote(source, safe='')}/messages", body)
     sent = Sent(answer["MessageId"], bool(answer.get("Settled", True)))
     for failure in answer["Failures"]:
         index = failure["Index"]
-        sent.failed |= {owners[index]} if index is not None else set(owners)
+        for place, offset in owners if index is None else [owners[index]]:
+            sent.failed.setdefault(place, []).append(offset)
     return sent
 
 
