@@ -18,7 +18,7 @@ pub fn check(body: &[u8]) {
             world.unreliable = unreliable;
             let (completion, sent) = world.settle(Origin::Destination(destination), None, body);
             check_entries(asking, &completion);
-            assert_eq!((completion.duplicates, completion.sent_ids.len()), (0, 0));
+            assert_eq!((completion.duplicates, world.listener.take_sent_ids().len()), (0, 0));
             for sent in sent {
                 let answered = |tag: &&crate::world::Genuine| {
                     tag.address.remote == sent.remote && Some(tag.address.local.ip()) == sent.local

@@ -91,10 +91,15 @@ class Port:
         """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
 
     def on_completions(self, callback: _Callback | None) -> None:
-        """Call `callback` while `completions` has something; room in a full ring comes free with it. None: no more."""
+        """Call `callback` while `completions` or `sent_ids` has something; room in a full ring comes free with the
+        former. None: no more."""
 
     def completions(self) -> list[Completion]:
         """Every message and reply document of which all entries have ended since the last call."""
+
+    def sent_ids(self) -> list[tuple[int, str]]:
+        """`(source, id)` of the entries that were sent since the last call, for the journal (contract 4.3), also of
+        messages that have not ended. Ask after `completions`: then those of each completion are among them."""
 
     def remember(self, ids: Sequence[tuple[int, str, float]]) -> None:
         """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
@@ -239,10 +244,6 @@ class Completion:
     def sent(self) -> int: ...
     @property
     def duplicates(self) -> int: ...
-    @property
-    def sent_ids(self) -> list[str]:
-        """The `Id`s of the entries that were sent, for the journal (contract 4.3)."""
-
     @property
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""

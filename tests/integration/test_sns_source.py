@@ -283,3 +283,29 @@ def test_aws_out_of_reach_at_the_start(served: Served, topic: Topic, ministack: 
     assert "127.0.0.1:9" in failed["Detail"]
     assert one.address()[1]
     assert one.stop() == 0
+
+
+def test_what_a_killed_gateway_had_sent_of_a_message_is_not_sent_with_its_redelivery(
+    ministack: Ministack, served: Served, topic: Topic
+) -> None:
+    one = served(topic, ministack.url, source="    rate_limit: { packets_per_second: 100, burst: 1 }\n")
+    one.event("SourceSubscribed")
+    with Client() as client:
+        ids = [f"fw-17/{n}" for n in range(300)]
+        topic.publish(
+            {
+                "Messages": [
+                    {"Data": one, "Formatter": "utf8", "Remote": client.remote, "Id": one} for one in ids
+                ]
+            }
+        )
+        received = client.receive_data(100)
+        one.kill()
+        received += client.waiting()
+        assert len(received) < len(ids)
+        assert topic.queue().in_flight() == 1
+        one.start()
+        wait_until_empty(topic.queue())  # it came again
+        received += client.waiting()
+    assert {data.decode() for data in received} == set(ids), "none is lost"
+    assert len(received) - len(ids) <= 5, "of the last turn alone"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import PROGRAM, Client, Gateway, source_of, until
 
 from conftest import StartGateway
@@ -156,6 +157,35 @@ def test_a_publisher_that_retries_with_ids_across_a_restart(gateway: StartGatewa
     except TimeoutError:
         extra = None
     assert extra is None, "each arrives once"
+
+
+@pytest.mark.parametrize("rate", [100, 1000])
+def test_of_a_message_that_a_crash_interrupts_only_the_last_turn_is_sent_again(
+    gateway: StartGateway, rate: int
+) -> None:
+    one = gateway(source(f"    rate_limit: {{ packets_per_second: {rate}, burst: 1 }}\n"))
+    client = Client()
+    ids = [f"fw-17/{n}" for n in range(2 * rate)]
+    message = {"Messages": [entry(client, name, Id=name) for name in ids]}
+    one.publish(message)
+    received = client.receive_data(rate // 2)
+    one.kill()
+    received += client.waiting()
+    assert len(received) < len(ids), "it was interrupted"
+    one.start()
+    one.publish(message)
+    until(
+        lambda: (
+            one.metrics().value("source_duplicates") + one.metrics().value("source_sent_packets") == len(ids)
+        ),
+        "each entry ended",
+    )
+    sent = one.metrics().value("source_sent_packets")
+    received += client.receive_data(sent)
+    repeated = Counter(received).total() - len(ids)
+    assert {data.decode() for data in received} == set(ids), "none is lost"
+    # Between a packet and its line in the journal lies one turn of the event loop.
+    assert repeated <= max(1, rate // 20), f"{repeated} were sent again"
 
 
 def test_a_source_may_require_a_session(gateway: StartGateway) -> None:

@@ -20,7 +20,6 @@ class FakeCompletion:
     sent: int
     duplicates: int
     failures: list[FailureTuple] = field(default_factory=list)
-    sent_ids: list[str] = field(default_factory=list)
 
 
 class FakePort:
@@ -32,6 +31,7 @@ class FakePort:
         self.ring: deque[tuple[str, int | None, int | None, bytes, tuple[str, str] | None]] = deque()
         self.order: list[str] = []
         self._ended: list[FakeCompletion] = []
+        self._sent: list[tuple[int, str]] = []
         self._fd = os.eventfd(0, os.EFD_NONBLOCK)
 
     def submit(self, messages: Sequence[Submission], /) -> int:
@@ -63,6 +63,15 @@ class FakePort:
             os.eventfd_read(self._fd)
         ended, self._ended = self._ended, []
         return ended
+
+    def sent_ids(self) -> list[tuple[int, str]]:
+        sent, self._sent = self._sent, []
+        return sent
+
+    def leave(self, source: int, *ids: str) -> None:
+        """Entries with these `Id`s leave, of a message that has not ended."""
+        self._sent += [(source, one) for one in ids]
+        os.eventfd_write(self._fd, 1)
 
     def end(self, *failures: FailureTuple, entries: int = 1, duplicates: int = 0) -> None:
         """End the oldest message: whatever is neither failed nor duplicate was sent."""

@@ -392,3 +392,62 @@ async def test_bodies_are_not_kept_after_the_end(rig: Rig) -> None:
         rig.port.end()
     assert await rig.egress.drain(5)
     assert rig.egress.in_flight == 0
+
+
+async def test_ids_are_written_down_as_their_packets_leave() -> None:
+    rig = Rig(record=(kept := Kept()))
+    rig.egress.try_submit([Message("m1", 0, BODY), Message("m2", 1, BODY)])
+    rig.port.leave(0, "a", "b")
+    rig.port.leave(1, "c")
+    await until(lambda: len(kept.ids) == 3)
+    assert kept.ids == [("replies", "a"), ("replies", "b"), ("other", "c")]
+    assert rig.egress.in_flight == 2, "neither message has ended"
+    rig.egress.close()
+
+
+async def test_many_failures_leave_turns_of_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "TURN_FAILURES", 100)
+    rig = Rig()
+    ended: list[Outcome] = []
+    turns: list[int] = []
+    rig.egress.try_submit(
+        [Message(f"m{n}", 0, BODY, settles=False) for n in range(10)],
+        lambda outcome: (
+            ended.append(outcome),
+            asyncio.get_running_loop().call_soon(lambda: turns.append(len(ended))),
+        ),
+    )
+    for _ in range(10):
+        rig.port.end(*[(index, "InvalidTag", "altered") for index in range(60)], entries=60)
+    await until(lambda: len(ended) == 10)
+    assert [outcome.message_id for outcome in ended] == [f"m{n}" for n in range(10)]
+    assert turns[0] < 10, "others had a turn before the last"
+    rig.egress.close()
+
+
+async def test_a_close_tells_what_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress_module, "TURN_FAILURES", 100)
+    rig = Rig()
+    ended: list[Outcome] = []
+    rig.egress.try_submit([Message(f"m{n}", 0, BODY) for n in range(10)], ended.append)
+    for _ in range(10):
+        rig.port.end(*[(index, "InvalidTag", "altered") for index in range(60)], entries=60)
+    rig.egress.close()
+    assert len(ended) == 10
+    assert {failure.reason for outcome in ended for failure in outcome.failures} == {"InvalidTag"}
+
+
+async def test_letters_that_found_no_room_are_told_with_the_outcome() -> None:
+    class Full(Kept):
+        def failed(self, messages: Sequence[FailedMessage], *, settles: bool) -> None:
+            for message in messages:
+                message.failures.lost = not settles
+
+    rig = Rig(record=Full())
+    ended: list[Outcome] = []
+    rig.egress.try_submit([Message("m1", 0, BODY, settles=False), Message("m2", 0, BODY)], ended.append)
+    rig.port.end((0, "Expired", ""), entries=2)
+    rig.port.end((0, "Expired", ""), entries=2)
+    await until(lambda: len(ended) == 2)
+    assert {outcome.message_id: outcome.letters_lost for outcome in ended} == {"m1": True, "m2": False}
+    rig.egress.close()

@@ -79,8 +79,6 @@ pub struct Completion {
     pub sent: u32,
     pub duplicates: u32,
     pub failures: Vec<Failure>,
-    /// `Id`s of the entries that were sent.
-    pub sent_ids: Vec<String>,
     /// Size of the document, to give its room in the ring back.
     pub bytes: usize,
 }

@@ -98,6 +98,7 @@ pub struct Egress {
     /// The protocol has put something into `outgoing` that [`judge_protocol`](Self::judge_protocol) has not seen.
     unjudged: bool,
     completions: VecDeque<Completion>,
+    sent_ids: Vec<(usize, String)>,
     /// Kinds of events that somebody watches.
     pub watched: Kinds,
     events: Vec<Event>,
@@ -116,6 +117,7 @@ impl Egress {
             outgoing: Queue::default(),
             unjudged: false,
             completions: VecDeque::new(),
+            sent_ids: Vec::new(),
             watched: Kinds::default(),
             events: Vec::new(),
         }
@@ -143,16 +145,8 @@ impl Egress {
         if let Origin::Source(source) = origin {
             counters.sources[source].messages += 1;
         }
-        let completion = Completion {
-            id,
-            origin,
-            entries: 0,
-            sent: 0,
-            duplicates: 0,
-            failures: Vec::new(),
-            sent_ids: Vec::new(),
-            bytes: body.len(),
-        };
+        let completion =
+            Completion { id, origin, entries: 0, sent: 0, duplicates: 0, failures: Vec::new(), bytes: body.len() };
         let document = self.documents.insert(Document { completion, outstanding: 1 });
         let parsed = match origin {
             Origin::Source(_) => message::parse_message(&body),
@@ -394,7 +388,9 @@ impl Egress {
                         about: About::Sent { origin, document, index, id: id.clone() },
                     });
                 }
-                completion.sent_ids.extend(id);
+                if let (Origin::Source(source), Some(id)) = (completion.origin, id) {
+                    self.sent_ids.push((source, id));
+                }
             }
             Err(refused) => self.fail(counters, document, Some(index), refused),
         }
@@ -411,6 +407,12 @@ impl Egress {
     /// The next document whose entries have all completed.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.completions.pop_front()
+    }
+
+    /// Takes the PacketSource and `Id` of each entry that was sent since the last call, whether or not its document has
+    /// completed.
+    pub fn take_sent_ids(&mut self) -> Vec<(usize, String)> {
+        std::mem::take(&mut self.sent_ids)
     }
 
     /// Takes the events since the last call.

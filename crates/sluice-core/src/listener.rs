@@ -34,8 +34,8 @@ use std::{
 ///   [`poll_timeout`](Self::poll_timeout) has passed, [`handle_timeout`](Self::handle_timeout). `now` never goes back.
 /// - After each call (or after several, for a whole round of received packets) drain
 ///   [`poll_batch`](Self::poll_batch), [`next_outgoing`](Self::next_outgoing) with [`sent`](Self::sent) or
-///   [`not_sent`](Self::not_sent), [`poll_completion`](Self::poll_completion) and, if it is
-///   [watched](Self::watch), [`take_events`](Self::take_events).
+///   [`not_sent`](Self::not_sent), [`take_sent_ids`](Self::take_sent_ids), [`poll_completion`](Self::poll_completion) and,
+///   if it is [watched](Self::watch), [`take_events`](Self::take_events).
 /// - Datagrams from the network are counted, and are never an error. Each document of an application ends in a
 ///   [`Completion`].
 /// - It does no I/O, reads no clock, and holds no more than it was given: the caller bounds what it submits
@@ -386,6 +386,12 @@ impl Listener {
     /// The next document whose entries have all completed.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.egress.poll_completion()
+    }
+
+    /// Takes the PacketSource and `Id` of each entry that was sent since the last call: a second attempt at it is known
+    /// by them after a restart, also while others of its document wait.
+    pub fn take_sent_ids(&mut self) -> Vec<(usize, String)> {
+        self.egress.take_sent_ids()
     }
 
     /// Datagrams that wait for the socket.

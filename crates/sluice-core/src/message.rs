@@ -124,8 +124,7 @@ mod tests {
     #[test]
     fn entries_are_bounded() {
         for entry in ["1", "null", "{}", "\"\\ud800\""] {
-            let message =
-                |count| format!("{{\"Messages\": [{}]}}", vec![entry; count].join(",")).into_bytes();
+            let message = |count| format!("{{\"Messages\": [{}]}}", vec![entry; count].join(",")).into_bytes();
             assert_eq!(parse_message(&message(ENTRIES_LIMIT)).unwrap().len(), ENTRIES_LIMIT, "{entry}");
             let refused = parse_message(&message(ENTRIES_LIMIT + 1)).unwrap_err();
             assert_eq!(refused, "Messages has 10001 entries, a message at most 10000", "{entry}");

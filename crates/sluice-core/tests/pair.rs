@@ -487,11 +487,34 @@ fn a_rate_limited_source_sends_at_its_pace_and_fails_what_would_come_too_late() 
 }
 
 #[test]
+fn ids_are_told_as_their_packets_leave_and_not_when_the_message_has_ended() {
+    let mut node = Node::new(|spec| {
+        spec["Sources"][0]["EgressNetworks"] = json!(["198.51.100.0/24"]);
+        spec["Sources"][0]["RateLimit"] = json!({"PacketsPerSecond": 10, "Burst": 2});
+    });
+    let entries: Vec<_> = (0..5).map(|n| entry_with(json!({"Id": format!("id-{n}")}))).collect();
+    let body = json!({ "Messages": entries }).to_string().into_bytes();
+    let submission =
+        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None };
+    node.listener.submit(node.now, &node.own, submission);
+    node.drain();
+    let mut told = node.listener.take_sent_ids();
+    assert!(!told.is_empty());
+    while node.completions.is_empty() {
+        assert_eq!(told.len(), node.wire.len(), "each is told with its packet");
+        node.pass(0.05);
+        told.extend(node.listener.take_sent_ids());
+    }
+    let all: Vec<_> = (0..5).map(|n| (0, format!("id-{n}"))).collect();
+    assert_eq!(told, all);
+}
+
+#[test]
 fn an_id_is_sent_once_while_the_window_lasts_and_again_after_a_failure() {
     let mut node = Node::new(|spec| spec["Sources"][0]["EgressNetworks"] = json!(["198.51.100.0/24"]));
     let good = entry_with(json!({"Id": "fw-17/3"}));
     let first = node.publish(good.clone());
-    assert_eq!((first.sent, first.sent_ids), (1, vec!["fw-17/3".to_owned()]));
+    assert_eq!((first.sent, node.listener.take_sent_ids()), (1, vec![(0, "fw-17/3".to_owned())]));
     let again = node.publish(json!({"Messages": [good, entry_with(json!({"Id": "fw-17/4"}))]}));
     assert_eq!((again.sent, again.duplicates), (1, 1));
 

@@ -133,7 +133,7 @@ impl Open {
     /// Hands over what has ended and what has happened.
     fn report(&mut self, now: Now, shared: &Shared) {
         let ended = std::iter::from_fn(|| self.listener.poll_completion()).collect::<Vec<_>>();
-        self.port.complete(ended);
+        self.port.complete(ended, self.listener.take_sent_ids());
         self.port.peers_changed(self.listener.take_peer_changes());
         self.show_events(shared, now);
     }

@@ -58,6 +58,7 @@ struct Ring {
     documents: usize,
     waiting: VecDeque<Submission>,
     completions: Vec<Completion>,
+    sent_ids: Vec<(usize, String)>,
     closed: bool,
 }
 
@@ -79,6 +80,7 @@ impl Port {
             documents: 0,
             waiting: VecDeque::new(),
             completions: Vec::new(),
+            sent_ids: Vec::new(),
             closed: false,
         };
         Port(Arc::new(PortState {
@@ -184,7 +186,14 @@ impl Port {
         std::mem::take(&mut ring.completions)
     }
 
-    /// Set when [`completions`](Self::completions) has something; room in the ring comes free with it.
+    /// PacketSource and `Id` of the entries that were sent since the last call. Those of a document are here no later
+    /// than its completion: ask after [`completions`](Self::completions).
+    pub fn sent_ids(&self) -> Vec<(usize, String)> {
+        std::mem::take(&mut self.ring().sent_ids)
+    }
+
+    /// Set when [`completions`](Self::completions) or [`sent_ids`](Self::sent_ids) has something; room in the ring comes
+    /// free with the former.
     pub fn completed(&self) -> &Signal {
         &self.0.completed
     }
@@ -277,18 +286,19 @@ impl Port {
         self.ring().waiting.pop_front()
     }
 
-    /// The I/O thread reports documents that ended.
-    pub(crate) fn complete(&self, completions: impl IntoIterator<Item = Completion>) {
+    /// The I/O thread reports documents that ended, and entries that were sent.
+    pub(crate) fn complete(&self, completions: Vec<Completion>, sent_ids: Vec<(usize, String)>) {
+        if completions.is_empty() && sent_ids.is_empty() {
+            return;
+        }
         let mut ring = self.ring();
-        let before = ring.completions.len();
         for completion in completions {
             ring.bytes -= completion.bytes;
             ring.documents -= 1;
             ring.completions.push(completion);
         }
-        if ring.completions.len() > before {
-            self.0.completed.set();
-        }
+        ring.sent_ids.extend(sent_ids);
+        self.0.completed.set();
     }
 
     pub(crate) fn close_ring(&self) {

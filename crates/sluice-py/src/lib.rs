@@ -188,6 +188,10 @@ impl Port {
         self.port.completions().into_iter().map(Completion).collect()
     }
 
+    fn sent_ids(&self) -> Vec<(usize, String)> {
+        self.port.sent_ids()
+    }
+
     fn remember(&self, py: Python<'_>, ids: Vec<(usize, String, f64)>) -> PyResult<()> {
         let ids = ids.into_iter().map(|(source, id, ago)| Remembered { source, id, ago: seconds(ago) }).collect();
         py.detach(|| self.dataplane.remember(&self.port, ids)).map_err(gone)
@@ -414,11 +418,6 @@ impl Completion {
     #[getter]
     fn duplicates(&self) -> u32 {
         self.0.duplicates
-    }
-
-    #[getter]
-    fn sent_ids(&self) -> Vec<String> {
-        self.0.sent_ids.clone()
     }
 
     #[getter]

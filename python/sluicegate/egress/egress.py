@@ -118,7 +118,12 @@ class Egress:
 
     @property
     def full(self) -> bool:
-        """True while the ring is known to have no room: `try_submit` would take nothing."""
+        """True while the ring is known to have no room (`try_submit` would take nothing), or it is `congested`: for whoever
+        can refuse a message, as letters of it might find no room."""
+        return self._no_room or self.congested
+
+    @property
+    def _no_room(self) -> bool:
         return self._full or bool(self._backlog)
 
     @property
@@ -139,7 +144,7 @@ class Egress:
 
         Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
         """
-        if self._closed or self.full or not messages:
+        if self._closed or self._no_room or not messages:
             return 0
         taken = self._port.submit([_submission(message) for message in messages])
         for message in messages[:taken]:
@@ -156,7 +161,7 @@ class Egress:
         """
         if self._closed:
             self._report_lost(message)
-        elif self.full or not self._take(message, None):
+        elif self._no_room or not self._take(message, None):
             self._wait(_Waiter(lambda: self._take(message, None), self._running().create_future(), message))
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
@@ -295,7 +300,7 @@ class Egress:
 
     async def _room(self, put: Callable[[], bool], seconds: float | None) -> None:
         loop = self._running()
-        if not self.full and put():
+        if not self._no_room and put():
             return
         waiter = _Waiter(put, loop.create_future())
         self._wait(waiter)
@@ -351,12 +356,12 @@ class Egress:
 
     def _end_all(self) -> None:
         ended = self._port.completions()
-        if self._ledger is not None:
-            # Before anybody is told: what is acknowledged must be known after a restart.
+        # After the completions, so that it has theirs; before anybody is told: what is acknowledged must be known after
+        # a restart. And what of a message has left, while the rest of it waits.
+        sent = self._port.sent_ids()
+        if sent and self._ledger is not None:
             names = self._failing.sources
-            sent = [(names[one.source], i) for one in ended if one.source is not None for i in one.sent_ids]
-            if sent:
-                self._ledger.sent(sent)
+            self._ledger.sent([(names[source], entry_id) for source, entry_id in sent])
         more = not self._ended  # else it is told already that more is to come
         self._ended.extend(ended)
         if more:

@@ -1,7 +1,8 @@
 """The journal of `Id`s that were sent (contract section 4.3): what makes a publisher's retry safe across a restart.
 
-Append-only, one write for each batch of completions, after sending and before anything is acknowledged. The write
-goes to the kernel, not to the disk: it survives the end of this process, however it ends, and not a power loss.
+Append-only, one write for each turn of the event loop in which packets left, after sending and before anything is
+acknowledged. The write goes to the kernel, not to the disk: it survives the end of this process, however it ends, and
+not a power loss.
 
 Two files, so that old Ids leave: a full or old `PATH` becomes `PATH.1`. Together they always hold at least the window.
 One line is `[unix seconds, source, id]`; a line cut short by a crash is skipped.
