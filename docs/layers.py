@@ -25,8 +25,8 @@ LAYERS = [
     ("aws", "functions"),
     ("http",),
     ("httpclient", "model", "state"),
-    ("entrypoints", "localcode"),
-    ("backoff", "faults", "linefile", "loopwatch", "regular", "threads"),
+    ("entrypoints", "linefile", "localcode"),
+    ("backoff", "faults", "loopwatch", "regular", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

@@ -11,12 +11,13 @@ import errno
 import fcntl
 import os
 import select
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from sluicegate.regular import require_regular
 
 LOCK_SECONDS = 2.0
 """How long somebody else may hold the lock of a file before that is an error."""
@@ -34,27 +35,24 @@ class Rotation:
     keep: int = 5
 
 
-def open_lines(path: Path, mode: int, *, links: bool = True) -> int:
-    """The file at `path` for appending, made with `mode` if absent. Raises `OSError`, also for a device or a pipe.
+def open_lines(path: Path, mode: int, *, links: bool = True, devices: bool = False) -> int:
+    """The file at `path` for appending, made with `mode` if absent. Raises `OSError`, also for a pipe, a socket or a
+    device; not with `devices`, for whoever has looked (`regular.require_appendable`).
 
     `links=False`: no part of the absolute path may be a symbolic link, so that one that is put there after the path was
     checked leads nowhere. Folders that are missing are made then.
     """
-    with contextlib.suppress(FileNotFoundError):
-        require_regular(path.stat())  # a device is not even opened
+    if not devices:
+        with contextlib.suppress(FileNotFoundError):
+            require_regular(path.stat(), path)  # a device is not even opened
     fd = os.open(path, _FLAGS, mode) if links else _open_unlinked(path, mode)
     try:
-        require_regular(os.fstat(fd))  # the name may lead elsewhere by now
+        if not devices:
+            require_regular(os.fstat(fd), path)  # the name may lead elsewhere by now
     except OSError:
         os.close(fd)
         raise
     return fd
-
-
-def require_regular(found: os.stat_result) -> None:
-    """Raises `OSError` for a device, a pipe, a socket or a directory."""
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def _open_unlinked(path: Path, mode: int) -> int:

@@ -128,5 +128,5 @@ async def test_what_is_no_file_is_refused_before_the_switch(rig: Rig, tmp_path: 
         path.symlink_to("/dev/full")
     else:
         socket.socket(socket.AF_UNIX).bind(str(path))
-    with pytest.raises(OSError, match="not a regular file"):
+    with pytest.raises(OSError, match="not a regular file but a"):
         rig.places.find(f"file:{path}", tmp_path)

@@ -89,7 +89,7 @@ class FileDestination(Destination):
     def _open(self) -> int:
         self._close_file()
         require_appendable(self._path)
-        self._file = open_lines(self._path, 0o644, links=self._links)
+        self._file = open_lines(self._path, 0o644, links=self._links, devices=True)
         return self._file
 
     def _append(self, data: bytes) -> None:

@@ -103,7 +103,7 @@ class FileSink(QueuedSink):
     def _open(self) -> int:
         self._close_file()
         require_appendable(self.path)
-        fd = open_lines(self.path, 0o640)
+        fd = open_lines(self.path, 0o640, devices=True)
         self._fd, self._torn = fd, False
         self._size = os.fstat(fd).st_size
         if start := line_start(fd, self._size):

@@ -72,7 +72,8 @@ class Sender(Protocol):
 
     @property
     def full(self) -> bool:
-        """True while `try_submit` would take nothing."""
+        """True while `try_submit` would take nothing, or dead letters wait beyond their bound: whoever can refuse a
+        message is to refuse it."""
 
     @property
     def congested(self) -> bool:

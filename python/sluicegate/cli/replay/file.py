@@ -26,7 +26,7 @@ def count_file(file: Path, choice: Choice) -> Counter[str]:
     """What `replay_file` would do."""
     counts: Counter[str] = Counter()
     for path in (_moved(file), file):
-        if path.is_file():
+        if path.exists():
             counts.update(choice.disposition(letter) for letter in _read(path, 0))
     return counts
 

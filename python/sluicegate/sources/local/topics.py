@@ -236,9 +236,9 @@ class Topics:
     ) -> None:
         """Hand a message to every PacketSource bound to the topic. Returns once all of them have it.
 
-        `body` is the message as published, `published_at` Unix seconds. `Throttled`: a sender is full, or dead letters
-        of its Listener wait beyond their bound, and none has it. `TopicNotFound`, `InvalidTopic`: no such topic. A
-        topic without a PacketSource takes the message, and counts it.
+        `body` is the message as published, `published_at` Unix seconds. `Throttled`: a sender is full, and
+        none has it. `TopicNotFound`, `InvalidTopic`: no such topic. A topic without a PacketSource takes the
+        message, and counts it.
         """
         topic = self.get(arn)
         bound = self._bindings.get(arn)
@@ -246,7 +246,7 @@ class Topics:
             topic.published += 1
             self.unrouted += 1
             return
-        if any(binding.sender.full or binding.sender.congested for binding in bound):
+        if any(binding.sender.full for binding in bound):
             self.throttled += 1
             raise Throttled(arn)
         taken = False
