@@ -3,9 +3,10 @@
 Theory of operation. What waits are messages, in the order in which they failed, each as its body and its failures: its
 letters may be hundreds of times as long. A task of each place makes letters of the first ones, some at a time, and a
 letter leaves only when the place has it; so `settle` has to wait for nothing but the number at the head. While nothing
-is taken the task tries again, with growing, jittered pauses. What waits is bounded twice: beyond `limit_bytes`
-senders that settle their messages (a queue's consumer) see that it is `congested`, bring no more than is under way and
-lose nothing; the letters of others (REST) are dropped, counted, and marked as lost in the message's outcome.
+is taken the task tries again, with growing, jittered pauses. What waits is bounded twice. Beyond three quarters of
+`limit_bytes` it is `congested`: senders that settle their messages (a queue's consumer) bring no more than is under way
+and lose nothing, and a publisher who can be refused is. Beyond `limit_bytes` the letters of messages that do not settle
+(REST) are dropped, counted, and marked as lost in the message's outcome.
 """
 
 import asyncio
@@ -97,8 +98,8 @@ class DeadLetterKeeper(ABC, Generic[L]):
 
     @property
     def congested(self) -> bool:
-        """True while more than `limit_bytes` wait: who settles its messages is to bring no more of them."""
-        return self._bytes > self._limit
+        """True while so much waits that who settles its messages is to bring no more of them."""
+        return self._bytes > self._limit * 3 // 4
 
     @property
     def settled(self) -> bool:

@@ -118,8 +118,8 @@ class Egress:
 
     @property
     def full(self) -> bool:
-        """True while the ring is known to have no room (`try_submit` would take nothing), or it is `congested`: for whoever
-        can refuse a message, as letters of it might find no room."""
+        """True while the ring is known to have no room (`try_submit` would take nothing), or while letters of a message
+        might find none (`congested`): for whoever can refuse it."""
         return self._no_room or self.congested
 
     @property
