@@ -260,6 +260,8 @@ async def test_it_goes_on_after_a_restart(node: Node) -> None:
     await node.serve()
     await until(lambda: len(node.sender.sent) == 3)
     await node.stop()
+    for ending in node.sender.ending:  # what was held in memory is gone with the process
+        ending.cancel()
     for message in list(queue.invisible.values()):  # its visibility ends
         queue.waiting.append(message)
     queue.invisible.clear()
