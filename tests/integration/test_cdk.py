@@ -36,6 +36,9 @@ REFUSED = {
 }
 """What this version does not do, with what names it. Every other stack is accepted."""
 
+AT_AWS = ("ExistingTargets", "RegionMap")
+"""Stacks that name what there is at AWS: refused with `--use-aws` alone."""
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
@@ -86,6 +89,8 @@ def test_a_stack_is_accepted_or_refused_by_name_and_a_dry_run_says_the_same(
 ) -> None:
     template = TEMPLATES[name]
     options = ("--output", "json", "--directory", str(tmp_path / "record"))
+    if name in AT_AWS:
+        options = (*options, "--use-aws")
     planned = apply(shared, template, "--dry-run", *options)
     made = apply(shared, template, *options)
     for result in (planned, made):
@@ -101,6 +106,16 @@ def test_a_stack_is_accepted_or_refused_by_name_and_a_dry_run_says_the_same(
     removed = apply(shared, template, "--delete", *options)
     assert removed.exit_code == 0, removed.output
     assert shared.api("GET", "/v1/listeners").json()["Items"] == []
+
+
+def test_what_there_is_at_aws_is_not_bound_unless_the_user_says_so(shared: Gateway, tmp_path: Path) -> None:
+    made = applied(shared, TEMPLATES["ExistingTargets"], "--directory", str(tmp_path))
+    (listener,) = shared.api("GET", "/v1/listeners").json()["Items"]
+    assert [one.keys() & {"DestinationArn", "Role"} for one in listener["Destinations"]] == [set()] * 13
+    told = "\n".join(note["Text"] for note in made["Notes"])
+    for one in listener["Destinations"]:
+        assert f"packets for {one['Name']} are dropped and counted: arn:aws:" in told
+    assert "AWS is not called without --use-aws" in told
 
 
 def noted(result: Result) -> set[tuple[str, str]]:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sluicegate.cfn.aws import AwsParts
+from sluicegate.cfn.bindings import Bindings
 from sluicegate.cfn.egress import added, client_networks, options_for_nearby
 from sluicegate.cfn.functions import FUNCTIONS, Lambdas
 from sluicegate.cfn.includes import Includes
-from sluicegate.cfn.local_function import LocalFunction
 from sluicegate.cfn.parameters import Parameters
 from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
 from sluicegate.cfn.provider import (
@@ -21,9 +22,15 @@ from sluicegate.cfn.provider import (
     kind_of,
 )
 from sluicegate.cfn.reader import Items, Map, Place
-from sluicegate.cfn.resolve import NO_VALUE, Resolver, origins
+from sluicegate.cfn.resolve import NO_VALUE, Resolver
 from sluicegate.cfn.template import Declared, Template, TemplateError, references
-from sluicegate.model import Finding, PacketSource
+from sluicegate.model import (
+    DestinationArn,
+    DestinationSpec,
+    Finding,
+    Listener,
+    PacketSource,
+)
 
 LATER = "(known after it is made)"
 TOPIC = "AWS::SNS::Topic"
@@ -81,7 +88,7 @@ class Settings:
     `made_dir` is the directory for inline code and dead letters. `environment` has variables for every function that
     does not set them. `egress_networks` are added to those of each PacketSource. `nearby` are the networks of this
     machine, for a note on a PacketSource without networks. `includes` has local files for the locations of
-    `AWS::Include`.
+    `AWS::Include`. `use_aws`: what the template names at AWS is called. `topics`: the gateway has topics of its own.
     """
 
     name: str
@@ -91,6 +98,8 @@ class Settings:
     egress_networks: tuple[str, ...] = ()
     nearby: tuple[str, ...] = ()
     includes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    use_aws: bool = False
+    topics: bool = True
 
 
 class Stack:
@@ -124,6 +133,10 @@ class Stack:
             is_made=self._is_here,
             note=self._note,
         )
+        self._aws = AwsParts(
+            template, settings.made_dir, use_aws=settings.use_aws, topics=settings.topics, note=self._note
+        )
+        self._bindings = Bindings(self._lambdas, self._aws, settings.region, note=self._note)
 
     @property
     def code(self) -> Mapping[Path, str]:
@@ -253,26 +266,29 @@ class Stack:
     # Resources of the gateway
 
     def _listener(self, declared: Declared) -> dict[str, Any]:
-        properties = self._resolver.properties(declared.properties)
+        properties = self._aws.spelled(declared, Listener, self._resolver.properties(declared.properties))
         made = document(
             "Listener", properties, self._name(declared), self._settings.name, declared.logical_id
         )
         self._client_networks[str(made["Name"])] = client_networks(made)
-        self._drop_log_group(declared, made)
+        self._aws.leave_out(declared, made)
         given = made.get("Destinations") or []
         if not isinstance(given, list):
             return made  # the gateway refuses it and says why
         # Text names a Destination of another Listener. Anything else the gateway refuses, and says why.
-        destinations = [{**one} if isinstance(one, dict) else one for one in given]
+        destinations = [
+            self._aws.spelled(declared, DestinationSpec, one) if isinstance(one, dict) else one
+            for one in given
+        ]
         own = [one for one in destinations if isinstance(one, dict)]
         for destination in own:
-            self._bind(declared, destination)
-            self._drop_log_group(declared, destination)
+            self._bindings.bind(declared, destination)
+            self._aws.leave_out(declared, destination)
         self._give_arguments(declared, own)
         return {**made, "Destinations": destinations}
 
     def _packet_source(self, declared: Declared) -> dict[str, Any]:
-        properties = self._resolver.properties(declared.properties)
+        properties = self._aws.spelled(declared, PacketSource, self._resolver.properties(declared.properties))
         made = document(
             "PacketSource", properties, self._name(declared), self._settings.name, declared.logical_id
         )
@@ -286,18 +302,16 @@ class Stack:
                 "it sends to no private or loopback address, except in answers; to clients on this machine and its "
                 f"networks with {options_for_nearby(self._settings.nearby)}",
             )
-        dead_letters = made.get("DeadLetterQueueArn")
-        if dead_letters is not None and origins(dead_letters):
-            file = self._settings.made_dir / f"{declared.logical_id}-dead-letters.ndjson"
-            made["DeadLetterQueueArn"] = f"file:{file}"
-            self._note(declared, f"its dead letters go to {file}, because the queue is not made here")
+        self._aws.leave_source(declared, made)
         return made
 
     def _destination_arn(self, declared: Declared) -> dict[str, Any] | None:
-        properties = self._resolver.properties(declared.properties)
+        properties = self._aws.spelled(
+            declared, DestinationArn, self._resolver.properties(declared.properties)
+        )
         made = {key: value for key, value in properties.items() if key not in NOT_OURS}
         made.setdefault("IngressRegionKey", self._settings.region)
-        target = self._target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
+        target = self._bindings.target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
         return None if target is None else {**made, "Arn": target}
 
     def _raw_destinations(self, declared: Declared) -> list[Any]:
@@ -337,51 +351,6 @@ class Stack:
             return value
         return destination_name(self._settings.name, declared.logical_id, position)
 
-    def _drop_log_group(self, declared: Declared, made: dict[str, Any]) -> None:
-        """Leave out log groups and metrics that need resources of this template: nobody makes those here."""
-        name = made.get("Name", declared.logical_id)
-        if origins(made.get("LogGroupName")):
-            del made["LogGroupName"]
-            self._note(declared, f"{name} writes no log group: the gateway's events have its delivery errors")
-        if str(made.get("MetricsEnabled", "")).lower() == "true" and origins(made.get("Role")):
-            del made["MetricsEnabled"]
-            self._note(declared, f"{name} publishes no metrics: the gateway's /metrics has them")
-
-    # Destinations
-
-    def _bind(self, declared: Declared, destination: dict[str, Any]) -> None:
-        """Replace `DestinationArn` by a target on this machine. Without one it is left out, and packets are counted."""
-        arn = destination.pop("DestinationArn", None)
-        name = str(destination["Name"])
-        if isinstance(arn, str):
-            target = self._target(declared, arn, name)
-            if target is not None:
-                destination["DestinationArn"] = target
-        elif isinstance(arn, Mapping):
-            found = {region: self._target(declared, str(one), name) for region, one in arn.items()}
-            bound = {region: target for region, target in found.items() if target is not None}
-            if bound:
-                destination["DestinationArn"] = bound
-        function = self._function_of(arn)
-        if function is not None:
-            self._give(declared, destination, function)
-
-    def _target(self, declared: Declared, arn: str, name: str) -> str | None:
-        """The target in place of `arn` on this machine; None, with a note, when there is none."""
-        logical_id = self._lambdas.named(arn)
-        if logical_id is not None:
-            function = self._lambdas.used(logical_id)
-            if isinstance(function, LocalFunction):
-                return function.target
-            self._note(declared, f"packets for {name} are dropped and counted: {logical_id}: {function}")
-            return None
-        made_by = sorted(origins(arn))
-        if made_by or f":{ACCOUNT_ID}:" in arn:
-            what = f"{', '.join(made_by)} is not made here" if made_by else f"{arn} is nobody's"
-            self._note(declared, f"packets for {name} are dropped and counted: {what}")
-            return None
-        return arn
-
     def _give_arguments(self, declared: Declared, destinations: list[dict[str, Any]]) -> None:
         """Give each Destination the arguments of the function that a DestinationArn resource binds to it."""
         for other in self._template.resources.values():
@@ -392,27 +361,10 @@ class Stack:
             if not self._resolver.holds(other.condition, other.place):
                 continue
             properties = self._resolver.properties(other.properties)
-            function = self._function_of(properties.get("Arn"))
+            function = self._bindings.function_of(properties.get("Arn"))
             for destination in destinations:
                 if function is not None and destination["Name"] == properties.get("Destination"):
-                    self._give(declared, destination, function)
-
-    def _function_of(self, arn: Any) -> LocalFunction | None:
-        """The local function for an ARN. Of a map of regions: for this region, for `*`, or for the first one."""
-        if isinstance(arn, Mapping):
-            found = arn.get(self._settings.region) or arn.get("*") or next(iter(arn.values()), None)
-            return self._function_of(found)
-        logical_id = self._lambdas.named(arn) if isinstance(arn, str) else None
-        function = self._lambdas.used(logical_id) if logical_id is not None else None
-        return function if isinstance(function, LocalFunction) else None
-
-    def _give(self, declared: Declared, destination: dict[str, Any], function: LocalFunction) -> None:
-        """Replace `Arguments`, which say how Lambda invokes a function, by those of the local function."""
-        dropped = [key for key in destination.get("Arguments") or {} if key not in function.arguments]
-        if dropped:
-            text = f"{destination['Name']}: {', '.join(dropped)} of its Arguments has no effect on a local function"
-            self._note(declared, text)
-        destination["Arguments"] = function.arguments
+                    self._bindings.give(declared, destination, function)
 
     def _placeholder(self, declared: Declared) -> Placeholder:
         key = name_property(declared.type)

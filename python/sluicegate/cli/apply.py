@@ -10,6 +10,7 @@ from urllib.parse import quote
 import click
 
 from sluicegate.cfn.apply import LOCAL_CODE, ApplyError, Applying, Step
+from sluicegate.cfn.aws import USE_AWS
 from sluicegate.cfn.dry_run import check
 from sluicegate.cfn.egress import nearby_networks
 from sluicegate.cfn.record import Record, RecordError
@@ -70,6 +71,12 @@ class Pairs(click.ParamType[tuple[str, str]]):
     type=click.Path(path_type=Path),
     help="Where inline code and the record of the stack are kept.  [default: STACK.sluicegate beside the template]",
 )
+@click.option(
+    USE_AWS,
+    "use_aws",
+    is_flag=True,
+    help="Let the gateway call what the template names at AWS, by its ARN or name.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option("--delete", "is_delete", is_flag=True, help="Remove what earlier applies of this stack made.")
 @click.option(
@@ -85,6 +92,7 @@ def command(
     networks: tuple[str, ...],
     includes: tuple[tuple[str, str], ...],
     directory: Path | None,
+    use_aws: bool,
     dry_run: bool,
     is_delete: bool,
     overwrite: bool,
@@ -95,7 +103,7 @@ def command(
 
     Listeners, DestinationArns and PacketSources become the gateway's own, Lambda functions with code beside the
     template become local ones, SNS topics local topics. What cannot be had here is listed with the consequence. Apply
-    again after a change; nothing is asked of AWS.
+    again after a change. AWS is called with --use-aws alone, also where the template has an ARN of a real account.
     """
     name = _checked_name(stack_name or _name_of(template))
     place = directory or template.absolute().parent / f"{name}.sluicegate"
@@ -107,10 +115,12 @@ def command(
             name=name,
             region=region or gateway.region,
             made_dir=place.absolute(),
-            environment=gateway.environment,
+            environment=gateway.environment(use_aws),
             egress_networks=networks,
             nearby=tuple(nearby_networks()),
             includes={key: Path(file) for key, file in includes},
+            use_aws=use_aws,
+            topics=gateway.sns is not None,
         )
         known = {key: Known(one.id, one.attributes) for key, one in record.made.items() if one.id is not None}
         stack = Stack(loaded, dict(parameters), settings, known)
@@ -185,16 +195,13 @@ class _Gateway:
         sns = answer.get("Sns")
         self.sns = str(sns["Url"]) if isinstance(sns, dict) else None
 
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """What makes boto3 in a function find the gateway's topics; it wants credentials, whatever they are."""
-        if self.sns is None:
+    def environment(self, use_aws: bool) -> Mapping[str, str]:
+        """What makes boto3 in a function find the gateway's topics, and none of the operator's credentials: it wants
+        some, whatever they are."""
+        variables = {} if self.sns is None else {"AWS_ENDPOINT_URL_SNS": self.sns}
+        if self.sns is None and use_aws:
             return {}
-        return {
-            "AWS_ENDPOINT_URL_SNS": self.sns,
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-        }
+        return {**variables, "AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
     def send(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None

@@ -1,0 +1,233 @@
+"""What a template names at AWS is no part of a document, unless the operator says so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sluicegate.cfn.aws import own_topic
+from sluicegate.cfn.reader import parse
+from sluicegate.cfn.stack import Settings, Stack
+from sluicegate.cfn.template import Template, TemplateError
+
+pytestmark = pytest.mark.attack
+
+THEIRS = "111122223333"
+
+
+def made(resources: dict[str, Any], *, more: dict[str, Any] | None = None, **settings: Any) -> Stack:
+    text = json.dumps({**(more or {}), "Resources": resources})
+    template = Template(Path("/nowhere/t.json"), parse("t.json", text))
+    return Stack(template, {}, Settings("demo", "us-east-1", Path("/nowhere/made"), **settings), {})
+
+
+def listener(destination: Any, **properties: Any) -> dict[str, Any]:
+    properties = {"Name": "entry", **properties, "Destinations": [destination]}
+    return {"Entry": {"Type": "Custom::SluicegateListener", "Properties": properties}}
+
+
+def source(**properties: Any) -> dict[str, Any]:
+    return {
+        "Source": {
+            "Type": "Custom::SluicegatePacketSource",
+            "Properties": {"Name": "source", "ListenerName": "entry", **properties},
+        }
+    }
+
+
+def taken(stack: Stack) -> tuple[str, str]:
+    """What the gateway gets, and what the user is told."""
+    documents = json.dumps([item.document for item in stack.items()])
+    return documents, "\n".join(note.text for note in stack.notes)
+
+
+SERVICES = ("sqs", "kinesis", "sns", "lambda", "logs", "dynamodb", "states", "geo", "iot", "firehose")
+
+
+@pytest.mark.parametrize("partition", ["aws", "aws-cn", "aws-us-gov", "aws-iso-b"])
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_literal_target_in_every_partition(partition: str, service: str) -> None:
+    arn = f"arn:{partition}:{service}:us-east-1:{THEIRS}:queue"
+    for value in (arn, {"*": arn}, {"eu-west-1": arn, "us-east-1": "console:"}):
+        documents, told = taken(made(listener({"Name": "d", "DestinationArn": value})))
+        assert THEIRS not in documents
+        assert f"packets for d are dropped and counted: {arn} is at AWS" in told
+        assert "--use-aws" in told
+        documents, told = taken(made(listener({"Name": "d", "DestinationArn": value}), use_aws=True))
+        assert arn in documents
+        assert "--use-aws" not in told
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "arn:aws:s3:::strangers/prefix*",
+        "https://sqs.eu-west-1.amazonaws.com/111122223333/q",
+        "https://sqs.cn-north-1.amazonaws.com.cn/111122223333/q",
+        "https://sqs.us-east-1.api.aws/111122223333/q",
+        "s3://strangers/prefix",
+        "relay:arn:aws:sqs:us-east-1:111122223333:q",
+    ],
+)
+def test_targets_of_packages_that_lead_there(target: str) -> None:
+    documents, told = taken(made(listener({"Name": "d", "DestinationArn": target})))
+    assert target not in documents
+    assert "--use-aws" in told
+
+
+def test_arguments_beside_a_target_of_a_package() -> None:
+    destination = {
+        "Name": "d",
+        "DestinationArn": "relay:mine",
+        "Arguments": {"Then": [f"arn:aws:sqs:us-east-1:{THEIRS}:q"]},
+    }
+    documents, told = taken(made(listener(destination)))
+    assert "relay:mine" not in documents
+    assert "--use-aws" in told
+
+
+@pytest.mark.parametrize("target", ["console:", "file:packets.ndjson", "nats://127.0.0.1/packets"])
+def test_other_targets_stay(target: str) -> None:
+    documents, told = taken(made(listener({"Name": "d", "DestinationArn": target})))
+    assert target in documents
+    assert told == ""
+
+
+ARN = f"arn:aws:sqs:us-east-1:{THEIRS}:q"
+ACCOUNT = {"Parameters": {"Account": {"Type": "String", "Default": THEIRS}}}
+MAPPING = {"Mappings": {"M": {"a": {"Arn": ARN}}}}
+CONDITION = {"Conditions": {"Yes": {"Fn::Equals": ["a", "a"]}}}
+
+
+@pytest.mark.parametrize(
+    ("value", "more"),
+    [
+        ({"Fn::Sub": "arn:${AWS::Partition}:sqs:${AWS::Region}:${Account}:q"}, ACCOUNT),
+        ({"Fn::Join": [":", ["arn", "aws", "sqs", "us-east-1", {"Ref": "Account"}, "q"]]}, ACCOUNT),
+        ({"Fn::FindInMap": ["M", "a", "Arn"]}, MAPPING),
+        ({"Fn::If": ["Yes", ARN, "console:"]}, CONDITION),
+        ({"Fn::Select": ["0", {"Fn::Split": [",", f"{ARN},console:"]}]}, {}),
+        ({"Fn::Sub": f"arn:aws:sqs:us-east-1:{THEIRS}:${{AWS::StackName}}"}, {}),
+        ({"*": {"Fn::Sub": f"arn:aws:sqs:us-east-1:{THEIRS}:${{AWS::StackName}}"}}, {}),
+    ],
+)
+def test_an_arn_that_the_template_puts_together(value: Any, more: dict[str, Any]) -> None:
+    documents, told = taken(made(listener({"Name": "d", "DestinationArn": value}), more=more))
+    assert THEIRS not in documents
+    assert "--use-aws" in told
+
+
+def test_the_pseudo_account_is_nobody() -> None:
+    arn = {"Fn::Sub": "arn:aws:sqs:${AWS::Region}:${AWS::AccountId}:q"}
+    for use_aws in (False, True):
+        documents, told = taken(made(listener({"Name": "d", "DestinationArn": arn}), use_aws=use_aws))
+        assert "arn:" not in documents
+        assert "is nobody's" in told
+
+
+def test_a_binding_of_its_own() -> None:
+    for key in ("Arn", "arn"):
+        binding = {
+            "B": {
+                "Type": "Custom::SluicegateDestinationArn",
+                "Properties": {"Destination": "d", "IngressRegionKey": "us-east-1", key: ARN},
+            }
+        }
+        documents, told = taken(made({**listener({"Name": "d"}), **binding}))
+        assert THEIRS not in documents
+        assert f"packets for d are dropped and counted: {ARN} is at AWS" in told
+        assert ARN in taken(made(binding, use_aws=True))[0]
+
+
+@pytest.mark.parametrize("key", ["DestinationArn", "destination_arn"])
+def test_other_spellings_are_the_same(key: str) -> None:
+    documents, told = taken(made(listener({"name": "d", key: ARN, "log_group_name": "theirs"})))
+    assert THEIRS not in documents
+    assert "theirs" not in documents
+    assert "--use-aws" in told
+
+
+def test_two_spellings_at_once_are_refused() -> None:
+    for first, second in (("DestinationArn", "destination_arn"), ("destination_arn", "DestinationArn")):
+        with pytest.raises(
+            TemplateError, match=f"`{first}` and `{second}` mean the same, keep one of the two"
+        ):
+            taken(made(listener({"Name": "d", first: "console:", second: ARN})))
+
+
+ROLE = f"arn:aws:iam::{THEIRS}:role/theirs"
+
+
+@pytest.mark.parametrize("role", [ROLE, {"Arn": ROLE}, {"Arn": ROLE, "Duration": "1:00:00"}])
+def test_log_groups_and_roles(role: Any) -> None:
+    parts = {"LogGroupName": "/theirs/log", "Role": role, "MetricsEnabled": "true"}
+    resources = listener({"Name": "d", "DestinationArn": "console:", **parts}, **parts)
+    documents, told = taken(made(resources))
+    assert json.loads(documents)[0]["Destinations"] == [{"Name": "d", "DestinationArn": "console:"}]
+    assert set(json.loads(documents)[0]) == {"Name", "Destinations"}
+    for name in ("entry", "d"):
+        assert f"{name} writes no log group /theirs/log" in told
+        assert f"{name} assumes no role" in told
+    documents, told = taken(made(resources, use_aws=True))
+    assert documents.count("/theirs/log") == documents.count(ROLE) == 2
+    assert "--use-aws" not in told
+
+
+TOPIC = f"arn:aws:sns:eu-west-1:{THEIRS}:commands"
+
+
+def test_the_topic_of_a_packet_source_is_the_gateways_own() -> None:
+    resources = source(SnsTopicSource={"TopicArn": TOPIC, "Role": ROLE})
+    (document,) = json.loads(taken(made(resources))[0])
+    assert document["SnsTopicSource"] == {"TopicArn": "arn:aws:sns:eu-west-1:000000000000:commands"}
+    told = taken(made(resources))[1]
+    assert (
+        "source takes the messages of the gateway's own topic arn:aws:sns:eu-west-1:000000000000:commands"
+        in told
+    )
+    assert "source assumes no role" in told
+    (document,) = json.loads(taken(made(resources, use_aws=True))[0])
+    assert document["SnsTopicSource"] == {"TopicArn": TOPIC, "Role": ROLE}
+
+
+@pytest.mark.parametrize("account", [THEIRS, "000000000000"])
+@pytest.mark.parametrize("key", ["TopicArn", "topic_arn"])
+def test_a_gateway_without_topics_of_its_own_takes_nothing(account: str, key: str) -> None:
+    topic = f"arn:aws-cn:sns:cn-north-1:{account}:commands"
+    resources = source(SnsTopicSource={key: topic}, Enabled="true")
+    documents, told = taken(made(resources, topics=False))
+    assert json.loads(documents)[0]["Enabled"] is False
+    assert f"source takes no messages: {topic} is at AWS" in told
+
+
+def test_a_topic_put_together_from_one_of_the_template() -> None:
+    """Its name comes from the template, and its account is a stranger's."""
+    resources = {
+        "Topic": {"Type": "AWS::SNS::Topic"},
+        **source(
+            SnsTopicSource={"TopicArn": {"Fn::Sub": f"arn:aws:sns:us-east-1:{THEIRS}:${{Topic.TopicName}}"}}
+        ),
+    }
+    documents, told = taken(made(resources))
+    assert THEIRS not in documents
+    assert "arn:aws:sns:us-east-1:000000000000:demo-Topic" in documents
+    assert "--use-aws" in told
+
+
+def test_dead_letters_and_sources_of_packages() -> None:
+    resources = source(SnsTopicSource={"TopicArn": own_topic(TOPIC)}, dead_letter_queue_arn=ARN)
+    documents, told = taken(made(resources))
+    assert json.loads(documents)[0]["DeadLetterQueueArn"] == "file:/nowhere/made/Source-dead-letters.ndjson"
+    assert f"because {ARN} is at AWS" in told
+    assert ARN in taken(made(resources, use_aws=True))[0]
+    resources = source(MessageSource={"Queue": {"url": "https://sqs.us-east-1.amazonaws.com/1/q"}})
+    documents, told = taken(made(resources))
+    assert json.loads(documents)[0]["Enabled"] is False
+    assert "source takes no messages: its MessageSource is at AWS" in told
+
+
+def test_what_is_no_text_goes_to_the_gateway_which_refuses_it() -> None:
+    for value in ([ARN], {"*": {"Arn": ARN}}):
+        documents, _ = taken(made(listener({"Name": "d", "DestinationArn": value})))
+        assert json.loads(documents)[0]["Destinations"][0]["DestinationArn"] == value
