@@ -41,6 +41,8 @@ _FOR_CREDENTIALS = {
 """What botocore calls for credentials, and of which service."""
 
 _EXCEPTIONS = (exceptions.BotoCoreError, exceptions.ClientError, ResponseParserError)
+_NOBODY = "000000000000"
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".amazonaws.eu")
 _RESOURCES = (
     "TopicArn",
     "SubscriptionArn",
@@ -73,6 +75,7 @@ class Control:
     ) -> dict[str, Any]:
         """The answer to one request. Raises `AwsError`."""
         try:
+            self._refuse_nobodys(service, operation, params, region)
             method = getattr(self.client(service, region, role), xform_name(operation))
             answer: dict[str, Any] = method(**params)
         except _EXCEPTIONS as error:
@@ -90,6 +93,18 @@ class Control:
         if isinstance(error, _EXCEPTIONS):
             return _translate(error, service, operation, resource)
         raise error
+
+    def _refuse_nobodys(
+        self, service: str, operation: str, params: Mapping[str, object], region: str
+    ) -> None:
+        """Keep names of the gateway's own topics and of emulators, as in a template that was applied, from AWS itself:
+        a topic's PacketSource would make a queue in the operator's account for nothing."""
+        if not any(value == _NOBODY or f":{_NOBODY}:" in str(value) for value in params.values()):
+            return
+        host = str(urlsplit(self.client(service, region, None).meta.endpoint_url).hostname)
+        if host.endswith(_AWS_HOSTS):
+            cause = f"AWS has no account {_NOBODY}; set `sns` for topics of the gateway's own, or `aws.endpoint_url`"
+            raise AwsError(service, operation, NOT_SENT, cause, resource=self.resource(params))
 
     def client(self, service: str, region: str, role: Role | None) -> Any:
         with self._lock:
