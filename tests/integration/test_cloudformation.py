@@ -1,6 +1,6 @@
 """Stacks: an independent CloudFormation (ministack) makes, changes and deletes a gateway's resources.
 
-The provider is the packaged template as it is, but for the host of the answers: CloudFormation's bucket is ministack.
+The provider is the packaged template as it is. Its answers go to ministack, as its parameter ResponseHosts says.
 """
 
 import base64
@@ -96,12 +96,8 @@ Provider = Callable[[str], str]
 
 def deploy_provider(stacks: Stacks, ministack: Ministack, url: str) -> str:
     """The packaged provider for the gateway at `url`: its ServiceToken."""
-    variable = "SLUICEGATE_API: !Ref GatewayUrl"
-    text = lambda_template()
-    assert text.count(variable) == 1
-    hosts = f"SLUICEGATE_RESPONSE_HOSTS: localhost:{ministack.port}"
-    text = text.replace(variable, f"{variable}\n          {hosts}")
-    name = stacks.create(text, unique("provider"), GatewayUrl=url)
+    hosts = f"localhost:{ministack.port}"
+    name = stacks.create(lambda_template(), unique("provider"), GatewayUrl=url, ResponseHosts=hosts)
     assert stacks.status(name) == "CREATE_COMPLETE", stacks.reasons(name)
     return stacks.outputs(name)["ServiceToken"]
 

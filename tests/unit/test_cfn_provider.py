@@ -2,7 +2,6 @@
 
 import ast
 import itertools
-import json
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -12,7 +11,15 @@ from typing import Any
 import pytest
 
 from sluicegate.cfn import provider
-from sluicegate.cfn.provider import RequestRefused, Unreachable, handle, kind_of, refused_url
+from sluicegate.cfn.provider import (
+    RequestRefused,
+    Unreachable,
+    encoded,
+    handle,
+    kind_of,
+    refused_url,
+    with_reason,
+)
 from sluicegate.running.documents import KINDS
 from sluicegate.running.views import returned
 
@@ -354,7 +361,68 @@ def test_an_answer_that_cloudformation_would_not_take() -> None:
     answer = handle(request("Create", LISTENER, {"Destinations": names}), gateway)
     assert answer["Status"] == "FAILED"
     assert "4096 bytes" in answer["Reason"]
-    assert len(json.dumps(answer)) < 4096
+    assert "most of all DestinationNames: shorten" in answer["Reason"]
+    assert len(encoded(answer)) < 4096
+
+
+LONG = "a long reason, " * 1000
+REASONS = [
+    LONG,
+    "é" * 5000,
+    "漢字" * 3000,
+    "\U0001f6b0" * 3000,
+    '\\"' * 4000,
+    "\0\x1f" * 4000,
+    "\ud83d" * 3000,
+]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=range(len(REASONS)))
+@pytest.mark.parametrize("ids", [10, 400, 900])
+def test_a_failure_has_as_much_of_its_reason_as_cloudformation_takes(reason: str, ids: int) -> None:
+    gateway = FakeGateway()
+
+    def refuse(*_: Any) -> None:
+        raise RequestRefused(422, reason)
+
+    gateway._post = refuse  # type: ignore[method-assign,assignment]
+    gateway._put = refuse  # type: ignore[method-assign,assignment]
+    arn = "arn:aws:cloudformation:eu-west-1:000000000000:stack/" + "s" * ids + "/6b0f0c5e"
+    more = {"StackId": arn, "LogicalResourceId": "L" * 255, "OldResourceProperties": {}}
+    for kind, physical_id in (("Create", None), ("Update", "p" * ids)):
+        answer = handle(request(kind, LISTENER, {}, physical_id, **more), gateway)
+        assert answer["Status"] == "FAILED"
+        assert answer["PhysicalResourceId"] == physical_id or kind == "Create"
+        assert 4096 - 13 <= len(encoded(answer)) < 4096 or len(answer["Reason"]) == 1000
+        cut = answer["Reason"].removesuffix("…")
+        assert len(cut) > 100
+        assert reason.startswith(cut)
+
+
+def test_reasons_that_fit_stay_whole() -> None:
+    answer = {"StackId": STACK, "PhysicalResourceId": "x"}
+    for reason in ("short", "é" * 500, "a" * 1000):
+        assert with_reason(answer, reason) == {**answer, "Reason": reason}
+    assert with_reason({"StackId": "s" * 4096}, "no room")["Reason"] == ""
+
+
+def test_warnings_never_make_a_success_a_failure() -> None:
+    """They get the room that the attributes leave."""
+    gateway = FakeGateway()
+    names = [{"Name": "d" * 200 + str(number)} for number in range(12)]
+    listener = handle(request("Create", LISTENER, {"Destinations": names}), gateway)
+    properties = {"ListenerName": "l", "SnsTopicSource": TOPIC, "Foo": 1, "Name": "s" * 255}
+    plain = gateway._shown
+    gateway._shown = lambda *given: {**plain(*given), "Warnings": ["ø" * 3000]}  # type: ignore[method-assign]
+    named = {"Destinations": [{**one, "Name": "e" + one["Name"]} for one in names], "Name": "another"}
+    for answer in (
+        listener,
+        handle(request("Create", LISTENER, named), gateway),
+        handle(request("Create", SOURCE, properties), gateway),
+    ):
+        assert answer["Status"] == "SUCCESS"
+        assert len(encoded(answer)) < 4096
+    assert answer["Reason"].startswith("øøø")
 
 
 def test_types() -> None:

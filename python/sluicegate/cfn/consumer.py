@@ -15,7 +15,15 @@ from starlette.types import ASGIApp
 
 from sluicegate.aws import AwsError
 from sluicegate.backoff import Backoff
-from sluicegate.cfn.provider import API_SECONDS, Unreachable, refusal, refused_url, respond, within
+from sluicegate.cfn.provider import (
+    API_SECONDS,
+    IDS_LIMIT,
+    Unreachable,
+    refusal,
+    refused_url,
+    respond,
+    within,
+)
 from sluicegate.events import EventLog
 from sluicegate.sources.topic.queue import is_gone
 from sluicegate.threads import Threads
@@ -207,7 +215,9 @@ def parse_request(body: str) -> dict[str, Any] | None:
     needed = ("RequestType", "RequestId", "StackId", "LogicalResourceId", "ResourceType")
     if document is None or not all(isinstance(document.get(key), str) for key in needed):
         return None
-    return document
+    repeated = [document.get(key) for key in (*needed[1:4], "PhysicalResourceId")]
+    # No answer to longer ones would be short enough.
+    return document if len(json.dumps(repeated)) <= IDS_LIMIT else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

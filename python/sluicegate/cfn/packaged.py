@@ -29,6 +29,11 @@ Parameters:
     Type: CommaDelimitedList
     Default: ""
     Description: Security groups of the function in that VPC
+  ResponseHosts:
+    Type: String
+    Default: ""
+    Description: HOST:PORT of emulators of AWS, with commas, which take answers as CloudFormation's bucket does
+    AllowedPattern: "([A-Za-z0-9.-]+(:[0-9]+)?(,[A-Za-z0-9.-]+(:[0-9]+)?)*)?"
 
 Conditions:
   InVpc: !Not [!Equals [!Join ["", !Ref SubnetIds], ""]]
@@ -63,6 +68,7 @@ Resources:
       Environment:
         Variables:
           SLUICEGATE_API: !Ref GatewayUrl
+          SLUICEGATE_RESPONSE_HOSTS: !Ref ResponseHosts
       VpcConfig: !If
         - InVpc
         - SubnetIds: !Ref SubnetIds

@@ -72,8 +72,9 @@ NOT_OURS = ("ServiceToken", "ServiceTimeout", "ApiKey")
 REFUSED = "refused/"
 UNCONFIRMED = "unconfirmed/"
 
-REASON_LIMIT = 1000
-ANSWER_LIMIT = 4096  # CloudFormation's, for the whole answer
+REASON_LIMIT = 1000  # characters
+ANSWER_LIMIT = 4096  # bytes of the whole answer: one of so many CloudFormation does not take
+IDS_LIMIT = 3072  # bytes of the ids in a request, which its answer repeats; CloudFormation's have half of that at most
 TRY_SECONDS = 5.0  # one request to the gateway
 API_SECONDS = 8.0  # all requests for one resource
 ANSWER_SECONDS = 8.0  # kept back for the answer to CloudFormation
@@ -200,8 +201,6 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
             raise Failed(f"this provider knows {known}, not {event.get('ResourceType')}")
         physical_id, data, warnings = _Request(event, kind, api).do()
         answer.update(PhysicalResourceId=physical_id, Data=data)
-        if warnings:
-            answer["Reason"] = "; ".join(warnings)[:REASON_LIMIT]
     except Failed as failure:
         return failed(answer, str(failure), failure.physical_id)
     except (RequestRefused, Unreachable) as error:
@@ -210,21 +209,44 @@ def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:
         reason = f"the provider failed ({type(error).__name__}: {error}); this is a fault of Sluicegate"
         made = UNCONFIRMED + str(event.get("RequestId")) if event.get("RequestType") == "Create" else None
         return failed(answer, reason, made)
-    if len(json.dumps(answer)) > ANSWER_LIMIT:
+    if len(encoded(answer)) >= ANSWER_LIMIT:
+        longest = max(data, key=lambda name: len(encoded({name: data[name]})))
         text = f"its attributes are longer than the {ANSWER_LIMIT} bytes that CloudFormation takes"
-        return failed(answer, text)
-    return answer
+        return failed(answer, f"{text}, most of all {longest}: shorten what it lists")
+    return with_reason(answer, "; ".join(warnings)) if warnings else answer
 
 
 def failed(answer: dict[str, Any], reason: str, physical_id: str | None = None) -> dict[str, Any]:
     """`answer` turned into a failure for this reason, with another physical id if one is given."""
-    return {
+    made = {
         **answer,
         "Status": "FAILED",
-        "Reason": reason[:REASON_LIMIT],
         "PhysicalResourceId": physical_id or answer["PhysicalResourceId"],
         "Data": {},
     }
+    return with_reason(made, reason)
+
+
+def with_reason(answer: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """`answer` with as much of `reason` as it has room for: its ids may be long, and a character may take 12 bytes."""
+
+    def made(text: str) -> dict[str, Any]:
+        return {**answer, "Reason": text}
+
+    if len(reason) <= REASON_LIMIT and len(encoded(made(reason))) < ANSWER_LIMIT:
+        return made(reason)
+    # The most characters that fit: `enough` do, `many` do not.
+    enough, many = 0, min(len(reason), REASON_LIMIT)
+    while many - enough > 1:
+        middle = (enough + many) // 2
+        fits = len(encoded(made(reason[:middle] + "…"))) < ANSWER_LIMIT
+        enough, many = (middle, many) if fits else (enough, middle)
+    return made(reason[:enough] + "…" if enough else "")
+
+
+def encoded(answer: Mapping[str, Any]) -> bytes:
+    """The body for a ResponseURL: JSON in ASCII, as long in any encoding."""
+    return json.dumps(answer).encode()
 
 
 def kind_of(resource_type: str | None) -> str | None:
@@ -509,7 +531,7 @@ def respond(
     wrong = refused_url(url, hosts, partition)
     if wrong or not url:
         return wrong
-    body = json.dumps(answer).encode()
+    body = encoded(answer)
     # No Content-Type: the presigned URL was signed without one.
     request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})  # noqa: S310
     deadline = time.monotonic() + seconds
@@ -528,7 +550,7 @@ def respond(
 
 
 def refused_url(url: str | None, hosts: Collection[str] = (), partition: str = "aws") -> str | None:
-    """Why nothing is sent to this ResponseURL; None if it is fit. `hosts`: other `host:port`s, by http too (for tests).
+    """Why nothing is sent to this ResponseURL; None if it is fit. `hosts`: other `host:port`s (emulators), by http too.
 
     Whoever can send a request chooses this URL. So it must be CloudFormation's own bucket at S3.
     """
@@ -567,7 +589,7 @@ def _gateway_url() -> str:
 
 
 def lambda_handler(event: Mapping[str, Any], context: Any) -> None:
-    """The entry point in AWS Lambda. Reads `SLUICEGATE_API` and (for tests) `SLUICEGATE_RESPONSE_HOSTS`."""
+    """The entry point in AWS Lambda. Reads `SLUICEGATE_API` and, for emulators, `SLUICEGATE_RESPONSE_HOSTS`."""
     left = context.get_remaining_time_in_millis() / 1000
     seconds = max(1.0, min(API_SECONDS, left - ANSWER_SECONDS))
     answer = within(seconds + 1, event, lambda: Api(_gateway_url(), time.monotonic() + seconds))
