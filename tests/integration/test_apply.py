@@ -278,6 +278,62 @@ def test_a_destination_arn_resource_binds_a_function_with_its_environment(
         assert device.receive()[0] == b"set"
 
 
+def test_a_binding_to_a_listener_of_another_stack_brings_its_environment(
+    running: Gateway, apply: Apply, tmp_path: Path
+) -> None:
+    """Two regional stacks bind one Destination to the same code: each region has its own Environment."""
+    listener = """
+Resources:
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties:
+      ClientRestrictions: { Networks: [127.0.0.0/8] }
+      Destinations: [{ Name: shared, Batching: { Count: 1 }, Arguments: { TimeoutInSeconds: 2 } }]
+Outputs: { Port: { Value: !GetAtt Entry.Port } }
+"""
+    regional = """
+Resources:
+  Handler:
+    Type: AWS::Serverless::Function
+    Properties:
+      Runtime: python3.13
+      Handler: index.handler
+      CodeUri: code
+      Timeout: 9
+      MemorySize: 1024
+      Environment: {{ Variables: {{ ANSWER: {answer} }} }}
+  Binding:
+    Type: Custom::SluicegateDestinationArn
+    Properties: {{ Destination: shared, IngressRegionKey: {region}, Arn: !GetAtt Handler.Arn }}
+"""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/index.py").write_text(ANSWERING)
+    made = applied(apply(written(tmp_path, listener, "global.yaml"), "--output", "json"))
+    for name, region, answer in (("here", "us-east-1", "c2V0"), ("there", "'*'", "bm8=")):
+        file = written(tmp_path, regional.format(region=region, answer=answer), f"{name}.yaml")
+        applied(apply(file, "--output", "json"))
+    bound = running.api("GET", "/v1/destination-arns/shared%40us-east-1").json()
+    assert (bound["Arguments"]["TimeoutInSeconds"], bound["Arguments"]["MemoryInMb"]) == (9.0, 1024)
+    destination = running.api("GET", "/v1/listeners/global-Entry").json()["Destinations"][0]
+    assert destination["Arguments"] == {"TimeoutInSeconds": "2"}
+    port = int(made["Outputs"]["Port"])
+
+    def answers(expected: bytes) -> None:
+        with Client() as device:
+            device.send(b"?", ("127.0.0.1", port))
+            assert device.receive()[0] == expected
+
+    answers(b"set")
+    changed = regional.format(region="us-east-1", answer="YWdhaW4=")
+    applied(apply(written(tmp_path, changed, "here.yaml"), "--output", "json"))
+    answers(b"again")
+    running.stop()
+    running.start()
+    answers(b"again")
+    applied(apply(tmp_path / "here.yaml", "--output", "json", "--delete"))
+    answers(b"no")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -84,6 +84,7 @@ def test_arguments_beside_a_target_of_a_package() -> None:
     }
     documents, told = taken(made(listener(destination)))
     assert "relay:mine" not in documents
+    assert THEIRS not in documents
     assert "--use-aws" in told
 
 

@@ -158,6 +158,27 @@ def test_every_way_to_name_a_function(code: Path, reference: str) -> None:
     assert destination["DestinationArn"] == {"*": f"function:{code}/src/app.py:handler"}
 
 
+def test_a_binding_to_a_destination_elsewhere_has_what_its_function_is_told(code: Path) -> None:
+    """The Listener is of another stack, which knows nothing of the function."""
+    properties = "{ Runtime: python3.12, CodeUri: src, Handler: app.handler, Timeout: 7, MemorySize: 1024 }"
+    made = stack(
+        code,
+        f"""
+  F: {{ Type: AWS::Serverless::Function, Properties: {properties} }}
+  Binding:
+    Type: Custom::ProxylityUdpGatewayDestinationArn
+    Properties: {{ Destination: elsewhere, IngressRegionKey: "*", Arn: !GetAtt F.Arn }}
+""",
+        environment={"A": "b"},
+    )
+    assert documents(made)["Binding"] == {
+        "Destination": "elsewhere",
+        "IngressRegionKey": "*",
+        "Arn": f"function:{code}/src/app.py:handler",
+        "Arguments": {"Environment": {"A": "b"}, "TimeoutInSeconds": 7.0, "MemoryInMb": 1024},
+    }
+
+
 def test_what_needs_aws_is_left_out_and_said(tmp_path: Path) -> None:
     made = stack(
         tmp_path,

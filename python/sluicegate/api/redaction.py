@@ -24,6 +24,7 @@ def redacted(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
             shown["Destinations"] = [_destination(one) for one in shown.get("Destinations", ())]
         case "DestinationArn":
             _replace(shown, "Arn", _target)
+            _replace(shown, "Arguments", _leaves)
         case "PacketSource":
             _replace(shown, "MessageSource", _leaves)
             _replace(shown, "SubscriptionProblem", _leaves)

@@ -41,7 +41,23 @@ class Bindings:
             del destination["DestinationArn"]
         function = self.function_of(arn)
         if function is not None:
-            self.give(declared, destination, function)
+            self.give(declared, destination, name, function)
+        elif not self._aws.use_aws and is_aws_target("", arguments):
+            del destination["Arguments"]  # a DestinationArn could bind a package's target to them
+
+    def bind_resource(self, declared: Declared, made: dict[str, Any]) -> bool:
+        """Replace `Arn` of a DestinationArn by a target on this machine, with the arguments of a function. False, with
+        a note, where there is none."""
+        arn, name = made.get("Arn"), str(made.get("Destination", ""))
+        if not isinstance(arn, str):
+            return True  # the gateway refuses it and says why
+        target = self.target(declared, arn, name, made.get("Arguments"))
+        function = self.function_of(arn)
+        if target is not None:
+            made["Arn"] = target
+        if function is not None:
+            self.give(declared, made, name, function)
+        return target is not None
 
     def target(self, declared: Declared, arn: str, name: str, arguments: Any = None) -> str | None:
         """The target in place of `arn` on this machine; None, with a note, when there is none. `name` is the
@@ -74,10 +90,13 @@ class Bindings:
         function = self._lambdas.used(logical_id) if logical_id is not None else None
         return function if isinstance(function, LocalFunction) else None
 
-    def give(self, declared: Declared, destination: dict[str, Any], function: LocalFunction) -> None:
+    def give(self, declared: Declared, made: dict[str, Any], name: str, function: LocalFunction) -> None:
         """Replace `Arguments`, which say how Lambda invokes a function, by those of the local function."""
-        dropped = [key for key in destination.get("Arguments") or {} if key not in function.arguments]
+        given = made.get("Arguments")
+        dropped = (
+            [key for key in given if key not in function.arguments] if isinstance(given, Mapping) else []
+        )
         if dropped:
-            text = f"{destination['Name']}: {', '.join(dropped)} of its Arguments has no effect on a local function"
+            text = f"{name}: {', '.join(dropped)} of its Arguments has no effect on a local function"
             self._note(declared, text)
-        destination["Arguments"] = function.arguments
+        made["Arguments"] = function.arguments

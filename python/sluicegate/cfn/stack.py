@@ -280,11 +280,9 @@ class Stack:
             self._aws.spelled(declared, DestinationSpec, one) if isinstance(one, dict) else one
             for one in given
         ]
-        own = [one for one in destinations if isinstance(one, dict)]
-        for destination in own:
+        for destination in (one for one in destinations if isinstance(one, dict)):
             self._bindings.bind(declared, destination)
             self._aws.leave_out(declared, destination)
-        self._give_arguments(declared, own)
         return {**made, "Destinations": destinations}
 
     def _packet_source(self, declared: Declared) -> dict[str, Any]:
@@ -311,8 +309,7 @@ class Stack:
         )
         made = {key: value for key, value in properties.items() if key not in NOT_OURS}
         made.setdefault("IngressRegionKey", self._settings.region)
-        target = self._bindings.target(declared, str(made.get("Arn", "")), str(made.get("Destination", "")))
-        return None if target is None else {**made, "Arn": target}
+        return made if self._bindings.bind_resource(declared, made) else None
 
     def _raw_destinations(self, declared: Declared) -> list[Any]:
         """The Destinations that a Listener will have, not resolved; empty where they cannot be known."""
@@ -350,21 +347,6 @@ class Stack:
         if isinstance(value, str) and value:
             return value
         return destination_name(self._settings.name, declared.logical_id, position)
-
-    def _give_arguments(self, declared: Declared, destinations: list[dict[str, Any]]) -> None:
-        """Give each Destination the arguments of the function that a DestinationArn resource binds to it."""
-        for other in self._template.resources.values():
-            if kind_of(other.type) != "DestinationArn" or declared.logical_id not in references(
-                other.properties
-            ):
-                continue
-            if not self._resolver.holds(other.condition, other.place):
-                continue
-            properties = self._resolver.properties(other.properties)
-            function = self._bindings.function_of(properties.get("Arn"))
-            for destination in destinations:
-                if function is not None and destination["Name"] == properties.get("Destination"):
-                    self._bindings.give(declared, destination, function)
 
     def _placeholder(self, declared: Declared) -> Placeholder:
         key = name_property(declared.type)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from sluicegate.destinations.base import (
     DeliveryError,
@@ -62,17 +64,24 @@ def check(spec: DestinationSpec, context: DestinationContext) -> list[Finding]:
     for region, arn in spec.targets().items():
         bounds = context.local_code or spec.bounds_of(arn)
         try:
-            create(spec, arn, replace(context, local_code=bounds))
+            create(spec, arn, replace(context, local_code=bounds), spec.arguments_of(region))
         except DestinationError as error:
             found.append(error.finding(("destination_arn",) if single else ("destination_arn", region)))
     return list(dict.fromkeys(found))
 
 
-def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Destination:
+def create(
+    spec: DestinationSpec,
+    arn: str,
+    context: DestinationContext,
+    arguments: Mapping[str, Any] | None = None,
+) -> Destination:
     """Parse and validate the Destination that `arn` names, without side effects.
 
-    `arn` is one of the spec's (a Destination may have one for each region). Raises `DestinationError`.
+    `arn` is one of the spec's (a Destination may have one for each region), and `arguments` are those for it: by
+    default the spec's own. Raises `DestinationError`.
     """
+    given = (spec.arguments if arguments is None else arguments) or {}
     name = spec.name or "destination"
     scheme, _, target = arn.partition(":")
     key = scheme
@@ -87,11 +96,11 @@ def create(spec: DestinationSpec, arn: str, context: DestinationContext) -> Dest
         raise DestinationError(cause, f"known are {_listed()}")
     if context.local_code is not None and key not in _OWN:
         try:
-            context.local_code.check_strings([target, spec.arguments or {}], context.base_dir)
+            context.local_code.check_strings([target, given], context.base_dir)
         except Outside as error:
             raise DestinationError(f"destination {name}: {error.cause}", error.fix) from None
     try:
-        made = _REGISTRY.load(key).from_spec(name, target, spec.arguments or {}, context)
+        made = _REGISTRY.load(key).from_spec(name, target, given, context)
         if not isinstance(made, Destination):
             raise TypeError(f"from_spec returned {type(made).__name__}, not a Destination")
         if not hasattr(made, "context"):

@@ -76,6 +76,7 @@ class DestinationSpec(Resource):
     """false: nothing is written to `log_group_name`."""
 
     _bounds: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _bound_arguments: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
 
     def within(self, bounds: Any, *arns: str) -> None:
         """Note that these ARNs (without any: all of them) came by the API, and what their paths must observe
@@ -85,6 +86,14 @@ class DestinationSpec(Resource):
     def bounds_of(self, arn: str) -> Any:
         """What the path in this ARN must observe; None for the operator's word, which has no bounds."""
         return self._bounds.get(arn)
+
+    def take_arguments(self, region: str, arguments: dict[str, Any]) -> None:
+        """Note the arguments for the ARN of this region (or `*`): those of the DestinationArn that binds it."""
+        self._bound_arguments = {**self._bound_arguments, region: arguments}
+
+    def arguments_of(self, region: str) -> dict[str, Any]:
+        """The arguments for the ARN that `targets` has under this region (or `*`)."""
+        return self._bound_arguments.get(region, self.arguments)
 
     @field_validator("filter_expression")
     @classmethod
@@ -139,12 +148,20 @@ class DestinationSpec(Resource):
         before `us-east-1`), then the first by name: the same choice on every node, without a table of
         distances.
         """
+        chosen = self._chosen(region)
+        return None if chosen is None else self.targets()[chosen]
+
+    def arguments_for(self, region: str) -> dict[str, Any]:
+        """The arguments for `arn_for(region)`."""
+        return self.arguments_of(self._chosen(region) or "*")
+
+    def _chosen(self, region: str) -> str | None:
         targets = self.targets()
         if not targets:
             return None
         if region in targets or "*" in targets:
-            return targets.get(region, targets.get("*"))
-        return targets[min(targets, key=lambda other: (-_shared_parts(region, other), other))]
+            return region if region in targets else "*"
+        return min(targets, key=lambda other: (-_shared_parts(region, other), other))
 
 
 def _shared_parts(one: str, other: str) -> int:

@@ -24,6 +24,8 @@ class DestinationArn(Resource):
     """The region in which packets arrive, or `*` for every region without an ARN of its own."""
     arn: Annotated[str, AfterValidator(checked_target)]
     """As a Destination's `DestinationArn`."""
+    arguments: dict[str, Any] | None = None
+    """Options of the service behind `arn`, such as a function's `Environment`. Left out, the Destination's own hold."""
 
     _bounds: Any = PrivateAttr(default=None)
 

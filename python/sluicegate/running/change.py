@@ -229,7 +229,7 @@ class Change:
             return None
         try:
             context = self._node.destination_context(self._listener.name, resource, arn)
-            return create(resource, arn, context)
+            return create(resource, arn, context, resource.arguments_for(self._node.region))
         except DestinationError as error:
             raise self._refused_destination(index, error) from None
 
@@ -321,8 +321,9 @@ async def _end_delivery(place: DestinationPlace) -> None:
 
 
 def _delivers_alike(before: DestinationSpec, after: DestinationSpec, region: str) -> bool:
-    return before.arn_for(region) == after.arn_for(region) and _differ_only_in(
-        before, after, _NATIVE_OF_DESTINATION | {"destination_arn"}
+    was, now = ((one.arn_for(region), one.arguments_for(region)) for one in (before, after))
+    return was == now and _differ_only_in(
+        before, after, _NATIVE_OF_DESTINATION | {"destination_arn", "arguments"}
     )
 
 

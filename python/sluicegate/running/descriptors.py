@@ -93,9 +93,9 @@ def _destination(spec: DestinationSpec) -> int:
     functions = [arn for arn in found if arn.startswith("function:")]
     if not functions:
         return DESTINATION * any(arn and not arn.startswith("console:") for arn in found)
-    named = (spec.arguments or {}).get("Concurrency", WORKERS)
+    named = [spec.arguments_of(region).get("Concurrency", WORKERS) for region in spec.targets()]
     executable = not all(".py:" in arn for arn in functions)
-    return (WORKER + executable) * (int(named) if str(named).isdecimal() else WORKERS)
+    return (WORKER + executable) * max(int(one) if str(one).isdecimal() else WORKERS for one in named)
 
 
 def _dead_letters(sources: Iterable[PacketSource]) -> int:

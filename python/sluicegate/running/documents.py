@@ -274,7 +274,7 @@ def check_bound(config: Config, desired: Desired, put: Collection[Resource]) -> 
                 said = check(spec)
                 found += [one.under("destinations", index).of(Listener, listener.name) for one in said]
             for bound in (one for one in arns if one.destination == spec.name):
-                said = check(_bound_to(spec, bound.arn, bound))
+                said = check(_bound_to(spec, {}, bound))
                 found += [_of_binding(one, bound, listener, index) for one in said]
     if found:
         raise Refused(*dict.fromkeys(found))
@@ -284,6 +284,8 @@ def _of_binding(found: Finding, binding: DestinationArn, listener: Listener, ind
     """The finding at its place: in the DestinationArn, or in the Destination to which the ARN is bound."""
     if found.path[:1] == ("destination_arn",):
         return found.of(DestinationArn, binding.name, ("arn",))
+    if found.path[:1] == ("arguments",) and binding.arguments is not None:
+        return found.of(DestinationArn, binding.name)
     return found.under("destinations", index).of(Listener, listener.name)
 
 
@@ -350,7 +352,7 @@ def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, Destinati
     destinations = [
         _bound_to(
             one,
-            one.targets() | {region: bound.arn for region, bound in bindings[one.name].items()},
+            one.targets(),
             *bindings[one.name].values(),
         )
         if isinstance(one, DestinationSpec) and one.name in bindings
@@ -360,13 +362,15 @@ def _with_arns(listener: Listener, bindings: Mapping[str, Mapping[str, Destinati
     return listener.model_copy(update={"destinations": destinations})
 
 
-def _bound_to(
-    spec: DestinationSpec, target: str | dict[str, str], *bindings: DestinationArn
-) -> DestinationSpec:
-    """The Destination with these ARNs. Those of `bindings` came by the API, whoever declared the Destination."""
-    changed = spec.model_copy(update={"destination_arn": target})
+def _bound_to(spec: DestinationSpec, targets: dict[str, str], *bindings: DestinationArn) -> DestinationSpec:
+    """The Destination with these ARNs, and with those of `bindings` in their place, which came by the API, whoever
+    declared the Destination."""
+    bound = {one.ingress_region_key: one.arn for one in bindings}
+    changed = spec.model_copy(update={"destination_arn": targets | bound})
     for one in bindings:
         changed.within(one.bounds, one.arn)
+        if one.arguments is not None:
+            changed.take_arguments(one.ingress_region_key, one.arguments)
     return changed
 
 
