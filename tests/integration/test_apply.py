@@ -376,9 +376,80 @@ def test_a_gateway_that_asks_for_keys_and_for_approval(
     assert "kéy" not in broken.stderr
     monkeypatch.setenv("SLUICEGATE_API_KEY", key)
     made = applied(run("apply", template, "--output", "json"))
-    assert "sluicegate sources approve template-CommandSource" in str(made["Notes"])
+    assert "sluicegate sources approve sam-CommandSource" in str(made["Notes"])
     assert f"watching {public.api_url}" in run("tail", "--timeout", "1").stderr
     assert key not in public.process.stdout.text + public.process.stderr.text
+
+
+TWO = """
+Resources:
+  Entry:
+    Type: Custom::ProxylityUdpGatewayListener
+    Properties: { Protocols: [udp], Destinations: [{ Name: d, DestinationArn: "DESTINATION" }] }
+Outputs:
+  Send: { Value: !Sub "nc -u ${Entry.Domain}.proxylity.com ${Entry.Port}" }
+  Other: { Value: text }
+"""
+
+
+def test_two_projects_have_a_template_yaml_each(apply: Apply, tmp_path: Path) -> None:
+    for project in ("one", "two_b"):
+        (tmp_path / project / ".aws-sam/build").mkdir(parents=True)
+        text = TWO.replace("DESTINATION", "console:").replace("Name: d,", f"Name: d-{project[:3]},")
+        for place in (project, f"{project}/.aws-sam/build"):
+            file = written(tmp_path / place, text, "template.yaml")
+            made = applied(
+                apply(file, "--output", "json", "--directory", str(tmp_path / f"{project}-record"))
+            )
+            name = project.replace("_", "-")
+            assert [step["Name"] for step in made["Steps"]] == [f"{name}-Entry"]
+    other = apply(written(tmp_path, TWO.replace("DESTINATION", "console:"), "one.yaml"))
+    assert other.returncode == 1
+    assert "name this one with --stack NAME" in other.stderr
+
+
+def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_path: Path) -> None:
+    file = written(tmp_path, TWO.replace("DESTINATION", "console:"))
+    place = f"127.0.0.1:{free_port()}"
+    for key in ("Entry", "t-Entry"):
+        made = applied(apply(file, "--bind", f"{key}={place}", "--output", "json"))
+        assert made["Listeners"] == {"Entry": place}
+        assert made["LocalEndpoints"] == {"Send": [place]}
+        assert made["Outputs"]["Send"] == f"nc -u ingress-1.proxylity.com {place.rpartition(':')[2]}"
+    assert f"(here: {place})" in apply(file, "--bind", f"Entry={place}").stdout
+    refused = apply(file, "--bind", f"Entri={place}")
+    assert refused.returncode == 1
+    assert "--bind Entri: the template has no such Listener, name one by its logical id" in refused.stderr
+    refused = apply(file, "--bind", "Entry=nowhere:x")
+    assert refused.returncode == 1
+    assert "Entry cannot be changed: Bind: " in refused.stderr
+
+
+def test_refusals_name_the_destination_and_the_property(apply: Apply, tmp_path: Path) -> None:
+    queue = "arn:aws:sqs:us-east-1:111122223333:q"
+    file = written(tmp_path, TWO.replace("DESTINATION", queue))
+    for options in (("--use-aws",), ("--use-aws", "--dry-run")):
+        refused = apply(file, *options)
+        assert refused.returncode == 1
+        expected = "Entry cannot be made: Destination d, DestinationArn: delivery to AWS services (sqs)"
+        assert expected in refused.stderr
+    file = written(
+        tmp_path,
+        TWO.replace("DESTINATION", "console:").replace("Name: d,", "Name: d, Batching: { Count: 0 },"),
+    )
+    assert "Destination d, Batching.Count: " in apply(file).stderr
+
+
+def test_nulls_are_absent_as_terraform_writes_them(apply: Apply, tmp_path: Path) -> None:
+    text = """
+Resources:
+  Entry:
+    Type: Custom::ProxylityUdpGatewayListener
+    Properties:
+      { LogGroupName: null, Role: null, Bind: null, Destinations: [{ Name: d, DestinationArn: null, Role: null }] }
+"""
+    made = applied(apply(written(tmp_path, text), "--output", "json"))
+    assert actions(made) == {"Entry": "create"}
 
 
 def test_without_a_gateway(apply: Apply, template: Path) -> None:

@@ -641,7 +641,7 @@ def test_apply_adds_the_folders_of_its_stack_and_of_no_other(gateway: StartGatew
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr
     assert str(stack / "code") in done.stdout
-    assert str(stack / "template.sluicegate") in done.stdout
+    assert str(stack / "stack.sluicegate") in done.stdout
     assert running_echo(one, "gate")
     assert one.api("POST", "/v1/listeners", listener(arn)).status_code == 422
     one.stop()

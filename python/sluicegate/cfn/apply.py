@@ -222,7 +222,10 @@ class Applying:
 
     def _refused(self, item: Item, action: Action, answer: Any, status: int) -> str:
         step = Step(action, item.logical_id, item.kind, item.name, item)
-        return refusals(self._stack, answer, status, {(item.kind, item.name): step}, step)
+        text = refusals(self._stack, answer, status, {(item.kind, item.name): step}, step)
+        if status == 409 and action == "create" and item.name.startswith(f"{self._record.name}-"):
+            text += f"\nanother stack called {self._record.name} may have made it: name this one with --stack NAME"
+        return text
 
     def _keep(self, item: Item, answer: Any) -> None:
         if not isinstance(answer, dict) or "Id" not in answer:
@@ -274,13 +277,30 @@ def refusals(
         kind, _, name = str(error.get("Resource", "")).partition(" ")
         step = steps.get((kind, name), only)
         cause = str(error["Cause"])
+        pointer = str(error.get("Pointer", ""))
         if step is not None:
-            cause = f"{step.logical_id} cannot be {_CANNOT[step.action]}: {cause}"
+            what = _property(step, pointer)
+            cause = f"{step.logical_id} cannot be {_CANNOT[step.action]}: {what}{cause}"
         found = Finding((), cause, str(error.get("Fix", "")))
         if step is not None and step.action != "delete":
-            found = stack.located(found, step.logical_id, str(error.get("Pointer", "")))
+            found = stack.located(found, step.logical_id, pointer)
         lines.append(str(found))
     return "\n".join(lines)
+
+
+def _property(step: Step, pointer: str) -> str:
+    """The property that a pointer into a document leads to, with its Destination: `Destination d, Role.Arn: `."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    where = ""
+    given = step.item.document.get("Destinations") if step.item is not None else None
+    if len(parts) > 1 and parts[0] == "Destinations" and isinstance(given, list) and parts[1].isdecimal():
+        one = given[int(parts[1])] if int(parts[1]) < len(given) else None
+        name = one.get("Name") if isinstance(one, dict) else one
+        where, parts = f"Destination {name}", parts[2:]
+    elif step.kind == "DestinationArn" and step.item is not None:
+        where = f"Destination {step.item.document.get('Destination', '')}"
+    named = ", ".join(filter(None, (where, ".".join(parts))))
+    return f"{named}: " if named else ""
 
 
 def delete(gateway: Gateway, made: Made, stack: str) -> None:

@@ -89,6 +89,7 @@ class Settings:
     does not set them. `egress_networks` are added to those of each PacketSource. `nearby` are the networks of this
     machine, for a note on a PacketSource without networks. `includes` has local files for the locations of
     `AWS::Include`. `use_aws`: what the template names at AWS is called. `topics`: the gateway has topics of its own.
+    `binds` has the `Bind` of Listeners by their logical ids or names.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Settings:
     nearby: tuple[str, ...] = ()
     includes: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     use_aws: bool = False
+    binds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     topics: bool = True
 
 
@@ -146,6 +148,7 @@ class Stack:
     def items(self) -> Iterator[Item]:
         """The resources to make, in order. Make each before asking for the next, which may refer to it (`known`)."""
         self._refuse_destinations()
+        self._refuse_binds()
         for declared in self._template.order():
             if not self._resolver.holds(declared.condition, declared.place):
                 continue
@@ -169,6 +172,17 @@ class Stack:
             if is_destination(declared.type) and self._resolver.holds(declared.condition, declared.place):
                 cause, fix = NO_RESOURCE
                 raise self._template.refused(declared.place, f"{declared.logical_id}: {cause}", fix)
+
+    def _refuse_binds(self) -> None:
+        """Refuse, before anything is made, a `Bind` for a Listener that the template does not have."""
+        unknown = set(self._settings.binds)
+        for declared in self._template.resources.values() if unknown else ():
+            if kind_of(declared.type) == "Listener":
+                unknown -= {declared.logical_id, self._name(declared)}
+        if unknown:
+            cause = f"--bind {min(unknown)}: the template has no such Listener"
+            fix = "name one by its logical id, as in --bind Entry=127.0.0.1:2048"
+            raise self._template.refused(self._template.root.place, cause, fix)
 
     def warn(self, logical_id: str, text: str) -> None:
         """Add a warning of the gateway about a resource to `notes`."""
@@ -216,6 +230,15 @@ class Stack:
                 found[name] = f"(not here: {error.findings[0].cause})"
                 continue
             found[name] = ",".join(value) if isinstance(value, list) else str(value)
+        return found
+
+    def output_listeners(self) -> dict[str, list[str]]:
+        """The Listeners that each output refers to, by logical id."""
+        found = {}
+        for name, raw in self._template.outputs.items():
+            named = dict.fromkeys(references(raw)) if isinstance(raw, Map) else {}
+            of = [one for one in named if one in self._template.resources]
+            found[name] = [one for one in of if kind_of(self._template.resources[one].type) == "Listener"]
         return found
 
     # References (resolve.References)
@@ -270,6 +293,9 @@ class Stack:
         made = document(
             "Listener", properties, self._name(declared), self._settings.name, declared.logical_id
         )
+        for key in (declared.logical_id, str(made["Name"])):
+            if key in self._settings.binds:
+                made["Bind"] = self._settings.binds[key]
         self._client_networks[str(made["Name"])] = client_networks(made)
         self._aws.leave_out(declared, made)
         given = made.get("Destinations") or []

@@ -13,7 +13,7 @@ from sluicegate.cfn.apply import LOCAL_CODE, ApplyError, Applying, Step
 from sluicegate.cfn.aws import USE_AWS
 from sluicegate.cfn.dry_run import check
 from sluicegate.cfn.egress import nearby_networks
-from sluicegate.cfn.record import Record, RecordError
+from sluicegate.cfn.record import FILE, Record, RecordError
 from sluicegate.cfn.stack import TOPIC, Known, Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
 from sluicegate.cli.client import api_option, reason, request
@@ -53,7 +53,12 @@ class Pairs(click.ParamType[tuple[str, str]]):
 @click.command("apply")
 @click.argument("template", type=click.Path(path_type=Path))
 @click.option("--parameter", "parameters", type=Pairs(), multiple=True, help="A parameter of the template.")
-@click.option("--stack", "stack_name", metavar="NAME", help="The stack's name.  [default: the file's name]")
+@click.option(
+    "--stack",
+    "stack_name",
+    metavar="NAME",
+    help="The stack's name.  [default: that of the file, or of its folder for template.yaml]",
+)
 @click.option("--region", help="AWS::Region.  [default: the gateway's]")
 @click.option(
     "--egress-network",
@@ -62,6 +67,13 @@ class Pairs(click.ParamType[tuple[str, str]]):
     multiple=True,
     help="Let PacketSources send there too. Private and loopback networks are named so, or packets do not go there: "
     "127.0.0.0/8 for clients on this machine.",
+)
+@click.option(
+    "--bind",
+    "binds",
+    type=Pairs(),
+    multiple=True,
+    help="Bind a Listener of the template (its logical id or name) to ADDRESS:PORT: its LISTENER=ADDRESS:PORT.",
 )
 @click.option(
     "--include", "includes", type=Pairs(), multiple=True, help="A local FILE for AWS::Include: its NAME=FILE."
@@ -90,6 +102,7 @@ def command(
     stack_name: str | None,
     region: str | None,
     networks: tuple[str, ...],
+    binds: tuple[tuple[str, str], ...],
     includes: tuple[tuple[str, str], ...],
     directory: Path | None,
     use_aws: bool,
@@ -120,6 +133,7 @@ def command(
             nearby=tuple(nearby_networks()),
             includes={key: Path(file) for key, file in includes},
             use_aws=use_aws,
+            binds=dict(binds),
             topics=gateway.sns is not None,
         )
         known = {key: Known(one.id, one.attributes) for key, one in record.made.items() if one.id is not None}
@@ -151,8 +165,19 @@ def command(
         raise CliError(str(error)) from None
 
 
+_COMMON = ("template", "packaged", "stack", "main", "index")
+"""Names of files that say nothing of what is in them: many projects have one."""
+
+
 def _name_of(template: Path) -> str:
-    return template.name.partition(".")[0].replace("_", "-")
+    """The name of the file; for `template.yaml` and the like, that of the folder, or of the project of a build."""
+    name = template.name.partition(".")[0]
+    earlier = template.absolute().parent / f"{name.replace('_', '-')}.sluicegate" / FILE
+    if name in _COMMON and not earlier.exists():  # what was applied under the file's name keeps it
+        folders = [one for one in template.absolute().parent.parts if one not in (".aws-sam", "build", "/")]
+        name = folders[-1] if folders else name
+    fit = re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")
+    return (fit if fit[:1].isalpha() else f"stack-{fit}")[:128]
 
 
 def _checked_name(name: str) -> str:
@@ -258,6 +283,11 @@ class _Report:
         self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str], folders: Sequence[str]
     ) -> None:
         """Show everything besides the steps."""
+        here = {
+            output: [listeners[one] for one in of if one in listeners]
+            for output, of in stack.output_listeners().items()
+            if output in outputs and any(one in listeners for one in of)
+        }
         if self._json:
             document = {
                 "DryRun": self._dry_run,
@@ -270,6 +300,7 @@ class _Report:
                     for one in stack.notes
                 ],
                 "Outputs": outputs,
+                "LocalEndpoints": here,
                 "Listeners": listeners,
                 "LocalCode": folders,
             }
@@ -280,7 +311,8 @@ class _Report:
             width = max(len(note.logical_id) for note in stack.notes)
             for note in stack.notes:
                 click.echo(f"  line {note.line:<4} {note.logical_id:<{width}}  {note.text}")
-        _table("Outputs", outputs)
+        beside = {output: f"  (here: {', '.join(places)})" for output, places in here.items()}
+        _table("Outputs", {output: value + beside.get(output, "") for output, value in outputs.items()})
         _table("Listeners on this gateway", listeners)
         if folders:
             click.echo("\nThe gateway lets code and files of this stack lie in:")
