@@ -403,9 +403,11 @@ def test_two_projects_have_a_template_yaml_each(apply: Apply, tmp_path: Path) ->
             )
             name = project.replace("_", "-")
             assert [step["Name"] for step in made["Steps"]] == [f"{name}-Entry"]
-    other = apply(written(tmp_path, TWO.replace("DESTINATION", "console:"), "one.yaml"))
-    assert other.returncode == 1
-    assert "name this one with --stack NAME" in other.stderr
+    file = written(tmp_path, TWO.replace("DESTINATION", "console:"), "one.yaml")
+    for options in ((), ("--dry-run",)):
+        other = apply(file, *options)
+        assert other.returncode == 1
+        assert "if another stack called one made it, name this one with --stack NAME" in other.stderr
 
 
 def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_path: Path) -> None:

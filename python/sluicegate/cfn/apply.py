@@ -222,10 +222,7 @@ class Applying:
 
     def _refused(self, item: Item, action: Action, answer: Any, status: int) -> str:
         step = Step(action, item.logical_id, item.kind, item.name, item)
-        text = refusals(self._stack, answer, status, {(item.kind, item.name): step}, step)
-        if status == 409 and action == "create" and item.name.startswith(f"{self._record.name}-"):
-            text += f"\nanother stack called {self._record.name} may have made it: name this one with --stack NAME"
-        return text
+        return refusals(self._stack, answer, status, {(item.kind, item.name): step}, step)
 
     def _keep(self, item: Item, answer: Any) -> None:
         if not isinstance(answer, dict) or "Id" not in answer:
@@ -281,11 +278,19 @@ def refusals(
         if step is not None:
             what = _property(step, pointer)
             cause = f"{step.logical_id} cannot be {_CANNOT[step.action]}: {what}{cause}"
-        found = Finding((), cause, str(error.get("Fix", "")))
+        found = Finding((), cause, _fix(str(error.get("Fix", "")), step, pointer, stack.name))
         if step is not None and step.action != "delete":
             found = stack.located(found, step.logical_id, pointer)
         lines.append(str(found))
     return "\n".join(lines)
+
+
+def _fix(fix: str, step: Step | None, pointer: str, stack: str) -> str:
+    """The next step; for a name that was made of the stack's and is taken, also another name of the stack."""
+    taken = step is not None and step.action in ("create", "replace") and pointer == "/Name"
+    if step is None or not taken or not step.name.startswith(f"{stack}-"):
+        return fix
+    return f"{fix}; or, if another stack called {stack} made it, name this one with --stack NAME"
 
 
 def _property(step: Step, pointer: str) -> str:

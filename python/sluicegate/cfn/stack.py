@@ -189,6 +189,11 @@ class Stack:
         self._note(self._template.resources[logical_id], text)
 
     @property
+    def name(self) -> str:
+        """The stack's name."""
+        return self._settings.name
+
+    @property
     def made_dir(self) -> Path:
         """The directory for inline code and dead letters."""
         return self._settings.made_dir
