@@ -12,6 +12,8 @@ __all__ = [
     "NativeError",
     "Port",
     "Reader",
+    "brex_error",
+    "brex_trace",
     "canonical_public_key",
     "format_tag_key",
     "generate_private_key",

@@ -5,7 +5,7 @@ mod common;
 
 use common::{PATIENCE, Rig, document, next, payload, readable, remote};
 use serde_json::{Value, json};
-use sluice_core::{Batch, Now, batch::Batcher, spec::DestinationSpec};
+use sluice_core::{Batch, Now, batch::Batcher, brex::Budget, spec::DestinationSpec};
 use sluice_io::{BatchQueue, FilterSpec, Signals};
 use std::{
     sync::{
@@ -26,7 +26,7 @@ fn batch(packets: usize, bytes: usize) -> Batch {
     let mut made = None;
     for _ in 0..packets {
         let record = |out: &mut Vec<u8>| out.extend(std::iter::repeat_n(b'1', bytes));
-        batcher.add(Now { mono: 0, unix_ms: 0 }, record, |batch| made = Some(batch));
+        batcher.add(Now { mono: 0, unix_ms: 0 }, b"", &mut Budget::default(), record, |batch| made = Some(batch));
     }
     made.unwrap()
 }
