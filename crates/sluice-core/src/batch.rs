@@ -67,10 +67,11 @@ impl Values {
 
 impl Batch {
     /// Adds a later batch of the same Destination to this one, if both fit into one; gives it back where they do not.
-    pub fn join(&mut self, later: Batch) -> Result<(), Batch> {
+    #[must_use]
+    pub fn join(&mut self, later: Batch) -> Option<Batch> {
         let fit = self.count() + later.count() <= self.room.count && self.size() + later.size() <= self.room.size;
         if !fit || self.room != later.room || self.values.asked != later.values.asked {
-            return Err(later);
+            return Some(later);
         }
         self.body.truncate(self.body.len() - TAIL.len());
         self.body.push(b',');
@@ -79,7 +80,7 @@ impl Batch {
         self.ends.extend(later.ends.iter().map(|end| end + moved));
         self.values.extend(&later.values);
         self.refused += later.refused;
-        Ok(())
+        None
     }
 
     /// The document of contract section 2.
@@ -352,7 +353,7 @@ mod tests {
             prop_assume!(first < count && second < count);
             let (mut joined, later) = (gather(0..first, count).unwrap(), gather(first..first + second, count).unwrap());
             match joined.join(later) {
-                Ok(()) => {
+                None => {
                     let whole = gather(0..first + second, 99).unwrap();
                     prop_assert!(first + second <= count);
                     prop_assert_eq!(joined.body(), whole.body());
@@ -361,7 +362,7 @@ mod tests {
                         prop_assert!(joined.values(name).unwrap().eq(whole.values(name).unwrap()));
                     }
                 }
-                Err(later) => {
+                Some(later) => {
                     prop_assert!(first + second > count);
                     prop_assert_eq!((joined.count(), later.count()), (first, second));
                 }

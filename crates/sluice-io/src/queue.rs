@@ -107,8 +107,8 @@ impl Inner {
             let rest = last.join(batch);
             self.keep(last);
             match rest {
-                Ok(()) => return true,
-                Err(later) => batch = later,
+                None => return true,
+                Some(later) => batch = later,
             }
         }
         self.keep(batch);
