@@ -18,6 +18,7 @@ __all__ = [
     "format_tag_key",
     "generate_private_key",
     "public_key",
+    "reasons",
     "seal",
     "special_purpose",
     "unseal",
@@ -275,6 +276,10 @@ def brex_trace(
     """What a BREX expression says of a packet: its parts with their values, its value, whether that counts as true, and
     whether the packet would have cost too much. None is null; bytes are shown in `formatter`. `ValueError` if it is no
     expression."""
+
+def reasons() -> dict[str, list[str]]:
+    """The words under which a Listener counts: `Failed` (entries and replies that were not sent, contract 4.5), `Dropped`,
+    `IcmpErrors`, and `Rejected`, with those of `wg` Listeners apart as `RejectedByWireGuard`."""
 
 def special_purpose(address: IPv4Address | IPv6Address) -> tuple[str, bool] | None:
     """What is special about an address, as the end of "it is …", and True if answers go there as to any client (private

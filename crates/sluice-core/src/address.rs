@@ -21,12 +21,13 @@ pub fn canonical(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `Remote.Address` and `Remote.Port`.
-pub fn address_of(address: &Scalar, port: &Scalar) -> Result<SocketAddr, Refused> {
+/// The address of a `Remote`, which calls it `spelling`, and `Remote.Port`.
+pub fn address_of(address: &Scalar, spelling: &str, port: &Scalar) -> Result<SocketAddr, Refused> {
     let Scalar::Text(address) = address else {
-        return Err(malformed_remote("Remote.Address is missing or not a string"));
+        return Err(malformed_remote(&format!("Remote.{spelling} is missing or not a string")));
     };
-    let (ip, zone) = parse_address(address).ok_or_else(|| malformed_remote("Remote.Address is not an IP address"))?;
+    let (ip, zone) = parse_address(address)
+        .ok_or_else(|| malformed_remote(&format!("Remote.{spelling} is not an IP address")))?;
     let port = port_of(port, 1).ok_or_else(|| malformed_remote("Remote.Port is not a whole number from 1 to 65535"))?;
     Ok(match ip {
         IpAddr::V4(_) => SocketAddr::new(ip, port),

@@ -65,7 +65,7 @@ mod tests {
     }
 
     fn remote<'a>(address: &'a str, port: f64) -> RemoteField<'a> {
-        RemoteField::Object { address: text(address), port: Scalar::Number(port), peer_key: Scalar::Absent }
+        RemoteField::Object { address: text(address), spelling: "Address", port: Scalar::Number(port), peer_key: Scalar::Absent }
     }
 
     #[test]

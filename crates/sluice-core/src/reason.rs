@@ -2,125 +2,112 @@
 
 use serde::Serialize;
 
-/// Why an entry of a message or a reply was not sent (contract section 4.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[allow(missing_docs)] // the names are the contract's and say what they mean
-pub enum Reason {
-    MalformedMessage,
-    MalformedRemote,
-    MalformedData,
-    InvalidTag,
-    UnknownPeer,
-    NoSession,
-    InnerAddressUnknown,
-    RemoteDenied,
-    WrongRegion,
-    Expired,
-    PayloadTooLarge,
-    RateLimited,
-    AnswerRefused,
-    LoopSuspected,
-    RemoteUnreachable,
-    SendFailed,
-    SourceDisabled,
+/// An enum whose variants are spelt the same everywhere, with `ALL` and `as_str`.
+macro_rules! names {
+    ($(#[$of_all:meta])* pub enum $Names:ident { $($(#[$of_one:meta])* $Name:ident,)* }) => {
+        $(#[$of_all])*
+        pub enum $Names { $($(#[$of_one])* $Name,)* }
+
+        impl $Names {
+            /// Every one, in declaration order.
+            pub const ALL: &[$Names] = &[$($Names::$Name,)*];
+
+            /// The spelling in counters and events.
+            pub fn as_str(self) -> &'static str {
+                match self { $($Names::$Name => stringify!($Name),)* }
+            }
+        }
+    };
+}
+
+names! {
+    /// Why an entry of a message or a reply was not sent (contract section 4.5).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+    #[allow(missing_docs)] // the names are the contract's and say what they mean
+    pub enum Reason {
+        MalformedMessage,
+        MalformedRemote,
+        MalformedData,
+        InvalidTag,
+        UnknownPeer,
+        NoSession,
+        InnerAddressUnknown,
+        RemoteDenied,
+        WrongRegion,
+        Expired,
+        PayloadTooLarge,
+        RateLimited,
+        AnswerRefused,
+        LoopSuspected,
+        RemoteUnreachable,
+        SendFailed,
+        SourceDisabled,
+    }
 }
 
 impl Reason {
-    /// Every reason, in declaration order.
-    pub const ALL: [Reason; 17] = [
-        Reason::MalformedMessage,
-        Reason::MalformedRemote,
-        Reason::MalformedData,
-        Reason::InvalidTag,
-        Reason::UnknownPeer,
-        Reason::NoSession,
-        Reason::InnerAddressUnknown,
-        Reason::RemoteDenied,
-        Reason::WrongRegion,
-        Reason::Expired,
-        Reason::PayloadTooLarge,
-        Reason::RateLimited,
-        Reason::AnswerRefused,
-        Reason::LoopSuspected,
-        Reason::RemoteUnreachable,
-        Reason::SendFailed,
-        Reason::SourceDisabled,
-    ];
-
-    /// The contract's spelling.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::MalformedMessage => "MalformedMessage",
-            Reason::MalformedRemote => "MalformedRemote",
-            Reason::MalformedData => "MalformedData",
-            Reason::InvalidTag => "InvalidTag",
-            Reason::UnknownPeer => "UnknownPeer",
-            Reason::NoSession => "NoSession",
-            Reason::InnerAddressUnknown => "InnerAddressUnknown",
-            Reason::RemoteDenied => "RemoteDenied",
-            Reason::WrongRegion => "WrongRegion",
-            Reason::Expired => "Expired",
-            Reason::PayloadTooLarge => "PayloadTooLarge",
-            Reason::RateLimited => "RateLimited",
-            Reason::AnswerRefused => "AnswerRefused",
-            Reason::LoopSuspected => "LoopSuspected",
-            Reason::RemoteUnreachable => "RemoteUnreachable",
-            Reason::SendFailed => "SendFailed",
-            Reason::SourceDisabled => "SourceDisabled",
-        }
-    }
-
     /// The reason with this spelling, as the Python side names it in a refusal.
     pub fn from_name(name: &str) -> Option<Reason> {
-        Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
+        Reason::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }
 }
 
-/// Why an arriving datagram went to no Destination at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub enum Rejected {
-    /// The client lies outside `ClientRestrictions.Networks`; or its address is special, they do not name it, and nothing
-    /// is to be had from it: a loopback address that came over another interface, or for WireGuard one that is not answered.
-    RefusedNetwork,
-    /// The Listener has no Destination.
-    NoDestination,
-    /// The datagram arrived after the Listener had stopped.
-    Shutdown,
-    /// The datagram is no message of WireGuard.
-    NotWireGuard,
-    /// A handshake by somebody who does not know the Listener's public key.
-    InvalidMac,
-    /// A handshake under load: a cookie was asked for, or its sender has had its share.
-    HandshakeLimit,
-    /// A handshake that is not genuine.
-    InvalidHandshake,
-    /// A handshake that is not newer than the peer's last one.
-    ReplayedHandshake,
-    /// A handshake of somebody who is not among the peers.
-    UnknownPeer,
-    /// The packet belongs to no session, or to one that has ended.
-    NoSession,
-    /// The packet is not sealed with its session's key.
-    InvalidPacket,
-    /// The packet has come before, or comes far too late.
-    Replayed,
-    /// The packet's inner source is not among the peer's `AllowedIPs`, or it is no IP packet and they do not hold everything.
-    RefusedInnerSource,
-    /// An inner packet whose length or checksum is wrong, where it was to be taken out of its headers.
-    InnerMalformed,
-    /// A part of a larger inner packet.
-    InnerFragment,
-    /// An inner packet that is neither UDP nor an ICMP echo request.
-    InnerProtocol,
+names! {
+    /// Why an arriving datagram went to no Destination at all.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+    pub enum Rejected {
+        /// The client lies outside `ClientRestrictions.Networks`; or its address is special, they do not name it, and nothing
+        /// is to be had from it: a loopback address that came over another interface, or for WireGuard one that is not answered.
+        RefusedNetwork,
+        /// The Listener has no Destination.
+        NoDestination,
+        /// The datagram arrived after the Listener had stopped.
+        Shutdown,
+        /// The datagram is no message of WireGuard.
+        NotWireGuard,
+        /// A handshake by somebody who does not know the Listener's public key.
+        InvalidMac,
+        /// A handshake under load: a cookie was asked for, or its sender has had its share.
+        HandshakeLimit,
+        /// A handshake that is not genuine.
+        InvalidHandshake,
+        /// A handshake that is not newer than the peer's last one.
+        ReplayedHandshake,
+        /// A handshake of somebody who is not among the peers.
+        UnknownPeer,
+        /// The packet belongs to no session, or to one that has ended.
+        NoSession,
+        /// The packet is not sealed with its session's key.
+        InvalidPacket,
+        /// The packet has come before, or comes far too late.
+        Replayed,
+        /// The packet's inner source is not among the peer's `AllowedIPs`, or it is no IP packet and they do not hold everything.
+        RefusedInnerSource,
+        /// An inner packet whose length or checksum is wrong, where it was to be taken out of its headers.
+        InnerMalformed,
+        /// A part of a larger inner packet.
+        InnerFragment,
+        /// An inner packet that is neither UDP nor an ICMP echo request.
+        InnerProtocol,
+    }
 }
 
-/// Why a packet that was admitted did not reach one Destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub enum Dropped {
-    /// The Destination has no ARN yet (contract section 1.2).
-    Unbound,
-    /// The Destination's queue was full; its oldest batch gave way.
-    QueueFull,
+names! {
+    /// Why a packet that was admitted did not reach one Destination.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+    pub enum Dropped {
+        /// The Destination has no ARN yet (contract section 1.2).
+        Unbound,
+        /// The Destination's queue was full; its oldest batch gave way.
+        QueueFull,
+    }
+}
+
+impl Rejected {
+    /// True for what happens on WireGuard Listeners alone.
+    pub fn of_wireguard(self) -> bool {
+        !matches!(self, Rejected::RefusedNetwork | Rejected::NoDestination | Rejected::Shutdown)
+    }
 }
 
 /// Why an entry is not sent: as counted, and for a person.

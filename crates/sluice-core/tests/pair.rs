@@ -233,6 +233,9 @@ fn entries_fail_alone_under_the_contracts_reasons() {
         (to("198.51.100.7", 65_536), Some(Reason::MalformedRemote)),
         (json!({"Data": "", "Remote": {"IP": "1.1.1.1", "Port": "1"}}), Some(Reason::MalformedRemote)),
         (json!({"Data": "", "Remote": {"IP": "1.1.1.1", "Port": 1, "PeerKey": "k="}}), Some(Reason::UnknownPeer)),
+        (json!({"Data": "", "Remote": {"PeerKey": "k="}}), Some(Reason::UnknownPeer)),
+        (json!({"Data": "", "Remote": {"IP": "nowhere", "PeerKey": "k="}}), Some(Reason::UnknownPeer)),
+        (json!({"Data": "", "Remote": {"PeerKey": 7}}), Some(Reason::MalformedRemote)),
         (json!({"Data": "", "Tag": "nonsense"}), Some(Reason::InvalidTag)),
         (json!({"Data": "", "Tag": 7}), Some(Reason::InvalidTag)),
         (to("169.254.169.254", 80), Some(Reason::RemoteDenied)),
@@ -252,6 +255,19 @@ fn entries_fail_alone_under_the_contracts_reasons() {
     let counted = &node.listener.counters().sources[0];
     assert_eq!((counted.entries, counted.sent), (cases.len() as u64, node.wire.len() as u64));
     assert_eq!(counted.failed.values().sum::<u64>(), expected.len() as u64);
+}
+
+#[test]
+fn a_remotes_address_is_called_what_the_publisher_called_it() {
+    let mut node = Node::new(|_| {});
+    for name in ["IP", "Address", "IpAddress"] {
+        for value in [json!("127.1"), json!(7)] {
+            let failures = node.publish(json!({"Data": "", "Remote": {name: value, "Port": 1}})).failures;
+            assert!(failures[0].detail.starts_with(&format!("Remote.{name} is ")), "{}", failures[0].detail);
+        }
+    }
+    let failures = node.publish(json!({"Data": "", "Remote": {"Port": 1}})).failures;
+    assert!(failures[0].detail.starts_with("Remote.Address is missing"));
 }
 
 #[test]

@@ -30,5 +30,5 @@ pub use port::Port;
 pub use queue::BatchQueue;
 pub use signal::{Signal, Signals};
 pub use snapshot::Snapshot;
-pub use socket::{OpenError, RECEIVE_BUFFER};
+pub use socket::{OpenError, RECEIVE_BUFFER, icmp_names};
 pub use watch::{FilterSpec, Watch};

@@ -371,17 +371,24 @@ fn refused(error: &io::Error) -> Sent {
 }
 
 /// What an ICMP error says, from the errno that the kernel makes of it (net/ipv4/icmp.c, net/ipv6/icmp.c).
+const ICMP: [(&str, &[i32]); 8] = [
+    ("PortUnreachable", &[libc::ECONNREFUSED]),
+    ("HostUnreachable", &[libc::EHOSTUNREACH, libc::EHOSTDOWN]),
+    ("NetworkUnreachable", &[libc::ENETUNREACH, libc::ENONET]),
+    ("ProtocolUnreachable", &[libc::ENOPROTOOPT]),
+    ("TooLarge", &[libc::EMSGSIZE]),
+    ("Prohibited", &[libc::EACCES]),
+    ("ParameterProblem", &[libc::EPROTO]),
+    ("Other", &[]),
+];
+
 fn icmp_name(errno: i32) -> &'static str {
-    match errno {
-        libc::ECONNREFUSED => "PortUnreachable",
-        libc::EHOSTUNREACH | libc::EHOSTDOWN => "HostUnreachable",
-        libc::ENETUNREACH | libc::ENONET => "NetworkUnreachable",
-        libc::ENOPROTOOPT => "ProtocolUnreachable",
-        libc::EMSGSIZE => "TooLarge",
-        libc::EACCES => "Prohibited",
-        libc::EPROTO => "ParameterProblem",
-        _ => "Other",
-    }
+    ICMP.iter().find(|(_, errnos)| errnos.contains(&errno)).map_or("Other", |(name, _)| name)
+}
+
+/// The names under which ICMP errors are counted.
+pub fn icmp_names() -> impl Iterator<Item = &'static str> {
+    ICMP.iter().map(|(name, _)| *name)
 }
 
 fn name_of(errno: i32) -> &'static str {

@@ -18,7 +18,7 @@ use pyo3::{
 };
 use random::random;
 use serde::Serialize;
-use sluice_core::{Body, DataplaneSpec, ListenerSpec, Origin, Reason, Shared, session::wireguard::PublicKey, special};
+use sluice_core::{Body, DataplaneSpec, Dropped, ListenerSpec, Origin, Reason, Rejected, Shared, session::wireguard::PublicKey, special};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
 use std::{
     collections::BTreeMap,
@@ -61,6 +61,22 @@ fn seconds(value: f64) -> Duration {
 fn special_purpose(address: IpAddr) -> Option<(String, bool)> {
     let special = special::special(address.to_canonical())?;
     Some((special.to_string(), special.answered))
+}
+
+/// The words under which a Listener counts, by kind.
+#[pyfunction]
+fn reasons() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let rejected = |of_wireguard| {
+        let some = Rejected::ALL.iter().filter(move |one| one.of_wireguard() == of_wireguard);
+        some.map(|one| one.as_str()).collect()
+    };
+    BTreeMap::from([
+        ("Dropped", Dropped::ALL.iter().map(|one| one.as_str()).collect()),
+        ("Failed", Reason::ALL.iter().map(|one| one.as_str()).collect()),
+        ("IcmpErrors", sluice_io::icmp_names().collect()),
+        ("Rejected", rejected(false)),
+        ("RejectedByWireGuard", rejected(true)),
+    ])
 }
 
 #[pyclass(frozen, module = "sluicegate._native")]
@@ -447,6 +463,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(keys::generate_private_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::canonical_public_key, module)?)?;
     module.add_function(wrap_pyfunction!(keys::public_key, module)?)?;
+    module.add_function(wrap_pyfunction!(reasons, module)?)?;
     module.add_function(wrap_pyfunction!(special_purpose, module)?)?;
     module.add_function(wrap_pyfunction!(seal::seal, module)?)?;
     module.add_function(wrap_pyfunction!(seal::unseal, module)?)?;

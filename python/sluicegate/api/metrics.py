@@ -9,7 +9,7 @@ gives the loop back after `AT_ONCE` numbers, and asks the I/O thread in another 
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -19,9 +19,11 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sluicegate import _native
 from sluicegate.deadletters.keeper import DeadLetterStats
 from sluicegate.destinations.delivery import DeliveryStats
 from sluicegate.events import EventLog
+from sluicegate.events.types import TYPES
 from sluicegate.running.domains import DomainStats
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.consumer import SourceStats
@@ -94,13 +96,18 @@ class _Part(Collector):
 
 @dataclass(slots=True)
 class _Spec:
-    """A metric fed from one key of the native JSON. With `by` the value is a map, and that label its key."""
+    """A metric fed from one key of the native JSON. With `by` the value is a map, and that label its key; each of `known`
+    is shown from the start, because an alert on an increase does not see a counter that begins at 1."""
 
     name: str
     key: str
     help: str
     by: str = ""
+    known: Sequence[str] = ()
     gauge: bool = False
+
+
+_REASONS = _native.reasons()
 
 
 _LISTENER = (
@@ -117,7 +124,13 @@ _LISTENER = (
         "Bytes that the kernel holds until they are read.",
         gauge=True,
     ),
-    _Spec("rejected_packets", "Rejected", "Datagrams that were refused on arrival.", by="reason"),
+    _Spec(
+        "rejected_packets",
+        "Rejected",
+        "Datagrams that were refused on arrival.",
+        "reason",
+        _REASONS["Rejected"],
+    ),
     _Spec("sent_packets", "SentPackets", "Datagrams that the Listener sent."),
     _Spec("sent_bytes", "SentBytes", "Payload bytes that the Listener sent."),
     _Spec(
@@ -126,7 +139,13 @@ _LISTENER = (
         "Packets whose expressions would have cost too much: the rest was null.",
     ),
     _Spec("loops_suspected", "LoopsSuspected", "Times that answers to a remote began to be limited."),
-    _Spec("icmp_errors", "IcmpErrors", "ICMP errors that came back after sending.", by="type"),
+    _Spec(
+        "icmp_errors",
+        "IcmpErrors",
+        "ICMP errors that came back after sending.",
+        "type",
+        _REASONS["IcmpErrors"],
+    ),
     _Spec("egress_ring_bytes", "RingBytes", "Bytes that wait to be sent.", gauge=True),
     _Spec("egress_ring_messages", "RingMessages", "Messages and answers that wait to be sent.", gauge=True),
 )
@@ -148,13 +167,23 @@ _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),
     _Spec("destination_filtered_packets", "Filtered", "Packets that the Destination's filter left out."),
     _Spec("destination_batches", "Batches", "Batches made for the Destination."),
-    _Spec("destination_dropped_packets", "Dropped", "Packets not delivered, by reason.", by="reason"),
+    _Spec(
+        "destination_dropped_packets",
+        "Dropped",
+        "Packets not delivered, by reason.",
+        "reason",
+        _REASONS["Dropped"],
+    ),
     _Spec("destination_queued_packets", "QueuedPackets", "Packets that wait to be delivered.", gauge=True),
     _Spec("destination_queued_bytes", "QueuedBytes", "Bytes that wait to be delivered.", gauge=True),
     _Spec("destination_replies", "Replies", "Replies that handlers gave."),
     _Spec("destination_replies_sent", "RepliesSent", "Replies that were sent."),
     _Spec(
-        "destination_replies_failed", "RepliesFailed", "Replies that were not sent, by reason.", by="reason"
+        "destination_replies_failed",
+        "RepliesFailed",
+        "Replies that were not sent, by reason.",
+        "reason",
+        _REASONS["Failed"],
     ),
 )
 _SOURCE = (
@@ -163,7 +192,13 @@ _SOURCE = (
     _Spec("source_sent_packets", "Sent", "Entries that were sent."),
     _Spec("source_sent_bytes", "SentBytes", "Payload bytes that were sent."),
     _Spec("source_duplicates", "Duplicates", "Entries not sent because they had been sent before."),
-    _Spec("source_failed_entries", "Failed", "Entries that were not sent, by reason.", by="reason"),
+    _Spec(
+        "source_failed_entries",
+        "Failed",
+        "Entries that were not sent, by reason.",
+        "reason",
+        _REASONS["Failed"],
+    ),
 )
 
 _QUEUE = (
@@ -206,7 +241,7 @@ class _Families:
             if not spec.by:
                 self.add(spec.name, spec.help, labels, value, gauge=spec.gauge)
                 continue
-            for key, count in value.items():
+            for key, count in {**dict.fromkeys(spec.known, 0), **value}.items():
                 self.add(spec.name, spec.help, {**labels, spec.by: key}, count)
 
 
@@ -239,6 +274,9 @@ async def _breathe(families: _Families, told: int) -> int:
 def _feed_port(families: _Families, stats: Mapping[str, Any]) -> Iterator[None]:
     """Add the numbers of one Listener, in steps."""
     listener = {"listener": stats["Listener"]}
+    if "WireGuard" in stats:
+        rejected = {**dict.fromkeys(_REASONS["RejectedByWireGuard"], 0), **stats["Rejected"]}
+        stats = {**stats, "Rejected": rejected}
     families.feed(_LISTENER, stats, listener)
     if "WireGuard" in stats:
         families.feed(_WIREGUARD, stats["WireGuard"], listener)
@@ -258,7 +296,7 @@ def _feed_rest(families: _Families, sources: MetricSources) -> Iterator[None]:
         _feed_delivery(families, labels, delivery)
         yield
     if sources.events is not None:
-        for event, count in sources.events.counts().items():
+        for event, count in {**dict.fromkeys(TYPES, 0), **sources.events.counts()}.items():
             families.add("events", "Events by name, suppressed lines included.", {"event": event}, count)
         for sink, count in sources.events.dropped().items():
             families.add("events_dropped", "Event lines that a sink could not take.", {"sink": sink}, count)
@@ -307,7 +345,7 @@ def _feed_delivery(families: _Families, labels: Mapping[str, str], stats: Delive
     families.add(
         "delivery_in_flight_batches", "Batches being delivered.", labels, stats.in_flight, gauge=True
     )
-    for reason, count in stats.failed_by_reason.items():
+    for reason, count in {**dict.fromkeys(stats.known_reasons, 0), **stats.failed_by_reason}.items():
         families.add("delivery_failures", "Packets given up, by reason.", {**labels, "reason": reason}, count)
 
 

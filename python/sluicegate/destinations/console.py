@@ -38,6 +38,7 @@ class ConsoleDestination(Destination):
     """
 
     usage = "console:"
+    reasons = ("ConsoleClosed",)
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         super().__init__(name, context)

@@ -46,6 +46,10 @@ CANCEL_SECONDS = 1.0
 """Seconds that a Destination has to clean up after its cancellation. Then its batch is given up."""
 
 
+OWN_REASONS = ("Shutdown", "InternalError")
+"""Why batches fail here, and not in the Destination."""
+
+
 class BatchReader(Protocol):
     """The queue of ready batches; `sluicegate._native.Reader` is the real one."""
 
@@ -60,7 +64,7 @@ class DeliveryStats:
     """Counters since the start; `in_flight` is the number of batches being delivered now.
 
     Packets read so far = `packets_delivered` + `packets_failed` + those in flight; `failed_by_reason` counts
-    packets and sums up to `packets_failed`. A batch of which some packets failed counts in `batches_failed`, one that
+    packets and sums up to `packets_failed`. `known_reasons` are those that may come. A batch of which some packets failed counts in `batches_failed`, one that
     was delivered as a whole, even in several attempts, in `batches_delivered`. `replies` are answers handed on,
     `replies_failed` answers that could not be.
     """
@@ -70,6 +74,7 @@ class DeliveryStats:
     batches_failed: int = 0
     packets_failed: int = 0
     failed_by_reason: dict[str, int] = field(default_factory=dict)
+    known_reasons: tuple[str, ...] = ()
     retries: int = 0
     replies: int = 0
     replies_failed: int = 0
@@ -135,7 +140,11 @@ class Delivery:
         stats = self._stats
         return DeliveryStats(
             **{name: getattr(stats, name) for name in DeliveryStats.__slots__}
-            | {"failed_by_reason": dict(stats.failed_by_reason), "in_flight": len(self._running)}
+            | {
+                "failed_by_reason": dict(stats.failed_by_reason),
+                "known_reasons": (*OWN_REASONS, *self._destination.reasons),
+                "in_flight": len(self._running),
+            }
         )
 
     @property

@@ -30,6 +30,7 @@ class FileDestination(Destination):
     """
 
     usage = "file:PATH.ndjson"
+    reasons = ("FileError",)
 
     def __init__(self, name: str, path: Path, context: DestinationContext) -> None:
         super().__init__(name, context)

@@ -64,6 +64,7 @@ class FunctionDestination(Destination):
     """
 
     usage = "function:PATH.py:HANDLER"
+    reasons = tuple(failure.reason for failure in FunctionFailure.__subclasses__())
     batch_bytes_limit = 6 << 20  # Lambda's for a synchronous invocation
 
     def __init__(

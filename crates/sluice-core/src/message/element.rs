@@ -35,6 +35,8 @@ pub enum RemoteField<'a> {
     Object {
         /// `Address`, `IP` or `IpAddress`: the same thing.
         address: Scalar<'a>,
+        /// Which of the three was written; `Address` if none was.
+        spelling: &'static str,
         /// `Port`
         port: Scalar<'a>,
         /// `PeerKey`
@@ -118,26 +120,42 @@ impl<'a> InnerObject<'a> {
 }
 
 /// The fields of [`RemoteField::Object`] while they are read.
-#[derive(Default)]
 pub(super) struct RemoteParts<'a> {
     address: Scalar<'a>,
+    spelling: &'static str,
     port: Scalar<'a>,
     peer_key: Scalar<'a>,
+}
+
+impl Default for RemoteParts<'_> {
+    fn default() -> Self {
+        RemoteParts {
+            address: Scalar::default(),
+            spelling: "Address",
+            port: Scalar::default(),
+            peer_key: Scalar::default(),
+        }
+    }
 }
 
 impl<'a> RemoteParts<'a> {
     #[inline]
     pub(super) fn field(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
-        match key {
-            "Address" | "IP" | "IpAddress" => Some(&mut self.address),
-            "Port" => Some(&mut self.port),
-            "PeerKey" => Some(&mut self.peer_key),
-            _ => None,
-        }
+        let spelling = match key {
+            "Address" => "Address",
+            "IP" => "IP",
+            "IpAddress" => "IpAddress",
+            "Port" => return Some(&mut self.port),
+            "PeerKey" => return Some(&mut self.peer_key),
+            _ => return None,
+        };
+        self.spelling = spelling;
+        Some(&mut self.address)
     }
 
     pub(super) fn whole(self) -> RemoteField<'a> {
-        RemoteField::Object { address: self.address, port: self.port, peer_key: self.peer_key }
+        let RemoteParts { address, spelling, port, peer_key } = self;
+        RemoteField::Object { address, spelling, port, peer_key }
     }
 }
 

@@ -122,20 +122,18 @@ fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAdd
 }
 
 fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
-    let RemoteField::Object { address, port, peer_key } = field else {
+    let RemoteField::Object { address, spelling, port, peer_key } = field else {
         return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
     };
-    let remote = address_of(address, port)?;
     match peer_key {
-        Scalar::Absent | Scalar::Null => {}
-        Scalar::Text(key) if key.is_empty() => {}
+        Scalar::Absent | Scalar::Null => address_of(address, spelling, port),
+        Scalar::Text(key) if key.is_empty() => address_of(address, spelling, port),
         // Sending in the clear what was meant for a peer would be worse than not sending it.
         Scalar::Text(_) => {
-            return Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()));
+            Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()))
         }
-        _ => return Err(malformed_remote("Remote.PeerKey is not a string")),
+        _ => Err(malformed_remote("Remote.PeerKey is not a string")),
     }
-    Ok(remote)
 }
 
 /// A datagram to `remote` has room for `payload`.

@@ -117,7 +117,7 @@ impl Tunnels {
 
     /// Where `Remote` and `Inner` lead.
     fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
-        let RemoteField::Object { address, port, peer_key } = &entry.remote else {
+        let RemoteField::Object { address, spelling, port, peer_key } = &entry.remote else {
             return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
         };
         let Scalar::Text(text) = peer_key else {
@@ -127,7 +127,7 @@ impl Tunnels {
             .ok_or_else(|| malformed_remote("Remote.PeerKey is not the Base64 of 32 bytes"))?;
         let given = match (address.is_none(), port.is_none()) {
             (true, true) => None,
-            _ => Some(address_of(address, port)?),
+            _ => Some(address_of(address, spelling, port)?),
         };
         // An unknown peer can be reached only where somebody says it is.
         let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
