@@ -278,8 +278,8 @@ def brex_trace(
     expression."""
 
 def reasons() -> dict[str, list[str]]:
-    """The words under which a Listener counts: `Failed` (entries and replies that were not sent, contract 4.5), `Dropped`,
-    `IcmpErrors`, and `Rejected`, with those of `wg` Listeners apart as `RejectedByWireGuard`."""
+    """The words under which a Listener counts: `Failed` (entries and replies that were not sent, contract 4.5),
+    `Dropped`, `IcmpErrors`, and `Rejected`, with those of `wg` Listeners apart as `RejectedByWireGuard`."""
 
 def special_purpose(address: IPv4Address | IPv6Address) -> tuple[str, bool] | None:
     """What is special about an address, as the end of "it is …", and True if answers go there as to any client (private

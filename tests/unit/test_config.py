@@ -155,7 +155,7 @@ def test_merged_keys_are_found_where_they_are_written(base: Path) -> None:
         ("listeners:\n  - name: x\n\tbind: y\n", (3, 1), "tab"),
         ("region: a\n---\nregion: b\n", (2, 1), "second document"),
         ("region: a\nfoo\nnode: 1\n", (3, 1), "without a `:`"),
-        ("listeners:\n  - bind: [::]:2048\n", (2, 15), '"[::]:2048"'),
+        ("listeners:\n  - bind: [::]:2048\n", (2, 11), '"[::]:2048"'),
         ("region: *x\n", (1, 9), "alias"),
         ("region: !!python/object/apply:os.system [id]\n", (1, 9), "tag"),
         ("region: a\nnode: \x01\n", (2, 7), "control character"),

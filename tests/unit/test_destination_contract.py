@@ -97,7 +97,8 @@ class TestFile(DestinationContract):
         self.directory.rename(self.directory.with_name("moved"))
 
     def fail_to_provision(self) -> None:
-        self.directory.parent.write_text("a file where a directory is wanted")
+        self.directory.mkdir(parents=True)
+        (self.directory / "packets.ndjson").symlink_to("missing/packets.ndjson")
 
 
 class TestConsole(DestinationContract):
@@ -231,7 +232,11 @@ async def test_file_that_cannot_be_opened_is_told_at_provision(
     context: DestinationContext, tmp_path: Path
 ) -> None:
     (tmp_path / "occupied").write_text("")
+    with pytest.raises(DestinationError, match="occupied, which is not a directory"):
+        FileDestination.from_spec("f", "occupied/p.ndjson", {}, context)
+    (tmp_path / "occupied").unlink()
     file = FileDestination.from_spec("f", "occupied/p.ndjson", {}, context)
+    (tmp_path / "occupied").write_text("")  # between the check and the start
     with pytest.raises(DestinationError, match="occupied"):
         await file.provision()
     await file.close()

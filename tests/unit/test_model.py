@@ -321,7 +321,7 @@ def test_protocol_as_text_or_list_of_one(key: str) -> None:
         == "udp"
     )
     assert "exactly one" in only({key: ["udp", "wg"]}, Listener).fix
-    assert only({key: "tcp"}, Listener).fix == "use one of: udp, wg, dtls, webrtc"
+    assert only({key: "tcp"}, Listener).fix == "use one of: udp, wg"
 
 
 def test_listener_name_is_another_word_for_name() -> None:

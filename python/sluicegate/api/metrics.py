@@ -96,8 +96,8 @@ class _Part(Collector):
 
 @dataclass(slots=True)
 class _Spec:
-    """A metric fed from one key of the native JSON. With `by` the value is a map, and that label its key; each of `known`
-    is shown from the start, because an alert on an increase does not see a counter that begins at 1."""
+    """A metric fed from one key of the native JSON. With `by` the value is a map, and that label its key; each of
+    `known` is shown from the start, because an alert on an increase does not see a counter that begins at 1."""
 
     name: str
     key: str

@@ -71,7 +71,7 @@ class Api:
         found = _key_file(self)
         if found is None:
             return Credentials(
-                advice="no key is known here: name the gateway's file with --config, or give a key"
+                advice="no key is known here: name the gateway's file with --config, or set SLUICEGATE_API_KEY"
             )
         return _local(*found)
 

@@ -40,6 +40,11 @@ def error(message: str) -> None:
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
 
 
+def warning(message: object) -> None:
+    """Print `warning: MESSAGE` to standard error."""
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+
+
 def no_color() -> bool:
     """True when the user wants no colour anywhere: `NO_COLOR` is set and not empty (no-color.org)."""
     return bool(os.environ.get("NO_COLOR"))

@@ -18,7 +18,7 @@ import click
 from sluicegate.cli import table
 from sluicegate.cli.client import api_option, call, no_gateway
 from sluicegate.cli.credentials import Api
-from sluicegate.cli.errors import CliError, Exit, error
+from sluicegate.cli.errors import CliError, Exit, warning
 from sluicegate.cli.options import output_option
 from sluicegate.cli.wgquick import Invitation, addresses, next_address, outward_endpoint
 from sluicegate.model.text import endpoint_text
@@ -145,10 +145,11 @@ def add(
         click.echo(invitation.text if target is None else f"wrote {target}")
         _show_code(invitation, qr)
     if of_file:
-        raise CliError(
-            f"{name} is not let in yet: the Listener {found['Name']} is declared by the gateway's file, which owns "
-            "what it names. Write this into it, below the Listener, and reload it (SIGHUP, or POST /v1/reload):\n"
-            + invitation.yaml
+        click.echo(
+            f"next: the Listener {found['Name']} is declared by the gateway's file, which owns what it names. Write "
+            f"this into it, below the Listener, and {name} is let in when it is reloaded (SIGHUP, or POST "
+            f"/v1/reload):\n{invitation.yaml}",
+            err=True,
         )
     ctx.exit(Exit.OK)
 
@@ -308,6 +309,6 @@ def _show_code(invitation: Invitation, wanted: bool | None) -> None:
     try:
         code.encode(sys.stderr.encoding or "utf-8")
     except UnicodeEncodeError:
-        error("warning: this terminal cannot show a QR code, a UTF-8 locale can (LANG=C.UTF-8)")
+        warning("this terminal cannot show a QR code, a UTF-8 locale can (LANG=C.UTF-8)")
         return
     click.echo(code, err=True)

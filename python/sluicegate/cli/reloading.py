@@ -2,7 +2,7 @@
 
 import asyncio
 
-from sluicegate.cli.errors import error
+from sluicegate.cli.errors import warning
 from sluicegate.cli.signals import say
 from sluicegate.config import stamp
 from sluicegate.gateway import Gateway
@@ -58,8 +58,8 @@ class Reloading:
             say(f"{file} was not taken over, what ran before runs on:\n{refused}")
         else:
             say(f"{file} was taken over: {'; '.join(changes) or 'nothing changes'}")
-            for warning in self._gateway.registry.config.warnings:
-                error(f"warning: {warning}")
+            for found in self._gateway.registry.config.warnings:
+                warning(found)
 
     async def _watch(self) -> None:
         """Reload once the file is another one and two looks agree: not while an editor is writing it."""

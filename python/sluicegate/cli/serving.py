@@ -8,7 +8,7 @@ from functools import partial
 
 import uvloop
 
-from sluicegate.cli.errors import CliError, Exit, error
+from sluicegate.cli.errors import CliError, Exit, warning
 from sluicegate.cli.reloading import Reloading
 from sluicegate.cli.signals import STOP_SECONDS, Signals, say
 from sluicegate.cli.streams import take_over
@@ -44,8 +44,8 @@ def serve(
     """
     output = take_over()
     raise_limit()
-    for warning in config.warnings:
-        error(f"warning: {warning}")
+    for found in config.warnings:
+        warning(found)
     try:
         check_file(config.gateway)
     except Refused as refused:

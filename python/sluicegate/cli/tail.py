@@ -76,9 +76,10 @@ def command(
         asyncio.run(stream.run(timeout))
     except KeyboardInterrupt:
         ctx.exit(Exit.OK if count is None else Exit.FAILED)
-    if stream.seen < (count or 1):
-        wanted = f" of {count}" if count else ""
-        raise CliError(f"saw {stream.seen}{wanted} events in {timeout:g} s; does a filter leave them out?")
+    if stream.seen == 0:
+        stream.note(f"nothing happened in {timeout:g} s that the filters let through")
+    if count is not None and stream.seen < count:
+        raise CliError(f"saw {stream.seen} of {count} events in {timeout:g} s; does a filter leave them out?")
 
 
 class _Tail:
@@ -122,7 +123,7 @@ class _Tail:
                 away, step = cause(self._api, error)
             if not self._connected:
                 raise unreachable(self._api, away, step)
-            self._note(f"the gateway at {self._api} went away ({away}), waiting for it")
+            self.note(f"the gateway at {self._api} went away ({away}), waiting for it")
             await self._wait(client)
 
     async def _lines(self, client: "httpx.AsyncClient") -> AsyncGenerator[str, None]:
@@ -139,7 +140,7 @@ class _Tail:
                 raise CliError(f"the gateway refused this: {said}{advice}")
             if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
                 raise no_gateway(self._api)
-            self._note("the gateway is back" if self._connected else f"watching {self._api}")
+            self.note("the gateway is back" if self._connected else f"watching {self._api}")
             self._connected = True
             rest = b""
             async for chunk in response.aiter_bytes():
@@ -170,7 +171,8 @@ class _Tail:
             self.seen += 1
         return self._count is not None and self.seen >= self._count
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Say something about the stream, on standard error."""
         click.echo(click.style(text, fg="yellow"), err=True)
 
 

@@ -6,7 +6,9 @@ relative paths are relative to the file, unknown keys are errors, and all errors
 """
 
 import dataclasses
+import errno
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from sluicegate.config.checks import checks
+from sluicegate.config.regions import unknown_regions
 from sluicegate.config.yamlfile import Document, YamlError, read
 from sluicegate.destinations import schemes
 from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes
+from sluicegate.model import Path as Place
 from sluicegate.model.address import is_loopback
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "stamp"]
@@ -110,7 +114,12 @@ def _know_schemes(schema: dict[str, Any]) -> None:
 
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:
-    found = [*notes(gateway.listeners, gateway.packet_sources), *_readable_on_the_way(gateway)]
+    found = [
+        *notes(gateway.listeners, gateway.packet_sources),
+        *_readable_on_the_way(gateway),
+        *_elsewhere(gateway),
+        *unknown_regions(gateway),
+    ]
     sourced = {source.listener_name for source in gateway.packet_sources}
     for index, listener in enumerate(gateway.listeners):
         if not listener.destinations and listener.name not in sourced:
@@ -134,6 +143,34 @@ def _readable_on_the_way(gateway: GatewayConfig) -> Iterator[Finding]:
             cause = f"{what} can be read on the way to {server.bind}, because it speaks HTTP"
             fix = f"set `{name}.tls`, or let a proxy on this machine or in a private network add TLS"
             yield Finding((name, "bind"), cause, fix)
+
+
+def _elsewhere(gateway: GatewayConfig) -> Iterator[Finding]:
+    """Addresses that this machine does not have now: an interface may be down, or the file be for another machine."""
+    bound: list[tuple[Place, str | None]] = [
+        (("listeners", index, "bind"), listener.bind_address().host)
+        for index, listener in enumerate(gateway.listeners)
+    ]
+    bound += [
+        ((name, "bind"), server.address()[0])
+        for name, server in (("api", gateway.api), ("sns", gateway.sns))
+        if server is not None
+    ]
+    missing = {host for host in {host for _, host in bound if host is not None} if not _is_here(host)}
+    for place, host in bound:
+        if host in missing:
+            cause = f"{host} is not an address of this machine now"
+            yield Finding(place, cause, "the gateway starts only where it is one: `ip address` lists them")
+
+
+def _is_here(host: str) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
 
 
 def _in_order(found: Iterable[Finding]) -> list[Finding]:

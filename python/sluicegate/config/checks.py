@@ -4,8 +4,8 @@ The model judges a document's form. What this version cannot do, what a Destinat
 what a MessageSource says of its settings, and whether certificates can be used, is judged here, without side effects.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sluicegate.aws import Aws
@@ -24,8 +24,10 @@ from sluicegate.model import (
     Tls,
     unavailable,
 )
-from sluicegate.regular import require_appendable, require_regular
+from sluicegate.model import Path as Place
+from sluicegate.paths import obstacle
 from sluicegate.sources import check as check_source
+from sluicegate.state.check import check_state
 
 
 def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> Check:
@@ -53,9 +55,11 @@ def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> 
         if isinstance(resource, Tls):
             found += _check_tls(resource, base_dir)
         if isinstance(resource, Events) and resource.file is not None:
-            found += _check_file(("file",), base_dir / resource.file, require_appendable)
+            found += _unwritable(
+                ("file",), "the file of events", base_dir / resource.file, makes_folders=True
+            )
         if isinstance(resource, GatewayConfig):
-            found += _check_file(("state",), base_dir / resource.state, _require_state)
+            found += _state(resource, base_dir)
         return found
 
     return check
@@ -63,13 +67,57 @@ def checks(base_dir: Path, region: str, local_code: LocalCode | None = None) -> 
 
 def _dead_letters(resource: PacketSource, base_dir: Path, local_code: LocalCode | None) -> list[Finding]:
     scheme, _, path = (resource.dead_letter_queue_arn or "").partition(":")
-    if scheme != "file" or local_code is None:
+    if scheme != "file":
         return []
+    place = ("dead_letter_queue_arn",)
     try:
-        local_code.writable(base_dir / path)
+        if local_code is not None:
+            local_code.writable(base_dir / path)
     except Outside as error:
-        return [Finding(("dead_letter_queue_arn",), error.cause, error.fix)]
-    return []
+        return [Finding(place, error.cause, error.fix)]
+    return _unwritable(
+        place, "the file of dead letters", base_dir / path, makes_folders=local_code is not None
+    )
+
+
+def _unwritable(place: Place, what: str, path: Path, *, makes_folders: bool) -> list[Finding]:
+    wrong = obstacle(path, makes_folders=makes_folders)
+    fix = f"name a file that the gateway may write{_UNREPLACED if _has_variable(path) else ''}"
+    return [] if wrong is None else [Finding(place, f"{what} {path} {wrong}", fix)]
+
+
+def _state(gateway: GatewayConfig, base_dir: Path) -> list[Finding]:
+    """What is wrong with the state, and other files that would be written into it."""
+    state = base_dir / gateway.state
+    if (wrong := check_state(state)) is not None:
+        cause, fix = wrong
+        return [Finding(("state",), cause, fix + (_UNREPLACED if _has_variable(state) else ""))]
+    return [
+        Finding(place, f"{path} is the gateway's state", "name another file: this one would be overwritten")
+        for place, path in _written(gateway)
+        if os.path.realpath(base_dir / path) == os.path.realpath(state)
+    ]
+
+
+def _written(gateway: GatewayConfig) -> Iterator[tuple[Place, str]]:
+    """`(place, path)` of every file that is written beside the state."""
+    if gateway.events.file is not None:
+        yield ("events", "file"), gateway.events.file
+    for index, source in enumerate(gateway.packet_sources):
+        if (source.dead_letter_queue_arn or "").startswith("file:"):
+            yield ("packet_sources", index, "dead_letter_queue_arn"), source.dead_letter_queue_arn[5:]
+    for index, listener in enumerate(gateway.listeners):
+        for position, destination in enumerate(listener.destinations):
+            for arn in destination.targets().values() if isinstance(destination, DestinationSpec) else ():
+                if arn.startswith("file:"):
+                    yield ("listeners", index, "destinations", position, "destination_arn"), arn[5:]
+
+
+def _has_variable(path: Path) -> bool:
+    return any(part == "~" or "$" in part for part in path.parts)
+
+
+_UNREPLACED = "; `~` and variables such as `$HOME` are not replaced"
 
 
 def _check_tls(tls: Tls, base_dir: Path) -> list[Finding]:
@@ -78,19 +126,6 @@ def _check_tls(tls: Tls, base_dir: Path) -> list[Finding]:
     except TlsError as error:
         return [error.finding]
     return []
-
-
-def _check_file(field: tuple[str], path: Path, require: Callable[[Path], None]) -> list[Finding]:
-    try:
-        require(path)
-    except OSError as error:
-        return [Finding(field, f"{path} cannot be used: {error.strerror}", "name another file")]
-    return []
-
-
-def _require_state(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        require_regular(path.stat(), path)
 
 
 class _Nobody:

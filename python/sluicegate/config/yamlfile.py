@@ -6,6 +6,7 @@ column. Every way in which a file can fail to be one YAML mapping is a `Finding`
 
 import dataclasses
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,12 @@ def read(path: Path) -> Document:
             mark = root.start_mark
             kind = "list" if is_list(root) else "single value"
             cause = f"the file holds a {kind}, not a mapping"
-            raise YamlError(
-                Finding.at(file, mark.line + 1, mark.column + 1, cause, "begin with `listeners:`")
-            )
+            joined = re.match(r"([A-Za-z_]+):(\S+)", root.value) if is_scalar(root) else None
+            fix = "begin with `listeners:`"
+            if joined:
+                fix = f"write a space after the colon: `{joined[1]}: {joined[2][:60]}`"
+            raise YamlError(Finding.at(file, mark.line + 1, mark.column + 1, cause, fix))
+        _refuse_halves(file, text, root)
         data = construct(root)
     except Absurd as error:
         raise YamlError(dataclasses.replace(error.finding, file=file)) from None
@@ -148,6 +152,24 @@ def read_text(path: Path) -> str:
         line, col = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
         cause = f"the byte 0x{raw[error.start]:02x} is not UTF-8 text"
         raise YamlError(Finding.at(file, line, col, cause, "save the file as UTF-8")) from None
+
+
+def _refuse_halves(file: str, text: str, root: Node) -> None:
+    """`"\\ud800"` is half of a character, which no text may hold."""
+    waiting, seen = [root] if "\\u" in text.lower() else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if not is_scalar(node):
+            waiting += [one for pair in node.value for one in pair] if is_mapping(node) else node.value
+        elif any("\ud800" <= character <= "\udfff" for character in node.value):
+            mark = node.start_mark
+            cause = "an escape such as \\ud800 is half of a character"
+            raise YamlError(
+                Finding.at(file, mark.line + 1, mark.column + 1, cause, "write the character itself")
+            )
 
 
 def _entries(mapping: Node) -> dict[str, tuple[Node, Node]]:
@@ -194,6 +216,17 @@ def syntax_finding(file: str, text: str, error: Exception) -> Finding:
     if "\t" in indentation or r"'\t'" in problem:
         col = written.find("\t") if "\t" in written else col
         return Finding.at(file, line + 1, col + 1, "a tab is used for indentation", "indent with spaces")
+    if "mapping values are not allowed" in problem and _deeper(lines, line):
+        cause = "this line is indented deeper than the one above it, which has a value of its own"
+        return Finding.at(file, line + 1, len(indentation) + 1, cause, "indent both alike")
+    if "{{" in written and ("unhashable" in problem or "expected" in problem):
+        fix = "write the value itself, in quotes if it is text"
+        return Finding.at(
+            file, line + 1, written.find("{{") + 1, "placeholders such as `{{ name }}` are not replaced", fix
+        )
+    if "expected <block end>" in problem and (brackets := _ADDRESS.search(written)):
+        cause, fix = "an address in brackets begins a list", f'put it in quotes: "{brackets[1]}"'
+        return Finding.at(file, line + 1, brackets.start(1) + 1, cause, fix)
     if "mapping values are not allowed" in problem and col > LONGEST_KEY:
         cause = f"this key has more than {LONGEST_KEY:,} characters"
         return Finding.at(file, line + 1, indentation.count(" ") + 1, cause, "write a shorter one")
@@ -205,12 +238,27 @@ def syntax_finding(file: str, text: str, error: Exception) -> Finding:
     return Finding.at(file, line + 1, col + 1, cause, fix)
 
 
+_ADDRESS = re.compile(r":\s+(\[[0-9a-fA-F.%]*:[0-9a-fA-F:.%]*\](?::\d+)?)\s*(?:#|$)")
+"""An address in brackets without quotes, as the value of a key."""
+_KEY_LINE = re.compile(r"(\s*(?:- +)*)[\w-]+:(\s+\S|\s*$)")
+
+
+def _deeper(lines: list[str], line: int) -> bool:
+    """True if a line with a key is indented deeper than the line above it, which has a key with a value."""
+    above = next(
+        (one for one in reversed(lines[:line]) if one.strip() and not one.lstrip().startswith("#")), ""
+    )
+    first, second = _KEY_LINE.match(above), _KEY_LINE.match(lines[line] if line < len(lines) else "")
+    return bool(first and second and first[2].strip() and len(second[1]) > len(first[1]))
+
+
 _SYNTAX = [
     (
         "mapping values are not allowed",
         "a second `:` in a plain value",
         'put a value that contains ": " or ends with ":" in quotes, or correct the indentation',
     ),
+    ("but found '<stream end>'", "a bracket or brace is not closed", "close it"),
     ("could not find expected ':'", "a key without a `:`", "write `key: value`"),
     ("found another document", "a second document begins here", "keep one document per file"),
     (
@@ -224,7 +272,7 @@ _SYNTAX = [
     (
         "expected <block end>",
         "this does not line up with what stands above",
-        'indent it like its neighbours; an address in brackets must be quoted: "[::]:2048"',
+        "indent it like its neighbours",
     ),
     ("expected ',' or ']'", "a list in brackets is not closed", "add `]`, or quote the value if it is text"),
     ("expected ',' or '}'", "a mapping in braces is not closed", "add `}`, or quote the value if it is text"),

@@ -281,8 +281,8 @@ class Destination(ABC):
     batch_bytes_limit: ClassVar[int | None] = None
     """Most bytes of a batch that the service accepts; `SizeInMb` never goes above it (contract section 3)."""
     reasons: ClassVar[tuple[str, ...]] = ()
-    """The reasons of its `DeliveryError`s, as far as they are known. `/metrics` shows each from the start, as 0, so that
-    an alert on the increase of a counter sees the first failure too."""
+    """The reasons of its `DeliveryError`s, as far as they are known. `/metrics` shows each from the start, as 0, so
+    that an alert on the increase of a counter sees the first failure too."""
 
     def __init__(self, name: str, context: DestinationContext) -> None:
         self.name = name

@@ -16,8 +16,10 @@ from sluicegate.destinations.base import (
     PacketBatch,
 )
 from sluicegate.linefile import append_lines, is_at, open_lines
-from sluicegate.regular import require_appendable
+from sluicegate.paths import obstacle
 from sluicegate.threads import Threads
+
+_NEXT = "make the path writable for the gateway, or name another one"
 
 
 class FileDestination(Destination):
@@ -47,13 +49,8 @@ class FileDestination(Destination):
         if not target.strip() or "\0" in target or target.endswith("/"):
             raise DestinationError(f"destination {name}: file: names no file", f"write it as {cls.usage}")
         path = context.local_path(target, written=True)
-        if path.is_dir():
-            raise DestinationError(f"destination {name}: {path} is a directory", f"write it as {cls.usage}")
-        try:
-            require_appendable(path)
-        except OSError as error:
-            cause = f"destination {name}: {path} cannot be opened ({_words(error)})"
-            raise DestinationError(cause, "name another file") from error
+        if (wrong := obstacle(path, makes_folders=True)) is not None:
+            raise DestinationError(f"destination {name}: {path} {wrong}", _NEXT)
         return cls(name, path, context)
 
     async def provision(self) -> None:
@@ -62,7 +59,7 @@ class FileDestination(Destination):
         except OSError as error:
             raise DestinationError(
                 f"destination {self.name}: {self._path} cannot be opened ({_words(error)})",
-                "make the path writable for the gateway, or name another one",
+                _NEXT,
             ) from error
 
     async def deliver(self, batch: PacketBatch) -> bytes | None:

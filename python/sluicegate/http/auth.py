@@ -107,7 +107,7 @@ class Authenticator:
         if key is None:
             return HttpRefusal(
                 401,
-                "this key is unknown or revoked: make one with `sluicegate keys create`"
+                "this key is unknown or revoked: make one with `sluicegate keys create`, and set SLUICEGATE_API_KEY"
                 + (f"; {self._advice}" if self._advice else ""),
             )
         if not key.may(wanted):
@@ -120,7 +120,10 @@ class Authenticator:
 
     def _unknown(self, wanted: KeyScope) -> str:
         if self._anonymous is None:
-            return "this address asks for a key: send `Authorization: Bearer KEY` (sluicegate keys create)"
+            return (
+                "this address asks for a key: commands take it from SLUICEGATE_API_KEY, programs send `Authorization: "
+                "Bearer KEY`; `sluicegate keys create` makes one"
+            )
         may = {"none": "do nothing", "read": "look only", "publish": "look and publish only"}.get(
             self._anonymous
         )

@@ -1,11 +1,13 @@
 """Addresses as users write them: networks, `host:port` of our servers, and a Listener's `Bind`."""
 
 import ipaddress
-from typing import Annotated, Generic, NamedTuple, TypeVar
+import re
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from pydantic import AfterValidator
 
 from sluicegate.model.base import invalid
+from sluicegate.model.text import endpoint_text
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 T = TypeVar("T")
@@ -110,6 +112,12 @@ def parse_bind(text: str) -> BindAddress:
     """
     host, port = _split(text)
     address = _address(text, host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        fix = f'write the IPv4 address: "{endpoint_text(str(address.ipv4_mapped), port or 2048)}"'
+        raise invalid(f'"{text}" is an IPv4 address in the form of IPv6, which no socket binds', fix)
+    if address.version == 6 and address.is_link_local:
+        fix = 'bind an address that is valid beyond one interface, or "[::]" for all of them'
+        raise invalid(f'"{text}" is a link-local address, and the interface is not said', fix)
     dual_stack = address.version == 6 and address.is_unspecified
     return BindAddress(str(address), port or None, dual_stack)
 
@@ -117,11 +125,14 @@ def parse_bind(text: str) -> BindAddress:
 def parse_server(text: str) -> tuple[str, int]:
     """`host:port` of one of our own TCP servers; port 0 lets the kernel choose. The port is required."""
     host, port = _split(text)
-    if port is None:
+    if port is None and _is_address(host):
         raise invalid(
-            f'"{text}" has no port', f"write it as ADDRESS:PORT, for example {text or '127.0.0.1'}:8080"
+            f'"{text}" has no port', f"write it as ADDRESS:PORT, for example {endpoint_text(host, 8080)}"
         )
-    return ("127.0.0.1" if host == "localhost" else str(_address(text, host))), port
+    address = "127.0.0.1" if host == "localhost" else str(_address(text, host))
+    if port is None:
+        raise invalid('"localhost" has no port', "write it as ADDRESS:PORT, for example 127.0.0.1:8080")
+    return address, port
 
 
 def is_loopback(host: str) -> bool:
@@ -145,14 +156,18 @@ def _split(text: str) -> tuple[str, int | None]:
 
 
 def _port(text: str, tail: str) -> int:
-    if not (tail.isascii() and tail.isdecimal()) or int(tail) > 65535:
+    if not (tail.isascii() and tail.isdecimal()) or len(tail) > 5 or int(tail) > 65535:
         raise invalid(f'"{tail}" in "{text}" is not a port', "use a number from 1 to 65535")
     return int(tail)
 
 
 def _is_ipv6(text: str) -> bool:
+    return _is_address(text) and ":" in text
+
+
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.IPv6Address(text)
+        ipaddress.ip_address(text)
     except ValueError:
         return False
     return True
@@ -167,8 +182,48 @@ def _address(text: str, host: str) -> IPAddress:
     raise _not_an_address(text)
 
 
+def bind_text(value: Any) -> Any:
+    """A `Bind` as it may stand in YAML: a number there is a port alone. Raises an `invalid` error for it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise _port_alone(str(value))
+    if isinstance(value, list) and len(value) == 1:
+        raise invalid("a list stands here, and one address is bound", f'write it as text: "{value[0]}"')
+    if value is not None and not isinstance(value, str):
+        raise _not_an_address(str(value))
+    return value
+
+
+_PORT = re.compile(r":?(\d+)", re.ASCII)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://(.*)", re.ASCII)
+_NAME = re.compile(r"([a-zA-Z_][\w.-]*)(:\d+)?", re.ASCII)
+
+
 def _not_an_address(text: str) -> Exception:
+    """What is likely meant."""
+    if (match := _PORT.fullmatch(text)) or (match := re.fullmatch(r"\*:(\d+)", text, re.ASCII)):
+        return _port_alone(match[1], text)
+    if match := _URL.fullmatch(text):
+        return invalid(f'"{text}" is a URL, and an address is bound', f'write "{match[1].rstrip("/")}"')
+    if match := _NAME.fullmatch(text):
+        name, port = match[1], match[2] or ""
+        if name == "localhost":
+            return invalid(
+                '"localhost" is a name for two addresses, and one is bound',
+                f'write "127.0.0.1{port}" (IPv4) or "[::1]{port}" (IPv6)',
+            )
+        return invalid(
+            f'"{name}" is a name, and a numeric address of this machine is bound',
+            f'write "0.0.0.0{port}" (every IPv4 address), "[::]{port}" (IPv6 too), or one of those that `ip address` '
+            "lists",
+        )
     return invalid(
         f'"{text}" is not an address of this machine',
         'write a numeric address and a port, for example "0.0.0.0:2048" or "[::]:2048"',
+    )
+
+
+def _port_alone(port: str, text: str = "") -> Exception:
+    return invalid(
+        f"{text or port} is a port without an address",
+        f'write "0.0.0.0:{port}" for every IPv4 address of this machine, or "[::]:{port}" for IPv6 too',
     )

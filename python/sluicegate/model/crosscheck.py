@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from pydantic_core import PydanticCustomError
 
 from sluicegate import _native
-from sluicegate.model.address import BoundAddresses, parse_bind
+from sluicegate.model.address import BindAddress, BoundAddresses, parse_bind
 from sluicegate.model.base import Finding, Path, Resource
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import Listener, Peer
@@ -53,6 +53,7 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
         *_own_keys(listeners),
         *_unknown_listeners(listeners, sources),
         *_shared_ports(listeners),
+        *_too_few_ports(data.get("ports"), listeners),
         *_ordered_topics(data, sources),
     ]
 
@@ -184,11 +185,7 @@ def _unknown_listeners(
 def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
     bound = BoundAddresses[str]()
     for path, item in listeners:
-        text = Listener.peek(item, "bind")
-        try:
-            address = parse_bind(text) if isinstance(text, str) else None
-        except PydanticCustomError:
-            continue
+        address = _bound(item)
         if address is None or address.port is None:
             continue
         taken = bound.holder(address)
@@ -196,6 +193,30 @@ def _shared_ports(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
             cause = f'port {address.port} is also bound by the Listener "{taken}" on an overlapping address'
             yield Finding((*path, "bind"), cause, "choose another port or address, or leave the port out")
         bound.add(address, str(Listener.peek(item, "name")))
+
+
+def _too_few_ports(ports: Any, listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    """Listeners without a port are assigned one each, and no port that another Listener names."""
+    low, _, high = ports.partition("-") if isinstance(ports, str) else ("", "", "")
+    if not (low.strip().isdecimal() and high.strip().isdecimal() and int(low) <= int(high) <= 65_535):
+        return
+    wanted = [address.port if (address := _bound(item)) is not None else None for _, item in listeners]
+    assigned, named = wanted.count(None), {port for port in wanted if port is not None}
+    free = len(set(range(int(low), int(high) + 1)) - named)
+    if assigned > free:
+        cause = (
+            f"{assigned} Listeners are assigned ports, and this range has {free} that no other Listener names"
+        )
+        yield Finding(("ports",), cause, "widen it, or write the ports of Listeners in their `bind`")
+
+
+def _bound(listener: Any) -> BindAddress | None:
+    """What a Listener binds; None if it does not say, or nothing that can be read."""
+    text = Listener.peek(listener, "bind")
+    try:
+        return parse_bind(text) if isinstance(text, str) else None
+    except PydanticCustomError:
+        return None
 
 
 def _ordered_topics(data: dict[Any, Any], sources: list[tuple[Path, Any]]) -> Iterator[Finding]:

@@ -1,7 +1,9 @@
 """Sentences for validation errors: users read the cause and the next step, never pydantic's own text."""
 
 import dataclasses
+import datetime
 import difflib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sluicegate.model.base import Finding, Path, Resource
+from sluicegate.model.support import LATER_VALUES
+from sluicegate.model.text import some
 
 LONGEST = 1200
 """Characters of one finding: what is longer was not written by hand."""
@@ -17,11 +21,20 @@ LONGEST_KEY = 100
 SUGGESTIONS = 100
 """Findings of one document that say which key may have been meant: each takes about half a millisecond."""
 
+_PLACEHOLDER = re.compile(r"\$\{?\w|\{\{")
+
 _Sentence = Callable[[str, dict[str, Any], Any], tuple[str, str]]
 
 
 def _must(what: str, fix: str) -> _Sentence:
-    return lambda key, context, value: (f"{key} must be {what}{_instead(value)}", fix)
+    return lambda key, context, value: (f"{key} must be {what}{_instead(value)}", _written_out(fix, value))
+
+
+def _written_out(fix: str, value: Any) -> str:
+    """The next step, where a value was to be put in by something else."""
+    if isinstance(value, str) and _PLACEHOLDER.search(value):
+        return f"{fix}; placeholders such as ${{NAME}} are not replaced"
+    return fix
 
 
 def _bound(words: str, name: str) -> _Sentence:
@@ -34,8 +47,6 @@ def _bound(words: str, name: str) -> _Sentence:
 _WHOLE = _must("a whole number", "write digits only, for example 10")
 _NUMBER = _must("a number", "write it like 10 or 0.5")
 _BOOLEAN = _must("true or false", "write true or false")
-_MAPPING = _must("a mapping", "write `key: value` lines below it, indented")
-
 _SENTENCES: dict[str, _Sentence] = {
     "bool_parsing": _BOOLEAN,
     "bool_type": _BOOLEAN,
@@ -54,12 +65,9 @@ _SENTENCES: dict[str, _Sentence] = {
     "string_type": lambda key, context, value: (f"{key} must be text", "put the value in quotes"),
     "string_too_short": lambda key, context, value: (f"{key} is empty", "write a value or leave the key out"),
     "list_type": _must("a list", "write one item per line, each after `- `"),
-    "dict_type": _MAPPING,
-    "model_type": _MAPPING,
-    "model_attributes_type": _MAPPING,
     "literal_error": lambda key, context, value: (
         f"{key} cannot be {_shown(value)}",
-        f"use one of: {context['expected'].replace(chr(39), '').replace(' or ', ', ')}",
+        f"use one of: {', '.join(_offered(context['expected']))}",
     ),
 }
 
@@ -89,17 +97,47 @@ def _finding(details: ErrorDetails, model: type[Resource], suggest: bool) -> Fin
     context = details.get("ctx", {})
     kind = details["type"]
     if kind == "invalid":
-        return Finding(path, **context)
+        return Finding(path, **{**context, "fix": _written_out(context["fix"], details["input"])})
     if kind == "extra_forbidden":
         return _unknown_key(path, model, suggest)
     if kind == "invalid_key":
-        return Finding(path, f"the key {path[-1]} is not text", "put it in quotes or remove it", on_key=True)
+        return Finding(path, "this key is not text", "put it in quotes or remove it", on_key=True)
     if kind == "missing":
         return Finding(path, f"`{path[-1]}` is missing", f"add `{path[-1]}: …`")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return Finding(path, *_mapping_expected(path, model, details["input"]))
     sentence = _SENTENCES.get(kind)
     if sentence is None:
         return Finding(path, f"{_key(path)} is not valid here", "compare with `sluicegate schema`")
     return Finding(path, *sentence(_key(path), context, details["input"]))
+
+
+def _mapping_expected(path: Path, model: type[Resource], value: Any) -> tuple[str, str]:
+    """A value stands where the keys of a resource were to come."""
+    owner = _inside(path, model)
+    names = [f"`{name}`" for name in owner.model_fields] if owner is not None else []
+    below = (
+        f"write its keys below it, indented: {some(names[:8])}"
+        if names
+        else "write `key: value` lines below it"
+    )
+    optional = value is False and owner is not None
+    fix = f"{below}; or leave it out" if optional else below
+    return f"{_key(path)} must be a mapping{_instead(value)}", fix
+
+
+def _inside(path: Path, model: type[Resource]) -> type[Resource] | None:
+    """The class of the resource at `path`; None where there is none."""
+    found: type[Resource] | None = model
+    for part in path:
+        if isinstance(part, str) and found is not None:
+            found = found.child(part)
+    return found
+
+
+def _offered(expected: str) -> list[str]:
+    """The values of a choice that this version can do, as pydantic lists them: `'udp', 'wg' or 'dtls'`."""
+    return [one for one in re.findall(r"'([^']*)'", expected) if one not in LATER_VALUES]
 
 
 def _unknown_key(path: Path, model: type[Resource], suggest: bool) -> Finding:
@@ -110,13 +148,14 @@ def _unknown_key(path: Path, model: type[Resource], suggest: bool) -> Finding:
         return Finding(
             path, _cut(cause, LONGEST // 2), "remove it, or compare with `sluicegate schema`", on_key=True
         )
-    spellings = owner.spellings()
-    # Compared in lower case: `Listenername` is nearer to `ListenerName` than to anything in snake_case.
-    lowered = {spelling.lower(): spelling for spelling in reversed(list(spellings))}
+    # Suggested as the user writes: `ListenerNme` was to be `ListenerName`, and `listener_nme` `listener_name`.
+    spellings = [one for one in owner.spellings() if one[:1].isupper() == key[:1].isupper()]
+    lowered = {spelling.lower(): spelling for spelling in reversed(spellings)}
     near = difflib.get_close_matches(key.lower(), lowered, n=1, cutoff=0.6)
     if near:
         return Finding(path, cause, f"did you mean `{lowered[near[0]]}`?", on_key=True)
-    return Finding(path, cause, f"the keys here are: {', '.join(owner.model_fields)}", on_key=True)
+    names = [field.alias or name if key[:1].isupper() else name for name, field in owner.model_fields.items()]
+    return Finding(path, cause, f"the keys here are: {', '.join(names)}", on_key=True)
 
 
 def _owner(path: Path, model: type[Resource]) -> type[Resource]:
@@ -137,9 +176,14 @@ def _key(path: Path) -> str:
 
 
 def _shown(value: Any) -> str:
+    """A value as it may be written in YAML."""
     if isinstance(value, str):
         return f'"{value[:60]}"'
-    return str(value) if isinstance(value, bool | int | float) else f"a {_kind(value)}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    return str(value) if isinstance(value, int | float) else f"a {_kind(value)}"
 
 
 def _instead(value: Any) -> str:
@@ -147,4 +191,5 @@ def _instead(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "mapping", list: "list", type(None): "null"}.get(type(value), "value of another kind")
+    kinds = {dict: "mapping", list: "list", datetime.date: "date", datetime.datetime: "time"}
+    return kinds.get(type(value), "value of another kind")

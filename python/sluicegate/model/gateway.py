@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
     ValidationInfo,
@@ -12,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from sluicegate.model.address import BindAddress, Network, parse_server
+from sluicegate.model.address import BindAddress, Network, bind_text, parse_server
 from sluicegate.model.base import Finding, Resource, invalid
 from sluicegate.model.crosscheck import cross_check, with_names
 from sluicegate.model.listener import Listener
@@ -69,12 +70,23 @@ def _folder(text: str) -> str:
     return text
 
 
+def _ports_text(value: Any) -> Any:
+    """A range of ports as it may stand in YAML."""
+    ends = value if isinstance(value, list) else [value]
+    if len(ends) in (1, 2) and all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+        raise invalid("this is not a range of ports", f"write {ends[0]}-{ends[-1]}")
+    return value
+
+
 def _ports(text: str) -> str:
     match = _PORT_RANGE.fullmatch(text)
     if not match or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
         raise invalid(f'"{text}" is not a range of ports', "use the form 20000-29999")
     return text
 
+
+ServerAddress = Annotated[str, BeforeValidator(bind_text), AfterValidator(_server)]
+"""`ADDRESS:PORT` of one of our own servers."""
 
 LocalAccess = Literal["none", "read", "publish", "admin"]
 
@@ -91,7 +103,7 @@ class Tls(Resource):
 class Api(Resource):
     """The REST API, console and metrics."""
 
-    bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:8080"
+    bind: ServerAddress = "127.0.0.1:8080"
     """`ADDRESS:PORT`."""
     local_access: LocalAccess = "publish"
     """What may be done without a key on a loopback address: `none`, `read` (without secrets), `publish` (and read), or
@@ -107,7 +119,7 @@ class Api(Resource):
 class Sns(Api):
     """The gateway's own SNS endpoint."""
 
-    bind: Annotated[str, AfterValidator(_server)] = "127.0.0.1:4566"
+    bind: ServerAddress = "127.0.0.1:4566"
     """`ADDRESS:PORT`."""
     local_access: LocalAccess = "publish"
     """What may be done without credentials on a loopback address: `none`, `read` (look at topics), `publish` (and make
@@ -178,7 +190,7 @@ class GatewayConfig(Resource):
     """This node's number, unique among the nodes that share a Tag key."""
     domain: Annotated[str, AfterValidator(_label)] = "ingress-1"
     """The bare label that packets carry as `Local.Domain`."""
-    state: Annotated[str, Field(min_length=1)] = "./sluicegate.db"
+    state: Annotated[str, AfterValidator(_file)] = "./sluicegate.db"
     """The SQLite file for what is assigned or created at run time."""
     local_code: list[Annotated[str, AfterValidator(_folder)]] = Field(default_factory=lambda: ["."])
     """Folders below which `function:` and `file:` must lie in documents that come by the API, by CloudFormation or by
@@ -192,7 +204,7 @@ class GatewayConfig(Resource):
     """Requests of stacks that come through a topic; leave out for none."""
     events: Events = Field(default_factory=Events)
     dead_letters: DeadLetters = Field(default_factory=DeadLetters)
-    ports: Annotated[str, AfterValidator(_ports)] = "20000-29999"
+    ports: Annotated[str, BeforeValidator(_ports_text), AfterValidator(_ports)] = "20000-29999"
     """The range from which ports are assigned to Listeners without one."""
     tag_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 3600
     """Seconds for which a Tag can be answered."""

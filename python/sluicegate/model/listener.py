@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from sluicegate import _native
-from sluicegate.model.address import BindAddress, Network, parse_bind
+from sluicegate.model.address import BindAddress, Network, bind_text, parse_bind
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.domain import Domains
@@ -61,8 +61,9 @@ SecretKey = Annotated[SecretStr, AfterValidator(_secret_key)]
 """32 bytes in base64 that nobody is shown."""
 
 
-def _bind(text: str) -> str:
-    parse_bind(text)
+def _bind(text: str | None) -> str | None:
+    if text is not None:
+        parse_bind(text)
     return text
 
 
@@ -133,7 +134,7 @@ class Listener(Resource):
         default="udp", alias="Protocols"
     )
     """`udp` or `wg`; later `dtls` and `webrtc`."""
-    bind: Annotated[str, AfterValidator(_bind)] | None = None
+    bind: Annotated[str | None, BeforeValidator(bind_text), AfterValidator(_bind)] = None
     """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
     kept; without an address both families are bound."""
     client_restrictions: ClientRestrictions = Field(default_factory=ClientRestrictions)

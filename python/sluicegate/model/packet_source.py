@@ -14,7 +14,9 @@ _QUEUE_ARN = re.compile(r"arn:aws[a-z-]*:sqs:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{
 
 
 def _dead_letters(text: str) -> str:
-    if _QUEUE_ARN.fullmatch(text) or (text.startswith("file:") and text != "file:"):
+    if _QUEUE_ARN.fullmatch(text):
+        return text
+    if text.startswith("file:") and text[5:].strip() and "\0" not in text and not text.endswith("/"):
         return text
     if text.endswith(".fifo"):
         raise invalid(f'"{text}" is a FIFO queue, and dead letters come in no order', "use a standard queue")
@@ -37,7 +39,7 @@ class RateLimit(Resource):
     """Pacing of a PacketSource, in packets per second."""
 
     packets_per_second: Annotated[float, Field(gt=0)] | None = None
-    burst: Annotated[int, Field(ge=1)] | None = None
+    burst: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Packets that may leave at once after a pause."""
     per_remote_packets_per_second: Annotated[float, Field(gt=0)] | None = None
 

@@ -14,6 +14,8 @@ from sluicegate.model.listener import Listener
 _R = TypeVar("_R", bound=Resource)
 
 LATER = "this version cannot do it yet"
+LATER_VALUES = ("dtls", "webrtc", "coap")
+"""Of the choices that the model knows, those that no message and no schema offers."""
 
 _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
     (
