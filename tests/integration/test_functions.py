@@ -147,14 +147,23 @@ async def test_an_executable_that_speaks_the_runtime_api(tmp_path: Path) -> None
 
 
 async def test_reload_takes_the_new_source_and_lets_the_running_end(make: Make, tmp_path: Path) -> None:
-    function = make("def handler(e, c):\n    import time; time.sleep(0.3); return 1\n")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    function = make(
+        "import pathlib, time\n"
+        "def handler(e, c):\n"
+        f"    pathlib.Path({str(begun)!r}).touch()\n"
+        f"    while not pathlib.Path({str(go)!r}).exists():\n"
+        "        time.sleep(0.01)\n"
+        "    return 1\n"
+    )
     running = asyncio.create_task(function.invoke(b"{}"))
-    await until(lambda: bool(function.pids))
-    await asyncio.sleep(0.2)
+    await until(begun.exists)
     (tmp_path / "echo/main.py").write_text("def handler(e, c):\n    return 22\n")
     function.reload()
-    assert await running == b"1"
     assert await function.invoke(b"{}") == b"22"
+    assert not running.done()
+    go.touch()
+    assert await running == b"1"
 
 
 # What goes wrong harms its own invocation

@@ -34,13 +34,13 @@ def letters(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().splitlines() if line] if file.exists() else []
 
 
-def replay(gateway: Gateway, file: Path, *options: str) -> dict[str, int]:
+def replay(gateway: Gateway, file: Path, *options: str) -> dict[str, Any]:
     command: Sequence[str | Path] = [
         PROGRAM, "replay", file, "--api", gateway.api_url, "--output", "json", *options
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode in (0, 1), done.stderr
-    counts: dict[str, int] = json.loads(done.stdout)
+    counts: dict[str, Any] = json.loads(done.stdout)
     return counts
 
 
@@ -116,7 +116,12 @@ def test_replay_moves_each_letter_once_and_keeps_what_it_may_not_send(gateway: S
     file = one.directory / "dead.ndjson"
     assert [letter["Reason"] for letter in letters(file)] == ["Expired", "RemoteDenied", "MalformedMessage"]
     counts = replay(one, file)
-    assert counts == {"Replayed": 0, "Failed": 1, "Expired": 1, "NotAsked": 0, "Unusable": 1}
+    ended = {"Replayed": 0, "Failed": 1, "Expired": 1, "NotAsked": 0, "Unusable": 1}
+    assert counts == ended | {"Reasons": {"RemoteDenied": 1}}
+    again = [PROGRAM, "replay", file, "--api", one.api_url]
+    said = subprocess.run(again, capture_output=True, text=True, timeout=120, check=False)
+    assert (said.returncode, "1 failed again" in said.stdout) == (1, True)
+    assert "RemoteDenied (1): 10.0.0.1 is a private address" in said.stderr
     assert Counter(letter["Reason"] for letter in letters(file)) == Counter(
         ["Expired", "RemoteDenied", "MalformedMessage"]
     )

@@ -178,6 +178,10 @@ def test_exit_codes(gateway: StartGateway, tail: StartTail) -> None:
     silent = tail(running.api_url, "--count", "1", "--timeout", "0.2")
     assert silent.wait() == 1
     assert "saw 0 of 1 events in 0.2 s" in silent.stderr.text
+    nothing = tail(running.api_url, "--timeout", "0.2", "--event", "SourceFailed")
+    assert nothing.wait() == 0
+    assert "nothing happened in 0.2 s" in nothing.stderr.text
+    assert "error" not in nothing.stderr.text
     assert tail(running.api_url, "--direction", "up", wait=False).wait() == 2
 
 

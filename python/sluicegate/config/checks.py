@@ -104,8 +104,9 @@ def _written(gateway: GatewayConfig) -> Iterator[tuple[Place, str]]:
     if gateway.events.file is not None:
         yield ("events", "file"), gateway.events.file
     for index, source in enumerate(gateway.packet_sources):
-        if (source.dead_letter_queue_arn or "").startswith("file:"):
-            yield ("packet_sources", index, "dead_letter_queue_arn"), source.dead_letter_queue_arn[5:]
+        scheme, _, path = (source.dead_letter_queue_arn or "").partition(":")
+        if scheme == "file":
+            yield ("packet_sources", index, "dead_letter_queue_arn"), path
     for index, listener in enumerate(gateway.listeners):
         for position, destination in enumerate(listener.destinations):
             for arn in destination.targets().values() if isinstance(destination, DestinationSpec) else ():

@@ -182,6 +182,9 @@ def _address(text: str, host: str) -> IPAddress:
     raise _not_an_address(text)
 
 
+_FORM = 'write a numeric address and a port, for example "0.0.0.0:2048" or "[::]:2048"'
+
+
 def bind_text(value: Any) -> Any:
     """A `Bind` as it may stand in YAML: a number there is a port alone. Raises an `invalid` error for it."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -189,7 +192,7 @@ def bind_text(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 1:
         raise invalid("a list stands here, and one address is bound", f'write it as text: "{value[0]}"')
     if value is not None and not isinstance(value, str):
-        raise _not_an_address(str(value))
+        raise invalid("no address stands here", _FORM)
     return value
 
 
@@ -218,7 +221,7 @@ def _not_an_address(text: str) -> Exception:
         )
     return invalid(
         f'"{text}" is not an address of this machine',
-        'write a numeric address and a port, for example "0.0.0.0:2048" or "[::]:2048"',
+        _FORM,
     )
 
 

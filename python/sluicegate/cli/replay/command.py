@@ -1,17 +1,16 @@
 """`sluicegate replay FILE|QUEUE`: send dead letters again (contract section 4.5)."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import click
 
 from sluicegate.cli.client import api_option
 from sluicegate.cli.credentials import Api
-from sluicegate.cli.errors import Exit
+from sluicegate.cli.errors import Exit, error
 from sluicegate.cli.options import output_option
 from sluicegate.cli.replay.file import count_file, replay_file
-from sluicegate.cli.replay.letters import Choice
+from sluicegate.cli.replay.letters import Choice, Counts
 
 
 @click.command("replay")
@@ -80,12 +79,15 @@ def command(
     ctx.exit(Exit.FAILED if counts["Failed"] else Exit.OK)
 
 
-def _show(counts: Counter[str], place: str, dry_run: bool, to: Path | None, output: str) -> None:
+def _show(counts: Counts, place: str, dry_run: bool, to: Path | None, output: str) -> None:
     if output == "json":
         names = ["Replayed", "Failed", "Expired", "NotAsked", "Unusable"]
         if place.startswith("arn:"):
             names += ["OtherRegion", "Moved"]
-        click.echo(json.dumps({name: counts[name] for name in names}))
+        reasons = {reason: number for reason, (number, _) in counts.reasons.items()}
+        click.echo(
+            json.dumps({name: counts[name] for name in names} | ({"Reasons": reasons} if reasons else {}))
+        )
         return
     would = "would be " if dry_run else ""
     if to is None:
@@ -102,3 +104,5 @@ def _show(counts: Counter[str], place: str, dry_run: bool, to: Path | None, outp
     for name, what in stay.items():
         if counts[name]:
             click.echo(f"{counts[name]} {what}")
+    for reason, (number, detail) in counts.reasons.items():
+        error(f"{reason} ({number}): {detail}")

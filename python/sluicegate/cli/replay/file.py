@@ -10,30 +10,29 @@ import errno
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from sluicegate.cli.client import call
 from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError
-from sluicegate.cli.replay.letters import Choice, Letter, Pace, fitting, keeping, parse, send
+from sluicegate.cli.replay.letters import Choice, Counts, Letter, Pace, fitting, keeping, parse, send
 from sluicegate.linefile import append_locked, locked
 from sluicegate.regular import open_regular, read_regular, require_regular
 
 
-def count_file(file: Path, choice: Choice) -> Counter[str]:
+def count_file(file: Path, choice: Choice) -> Counts:
     """What `replay_file` would do."""
-    counts: Counter[str] = Counter()
+    counts = Counts()
     for path in (_moved(file), file):
         if path.exists():
             counts.update(choice.disposition(letter) for letter in _read(path, 0))
     return counts
 
 
-def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Counter[str]:
+def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Counts:
     """Send what is asked for; how many letters ended how. Raises `CliError`."""
-    moved, counts, pace = _moved(file), Counter[str](), Pace(rate)
+    moved, counts, pace = _moved(file), Counts(), Pace(rate)
     if not moved.exists():
         _take(file, moved)
     keeps = keeping(call(api, "GET", "/v1/packet-sources")["Items"])
@@ -47,8 +46,7 @@ def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Cou
             if disposition == "Replayed":
                 time.sleep(pace.seconds(sum(len(letter.entries or ()) for letter in batch)))
                 sent = send(api, source, batch, choice.ignore_expiry)
-                counts["Failed"] += len(sent.failed)
-                counts["Replayed"] += len(batch) - len(sent.failed)
+                counts.add(sent, len(batch))
                 # The gateway keeps what fails again, if the PacketSource has a place for it; else it goes back.
                 kept = source in keeps and sent.settled
                 back = (

@@ -1,6 +1,7 @@
 """Dead letters as `replay` sees them, wherever they come from: what they hold, which are asked for, sending them."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -77,6 +78,25 @@ class Sent:
     """What failed again is where the PacketSource's dead letters go, if they go anywhere."""
     failed: dict[int, list[int]] = field(default_factory=dict)
     """With the places of their entries that failed."""
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+    """`(Reason, Detail)` of each entry that failed again."""
+
+
+class Counts(Counter[str]):
+    """How many letters ended how. `reasons`: for each reason of entries that failed again, their number and the first
+    detail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: dict[str, tuple[int, str]] = {}
+
+    def add(self, sent: Sent, letters: int) -> None:
+        """Count what became of a request with so many letters."""
+        self["Failed"] += len(sent.failed)
+        self["Replayed"] += letters - len(sent.failed)
+        for reason, detail in sent.reasons:
+            number, first = self.reasons.get(reason, (0, detail))
+            self.reasons[reason] = number + 1, first
 
 
 class Pace:
@@ -162,6 +182,7 @@ def send(api: Api, source: str, letters: Sequence[Letter], ignore_expiry: bool) 
         index = failure["Index"]
         for place, offset in owners if index is None else [owners[index]]:
             sent.failed.setdefault(place, []).append(offset)
+        sent.reasons.append((failure["Reason"], failure["Detail"]))
     return sent
 
 

@@ -8,7 +8,6 @@ letter and is known by the MessageId that the gateway gave it.
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from sluicegate.cli.errors import CliError
 from sluicegate.cli.replay.letters import (
     BATCH,
     Choice,
+    Counts,
     Letter,
     Pace,
     entries_of,
@@ -52,7 +52,7 @@ async def replay_queue(
     dry_run: bool = False,
     to: Path | None = None,
     endpoint_url: str | None = None,
-) -> Counter[str]:
+) -> Counts:
     """Send what is asked for, or append it to the file `to`; how many letters ended how. Raises `CliError`."""
     async with _open(arn, endpoint_url) as queue, _Held(queue) as held:
         replay = _Replay(arn, queue, held, api, choice, Pace(rate))
@@ -122,7 +122,7 @@ class _Held:
 
 class _Replay:
     def __init__(self, arn: str, queue: Queue, held: _Held, api: Api, choice: Choice, pace: Pace) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts = Counts()
         self._arn = arn
         self._queue = queue
         self._held = held
@@ -191,8 +191,7 @@ class _Replay:
         await asyncio.sleep(self._pace.seconds(sum(len(letter.entries or ()) for letter in letters)))
         sent = await asyncio.to_thread(send, self._api, source, letters, self._choice.ignore_expiry)
         self._failed_again.add(sent.message_id)
-        self.counts["Failed"] += len(sent.failed)
-        self.counts["Replayed"] += len(letters) - len(sent.failed)
+        self.counts.add(sent, len(letters))
         # The gateway has made new letters of what failed again, if the PacketSource has a place for them.
         kept = source in self._keeps and sent.settled
         await self._delete(
