@@ -258,13 +258,13 @@ class Metrics:
         )
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, int]:
-        """The samples of `sluicegate_NAME` that have these labels, by `label`."""
+        """The samples of `sluicegate_NAME` that have these labels and are not 0, by `label`."""
         found = {
             sample.labels[label]
             for sample in self._samples
             if sample.name == f"sluicegate_{name}_total" and labels.items() <= sample.labels.items()
         }
-        return {key: self.value(name, **{label: key}, **labels) for key in found}
+        return {key: count for key in found if (count := self.value(name, **{label: key}, **labels))}
 
 
 class Gateway:

@@ -64,9 +64,9 @@ class DeliveryStats:
     """Counters since the start; `in_flight` is the number of batches being delivered now.
 
     Packets read so far = `packets_delivered` + `packets_failed` + those in flight; `failed_by_reason` counts packets
-    and sums up to `packets_failed`. `known_reasons` are those that may come. A batch of which some packets failed counts in
-    `batches_failed`, one that was delivered as a whole, even in several attempts, in `batches_delivered`. `replies` are
-    answers handed on, `replies_failed` answers that could not be.
+    and sums up to `packets_failed`. `known_reasons` are those that may come. A batch of which some packets failed
+    counts in `batches_failed`, one that was delivered as a whole, even in several attempts, in `batches_delivered`.
+    `replies` are answers handed on, `replies_failed` answers that could not be.
     """
 
     batches_delivered: int = 0
