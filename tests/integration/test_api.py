@@ -169,7 +169,7 @@ async def test_a_posted_message_is_sent_and_each_entry_reported(rig: Rig) -> Non
 async def test_what_cannot_be_sent_is_a_problem_that_says_why(rig: Rig) -> None:
     path = "/v1/packet-sources/replies/messages"
     unknown = await rig.http.post("/v1/packet-sources/nobody/messages", content=FLAT)
-    assert problem(unknown) == (404, "there is no PacketSource 'nobody'")
+    assert problem(unknown) == (404, "there is no PacketSource 'nobody', there are: replies")
     status, detail = problem(await rig.http.post("/v1/packet-sources/off/messages", content=FLAT))
     assert (status, "Disabled" in detail) == (409, True)
     assert problem(await rig.http.post(path, content=b"x" * (BODY_LIMIT + 1)))[0] == 413

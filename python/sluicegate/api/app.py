@@ -83,7 +83,7 @@ def create_app(
             raise HTTPException(403, refused)
         found = gateway.source(name)
         if found is None:
-            raise HTTPException(404, f"there is no PacketSource {name!r}")
+            raise HTTPException(404, gateway.registry.absent("PacketSource", name))
         sender, index, state = found
         if state != "Active":
             raise HTTPException(409, f"PacketSource {name} is {state}: it takes messages when Active")

@@ -38,6 +38,8 @@ LOCAL_CODE = "Sluicegate-Local-Code"
 """The header with further folders for the code of a document."""
 _INSTEAD = "add the folders to `local_code` in the gateway's file"
 _KEY_LIMIT = 256
+_NAMES = ("Name", "ListenerName", "State")
+"""What a key of the scope `publish` is shown of a PacketSource."""
 _AT_ONCE = 50
 """Resources that are shown between two turns of the event loop."""
 _PEERS = 1000
@@ -110,9 +112,13 @@ class Resources:
         for some in batched(self._registry.names(kind), _AT_ONCE):
             for key in some:
                 with contextlib.suppress(NotFound):  # deleted since
-                    items.append(self._shown(self._registry.find(*key), request))
+                    items.append(self._item(self._registry.find(*key), request))
             await asyncio.sleep(0)
         return _json({"Items": items, "NextToken": None})
+
+    def _item(self, one: Declared, request: Request) -> dict[str, object]:
+        view = self._shown(one, request)
+        return view if caller(request.scope).reads else {name: view[name] for name in _NAMES}
 
     async def read(self, kind: str, request: Request) -> Response:
         one = self._registry.find(kind, request.path_params["name"])

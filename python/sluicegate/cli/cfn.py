@@ -8,6 +8,7 @@ import click
 
 from sluicegate.cfn.packaged import FORMS
 from sluicegate.cli.errors import CliError
+from sluicegate.cli.options import output_option, show
 from sluicegate.regular import read_regular
 from sluicegate.state.private import write_named
 
@@ -19,14 +20,15 @@ def command() -> None:
 
 @command.command("template")
 @click.argument("form", type=click.Choice(list(FORMS)))
-def template(form: str) -> None:
+@output_option
+def template(form: str, output: str) -> None:
     """Print the template of the provider, which answers for the custom resources.
 
     \b
     lambda: a function calls the gateway's API, which it must be able to reach.
     topic:  an SNS topic and a queue, which the gateway reads.
     """
-    click.echo(FORMS[form](), nl=False)
+    show(output, FORMS[form]().rstrip("\n"), Template=FORMS[form]())
 
 
 @command.command("bootstrap")
@@ -35,8 +37,9 @@ def template(form: str) -> None:
 @click.option("--service-role", metavar="ARN", help="The role or user that the gateway runs as.")
 @click.option("--api-key", envvar="SLUICEGATE_API_KEY", show_envvar=True, help="A key of the scope admin.")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("customer-config.json"))
+@output_option
 def bootstrap(
-    region: str, service_token: str, service_role: str | None, api_key: str | None, file: Path
+    region: str, service_token: str, service_role: str | None, api_key: str | None, file: Path, output: str
 ) -> None:
     """Write the mapping that existing templates include, FILE (customer-config.json).
 
@@ -54,10 +57,12 @@ def bootstrap(
     # A template that looks up a missing key fails as a whole, where nobody may ask for a key.
     account.setdefault("ApiKey", "none")
     _write(file, json.dumps(document, indent=2, sort_keys=True) + "\n")
-    click.echo(f"wrote {file}: regions {', '.join(sorted(set(document) - {'Account'}))}")
-    click.echo(
+    regions = sorted(set(document) - {"Account"})
+    text = (
+        f"wrote {file}: regions {', '.join(regions)}\n"
         f"templates include it from where you put it: aws s3 cp {file} s3://BUCKET/customer-config.json"
     )
+    show(output, text, Wrote=str(file), Regions=regions)
 
 
 def _read(file: Path) -> dict[str, Any]:

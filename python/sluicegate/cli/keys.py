@@ -8,7 +8,7 @@ import click
 
 from sluicegate.cli import table
 from sluicegate.cli.errors import CliError
-from sluicegate.cli.options import output_option
+from sluicegate.cli.options import output_option, show
 from sluicegate.config import ConfigError, load
 from sluicegate.state.keys import SCOPES, AccessKey, ApiKey, KeyFile, KeyScope, KeysError
 
@@ -79,7 +79,8 @@ def list_keys(file: str, output: str) -> None:
 @command.command("revoke")
 @_file
 @click.argument("key_id", metavar="ID")
-def revoke(file: str, key_id: str) -> None:
+@output_option
+def revoke(file: str, key_id: str, output: str) -> None:
     """Forget a key: requests with it are refused from now on."""
     try:
         found = _store(file).revoke(key_id)
@@ -87,7 +88,7 @@ def revoke(file: str, key_id: str) -> None:
         raise CliError(str(error)) from None
     if not found:
         raise CliError(f"there is no key with the id {key_id}, `sluicegate keys list {file}` shows them")
-    click.echo(f"revoked {key_id}")
+    show(output, f"revoked {key_id}", Revoked=key_id)
 
 
 def _store(file: str) -> KeyFile:

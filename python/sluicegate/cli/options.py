@@ -1,6 +1,7 @@
 """Options that several commands share, and how addresses and payloads are written on the command line."""
 
 import ipaddress
+import json
 import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,11 @@ def output_option(command: _F) -> _F:
         help="json: for programs, one document on standard output.",
     )
     return option(command)
+
+
+def show(output: str, text: str, **document: object) -> None:
+    """Print what was done: `text` for people, or the document as JSON."""
+    click.echo(json.dumps(document, ensure_ascii=False) if output == "json" else text)
 
 
 class Endpoint(click.ParamType[tuple[str, int]]):

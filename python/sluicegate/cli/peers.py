@@ -19,7 +19,7 @@ from sluicegate.cli import table
 from sluicegate.cli.client import api_option, call, no_gateway
 from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit, warning
-from sluicegate.cli.options import output_option
+from sluicegate.cli.options import output_option, show
 from sluicegate.cli.wgquick import Invitation, addresses, next_address, outward_endpoint
 from sluicegate.model.text import endpoint_text
 
@@ -158,7 +158,8 @@ def add(
 @click.argument("peer", metavar="NAME|KEY")
 @_listener_option
 @api_option
-def remove(peer: str, listener: str | None, api: Api) -> None:
+@output_option
+def remove(peer: str, listener: str | None, api: Api, output: str) -> None:
     """Cut a peer off: its session ends at once."""
     found = _listener(api, listener)
     key = _key_of(api, found, peer, [one for one in _peers(api, found) if one["Configured"]])
@@ -168,14 +169,15 @@ def remove(peer: str, listener: str | None, api: Api) -> None:
             f"peer with the public_key {key} from its `peers`, and reload it (SIGHUP, or POST /v1/reload)"
         )
     call(api, "DELETE", f"{_path(found)}/{quote(key, safe='')}")
-    click.echo(f"removed {peer} from {found['Name']}")
+    show(output, f"removed {peer} from {found['Name']}", Removed=key, Listener=found["Name"])
 
 
 @command.command("reset")
 @click.argument("peer", metavar="NAME|KEY")
 @_listener_option
 @api_option
-def reset(peer: str, listener: str | None, api: Api) -> None:
+@output_option
+def reset(peer: str, listener: str | None, api: Api, output: str) -> None:
     """Answer a peer's next handshake whatever its clock says.
 
     A peer whose clock was ahead once, or begins anew with each start, is refused until the clock has caught up. `list`
@@ -184,7 +186,8 @@ def reset(peer: str, listener: str | None, api: Api) -> None:
     found = _listener(api, listener)
     key = _key_of(api, found, peer, _peers(api, found))
     call(api, "POST", f"{_path(found)}/{quote(key, safe='')}/reset")
-    click.echo(f"reset {peer} of {found['Name']}: its next handshake is answered")
+    text = f"reset {peer} of {found['Name']}: its next handshake is answered"
+    show(output, text, Reset=key, Listener=found["Name"])
 
 
 def _key_of(api: Api, listener: dict[str, Any], peer: str, peers: list[dict[str, Any]]) -> str:

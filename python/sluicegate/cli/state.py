@@ -7,6 +7,7 @@ from typing import TextIO
 import click
 
 from sluicegate.cli.errors import CliError
+from sluicegate.cli.options import output_option, show
 from sluicegate.config import ConfigError, load
 from sluicegate.regular import read_regular
 from sluicegate.running.documents import KINDS
@@ -28,7 +29,8 @@ def command() -> None:
 @click.option(
     "--to", "target", type=click.Path(path_type=Path), help="Into this file, mode 0600.  [default: stdout]"
 )
-def export_state(file: Path, secrets: bool, target: Path | None) -> None:
+@output_option
+def export_state(file: Path, secrets: bool, target: Path | None, output: str) -> None:
     """Print the state as JSON; the gateway may be running.
 
     Without --secrets it has resources, decisions, assigned ports, topics and queues on AWS, and nothing secret.
@@ -45,13 +47,14 @@ def export_state(file: Path, secrets: bool, target: Path | None) -> None:
         write_named(target, text + "\n")
     except OSError as error:
         raise CliError(f"{target} cannot be written: {error.strerror}, choose another file") from None
-    click.echo(f"wrote {target}")
+    show(output, f"wrote {target}", Wrote=str(target))
 
 
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("document", type=click.File("r"))
-def import_state(file: Path, document: TextIO) -> None:
+@output_option
+def import_state(file: Path, document: TextIO, output: str) -> None:
     """Write the DOCUMENT of an export (- for standard input) into the state; no gateway may be running on it."""
     try:
         data = json.load(document)
@@ -64,15 +67,15 @@ def import_state(file: Path, document: TextIO) -> None:
             done = restore(state, data)
     except StateError as error:
         raise CliError(str(error)) from None
-    for line in done:
-        click.echo(f"imported {line}")
+    show(output, "\n".join(f"imported {line}" for line in done), Imported=done)
 
 
 @command.command("remove")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("kind", type=click.Choice(list(KINDS)))
 @click.argument("name")
-def remove(file: Path, kind: str, name: str) -> None:
+@output_option
+def remove(file: Path, kind: str, name: str, output: str) -> None:
     """Remove a resource that the API declared, while no gateway is running: for a start that it keeps from working."""
     try:
         with State.open(_state_of(file)) as state:
@@ -84,7 +87,7 @@ def remove(file: Path, kind: str, name: str) -> None:
             table.commit(Commit(delete=[(kind, name)]))
     except StateError as error:
         raise CliError(str(error)) from None
-    click.echo(f"removed {kind} {name}")
+    show(output, f"removed {kind} {name}", Kind=kind, Removed=name)
 
 
 def _state_of(file: Path) -> Path:

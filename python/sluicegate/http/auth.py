@@ -23,6 +23,8 @@ Access = Literal["none", "read", "publish", "admin"]
 ACCESS: tuple[Access, ...] = ("none", "read", "publish", "admin")
 
 _OPEN_PATHS = ("/healthz",)  # a load balancer has no key, and learns nothing but "ok"
+_NAMES_PATH = "/v1/packet-sources"
+"""Where a key of the scope `publish` sees what it may publish to."""
 _OPEN_ON_LOOPBACK = (*_OPEN_PATHS, "/metrics")
 
 
@@ -47,6 +49,8 @@ class Caller:
     name: str
     admin: bool = True
     local: bool = False
+    reads: bool = True
+    """False: it may publish, and of PacketSources it is shown the names alone."""
 
 
 EVERYBODY = Caller("loopback")
@@ -110,13 +114,14 @@ class Authenticator:
                 "this key is unknown or revoked: make one with `sluicegate keys create`, and set SLUICEGATE_API_KEY"
                 + (f"; {self._advice}" if self._advice else ""),
             )
-        if not key.may(wanted):
+        names = scope["method"] == "GET" and scope["path"] == _NAMES_PATH and key.may("publish")
+        if not key.may(wanted) and not names:
             has = ", ".join(sorted(key.scopes))
             return HttpRefusal(
                 403, f"this needs a key of the scope {wanted}, and the key {key.name} has: {has}"
             )
         is_local = self._local is not None and key.id == self._local.id and _over_loopback(scope)
-        return Caller(f"key {key.id} ({key.name})", key.may("admin"), is_local)
+        return Caller(f"key {key.id} ({key.name})", key.may("admin"), is_local, reads=key.may("read"))
 
     def _unknown(self, wanted: KeyScope) -> str:
         if self._anonymous is None:

@@ -1,5 +1,6 @@
 """How addresses, lists of names, and words that strangers wrote, are shown to people."""
 
+import difflib
 from collections.abc import Collection
 from itertools import islice
 
@@ -9,6 +10,10 @@ def endpoint_text(host: str, port: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+_LONGEST = 300
+"""Characters of a name that is compared with others."""
+_COMPARED = 1000
+"""Names that are compared: each takes some microseconds."""
 SOME = 20
 """Names in one sentence."""
 
@@ -17,6 +22,13 @@ def some(names: Collection[str], between: str = ", ") -> str:
     """The first names, and how many more there are: `a, b and 998 more`. There may be thousands."""
     shown = between.join(islice(names, SOME))
     return f"{shown} and {len(names) - SOME} more" if len(names) > SOME else shown
+
+
+def absent(kind: str, name: str, names: Collection[str]) -> str:
+    """A sentence for a name that nothing has: `there is no Listener 'a', did you mean 'b'? There are: b, c`."""
+    near = difflib.get_close_matches(name[:_LONGEST], islice(names, _COMPARED), n=1)
+    meant = f", did you mean {near[0]!r}? There are: " if near else ", there are: "
+    return f"there is no {kind} {name!r}{f'{meant}{some(names)}' if names else f', and no {kind} at all'}"
 
 
 def printable(text: str) -> str:

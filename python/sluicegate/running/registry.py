@@ -31,7 +31,7 @@ from sluicegate.model import (
     secrets_of,
 )
 from sluicegate.model.publickey import canonical, own_key_among, spellings
-from sluicegate.model.text import some
+from sluicegate.model.text import absent, some
 from sluicegate.running import descriptors
 from sluicegate.running.documents import (
     KINDS,
@@ -189,7 +189,7 @@ class Registry:
         """The resource of this kind and name. Raises `NotFound`."""
         resource = self._inventory.resources.get((kind, name))
         if resource is None:
-            raise NotFound(f"there is no {kind} {name!r}")
+            raise NotFound(self.absent(kind, name))
         stored = self._stored.get((kind, name))
         if stored is not None:
             return Declared(kind, resource, "Api", str(stored.version))
@@ -201,8 +201,12 @@ class Registry:
         """The running Listener `name`. Raises `NotFound`."""
         found = self.runtime.listeners.get(name)
         if found is None:
-            raise NotFound(f"there is no Listener {name!r}")
+            raise NotFound(self.absent("Listener", name))
         return found
+
+    def absent(self, kind: str, name: str) -> str:
+        """A sentence that says so, and what there is."""
+        return absent(kind, name, [known for _, known in self.names(kind)])
 
     # Changes by the API
 
