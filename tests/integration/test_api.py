@@ -16,6 +16,7 @@ from sluicegate.deadletters.failures import Failure
 from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.http.server import BindError, Server
+from sluicegate.model.text import absent
 from sluicegate.sources.local.topics import Topics
 
 FLAT = b'{"Data":"AQIDBA==","Remote":{"IP":"203.0.113.42","Port":4567}}'
@@ -50,6 +51,7 @@ class Delivery:
     batches_failed: int = 1
     packets_failed: int = 10
     failed_by_reason: dict[str, int] = field(default_factory=lambda: {"Timeout": 1})
+    known_reasons: tuple[str, ...] = ("Shutdown",)
     retries: int = 2
     in_flight: int = 3
 
@@ -97,8 +99,14 @@ class Stats:
         )
 
 
+class FakeRegistry:
+    def absent(self, kind: str, name: str) -> str:
+        return absent(kind, name, ["replies", "off"])
+
+
 class FakeGateway:
     def __init__(self) -> None:
+        self.registry = FakeRegistry()
         self.sender = FakeSender()
         self.ready = True
         self.states = {"replies": "Active", "off": "Disabled"}
@@ -169,7 +177,9 @@ async def test_a_posted_message_is_sent_and_each_entry_reported(rig: Rig) -> Non
 async def test_what_cannot_be_sent_is_a_problem_that_says_why(rig: Rig) -> None:
     path = "/v1/packet-sources/replies/messages"
     unknown = await rig.http.post("/v1/packet-sources/nobody/messages", content=FLAT)
-    assert problem(unknown) == (404, "there is no PacketSource 'nobody', there are: replies")
+    assert problem(unknown) == (404, "there is no PacketSource 'nobody', there are: replies, off")
+    near = await rig.http.post("/v1/packet-sources/replys/messages", content=FLAT)
+    assert "did you mean 'replies'?" in problem(near)[1]
     status, detail = problem(await rig.http.post("/v1/packet-sources/off/messages", content=FLAT))
     assert (status, "Disabled" in detail) == (409, True)
     assert problem(await rig.http.post(path, content=b"x" * (BODY_LIMIT + 1)))[0] == 413
@@ -230,6 +240,7 @@ async def test_metrics_expose_every_counter(rig: Rig) -> None:
         ("sluicegate_source_failed_entries_total", "MalformedData", name, "replies"): 1,
         ("sluicegate_delivery_packets_total", "echo", name): 40,
         ("sluicegate_delivery_failures_total", "Timeout", "echo", name): 1,
+        ("sluicegate_delivery_failures_total", "Shutdown", "echo", name): 0,
         ("sluicegate_delivery_in_flight_batches", "echo", name): 3,
         ("sluicegate_events_total", "SourceFailed"): 1,
         ("sluicegate_events_dropped_total", "memory"): 0,

@@ -1,6 +1,8 @@
 """An API and an SNS endpoint that others can reach ask everybody for a key, and the audit says whose it was."""
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
 
 import boto3  # type: ignore[import-untyped]
@@ -55,7 +57,6 @@ def test_every_endpoint_refuses_without_the_right_scope(public: Gateway) -> None
             for kind in (
                 "listeners",
                 "listeners/decoder",
-                "packet-sources",
                 "destination-arns",
                 "openapi.json",
                 "schemas/Listener",
@@ -88,6 +89,17 @@ def test_every_endpoint_refuses_without_the_right_scope(public: Gateway) -> None
                 assert status(call, keys["admin"]) < 300, call
                 assert scope == "admin" or status(call, keys[scope]) < 300, call
         assert http.get("/healthz").status_code == 200
+        shown = http.get("/v1/packet-sources", headers={"Authorization": f"Bearer {keys['publish']}"}).json()[
+            "Items"
+        ]
+        assert shown == [{"Name": "replies", "ListenerName": "decoder", "State": "Active"}]
+        assert len(http.get("/v1/packet-sources", headers={"X-Api-Key": keys["read"]}).json()["Items"][0]) > 3
+    variables = {**os.environ, "SLUICEGATE_API_KEY": keys["publish"]}
+    sent = subprocess.run(
+        [PROGRAM, "send", "--api", public.api_url, "--to", "127.0.0.1:9", "--data", "x"],
+        cwd="/", env=variables, capture_output=True, text=True, timeout=HANG_SECONDS, check=False,
+    )  # fmt: skip
+    assert "by replies" in sent.stdout, sent.stderr
     actors = {event["Actor"] for event in public.named("ResourceChanged")}
     assert len(actors) == 1
     assert "(admin)" in actors.pop()

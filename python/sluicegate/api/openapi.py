@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sluicegate import __version__
-from sluicegate.http.auth import is_open, wanted_scope
+from sluicegate.http.auth import is_open, scopes_for
 from sluicegate.model import Resource
 from sluicegate.running.documents import KINDS, PATHS
 from sluicegate.running.views import VIEWS, DrainingView
@@ -82,10 +82,12 @@ def document() -> dict[str, Any]:
     paths |= _other_paths()
     for path, operations in paths.items():
         for method in operations.keys() - {"parameters"}:
-            scope = wanted_scope(method.upper(), path)
+            scopes = scopes_for(method.upper(), path)
             # `api.local_access` opens some without a key, on loopback. For schemes other than OAuth, OpenAPI 3.1 lists
             # roles here.
-            operations[method]["security"] = [] if is_open(path) else [{}, {"key": [scope]}]
+            operations[method]["security"] = (
+                [] if is_open(path) else [{}, *({"key": [scope]} for scope in scopes)]
+            )
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": _DIALECT,
