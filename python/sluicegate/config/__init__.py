@@ -7,18 +7,16 @@ relative paths are relative to the file, unknown keys are errors, and all errors
 
 import dataclasses
 import errno
-import re
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from sluicegate.config.checks import checks
 from sluicegate.config.regions import unknown_regions
+from sluicegate.config.schema import json_schema
 from sluicegate.config.yamlfile import Document, YamlError, read
-from sluicegate.destinations import schemes
 from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes
 from sluicegate.model import Path as Place
 from sluicegate.model.address import is_loopback
@@ -92,25 +90,6 @@ def stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the YAML file, in its snake_case spelling, for completion in editors."""
-    schema = GatewayConfig.model_json_schema(by_alias=False)
-    _know_schemes(schema["$defs"]["DestinationSpec"]["properties"]["destination_arn"])
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": draft, **schema, "title": "Sluicegate gateway"}
-
-
-def _know_schemes(schema: dict[str, Any]) -> None:
-    """Editors are to know the schemes and ARN services that this installation knows."""
-    known = "|".join(re.sub(r"([+.])", r"\\\1", scheme) for scheme in schemes())
-    pattern = f"^(?:(?:{known})(?::|$)|arn:[^:]+:(?:{known}):)"
-    for form in schema["anyOf"]:
-        if form.get("type") == "string":
-            form["pattern"] = pattern
-        elif form.get("type") == "object":
-            form["additionalProperties"] = {"type": "string", "pattern": pattern}
 
 
 def _doubtful(gateway: GatewayConfig) -> list[Finding]:
