@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 
 from sluicegate import destinations
 from sluicegate.cfn.provider import ATTRIBUTES, IDENTITY
-from sluicegate.config import json_schema
 from sluicegate.model import (
     Api,
     AssumedRole,
@@ -116,7 +115,7 @@ The model is complete, the gateway is not: these are refused with the line and c
 
 def render() -> str:
     """The text of docs/configuration.md."""
-    schema = json_schema()
+    schema = GatewayConfig.model_json_schema(by_alias=False)
     parts = [_HEAD]
     for title, note, model in _SECTIONS:
         properties = schema if model is GatewayConfig else schema["$defs"][model.__name__]

@@ -317,20 +317,23 @@ def test_a_dry_run_takes_inline_code_that_is_not_written_yet(running: Gateway, t
     [
         ("state: ./occupied/sluicegate.db", "occupied"),
         ("state: ./missing/sluicegate.db", "missing"),
-        ("events: { file: occupied/events.ndjson }", "events cannot be written to"),
+        ("events: { file: occupied/events.ndjson }", "which is not a directory"),
         (
             "listeners: [{ name: a, bind: 127.0.0.1 }]\npacket_sources: [{ name: s, listener_name: a, "
             f'sns_topic_source: {{ topic_arn: "{TOPIC}" }}, dead_letter_queue_arn: "file:occupied/x.ndjson" }}]',
-            "dead letters cannot be written to",
+            "which is not a directory",
         ),
-        ("listeners: [{ destinations: [{ destination_arn: file:occupied/x.ndjson }] }]", "cannot be opened"),
+        (
+            "listeners: [{ destinations: [{ destination_arn: file:occupied/x.ndjson }] }]",
+            "which is not a directory",
+        ),
     ],
 )
 def test_a_start_that_fails_says_where_and_why(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file where a directory should be")
     (tmp_path / "gateway.yaml").write_text(f"api: null\nsns: {{ bind: 127.0.0.1:{free_port()} }}\n{text}\n")
     result = sluicegate("run", tmp_path / "gateway.yaml")
-    assert result.returncode == 4
+    assert result.returncode == 1
     assert f"{tmp_path / 'gateway.yaml'}:" in result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr

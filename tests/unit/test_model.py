@@ -324,6 +324,32 @@ def test_protocol_as_text_or_list_of_one(key: str) -> None:
     assert only({key: "tcp"}, Listener).fix == "use one of: udp, wg"
 
 
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"ListenerNme": "a"}, "did you mean `ListenerName`?"),
+        ({"listener_nme": "a"}, "did you mean `listener_name`?"),
+        ({"Batching": {"Cout": 1}}, "did you mean `Count`?"),
+        ({"Batching": {"Count": 0}}, "`Count` must be at least 1"),
+        ({"batching": {"count": 0}}, "`count` must be at least 1"),
+        ({"Batching": 5}, "`Count`, `TimeoutInSeconds`, `SizeInMb`"),
+    ],
+)
+def test_sentences_name_fields_as_the_document_does(document: dict[str, Any], said: str) -> None:
+    model = Listener if "Nme" in str(document) or "nme" in str(document) else DestinationSpec
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(document)
+    (found,) = findings(caught.value, model, document)
+    assert said in found.sentence
+
+
+def test_what_is_missing_is_named_as_the_document_spells() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PacketSource.model_validate({"Name": "s"})
+    missing = [one.cause for one in findings(caught.value, PacketSource, {"Name": "s"})]
+    assert missing == ["`ListenerName` is missing", "`SnsTopicSource` is missing"]
+
+
 def test_listener_name_is_another_word_for_name() -> None:
     assert Listener.model_validate({"ListenerName": "a"}).name == "a"
     assert "mean the same" in only({"ListenerName": "a", "Name": "b"}, Listener).cause

@@ -1,5 +1,4 @@
-"""The JSON Schema of the configuration file, for editors: everything that the file may say, and nothing that this version
-refuses.
+"""The JSON Schema of the configuration file, for editors: what the file may say, and nothing that this version refuses.
 
 The model's own schema knows fields, types and bounds. Added here: the other spellings, which are accepted and not
 offered; scalars in quotes; forms (`pattern`) and examples of texts; and left out is what a later version brings.

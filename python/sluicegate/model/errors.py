@@ -4,7 +4,8 @@ import dataclasses
 import datetime
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,12 +73,41 @@ _SENTENCES: dict[str, _Sentence] = {
 }
 
 
-def findings(error: ValidationError, model: type[Resource]) -> list[Finding]:
-    """Every error of a document of class `model`, in pydantic's order (that of the fields)."""
-    return [
+def findings(error: ValidationError, model: type[Resource], written: Any = None) -> list[Finding]:
+    """Every error of a document of class `model`, in pydantic's order (that of the fields). The sentences name fields
+    as the document `written` does: in PascalCase if it does so."""
+    found = [
         _shortened(_finding(details, model, suggest=number < SUGGESTIONS))
         for number, details in enumerate(error.errors(include_url=False))
     ]
+    if isinstance(written, Mapping) and any(isinstance(key, str) and key[:1].isupper() for key in written):
+        return [_in_pascal_case(one, model) for one in found]
+    return found
+
+
+def _in_pascal_case(found: Finding, model: type[Resource]) -> Finding:
+    """The finding with the names of fields as the API and CloudFormation spell them."""
+    names = _aliases(model)
+
+    def written(match: re.Match[str]) -> str:
+        return f"`{names.get(match[1], match[1])}{match[2]}"
+
+    cause, fix = (re.sub(r"`([a-z_]+)(`|: )", written, text) for text in (found.cause, found.fix))
+    return dataclasses.replace(found, cause=cause, fix=fix)
+
+
+@cache
+def _aliases(model: type[Resource]) -> Mapping[str, str]:
+    """Every field of a resource and of the objects inside → its name in PascalCase."""
+    found: dict[str, str] = {}
+    waiting, seen = [model], {model}
+    while waiting:
+        one = waiting.pop()
+        found |= {name: field.alias for name, field in one.model_fields.items() if field.alias}
+        inside = {inner for name in one.model_fields if (inner := one.child(name)) is not None} - seen
+        seen |= inside
+        waiting += inside
+    return found
 
 
 def _shortened(found: Finding) -> Finding:

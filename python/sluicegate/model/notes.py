@@ -26,7 +26,6 @@ _OF_WIREGUARD = (
     "private_key",
     "allow_unknown_peers",
     "unknown_peer_pre_shared_key",
-    "decapsulated_delivery",
 )
 
 

@@ -172,7 +172,7 @@ def parse(
             resource = model.model_validate(data, context=context)
     except ValidationError as error:
         shown = str(model.peek(data, "name") or name)
-        raise Refused(*(one.of(model, shown) for one in findings(error, model))) from None
+        raise Refused(*(one.of(model, shown) for one in findings(error, model, data))) from None
     if isinstance(resource, Listener) and lenient:
         resource, said = with_template_defaults(resource)
         warnings += said
@@ -190,7 +190,7 @@ def parse_peer(data: Any, place: Path = ()) -> Peer:
         return Peer.model_validate(data)
     except ValidationError as error:
         name = str(Peer.peek(data, "name") or "")
-        raise Refused(*(one.under(*place).of(model, name) for one in findings(error, Peer))) from None
+        raise Refused(*(one.under(*place).of(model, name) for one in findings(error, Peer, data))) from None
 
 
 def _refuse_absurd(data: Any, model: type[Resource], name: str) -> None:
