@@ -17,7 +17,7 @@ PAGES = sorted(
         ROOT / "fuzz/README.md",
     }
 )
-LANGUAGES = {"sh", "python", "yaml", "json", "toml", "text", "promql"}
+LANGUAGES = {"sh", "python", "yaml", "json", "toml", "text", "console"}
 
 
 class Block(NamedTuple):

@@ -161,7 +161,16 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str], click.Contex
     return command, words, context
 
 
-@every("sh", "text")
+@every("console")
+def test_a_session_shows_what_the_commands_print(block: Block, tmp_path: Path) -> None:
+    sessions = re.split(r"^\$ sluicegate ", block.text, flags=re.M)[1:]
+    assert sessions
+    for session in sessions:
+        command, _, shown = session.partition("\n")
+        assert shell(tmp_path, f"{PROGRAM} {command}") == shown
+
+
+@every("sh", "text", "console")
 def test_a_command_line_is_one_that_the_program_takes(block: Block) -> None:
     for words in commands(block) if block.page not in UNREAD else ():
         command, rest, context = command_of(words)

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pages import PAGES
 from sluicegate.api.metrics import AT_ONCE, MetricSources, exposition
-from sluicegate.deadletters.queue import DeadLetterStats
+from sluicegate.deadletters.keeper import DeadLetterStats
 from sluicegate.destinations.delivery import OWN_REASONS, DeliveryStats
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
@@ -99,6 +99,7 @@ def quiet() -> list[Metric]:
         events=EventLog(MemorySink()),
         topics=Topics("us-east-1"),
         queues=[("udp", "s", SourceStats())],
+        draining={"s": 0},
         dead_letters=[("dead", DeadLetterStats())],
         domains=[("device.example.com", DomainStats())],
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sluicegate.destinations import schemes
 from sluicegate.model import GatewayConfig, Resource
-from sluicegate.model.support import LATER_FIELDS, LATER_VALUES
+from sluicegate.model.support import LATER_VALUES
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _QUOTED = {
@@ -98,8 +98,6 @@ def _models(model: type[Resource], seen: set[type[Resource]]) -> Iterator[type[R
 def _complete(schema: dict[str, Any], model: type[Resource]) -> None:
     """Put into the schema of one model what its own has not."""
     fields: dict[str, Any] = schema["properties"]
-    for name in LATER_FIELDS.get(model.__name__, ()):
-        del fields[name]
     for name, field in fields.items():
         pattern, examples = _TEXTS.get(f"{model.__name__}.{name}", (None, []))
         _loosen(field, pattern)

@@ -17,6 +17,7 @@ from sluicegate.destinations.base import (
 )
 from sluicegate.linefile import append_lines, is_at, open_lines
 from sluicegate.paths import obstacle
+from sluicegate.regular import require_appendable
 from sluicegate.threads import Threads
 
 _NEXT = "make the path writable for the gateway, or name another one"

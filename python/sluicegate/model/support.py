@@ -37,10 +37,6 @@ _DESTINATION: list[tuple[str, Callable[[DestinationSpec], bool], str, str]] = [
 ]
 
 
-LATER_FIELDS = {"DestinationSpec": ("filter_expression",)}
-"""Fields of models that no schema offers."""
-
-
 def unavailable(resource: Resource) -> list[Finding]:
     """What this version cannot do of `resource`, each with its place in it and the next step.
 
