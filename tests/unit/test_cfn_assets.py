@@ -51,8 +51,8 @@ def test_code_in_the_folder_of_an_asset(assembly: Path) -> None:
 
 def test_a_handler_in_a_package_imports_from_the_root_of_the_asset(assembly: Path) -> None:
     destination, _ = bound(assembly, "asset.1", Handler="pkg.module.handler")
-    assert destination["DestinationArn"] == f"function:{assembly}/asset.1/pkg/module.py:handler"
-    assert destination["Arguments"]["Environment"] == {"PYTHONPATH": f"{assembly}/asset.1"}
+    assert destination["DestinationArn"] == f"function:{assembly}/asset.1:pkg.module.handler"
+    assert "Environment" not in destination["Arguments"]
 
 
 def test_the_template_of_a_stage_shares_the_assets_of_the_whole_app(assembly: Path) -> None:

@@ -69,8 +69,8 @@ def test_code_in_a_directory(code: Path) -> None:
 @pytest.mark.parametrize("handler", ["deep/er/app.handler", "deep.er.app.handler"])
 def test_a_handler_below_the_root_imports_from_the_root(code: Path, handler: str) -> None:
     destination, _ = bound(code, f"{{ Runtime: python3.12, CodeUri: src, Handler: {handler} }}")
-    assert destination["DestinationArn"] == f"function:{code}/src/deep/er/app.py:handler"
-    assert destination["Arguments"]["Environment"] == {"PYTHONPATH": f"{code}/src"}
+    assert destination["DestinationArn"] == f"function:{code}/src:{handler}"
+    assert "Environment" not in destination["Arguments"]
     assert destination["Arguments"]["TimeoutInSeconds"] == 3.0, "Lambda's default"
 
 
@@ -82,10 +82,21 @@ def test_inline_code_is_written_where_it_is_said(tmp_path: Path) -> None:
     assert destination["DestinationArn"] == f"function:{tmp_path}/made/F/index.py:handler"
 
 
-def test_a_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("handler", "rest"),
+    [
+        ("any", ":any"),
+        ("bootstrap", ""),
+        ("function.handler", ":function.handler"),
+        ("A::B.C::D", ":A::B.C::D"),
+        ("''", ""),
+    ],
+)
+def test_a_program_is_told_the_handler_of_the_template(handler: str, rest: str, tmp_path: Path) -> None:
     (tmp_path / "bootstrap").touch()
-    destination, _ = bound(tmp_path, "{ Runtime: provided.al2023, CodeUri: ., Handler: any }")
-    assert destination["DestinationArn"] == f"function:{tmp_path}/bootstrap"
+    (tmp_path / "function.py").write_text("def handler(event, context): ...\n")
+    destination, _ = bound(tmp_path, f"{{ Runtime: provided.al2023, CodeUri: ., Handler: {handler} }}")
+    assert destination["DestinationArn"] == f"function:{tmp_path}/bootstrap{rest}"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sluicegate.cfn.resolve import origins
+from sluicegate.functions.code import module_file
 
 LAMBDA_TIMEOUT_SECONDS = 3.0  # Lambda's default
 LIMITED_FROM_MB = 512
@@ -50,11 +51,9 @@ def local_function(
     arguments: dict[str, Any] = {}
     variables = dict(environment)
     if runtime.startswith("python"):
-        target, inside = _python_target(properties, root, inline is not None)
-        if not inside:
-            variables["PYTHONPATH"] = str(root)  # Lambda's imports begin at the root of the code
+        target = _python_target(properties, root, inline is not None)
     elif runtime.startswith("provided") and inline is None:
-        target = f"function:{_bootstrap(root)}"
+        target = _program_target(properties, root)
     else:
         raise NotLocal(f"the runtime {runtime or '(none)'} does not run here: Python and provided.* do")
     notes = _notes(properties)
@@ -124,8 +123,7 @@ def _asset(path: Path) -> Path:
     raise NotLocal(f"there is no folder {path}: apply the template where `cdk synth` wrote both")
 
 
-def _python_target(properties: Mapping[str, Any], root: Path, is_inline: bool) -> tuple[str, bool]:
-    """`(function: target, whether its file lies directly in the root)`."""
+def _python_target(properties: Mapping[str, Any], root: Path, is_inline: bool) -> str:
     handler = str(properties.get("Handler", ""))
     module, _, name = handler.rpartition(".")
     if not module or not name:
@@ -134,17 +132,18 @@ def _python_target(properties: Mapping[str, Any], root: Path, is_inline: bool) -
         raise NotLocal(
             f'inline code is index.py in Lambda too, and its Handler is "{handler}": write index.{name}'
         )
-    file = root.joinpath(*module.replace("/", ".").split(".")).with_suffix(".py")
+    file = module_file(root, handler)
     if not is_inline and not file.is_file():
         raise NotLocal(f"there is no {file}: correct Handler or CodeUri, or build it")
-    return f"function:{file}:{name}", file.parent == root
+    return f"function:{file}:{name}" if file.parent == root else f"function:{root}:{handler}"
 
 
-def _bootstrap(root: Path) -> Path:
+def _program_target(properties: Mapping[str, Any], root: Path) -> str:
     file = root / "bootstrap"
     if not file.is_file():
         raise NotLocal(f"there is no program {file}: build it there")
-    return file
+    handler = properties.get("Handler") or file.name
+    return f"function:{file}" if handler == file.name else f"function:{file}:{handler}"
 
 
 def _notes(properties: Mapping[str, Any]) -> list[str]:

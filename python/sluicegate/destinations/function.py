@@ -1,4 +1,5 @@
-"""`function:PATH.py:HANDLER`, `function:PATH`: a Lambda function on this machine (contract section 1.2)."""
+"""`function:PATH.py:HANDLER`, `function:FOLDER:MODULE.NAME`, `function:PATH`: a Lambda function on this machine
+(contract section 1.2)."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from sluicegate.destinations.base import (
 )
 from sluicegate.functions import Function, FunctionFailure
 from sluicegate.functions.check import check_function
+from sluicegate.functions.code import Code, read_target
 from sluicegate.localcode import Outside
+from sluicegate.model import Finding
 
 log = structlog.get_logger("sluicegate.functions")
 
@@ -82,6 +85,7 @@ class FunctionDestination(Destination):
         super().__init__(name, context)
         self._path = path
         self._handler = handler
+        self._checked = (str(path), self._real()[1])
         self._timeout = timeout
         self._memory = memory
         self._concurrency = concurrency
@@ -154,7 +158,7 @@ class FunctionDestination(Destination):
 
     @property
     def code(self) -> Path:
-        """The handler's file, or the executable."""
+        """The handler's file, the folder with all of the code, or the executable."""
         return self._path
 
     def reload(self, changed: str) -> None:
@@ -172,7 +176,12 @@ class FunctionDestination(Destination):
 
     def _has_moved(self) -> bool:
         """True if a link was put on the way to code of a document of the API, after the document was checked."""
-        return self.context.local_code is not None and os.path.realpath(self._path) != str(self._path)
+        return self.context.local_code is not None and self._real() != self._checked
+
+    def _real(self) -> tuple[str, ...]:
+        """Where the code lies, with links resolved."""
+        file = Code.of(self._path, self._handler).file
+        return (os.path.realpath(self._path), os.path.realpath(file))
 
     @property
     def _moved(self) -> str:
@@ -222,21 +231,15 @@ def _check_loaded_code(
 
 
 def _parse_target(name: str, target: str, context: DestinationContext) -> tuple[Path, str | None]:
-    """`(file, handler)`, or `(executable, None)`, both checked as far as that is possible without running
-    them.
-    """
-    before, colon, handler = target.rpartition(":")
-    is_python = bool(colon) and before.endswith(".py")
-    if not target or target.endswith(".py") or (is_python and not handler):
-        cause = f"destination {name}: function:{target} names no handler"
-        raise DestinationError(cause, f"write it as {FunctionDestination.usage}")
-    path = context.local_path(before if is_python else target)
-    if is_python and "." in handler:
-        # Lambda's MODULE.NAME: the module's own file, which may be a link.
-        inner = path.parent.joinpath(*handler.split(".")[:-1])
-        context.local_path(f"{inner}.py")
-        context.local_path(str(inner / "__init__.py"))
-    found = check_function(path, handler if is_python else None)
-    if found is not None:
+    """`(path, handler)` as a `Function` takes them, checked as far as that is possible without running any of it."""
+    found = read_target(target, context.local_path)
+    if not isinstance(found, Finding):
+        path, handler = found
+        if handler is not None and (path.is_dir() or path.suffix == ".py"):
+            # The module's own file, which may be a link.
+            file = Code.of(path, handler).file
+            context.local_path(str(file))
+        found = check_function(path, handler) or found
+    if isinstance(found, Finding):
         raise DestinationError(f"destination {name}: {found.cause}", found.fix)
-    return path, handler if is_python else None
+    return found

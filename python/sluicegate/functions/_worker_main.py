@@ -5,24 +5,38 @@ Run by path as `python -P _worker_main.py PARENT MEMORY python HANDLER SOCKET` o
 of ours, so that the handler finds the interpreter as AWS would leave it. PARENT is the gateway's process id,
 MEMORY bytes or 0. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API is.
 
+The handler's folder may have modules with names of the standard library. What AWS's runtime itself imports is loaded
+before the folder is searched, and stays Python's own. What only this program needs is taken away again where the folder
+has a module of that name. So `import uuid` finds there what it finds on AWS.
+
 It may have as many open files as on AWS. Not a `preexec_fn`: Python code between fork and exec may deadlock in a
 process that has native threads.
 """
 
-import ctypes
-import errno
 import os
-import resource
-import select
-import signal
-import socket
 import sys
+
+_FOLDERS = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+_SEARCHED = sys.path[:]
+sys.path[:] = [one for one in sys.path if one not in _FOLDERS]  # what is imported here is Python's own
+
+import ctypes  # noqa: E402
+import errno  # noqa: E402
+import resource  # noqa: E402
+import select  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 _INVOCATION = "/2018-06-01/runtime/invocation/"
+_INIT_ERROR = "/2018-06-01/runtime/init/error"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
 _LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
 _RECEIVE_BYTES = 1 << 18
+_OURS = frozenset(
+    "_ctypes _socket _struct array ctypes errno resource select selectors signal socket struct".split()  # noqa: SIM905
+)
+"""What is imported here and AWS's runtime does without."""
 _FILES = 1024  # as on AWS; the gateway's own limit is higher, and libraries with select(2) would not bear it
 
 
@@ -40,14 +54,29 @@ def main() -> None:
     if kind == "exec":
         _execute(target)
     client = _Client(int(sys.argv[5]))
-    # As AWS does: the function's directory is the first to be searched.
-    sys.path.insert(0, os.environ["LAMBDA_TASK_ROOT"])
     sys.argv = ["awslambdaric", target]
+    started = frozenset(sys.modules)
     from awslambdaric.__main__ import main as runtime  # type: ignore[import-untyped]
 
+    of_aws = frozenset(sys.modules) - started
     _speed_up_json()
     _take_over_http(client)
+    _search_the_folder(target, (frozenset(sys.modules) - started - of_aws) | _OURS)
     runtime(sys.argv)
+
+
+def _search_the_folder(handler: str, ours: frozenset[str]) -> None:
+    """The function's folder is the first to be searched, as on AWS. Modules of `ours`, and the handler's own, are
+    imported anew where it has one of their names; our functions keep those that they have."""
+    from importlib.machinery import PathFinder
+
+    folders = [os.environ["LAMBDA_TASK_ROOT"], *_FOLDERS]
+    sys.path[:] = [folders[0], *_SEARCHED]
+    for name in {one for one in ours if "." not in one} | {handler.replace("/", ".").partition(".")[0]}:
+        found = PathFinder.find_spec(name, folders) if name in sys.modules else None
+        if found is not None and found.origin is not None:
+            for loaded in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
+                del sys.modules[loaded]
 
 
 def _limit(memory: int) -> None:
@@ -114,17 +143,14 @@ def _take_over_http(client: "_Client") -> None:
     from awslambdaric import lambda_runtime_client  # type: ignore[import-untyped]
     from awslambdaric.lambda_config import LambdaConfigProvider  # type: ignore[import-untyped]
 
-    def call_rapid(
-        runtime: object, method: str, path: str, expected: int, payload: object = None, headers: object = None
-    ) -> None:
-        body = lambda_runtime_client.to_json(payload).encode("utf-8", "replace")
-        status = client.call(method, path, body, dict(headers or {}))  # type: ignore[call-overload]
-        if status != str(int(expected)):
-            raise lambda_runtime_client.LambdaRuntimeClientError(path, status, "")
+    def post_init_error(runtime: object, error: dict[str, object], kind: str | None = None) -> None:
+        headers = {lambda_runtime_client.ERROR_TYPE_HEADER: str(kind or error["errorType"])}
+        body = lambda_runtime_client.to_json(error).encode("utf-8", "replace")
+        client.call("POST", _INIT_ERROR, body, headers)
 
     LambdaConfigProvider.SUPPORTED_THREADPOLLING_ENVS = frozenset()
     lambda_runtime_client.runtime_client = client
-    lambda_runtime_client.BaseLambdaRuntimeClient.call_rapid = call_rapid
+    lambda_runtime_client.BaseLambdaRuntimeClient.post_init_error = post_init_error
 
 
 class _Client:

@@ -2,44 +2,95 @@
 
 import ast
 import os
+import re
 import sys
 from collections.abc import Iterable
+from importlib.machinery import FrozenImporter, PathFinder
 from pathlib import Path
 
+from sluicegate.functions.code import Code
 from sluicegate.model import Finding
+
+_SCRIPTS = {
+    ".js": "JavaScript", ".mjs": "JavaScript", ".cjs": "JavaScript", ".ts": "TypeScript", ".rb": "Ruby",
+    ".jar": "Java", ".java": "Java", ".class": "Java", ".go": "Go source", ".rs": "Rust source",
+}  # fmt: skip
+_STARTED = ("encodings", "site")  # Python has imported them before it knows of the handler
 
 
 def check_function(path: Path, handler: str | None) -> Finding | None:
-    """What keeps `handler` in the Python file `path` (or the executable `path`, without one) from being started.
+    """What keeps the code that `path` and `handler` name (`Code.of`) from being started.
 
     A Python handler must be defined at the top level of its file; the file is parsed and never imported, because
     validating a configuration must not have the effects of running it.
     """
-    if not path.is_file():
+    if not path.exists() or not (path.is_file() or (path.is_dir() and handler is not None)):
         return _no_file(path)
-    if handler is None:
-        if os.access(path, os.X_OK):
-            return None
-        return Finding((), f"{path} is not executable", f"make it executable (chmod +x {path.name})")
-    if not all(part.isidentifier() for part in handler.split(".")):
-        return Finding((), f'"{handler}" is not the name of a function', f"write {path.name}:handler")
-    module, _, function = handler.rpartition(".")
-    if not module and "." in path.stem:
+    code = Code.of(path, handler)
+    if code.kind == "exec":
+        return _check_program(code.file)
+    module, _, function = code.handler.rpartition(".")
+    if not function.isidentifier() or not all(re.split(r"[./]", module)):
+        name = "MODULE.NAME" if path.is_dir() else "handler"
+        return Finding((), f'"{handler}" is not the name of a function', f"write {path.name}:{name}")
+    if code.file == path and "." in path.stem:
         return Finding((), f'a module\'s name has no dot, "{path.stem}" does', "rename the file")
-    if module and module != path.stem:
-        inner = path.parent.joinpath(*module.split("."))
-        path = inner.with_suffix(".py") if inner.with_suffix(".py").is_file() else inner / "__init__.py"
-        if not path.is_file():
-            return _no_file(path)
-    if module.partition(".")[0] in sys.builtin_module_names or path.stem in sys.builtin_module_names:
-        return Finding((), f"{path.stem} is the name of a built-in module", "rename the file")
-    return _check_source(path, function)
+    if not code.file.is_file():
+        return _no_module(path, code)
+    return _check_name(code, re.split(r"[./]", module)[0]) or _check_source(code.file, function)
+
+
+def _check_program(path: Path) -> Finding | None:
+    if path.suffix in _SCRIPTS:
+        cause = f"{path} is {_SCRIPTS[path.suffix]}, which does not run here"
+        return Finding(
+            (), cause, "write the handler in Python, or name a program that speaks the Runtime API"
+        )
+    if os.access(path, os.X_OK):
+        return None
+    return Finding((), f"{path} is not executable", f"make it executable (chmod +x {path.name})")
 
 
 def _no_file(path: Path) -> Finding:
     what = "is not a file" if path.exists() else "does not exist"
     fix = "create it or correct the path, relative to the configuration file"
     return Finding((), f"the handler file {path} {what}", fix)
+
+
+def _no_module(path: Path, code: Code) -> Finding:
+    """There is no such Python file. Says what is there instead, as other runtimes have the same layout."""
+    for suffix, language in _SCRIPTS.items():
+        if (other := code.file.with_suffix(suffix)).is_file():
+            cause = f"{other} is {language}, which does not run here"
+            return Finding(
+                (), cause, "write the handler in Python, or name a program that speaks the Runtime API"
+            )
+    program = code.root / "bootstrap"
+    if program.is_file():
+        cause = f"there is no {code.file}, but a program {program}"
+        return Finding((), cause, f"write function:{path}/bootstrap:{code.handler} to run it")
+    return _no_file(code.file)
+
+
+def _check_name(code: Code, top: str) -> Finding | None:
+    """Would the runtime's import find this file, and not another module of its name?"""
+    if top in sys.builtin_module_names or top in _STARTED or FrozenImporter.find_spec(top) is not None:
+        return Finding((), f"{top} is the name of a built-in module", f"rename the {_what(code, top)}")
+    package = code.root / top
+    if (code.root / f"{top}.py") == code.file or (package / "__init__.py").is_file():
+        return None
+    if (code.root / f"{top}.py").is_file():
+        cause = f"{code.root / top}.py hides the folder {top}"
+        return Finding((), cause, "rename one of the two")
+    found = PathFinder.find_spec(top)
+    if found is not None and found.origin is not None:
+        cause = f"a module {top} of Python or of an installed package comes before the folder {package}"
+        return Finding((), cause, "add an __init__.py to the folder, or rename it")
+    return None
+
+
+def _what(code: Code, top: str) -> str:
+    return "file" if code.file.parent == code.root and code.file.stem == top else "folder"
 
 
 def _check_source(path: Path, function: str) -> Finding | None:

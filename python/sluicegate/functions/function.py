@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from sluicegate.functions.code import Code
 from sluicegate.functions.pool import WorkerPool
 from sluicegate.functions.runtime_api import Invocation, deadline_ms
 from sluicegate.functions.worker import Program
@@ -20,8 +21,9 @@ class Function:
     """A function with its own workers. Must be made and used in a running event loop; nothing starts before
     the first use.
 
-    `path` is a `.py` file with `handler` (`NAME`, a function in it, or `MODULE.NAME` as in Lambda's own
-    setting, found from the file's directory), or without `handler` an executable that speaks the Runtime API.
+    `path` is a `.py` file with `handler` (`NAME`, a function in it, or `MODULE.NAME` as in Lambda's own setting, found
+    from the file's directory), a folder with `MODULE.NAME`, or an executable that speaks the Runtime API (`handler` is
+    then what it is told as `_HANDLER`).
     `timeout` in seconds, `memory` in MB (None: 128 for the function to see, and no limit), `concurrency` the
     most workers.
     """
@@ -43,14 +45,12 @@ class Function:
         self.arn = arn or f"arn:aws:lambda:{region}:000000000000:function:{name}"
         self._timeout = timeout
         # Not resolved through symbolic links: a deployment may link its handlers from elsewhere.
-        path = Path(os.path.abspath(path))  # noqa: PTH100
-        target = str(path)
-        if handler is not None:
-            target = handler if "." in handler else f"{path.stem}.{handler}"
+        code = Code.of(Path(os.path.abspath(path)), handler)  # noqa: PTH100
         program = Program(
-            kind="exec" if handler is None else "python",
-            target=target,
-            directory=path.parent,
+            kind=code.kind,
+            target=str(code.file) if code.kind == "exec" else code.handler,
+            handler=code.handler,
+            directory=code.root,
             name=name,
             region=region,
             memory_mb=memory or 128,

@@ -1,7 +1,8 @@
 """Loads a function anew when its code is saved: for `sluicegate dev`.
 
 Theory of operation. Twice a second the sizes and times of the handler's file, of the Python files beside it and of
-those in packages beside it are compared with the last look. A change counts once two looks agree, so that a file is not
+those in packages beside it are compared with the last look. Of a folder (`function:FOLDER:MODULE.NAME`) it is all
+Python files, but for hidden folders and `node_modules`. A change counts once two looks agree, so that a file is not
 loaded while an editor is writing it. What changes outside of the directory (an installed package) is not seen. After a
 change no old code runs any more, not even when the new code is broken: what answers is always what was saved last.
 """
@@ -23,7 +24,7 @@ class Reloadable(Protocol):
 
     @property
     def code(self) -> Path:
-        """The handler's file."""
+        """The handler's file, or the folder with all of the code."""
 
     def reload(self, changed: str) -> None:
         """Load it anew. `changed` names the files, for people."""
@@ -64,6 +65,7 @@ class Code:
 
     def __init__(self, handler: Path) -> None:
         self._handler = handler
+        self._root = handler if handler.is_dir() else handler.parent
         self._loaded = self._last = self._now()
 
     def look(self) -> list[str]:
@@ -76,16 +78,18 @@ class Code:
             path for path in now.keys() | self._loaded.keys() if now.get(path) != self._loaded.get(path)
         }
         self._loaded = now
-        return sorted(str(path.relative_to(self._handler.parent)) for path in changed)
+        return sorted(str(path.relative_to(self._root)) for path in changed)
 
     def _now(self) -> _Look:
         found: _Look = {}
-        _note(found, self._handler)
-        _python_files(self._handler.parent, found)
+        if self._root != self._handler:
+            _note(found, self._handler)
+        _python_files(self._root, found, whole=self._root == self._handler)
         return found
 
 
-def _python_files(directory: Path, found: _Look) -> None:
+def _python_files(directory: Path, found: _Look, *, whole: bool) -> None:
+    """Note the Python files in `directory` and in the packages below it; `whole`: in all folders below it."""
     try:
         entries = list(os.scandir(directory))
     except OSError:
@@ -94,8 +98,14 @@ def _python_files(directory: Path, found: _Look) -> None:
         path = Path(entry.path)
         if entry.name.endswith(".py"):
             _note(found, path)
-        elif entry.is_dir(follow_symlinks=False) and (path / "__init__.py").is_file():
-            _python_files(path, found)
+        elif entry.is_dir(follow_symlinks=False) and _is_code(path, whole):
+            _python_files(path, found, whole=whole)
+
+
+def _is_code(directory: Path, whole: bool) -> bool:
+    if whole:
+        return not directory.name.startswith((".", "__pycache__", "node_modules"))
+    return (directory / "__init__.py").is_file()
 
 
 def _note(found: _Look, path: Path) -> None:

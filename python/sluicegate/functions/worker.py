@@ -18,6 +18,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,9 +54,9 @@ class Program:
     """What a worker runs.
 
     `kind` is `python` (`target` is Lambda's `MODULE.FUNCTION`, found in `directory`) or `exec` (`target` is
-    the absolute path of a program that speaks the Runtime API). `memory_mb` is what the function is told;
-    `limit_memory` makes it a limit of the address space. `environment` may hold secrets: it is not part of
-    the repr.
+    the absolute path of a program that speaks the Runtime API). `handler` is what it finds in `_HANDLER`.
+    `memory_mb` is what the function is told; `limit_memory` makes it a limit of the address space.
+    `environment` may hold secrets: it is not part of the repr.
     """
 
     kind: Literal["python", "exec"]
@@ -62,6 +64,7 @@ class Program:
     directory: Path
     name: str
     region: str
+    handler: str
     memory_mb: int = 128
     limit_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -90,7 +93,9 @@ class Program:
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_RUNTIME_API": api,
             "LAMBDA_TASK_ROOT": str(self.directory),
-            "_HANDLER": self.target if self.kind == "python" else Path(self.target).name,
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{self.name}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": f"{time.strftime('%Y/%m/%d', time.gmtime())}/[$LATEST]{uuid.uuid4().hex}",
+            "_HANDLER": self.handler,
         }
 
 

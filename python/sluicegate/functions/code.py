@@ -1,0 +1,73 @@
+"""Where a function's code is, and how the runtime finds the handler in it.
+
+Example: `function:src:app.handler.main` is the function `main` of `src/app/handler.py`. The root of its code is `src`:
+imports begin there and files are opened from there, as from Lambda's `/var/task`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sluicegate.model import Finding
+
+FORMS = "function:PATH.py:HANDLER or function:FOLDER:MODULE.NAME"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """`root` is the folder with all of the code, `file` the handler's own file or the program. `handler` is Lambda's
+    setting of that name: `MODULE.FUNCTION` for Python, any text for a program."""
+
+    kind: Literal["python", "exec"]
+    root: Path
+    file: Path
+    handler: str
+
+    @classmethod
+    def of(cls, path: Path, handler: str | None) -> "Code":
+        """The code that `path` and `handler` name: a folder and `MODULE.NAME`, a `.py` file and a function in it (or
+        `MODULE.NAME`, found from its folder), or a program."""
+        if path.is_dir() and handler is not None:
+            return cls("python", path, module_file(path, handler), handler)
+        if handler is None or path.suffix != ".py":
+            return cls("exec", path.parent, path, handler or path.name)
+        if "." not in handler:
+            return cls("python", path.parent, path, f"{path.stem}.{handler}")
+        own = handler.rpartition(".")[0] == path.stem
+        file = path if own else module_file(path.parent, handler)
+        return cls("python", path.parent, file, handler)
+
+
+def module_file(root: Path, handler: str) -> Path:
+    """The file of the module that `MODULE.NAME` (or `FOLDER/MODULE.NAME`) names, which need not be there."""
+    inner = root.joinpath(*re.split(r"[./]", handler.rpartition(".")[0]))
+    file = inner.parent / f"{inner.name}.py"
+    package = inner / "__init__.py"
+    return package if package.is_file() or (inner == root and not file.is_file()) else file
+
+
+def read_target(target: str, local_path: Callable[[str], Path]) -> tuple[Path, str | None] | Finding:
+    """`(path, handler)` of the text after `function:`, as `Code.of` takes them; or why it names no code.
+
+    `local_path` turns a text into a path. It may raise for one that may not be used, and is called before anything is
+    asked of the file system.
+    """
+    before, colon, handler = target.rpartition(":")
+    if before.endswith(".py") and colon and handler and not local_path(before).is_dir():
+        return local_path(before), handler
+    if not target or (not before and colon):
+        return Finding((), f"function:{target} names no code", f"write it as {FORMS}")
+    path = local_path(target)
+    if path.is_file() and path.suffix != ".py":
+        return path, None
+    if path.is_dir() or (target.endswith(".py") and not colon):
+        return Finding((), f"function:{target} names no handler", f"write it as {FORMS}")
+    for place in reversed(list(re.finditer(":", target))):
+        path, handler = local_path(target[: place.start()]), target[place.end() :]
+        if not handler and (path.is_dir() or path.is_file()):
+            return Finding((), f"function:{target} names no handler", f"write it as {FORMS}")
+        if path.is_dir() or path.is_file():
+            return path, handler
+    return local_path(before or target), handler if before and "." in handler else None
