@@ -25,6 +25,7 @@ from sluicegate.functions import (
     FunctionError,
     FunctionFailure,
     FunctionInitFailed,
+    FunctionOutOfMemory,
     FunctionTimeout,
 )
 from sluicegate.functions.runtime_api import RESPONSE_LIMIT
@@ -393,7 +394,7 @@ async def test_a_cancelled_invocation_leaves_no_answer_for_the_next(make: Make) 
 async def test_memory_is_limited_where_the_user_says_so(make: Make) -> None:
     greedy = "event['data'] = len(bytearray(400 * 2**20))"
     assert (await call(make(ECHO, "free"), do=greedy))["echo"] == 400 * 2**20
-    with pytest.raises(FunctionError, match="MemoryError"):
+    with pytest.raises(FunctionOutOfMemory, match=r"Runtime\.OutOfMemory: \d+ MB used of 256 MB"):
         await call(make(ECHO, "limited", memory=256), do=greedy)
 
 

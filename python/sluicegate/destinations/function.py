@@ -61,8 +61,8 @@ _CHOOSABLE = ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")
 class FunctionDestination(Destination):
     """Invokes a local Lambda function with each batch; its result is the answer.
 
-    Arguments: `TimeoutInSeconds` (60), `MemoryInMb` (128 is what the function sees; a limit of its address
-    space only when given), `Concurrency` (2 workers at most), `Environment` (map). A failed invocation fails
+    Arguments: `TimeoutInSeconds` (60), `MemoryInMb` (128 is what the function sees; a limit of what it and
+    its children touch only when given), `Concurrency` (2 workers at most), `Environment` (map). A failed invocation fails
     its own batch and is not retried: the same packets would most likely do the same again.
     """
 

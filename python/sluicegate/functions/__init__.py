@@ -5,6 +5,7 @@ from sluicegate.functions.errors import (
     FunctionError,
     FunctionFailure,
     FunctionInitFailed,
+    FunctionOutOfMemory,
     FunctionTimeout,
 )
 from sluicegate.functions.function import Function
@@ -15,5 +16,6 @@ __all__ = [
     "FunctionError",
     "FunctionFailure",
     "FunctionInitFailed",
+    "FunctionOutOfMemory",
     "FunctionTimeout",
 ]

@@ -1,16 +1,12 @@
-"""First program of a worker process: ties its life to the gateway's, limits its memory, becomes AWS's runtime, with
-faster JSON and HTTP.
+"""The program of a Python worker: becomes AWS's runtime, with faster JSON and HTTP.
 
-Run by path as `python -P _worker_main.py PARENT MEMORY python HANDLER SOCKET` or `… exec PATH`; it imports nothing
-of ours, so that the handler finds the interpreter as AWS would leave it. PARENT is the gateway's process id,
-MEMORY bytes or 0. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API is.
+Run by path as `python -P _worker_main.py HANDLER SOCKET`; it imports nothing of ours, so that the handler finds the
+interpreter as AWS would leave it. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API
+is.
 
 The handler's folder may have modules with names of the standard library. What AWS's runtime itself imports is loaded
 before the folder is searched, and stays Python's own. What only this program needs is taken away again where the folder
 has a module of that name. So `import uuid` finds there what it finds on AWS.
-
-It may have as many open files as on AWS. Not a `preexec_fn`: Python code between fork and exec may deadlock in a
-process that has native threads.
 """
 
 import os
@@ -20,40 +16,20 @@ _FOLDERS = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if
 _SEARCHED = sys.path[:]
 sys.path[:] = [one for one in sys.path if one not in _FOLDERS]  # what is imported here is Python's own
 
-import ctypes  # noqa: E402
-import errno  # noqa: E402
-import resource  # noqa: E402
 import select  # noqa: E402
-import signal  # noqa: E402
 import socket  # noqa: E402
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 _INVOCATION = "/2018-06-01/runtime/invocation/"
 _INIT_ERROR = "/2018-06-01/runtime/init/error"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
 _LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
 _RECEIVE_BYTES = 1 << 18
-_OURS = frozenset(
-    "_ctypes _socket _struct array ctypes errno resource select selectors signal socket struct".split()  # noqa: SIM905
-)
+_OURS = frozenset(["_socket", "array", "errno", "select", "selectors", "socket"])
 """What is imported here and AWS's runtime does without."""
-_FILES = 1024  # as on AWS; the gateway's own limit is higher, and libraries with select(2) would not bear it
 
 
 def main() -> None:
-    parent, memory, kind, target = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-    # The kernel sends it when the gateway dies, however it dies; it survives an exec.
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        # It died before the call above.
-        os._exit(1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, _FILES), hard))
-    if memory:
-        _limit(memory)
-    if kind == "exec":
-        _execute(target)
-    client = _Client(int(sys.argv[5]))
+    target, client = sys.argv[1], _Client(int(sys.argv[2]))
     sys.argv = ["awslambdaric", target]
     started = frozenset(sys.modules)
     from awslambdaric.__main__ import main as runtime  # type: ignore[import-untyped]
@@ -77,29 +53,6 @@ def _search_the_folder(handler: str, ours: frozenset[str]) -> None:
         if found is not None and found.origin is not None:
             for loaded in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
                 del sys.modules[loaded]
-
-
-def _limit(memory: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or memory < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-
-def _execute(target: str) -> None:
-    """Become the user's own program, without a shell. Ends the process if that cannot be; the last line says why."""
-    try:
-        os.execv(target, [target])  # noqa: S606
-    except OSError as error:
-        fixes = {
-            errno.ENOEXEC: "build it for this machine, or begin it with a line #!/path/of/its/interpreter",
-            errno.EACCES: f"make it executable (chmod +x {target}), on a file system that is not mounted noexec",
-            errno.ENOENT: "it is gone, or the interpreter that its first line names is not there",
-        }
-        why = os.strerror(error.errno or 0).lower()
-        fix = fixes.get(error.errno or 0, "see whether it can be started by hand")
-        print(f"{target} cannot be run ({why}): {fix}", file=sys.stderr, flush=True)
-        # As a shell would: 126 is a program that cannot be run.
-        os._exit(126)
 
 
 def _speed_up_json() -> None:

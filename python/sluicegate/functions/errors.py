@@ -48,5 +48,18 @@ class FunctionCrashed(FunctionFailure):
     reason = "FunctionCrashed"
 
 
+class FunctionOutOfMemory(FunctionCrashed):
+    """The worker and what it had started held more than its limit, and were ended. Sizes in bytes."""
+
+    reason = "FunctionOutOfMemory"
+
+    def __init__(self, used: int, limit: int) -> None:
+        mb = 1 << 20
+        super().__init__(
+            f"Runtime.OutOfMemory: {-(-used // mb)} MB used of {limit // mb} MB (MemoryInMb); the worker was ended,"
+            " raise MemoryInMb or keep less in memory"
+        )
+
+
 class InvocationNotTaken(Exception):
     """The worker ended before it took the invocation: another one may have it. Stays in this package."""

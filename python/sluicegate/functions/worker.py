@@ -3,8 +3,9 @@ for it.
 
 The process gets a session, a process group and a clean environment of its own. It inherits its standard streams
 and, where it runs Python, one end of a socket pair at whose other end the Runtime API is; an executable gets a port.
-We wait for its end on a pidfd and reap it ourselves, after the rest of its group was killed: until then its number
-cannot be taken by a stranger. That it does not outlive the gateway is arranged by `_worker_main.py`.
+
+It is the child of a keeper (`_keeper_main.py`), which is ours. The keeper ends everything that came from the worker,
+and then as the worker did; so it does too when the gateway dies. We wait for its end on a pidfd and reap it ourselves.
 """
 
 from __future__ import annotations
@@ -31,21 +32,26 @@ import structlog
 
 from sluicegate.functions.errors import (
     FunctionCrashed,
+    FunctionError,
     FunctionInitFailed,
+    FunctionOutOfMemory,
     FunctionTimeout,
     InvocationNotTaken,
 )
+from sluicegate.functions.memory import LOOK_SECONDS, Memory
 from sluicegate.functions.output import OutputForwarder
 from sluicegate.functions.owner import Unavailable
 from sluicegate.functions.runtime_api import Invocation, RuntimeApi
 
 log = structlog.get_logger("sluicegate.functions")
 
-_MAIN = Path(__file__).with_name("_worker_main.py")
+_KEEPER, _MAIN = (Path(__file__).with_name(name) for name in ("_keeper_main.py", "_worker_main.py"))
 _INHERITED = ("PATH", "HOME", "LANG")
 _NO_PORT = "127.0.0.1:0"  # of the form that AWS_LAMBDA_RUNTIME_API has in Lambda; nobody can listen there
 STOP_SECONDS = 1.0  # between SIGTERM and SIGKILL
+SHORT_SECONDS = 0.02  # a batch of which the memory need not be looked at when it ends
 OUTPUT_SECONDS = 0.3  # that a worker's end waits until its lines are in the log
+KEEPER_SECONDS = 3.0  # that a keeper has to end everything
 LAST_ANSWER_SECONDS = 0.05  # after the end of the process
 
 
@@ -55,7 +61,7 @@ class Program:
 
     `kind` is `python` (`target` is Lambda's `MODULE.FUNCTION`, found in `directory`) or `exec` (`target` is
     the absolute path of a program that speaks the Runtime API). `handler` is what it finds in `_HANDLER`.
-    `memory_mb` is what the function is told; `limit_memory` makes it a limit of the address space.
+    `memory_mb` is what the function is told; `limit_memory` makes it a limit.
     `environment` may hold secrets: it is not part of the repr.
     """
 
@@ -69,11 +75,19 @@ class Program:
     limit_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def command(self, inherited: int | None = None) -> list[str]:
-        """The worker's command line; `inherited` is the descriptor of its socket, where it inherits one."""
-        memory = self.memory_mb * 2**20 if self.limit_memory else 0
-        command = [sys.executable, "-P", str(_MAIN), str(os.getpid()), str(memory), self.kind, self.target]
-        return command if inherited is None else [*command, str(inherited)]
+    @property
+    def memory_limit(self) -> int:
+        """In bytes; 0 for none."""
+        return self.memory_mb << 20 if self.limit_memory else 0
+
+    def command(self, control: int, inherited: int | None = None) -> list[str]:
+        """The keeper's command line. `control` is the descriptor of its socket, `inherited` that of the worker's, where
+        it inherits one."""
+        numbers = map(str, (os.getpid(), control, -1 if inherited is None else inherited, self.memory_limit))
+        keeper = [sys.executable, "-I", "-S", str(_KEEPER), *numbers]
+        if inherited is None:
+            return [*keeper, self.target]
+        return [*keeper, sys.executable, "-P", str(_MAIN), self.target, str(inherited)]
 
     def variables(self, api: str) -> dict[str, str]:
         """The worker's environment; `api` is the `host:port` of its Runtime API."""
@@ -104,21 +118,23 @@ class Worker:
 
     def __init__(self, program: Program) -> None:
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        """Done when the process has ended, with its return code (negative: the signal)."""
+        """Done when it and all that it had started have ended, with its return code (negative: the signal)."""
         self._loop = asyncio.get_running_loop()
         self._program = program
         self._api = RuntimeApi(program.name)
         self._process: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
+        self._pidfd = self._worker_pidfd = -1
+        self._control: socket.socket | None = None
+        self._trouble: OSError | None = None
+        self._memory: Memory | None = None
+        self._looked = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self.pid: int | None = None
         self._pipes: list[tuple[asyncio.ReadTransport, OutputForwarder]] = []
         self._unread: list[IO[bytes]] = []
         # Of the running invocation, or else the last one; output most likely belongs to it.
         self._request_id = ""
         self._answer: asyncio.Future[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
 
     @property
     def alive(self) -> bool:
@@ -136,7 +152,16 @@ class Worker:
         except Unavailable as error:
             raise FunctionInitFailed(str(error)) from None
         initialised = self._api.initialised
-        await asyncio.wait((initialised, self.exited), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        end = self._loop.time() + seconds
+        while not initialised.done() and not self.exited.done() and (left := end - self._loop.time()) > 0:
+            waited = min(left, LOOK_SECONDS) if self._program.limit_memory else left
+            await asyncio.wait(
+                (initialised, self.exited), timeout=waited, return_when=asyncio.FIRST_COMPLETED
+            )
+            if (over := await self._exceeded()) is not None:
+                raise FunctionInitFailed(over.detail)
+        if self._trouble is not None:
+            raise FunctionInitFailed(_why_not_started(self._trouble)) from self._trouble
         if initialised.done():
             return initialised.result()
         note = self._hindrance()
@@ -151,20 +176,30 @@ class Worker:
         Raises `FunctionError`, `FunctionTimeout`, `FunctionCrashed`, and `InvocationNotTaken` when the
         handler has not seen it.
         """
-        if not self.alive or _is_readable(self._pidfd):
+        if not self.alive or _is_readable(self._worker_pidfd):
             # Also when its end is not in the loop yet: a dead worker's socket still takes what is written to
             # it.
             raise InvocationNotTaken
         self._request_id = invocation.request_id
         self._answer = invocation.answer
+        begun = self._loop.time()
         timer = self._loop.call_later(seconds, _end, invocation.answer)
+        look = self._loop.call_later(LOOK_SECONDS, self._keep_looking, invocation) if self._memory else None
         self._api.submit(invocation)
         try:
-            return await invocation.answer
+            answer = await invocation.answer
         except _NoAnswer:
             pass
+        except FunctionError as error:
+            raise await self._exceeded_since(begun) or error from None
+        else:
+            if (over := await self._exceeded_since(begun)) is not None:
+                raise over
+            return answer
         finally:
             timer.cancel()
+            if look is not None:
+                look.cancel()
         if self.exited.done():
             if not invocation.taken:
                 raise InvocationNotTaken
@@ -182,9 +217,44 @@ class Worker:
         refused = self._api.stranger
         return f"; a connection to its Runtime API was refused: {refused}" if refused else ""
 
+    def _keep_looking(self, invocation: Invocation) -> None:
+        self._looking = self._loop.create_task(self._look_until_answered(invocation))
+
+    async def _look_until_answered(self, invocation: Invocation) -> None:
+        while not invocation.answer.done():
+            if (over := await self._exceeded()) is not None:
+                return invocation.fail(over)
+            await asyncio.wait((invocation.answer,), timeout=LOOK_SECONDS)
+
+    async def _exceeded_since(self, begun: float) -> FunctionOutOfMemory | None:
+        """Look after a batch: not after each of many short ones, and the worker's peak tells what was missed."""
+        now = self._loop.time()
+        return (
+            await self._exceeded()
+            if max(now - begun - SHORT_SECONDS, now - self._looked - LOOK_SECONDS) > 0
+            else None
+        )
+
+    async def _exceeded(self) -> FunctionOutOfMemory | None:
+        """What to say of a worker that holds more than it may; it is killed then."""
+        if self._memory is None:
+            return None
+        self._looked = self._loop.time()
+        used = self._memory.look()
+        if used > self._memory.limit:
+            used = await asyncio.to_thread(self._memory.exact)
+        if used <= self._memory.limit:
+            return None
+        self.kill()
+        return FunctionOutOfMemory(used, self._memory.limit)
+
     def kill(self) -> None:
-        """SIGKILL for the whole group, now."""
-        self._signal(signal.SIGKILL)
+        """SIGKILL for the worker and all that it has started, now."""
+        self._signal(signal.SIGUSR1)
+        if self.alive and self._worker_pidfd >= 0:
+            # Also if the keeper cannot: a handler may have stopped it.
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
 
     async def stop(self, grace: float = STOP_SECONDS) -> None:
         """End the process (SIGTERM, after `grace` seconds SIGKILL) and release everything. Does not raise."""
@@ -194,7 +264,9 @@ class Worker:
                 await asyncio.wait((self.exited,), timeout=grace)
             if self.alive:
                 self.kill()
-                await asyncio.wait((self.exited,))
+                await asyncio.wait((self.exited,), timeout=KEEPER_SECONDS)
+            self._signal(signal.SIGKILL)
+            await asyncio.wait((self.exited,))
         await self._api.close()
         await self._close_output()
 
@@ -211,43 +283,75 @@ class Worker:
             self._spawn(_NO_PORT, theirs.fileno())
 
     def _spawn(self, address: str, inherited: int | None = None) -> None:
-        process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
-            self._program.command(inherited),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd=self._program.directory,
-            env=self._program.variables(address),
-            pass_fds=() if inherited is None else (inherited,),
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
         try:
-            self._pidfd = os.pidfd_open(process.pid)
-        except OSError:
-            # Nobody would hear of its end.
-            with process:
-                os.killpg(process.pid, signal.SIGKILL)
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
+                    self._program.command(theirs.fileno(), inherited),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    cwd=self._program.directory,
+                    env=self._program.variables(address),
+                    pass_fds=(theirs.fileno(),) if inherited is None else (theirs.fileno(), inherited),
+                    start_new_session=True,
+                )
+            try:
+                self._pidfd = os.pidfd_open(process.pid)
+            except OSError:
+                # Nobody would hear of its end.
+                with process:
+                    process.kill()
+                raise
+        except BaseException:
+            ours.close()
             raise
         self._process = process
-        self._api.group = process.pid
+        self._control = ours
+        self._loop.add_reader(ours, self._on_worker)
         self._loop.add_reader(self._pidfd, self._on_exit)
+
+    def _on_worker(self) -> None:
+        """The keeper has started the worker, which waits until it is known here; or it has ended before."""
+        assert self._control is not None and self._process is not None  # noqa: S101, PT018 set before it is watched
+        self._loop.remove_reader(self._control)
+        control, self._control = self._control, None
+        with control:
+            number = control.recv(32)
+            if not number:
+                return
+            try:
+                self._worker_pidfd = os.pidfd_open(int(number))
+            except OSError as error:
+                self._trouble = error
+                return self.kill()
+            self.pid = self._api.group = int(number)
+            if self._program.limit_memory:
+                self._memory = Memory(self._process.pid, self.pid, self._program.memory_limit)
+            with suppress(BrokenPipeError):
+                control.send(b"1")
 
     def _on_exit(self) -> None:
         assert self._process is not None  # noqa: S101 set before the pidfd is watched
         self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        # What the handler has left running, before the reaping frees the number of the group.
-        self.kill()
+        if self._control is not None:
+            self._loop.remove_reader(self._control)
+            self._control.close()
+        for descriptor in (self._pidfd, self._worker_pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._memory = None
         self.exited.set_result(self._process.wait())
         if self._answer is not None:
             # One that was sent just before the end may still be in its socket.
             self._loop.call_later(LAST_ANSWER_SECONDS, _end, self._answer)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.alive and self._process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+        """To the keeper."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     async def _connect_output(self) -> None:
         assert self._process is not None  # noqa: S101 called after _spawn

@@ -17,8 +17,8 @@ configuration that is read, a name that is looked up."""
 LISTENER = 1
 DESTINATION = 1
 """Of a file, or a Destination of a package; one that is bound to nothing or to the console has none."""
-WORKER = 4
-"""Two pipes, the process, and a socket; the Runtime API of an executable has two."""
+WORKER = 5
+"""Two pipes, the worker and its keeper, and a socket; the Runtime API of an executable has two."""
 WORKERS = 2
 """Of a function that names no number (`destinations/function.py`)."""
 SERVICE = 4
