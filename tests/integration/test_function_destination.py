@@ -137,3 +137,48 @@ async def test_a_function_that_cannot_start_is_told_at_start(
     with pytest.raises(DeliveryError, match="absent_package"):
         await destination.deliver(packet_batch("x"))
     await destination.close()
+
+
+WRONG = {
+    "small": ("{'replies': [{'Tag': 't0', 'Data': 'eA=='}]}", '"replies" where "Replies"'),
+    "one": ("{'Reply': {'Tag': 't0', 'Data': 'eA=='}}", '"Reply" where "Replies"'),
+    "large": ("{'REPLIES': []}", '"REPLIES" where "Replies"'),
+    "proxy": ("{'statusCode': 200, 'body': 'ok'}", "HTTP"),
+    "other": ("{'ok': True, 'a\\x1b[2J': 1}", 'only "ok", "a\ufffd[2J"'),
+    "tag": ("{'Replies': [{'tag': 't0', 'Data': 'eA=='}]}", '"tag" where "Tag"'),
+    "data": ("{'Replies': [None, {'Tag': 't0', 'data': 'eA=='}]}", '"data" where "Data"'),
+    "payload": ("{'Replies': [{'Tag': 't0', 'payload': 'eA=='}]}", '"payload" where "Data"'),
+}
+
+
+@pytest.mark.parametrize(("result", "says"), WRONG.values(), ids=WRONG.keys())
+async def test_keys_that_mean_others_are_told_once(
+    result: str, says: str, context: DestinationContext, sink: MemorySink, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(f"def handler(event, context):\n    return {result}\n")
+    delivery, _ = await run(context, packet_batch("eA=="), packet_batch("eA=="), packet_batch("eA=="))
+    assert delivery.stats.packets_delivered == 3
+    [event] = sink.events
+    assert (event["Event"], event["Reason"], event["Destination"]) == (
+        "ReplyFailed",
+        "MalformedReply",
+        "echo",
+    )
+    assert says in str(event["Detail"])
+    assert "return {" in str(event["Detail"])
+
+
+async def test_keys_are_told_again_after_a_reload(
+    context: DestinationContext, sink: MemorySink, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text("def handler(event, context):\n    return {'replies': []}\n")
+    destination = FunctionDestination.from_spec("echo", "main.py:handler", {}, context)
+    await destination.provision()
+    for _ in range(2):
+        await destination.deliver(packet_batch("x"))
+    assert [event["Event"] for event in sink.events] == ["ReplyFailed"]
+    destination.reload("main.py")
+    for _ in range(2):
+        await destination.deliver(packet_batch("x"))
+    assert [event["Event"] for event in sink.events].count("ReplyFailed") == 2
+    await destination.close()

@@ -22,6 +22,7 @@ from sluicegate.destinations.base import (
     delivery_id,
 )
 from sluicegate.functions import Function, FunctionFailure
+from sluicegate.functions.answer import misread, suspicious
 from sluicegate.functions.check import check_function
 from sluicegate.functions.code import Code, read_target
 from sluicegate.localcode import Outside
@@ -61,9 +62,9 @@ _CHOOSABLE = ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")
 class FunctionDestination(Destination):
     """Invokes a local Lambda function with each batch; its result is the answer.
 
-    Arguments: `TimeoutInSeconds` (60), `MemoryInMb` (128 is what the function sees; a limit of what it and
-    its children touch only when given), `Concurrency` (2 workers at most), `Environment` (map). A failed invocation fails
-    its own batch and is not retried: the same packets would most likely do the same again.
+    Arguments: `TimeoutInSeconds` (60), `MemoryInMb` (128 is what the function sees; a limit of what it and its children
+    hold only when given), `Concurrency` (2 workers at most), `Environment` (map). A failed invocation fails its own
+    batch and is not retried: the same packets would most likely do the same again.
     """
 
     usage = "function:PATH.py:HANDLER"
@@ -90,6 +91,7 @@ class FunctionDestination(Destination):
         self._memory = memory
         self._concurrency = concurrency
         self._environment = environment
+        self._told_keys = False  # once for each load of the code
         self._function: Function | None = None
         self._warm_up: asyncio.Task[None] | None = None
 
@@ -141,9 +143,14 @@ class FunctionDestination(Destination):
         if self._has_moved():
             raise DeliveryError("FunctionInitFailed", self._moved)
         try:
-            return await self._function.invoke(batch.body(), delivery_id.get() or None)
+            answer = await self._function.invoke(batch.body(), delivery_id.get() or None)
         except FunctionFailure as failure:
             raise DeliveryError(failure.reason, failure.detail) from failure
+        if not self._told_keys and suspicious(answer) and (detail := misread(answer)) is not None:
+            self._told_keys = True
+            log.warning("an answer has keys that mean nothing", function=self.name, detail=detail)
+            self._emit("ReplyFailed", Reason="MalformedReply", Detail=detail)
+        return answer
 
     async def close(self) -> None:
         if self._warm_up is not None:
@@ -172,6 +179,7 @@ class FunctionDestination(Destination):
         if self._warm_up is not None:
             self._warm_up.cancel()
         self._function.reload()
+        self._told_keys = False
         self._warm_up = asyncio.create_task(self._warm(self._function, changed), name=f"reload {self.name}")
 
     def _has_moved(self) -> bool:

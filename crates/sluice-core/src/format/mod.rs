@@ -53,12 +53,19 @@ impl Formatter {
     /// The payload that `data` (a JSON string's value) stands for, or what is wrong with it.
     pub fn read(self, data: &str) -> Result<Vec<u8>, String> {
         match self {
-            Formatter::Base64 => base64::read(data),
-            Formatter::Hex => hex::read(data),
+            Formatter::Base64 => base64::read(data).map_err(or_plain_text),
+            Formatter::Hex => hex::read(data).map_err(or_plain_text),
             Formatter::Utf8 => Ok(data.as_bytes().to_vec()),
             Formatter::Ascii => text::read_ascii(data),
         }
     }
+}
+
+/// The most likely cause of text that is neither Base64 nor hexadecimal, and what to do.
+fn or_plain_text(cause: String) -> String {
+    format!(
+        "{cause}; for plain text set `formatter: utf8` on the Destination, or `\"Formatter\": \"utf8\"` in a message"
+    )
 }
 
 #[cfg(test)]
@@ -96,6 +103,9 @@ mod tests {
             assert!(Formatter::Hex.read(bad).is_err(), "{bad:?}");
         }
         assert!(Formatter::Ascii.read("é").is_err());
+        for formatter in [Formatter::Base64, Formatter::Hex] {
+            assert!(formatter.read("hello, world").unwrap_err().contains("formatter: utf8"));
+        }
     }
 
     proptest! {
