@@ -35,4 +35,4 @@ def run(plan: Plan) -> Iterator[Row]:
         goal=f"<= {MEMORY_GOAL:g} MB",
         met=yes_or_no(own <= MEMORY_GOAL),
     )
-    yield Row(f"idle memory (RSS), with {len(memory)} worker", everything, " MB")
+    yield Row(f"idle memory (RSS), with {len(memory)} processes of its worker", everything, " MB")

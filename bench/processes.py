@@ -94,19 +94,24 @@ class Process:
         return self._errors.read().decode(errors="replace")[-2000:]
 
     def cpu_seconds(self) -> float:
-        """Processor time that it and its children, ended or not, have used so far."""
+        """Processor time that it and all that come from it, ended or not, have used so far."""
         return sum(_cpu_seconds(pid) for pid in [self.pid, *self.children()])
 
     def memory(self) -> dict[int, int]:
-        """Resident bytes of it and of each child."""
+        """Resident bytes of it and of each process that comes from it."""
         return {pid: int(_read(pid, "statm").split()[1]) * PAGE for pid in [self.pid, *self.children()]}
 
     def children(self) -> list[int]:
-        """Ids of its living children."""
+        """Ids of all living processes that come from it: a worker of a function is the child of its keeper."""
         found: list[int] = []
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
+        waiting = [self.pid]
+        while waiting:
+            pid = waiting.pop()
             with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    children = [int(child) for child in (task / "children").read_text().split()]
+                    found += children
+                    waiting += children
         return found
 
     def __enter__(self) -> Self:

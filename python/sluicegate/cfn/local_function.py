@@ -14,8 +14,8 @@ from sluicegate.functions.code import module_file
 
 LAMBDA_TIMEOUT_SECONDS = 3.0  # Lambda's default
 LIMITED_FROM_MB = 512
-"""A smaller `MemorySize` is no limit here: what a gateway limits is the address space, and 128 MB of that hold no
-Python with boto3, though Lambda's 128 MB do."""
+"""A smaller `MemorySize` is no limit here. Doubtful: this is from the time when the address space was limited; what a
+worker holds could be limited from 128 MB on, as on Lambda."""
 
 
 @dataclasses.dataclass(frozen=True)
