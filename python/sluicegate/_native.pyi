@@ -154,7 +154,7 @@ class Port:
 
         Filter: `{"Events": [name] | null, "Remotes": [cidr] | null, "Port": int | null, "Rate": events per second}`;
         names are PacketReceived, PacketRejected, ReplySent, PacketSourced, IcmpError, InnerSourceRefused,
-        LoopSuspected, KernelDropped and PeerClockDiffers.
+        LoopSuspected, KernelDropped, PeerClockDiffers, ProtocolSendFailed and LocalAddressGone.
         """
 
     def stats(self) -> str:

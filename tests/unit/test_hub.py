@@ -255,7 +255,13 @@ async def test_icmp_errors_reach_every_sink_and_packets_only_who_asks() -> None:
     port = Port()
     live.watch("a", port)
     [icmp] = port.watches
-    assert icmp.spec["Events"] == ["IcmpError", "LoopSuspected", "KernelDropped"]
+    assert icmp.spec["Events"] == [
+        "IcmpError",
+        "LoopSuspected",
+        "KernelDropped",
+        "ProtocolSendFailed",
+        "LocalAddressGone",
+    ]
     subscription = live.subscribe(wanted())
     packets = port.watches[1]
     assert "IcmpError" not in packets.spec["Events"]  # it would come twice

@@ -26,8 +26,8 @@ pub fn address_of(address: &Scalar, spelling: &str, port: &Scalar) -> Result<Soc
     let Scalar::Text(address) = address else {
         return Err(malformed_remote(&format!("Remote.{spelling} is missing or not a string")));
     };
-    let (ip, zone) = parse_address(address)
-        .ok_or_else(|| malformed_remote(&format!("Remote.{spelling} is not an IP address")))?;
+    let (ip, zone) =
+        parse_address(address).ok_or_else(|| malformed_remote(&format!("Remote.{spelling} is not an IP address")))?;
     let port = port_of(port, 1).ok_or_else(|| malformed_remote("Remote.Port is not a whole number from 1 to 65535"))?;
     Ok(match ip {
         IpAddr::V4(_) => SocketAddr::new(ip, port),

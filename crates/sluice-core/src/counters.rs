@@ -23,6 +23,8 @@ pub struct Counters {
     pub expression_limits: u64,
     /// How often answers to a remote began to be limited.
     pub loops_suspected: u64,
+    /// Handshakes, cookies and keepalives that were not sent.
+    pub protocol_failed: BTreeMap<Reason, u64>,
     pub destinations: Vec<DestinationCounters>,
     pub sources: Vec<SourceCounters>,
     /// Of a `wg` Listener.

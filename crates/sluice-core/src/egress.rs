@@ -29,7 +29,10 @@ use crate::{
     time::{self, SECOND},
 };
 use slab::Slab;
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
 
 /// Most paced entries of one Listener that may wait. Further entries fail at once as `RateLimited`. The limit bounds
 /// memory, and keeps one slow source from holding up the others.
@@ -309,8 +312,10 @@ impl Egress {
         held.into_iter().chain(self.lobby.deadline()).min()
     }
 
-    /// Lets every held packet leave now: the Listener is about to be closed. Packets for WireGuard peers fail.
+    /// Lets every held packet leave now: the Listener is about to be closed. Packets for WireGuard peers fail, and
+    /// nobody misses the protocol's own.
     pub fn release_all(&mut self, now: Now, counters: &mut Counters) {
+        self.outgoing.retain_protocol(|_| false);
         let held = std::mem::take(&mut self.held).into_values();
         let (peers, others): (Vec<_>, Vec<_>) = held.partition(|outgoing| outgoing.peer.is_some());
         others.into_iter().for_each(|outgoing| self.outgoing.push(outgoing));
@@ -353,8 +358,9 @@ impl Egress {
 
     /// Reports what became of a packet: to its document, the counters, the window of `Id`s and whoever watches.
     fn conclude(&mut self, now: Now, counters: &mut Counters, outgoing: Outgoing, outcome: Result<(), Refused>) {
-        let Outgoing { entry: Some(EntryRef { document, index, id, bytes, .. }), remote, .. } = outgoing else {
-            return;
+        let remote = outgoing.remote;
+        let Some(EntryRef { document, index, id, bytes, .. }) = outgoing.entry else {
+            return self.conclude_protocol(now, counters, remote, outcome);
         };
         let Document { completion, outstanding } = &mut self.documents[document];
         *outstanding -= 1;
@@ -395,6 +401,23 @@ impl Egress {
             Err(refused) => self.fail(counters, document, Some(index), refused),
         }
         self.complete_if_ended(document);
+    }
+
+    /// Counts and reports what was not sent of the protocol's own: no document is told of it.
+    fn conclude_protocol(
+        &mut self,
+        now: Now,
+        counters: &mut Counters,
+        remote: SocketAddr,
+        outcome: Result<(), Refused>,
+    ) {
+        let Err((reason, detail)) = outcome else { return };
+        *counters.protocol_failed.entry(reason).or_default() += 1;
+        let kind = Kinds::PROTOCOL_SEND_FAILED;
+        if self.watched.meets(kind) {
+            let about = About::ProtocolFailed(reason, detail);
+            self.events.push(Event { kind, at_ms: now.unix_ms, remote: Some(remote), bytes: None, about });
+        }
     }
 
     /// Remembers that PacketSource `source` sent `id` before this start, `ago` nanoseconds ago.

@@ -1,6 +1,10 @@
 //! Per-packet events, made only while somebody watches (contract section 6).
 
-use crate::{document::Origin, reason::Rejected, session::wireguard::keys::PublicKey};
+use crate::{
+    document::Origin,
+    reason::{Reason, Rejected},
+    session::wireguard::keys::PublicKey,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// Which kinds somebody watches: a set of bits.
@@ -26,9 +30,13 @@ impl Kinds {
     pub const KERNEL_DROPPED: Kinds = Kinds(128);
     /// A peer's clock is ahead, or its handshakes are refused because it was.
     pub const PEER_CLOCK: Kinds = Kinds(256);
+    /// The kernel refused a datagram of the protocol's own.
+    pub const PROTOCOL_SEND_FAILED: Kinds = Kinds(512);
+    /// The address that packets were to leave from is gone.
+    pub const LOCAL_ADDRESS_GONE: Kinds = Kinds(1_024);
 
     /// Each kind with the name of its event.
-    pub const NAMES: [(Kinds, &'static str); 9] = [
+    pub const NAMES: [(Kinds, &'static str); 11] = [
         (Kinds::PACKET_RECEIVED, "PacketReceived"),
         (Kinds::PACKET_REJECTED, "PacketRejected"),
         (Kinds::REPLY_SENT, "ReplySent"),
@@ -38,6 +46,8 @@ impl Kinds {
         (Kinds::LOOP_SUSPECTED, "LoopSuspected"),
         (Kinds::KERNEL_DROPPED, "KernelDropped"),
         (Kinds::PEER_CLOCK, "PeerClockDiffers"),
+        (Kinds::PROTOCOL_SEND_FAILED, "ProtocolSendFailed"),
+        (Kinds::LOCAL_ADDRESS_GONE, "LocalAddressGone"),
     ];
 
     /// True if both have a kind in common.
@@ -99,6 +109,10 @@ pub enum About {
     PeerClock(PublicKey, PeerClock),
     /// The remote has returned many answers in a row.
     Loop,
+    /// Why a datagram of the protocol's own was not sent.
+    ProtocolFailed(Reason, String),
+    /// The address of this machine that is gone.
+    LocalAddressGone(IpAddr),
 }
 
 /// What a peer's stamps tell of its clock, in whole seconds.

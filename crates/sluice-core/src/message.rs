@@ -65,7 +65,12 @@ mod tests {
     }
 
     fn remote<'a>(address: &'a str, port: f64) -> RemoteField<'a> {
-        RemoteField::Object { address: text(address), spelling: "Address", port: Scalar::Number(port), peer_key: Scalar::Absent }
+        RemoteField::Object {
+            address: text(address),
+            spelling: "Address",
+            port: Scalar::Number(port),
+            peer_key: Scalar::Absent,
+        }
     }
 
     #[test]

@@ -28,12 +28,14 @@ pub struct OwnEndpoints {
 impl OwnEndpoints {
     /// A Listener has been bound; `dual_stack`: its IPv6 wildcard receives IPv4 too.
     pub fn listen(&mut self, bound: SocketAddr, dual_stack: bool) {
+        let bound = SocketAddr::new(bound.ip(), bound.port()); // without the zone of a link-local address
         put(&mut self.ports, bound.port());
         each_family(bound, dual_stack, |bound| put(&mut self.bound, bound));
     }
 
     /// A Listener has been closed; the arguments are those of [`listen`](Self::listen).
     pub fn close(&mut self, bound: SocketAddr, dual_stack: bool) {
+        let bound = SocketAddr::new(bound.ip(), bound.port());
         take(&mut self.ports, bound.port());
         each_family(bound, dual_stack, |bound| take(&mut self.bound, bound));
     }
@@ -64,43 +66,77 @@ impl OwnEndpoints {
     }
 }
 
+/// What a route to this machine makes of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Local {
+    /// It is this machine's own: of an interface, or anycast. Packets may leave from it.
+    Address,
+    /// It is in a prefix that somebody routes here (`ip route add local 203.0.113.0/24 dev lo`). Packets may leave from it,
+    /// for IPv6 if the socket says so (IPV6_FREEBIND).
+    Routed,
+    /// It stands for several machines: broadcast or multicast. No packet leaves from it.
+    Group,
+}
+
 /// The prefixes that the kernel delivers locally: addresses of interfaces, locally routed prefixes, broadcast and anycast
 /// addresses. One may be there several times, as several routes.
 #[derive(Clone, Debug, Default)]
 pub struct LocalRoutes {
-    prefixes: Counted<IpNet>,
-    /// Lengths of prefixes in use. Few ever are, so that a look-up tries each of them.
+    routes: Counted<(IpNet, Local)>,
+    /// Lengths of prefixes in use, the longest first. Few ever are, so that a look-up tries each of them.
     lengths: [Vec<(u8, u32)>; 2],
+    generation: u64,
 }
 
 impl LocalRoutes {
     /// One more route to `prefix`.
-    pub fn add(&mut self, prefix: IpNet) {
+    pub fn add(&mut self, prefix: IpNet, what: Local) {
         let prefix = prefix.trunc();
-        put(&mut self.prefixes, prefix);
+        put(&mut self.routes, (prefix, what));
         let lengths = &mut self.lengths[family(prefix.addr())];
-        match lengths.iter_mut().find(|(length, _)| *length == prefix.prefix_len()) {
-            Some((_, count)) => *count += 1,
-            None => lengths.push((prefix.prefix_len(), 1)),
+        match lengths.binary_search_by(|(length, _)| prefix.prefix_len().cmp(length)) {
+            Ok(at) => lengths[at].1 += 1,
+            Err(at) => lengths.insert(at, (prefix.prefix_len(), 1)),
         }
+        self.generation += 1;
     }
 
     /// One route less to `prefix`, which was added.
-    pub fn remove(&mut self, prefix: IpNet) {
+    pub fn remove(&mut self, prefix: IpNet, what: Local) {
         let prefix = prefix.trunc();
-        take(&mut self.prefixes, prefix);
+        take(&mut self.routes, (prefix, what));
         let lengths = &mut self.lengths[family(prefix.addr())];
         if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == prefix.prefix_len()) {
             *count -= 1;
         }
         lengths.retain(|(_, count)| *count > 0);
+        self.generation += 1;
+    }
+
+    /// All routes have been read anew.
+    pub fn replace(&mut self, routes: LocalRoutes) {
+        let generation = self.generation + 1;
+        *self = LocalRoutes { generation, ..routes };
+    }
+
+    /// Another number after each change: what was looked up before may hold no more.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// True if a route leads from `ip` to this machine.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        self.lengths[family(ip)]
-            .iter()
-            .any(|&(length, _)| IpNet::new(ip, length).is_ok_and(|prefix| self.prefixes.contains_key(&prefix.trunc())))
+        self.find(ip).is_some()
+    }
+
+    /// What `ip` is to this machine: the longest prefix decides, as in the kernel. None: no route leads here.
+    pub fn find(&self, ip: IpAddr) -> Option<Local> {
+        let of = |prefix| [Local::Address, Local::Routed, Local::Group].map(|what| (prefix, what));
+        self.lengths[family(ip)].iter().find_map(|&(length, _)| {
+            let prefix = IpNet::new(ip, length).ok()?.trunc();
+            of(prefix).into_iter().find(|route| self.routes.contains_key(route)).map(|(_, what)| what)
+        })
     }
 }
 
@@ -139,7 +175,7 @@ mod tests {
     fn own(bound: &str, dual_stack: bool, routes: &[&str]) -> OwnEndpoints {
         let mut own = OwnEndpoints::default();
         own.listen(bound.parse().unwrap(), dual_stack);
-        routes.iter().for_each(|route| own.routes.add(route.parse().unwrap()));
+        routes.iter().for_each(|route| own.routes.add(route.parse().unwrap(), Local::Address));
         own
     }
 
@@ -180,9 +216,9 @@ mod tests {
     fn what_is_there_twice_stays_until_it_has_gone_twice() {
         let mut own = own("0.0.0.0:2048", false, &["203.0.113.0/24", "203.0.113.9/24"]);
         own.listen("192.0.2.10:2048".parse().unwrap(), false);
-        own.routes.remove("203.0.113.0/24".parse().unwrap());
+        own.routes.remove("203.0.113.0/24".parse().unwrap(), Local::Address);
         assert!(own.contains(ip("203.0.113.1"), 2048));
-        own.routes.remove("203.0.113.0/24".parse().unwrap());
+        own.routes.remove("203.0.113.0/24".parse().unwrap(), Local::Address);
         assert!(!own.contains(ip("203.0.113.1"), 2048));
         own.close("0.0.0.0:2048".parse().unwrap(), false);
         assert!(own.contains(ip("192.0.2.10"), 2048));
@@ -194,8 +230,32 @@ mod tests {
     #[test]
     fn a_route_to_everything_is_one() {
         let mut routes = LocalRoutes::default();
-        routes.add("0.0.0.0/0".parse().unwrap());
+        routes.add("0.0.0.0/0".parse().unwrap(), Local::Routed);
         assert!(routes.contains(ip("8.8.8.8")));
         assert!(!routes.contains(ip("2001:db8::1")));
+    }
+
+    #[test]
+    fn the_longest_prefix_says_what_an_address_is() {
+        let mut routes = LocalRoutes::default();
+        routes.add("203.0.113.255/32".parse().unwrap(), Local::Group);
+        routes.add("203.0.113.0/24".parse().unwrap(), Local::Routed);
+        routes.add("203.0.113.7/32".parse().unwrap(), Local::Address);
+        assert_eq!(routes.find(ip("203.0.113.255")), Some(Local::Group));
+        assert_eq!(routes.find(ip("203.0.113.9")), Some(Local::Routed));
+        assert_eq!(routes.find(ip("203.0.113.7")), Some(Local::Address));
+        assert_eq!(routes.find(ip("203.0.114.1")), None);
+        let before = routes.generation();
+        routes.remove("203.0.113.7/32".parse().unwrap(), Local::Address);
+        assert_eq!(routes.find(ip("203.0.113.7")), Some(Local::Routed));
+        assert_ne!(routes.generation(), before);
+    }
+
+    #[test]
+    fn a_listener_at_a_link_local_address_is_found_without_its_zone() {
+        let mut own = own("[fe80::1%2]:2048", false, &ROUTES);
+        assert!(own.contains(ip("fe80::1"), 2048));
+        own.close("[fe80::1%2]:2048".parse().unwrap(), false);
+        assert!(!own.contains(ip("fe80::1"), 2048));
     }
 }

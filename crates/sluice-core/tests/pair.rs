@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use sluice_core::{
     Completion, DataplaneSpec, Kinds, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, RunLimit, Shared,
     Submission,
+    own::Local,
     reason::{Dropped, Rejected},
 };
 use std::{
@@ -79,7 +80,7 @@ impl Node {
     fn over(listener: Listener) -> Node {
         let mut own = OwnEndpoints::default();
         own.listen(listener.bound(), true);
-        own.routes.add(GATEWAY.parse::<IpAddr>().unwrap().into());
+        own.routes.add(GATEWAY.parse::<IpAddr>().unwrap().into(), Local::Address);
         Node {
             listener,
             own,

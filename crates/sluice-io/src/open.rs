@@ -29,6 +29,9 @@ const QUEUE_LOW: usize = 128;
 /// Datagrams that one Listener sends in one turn.
 const SEND_ROUND: usize = 256;
 
+/// The address that a packet is to leave from, where one is known, and the remote.
+type Way = (Option<IpAddr>, SocketAddr);
+
 /// Belongs to the I/O thread.
 pub struct Open {
     pub port: Port,
@@ -92,7 +95,7 @@ impl Open {
     }
 
     /// The socket is readable, writable, or has an error.
-    pub fn socket_event(&mut self, now: Now, flags: EventFlags, buffers: &mut Buffers) {
+    pub fn socket_event(&mut self, now: Now, flags: EventFlags, own: &OwnEndpoints, buffers: &mut Buffers) {
         // Whoever began to watch before the datagram was received sees it.
         self.listener.watch(self.port.watched());
         if flags.contains(EventFlags::ERR) && self.socket.drain_errors() == 0 {
@@ -104,7 +107,7 @@ impl Open {
         if flags.contains(EventFlags::IN) && self.receiving {
             let mut received = 0;
             while received < RECEIVE_ROUND {
-                match self.receive(now, buffers) {
+                match self.receive(now, own, buffers) {
                     0 => break,
                     count => received += count,
                 }
@@ -126,7 +129,7 @@ impl Open {
             self.listener.submit(now, own, document);
         };
         self.listener.judge_protocol(own);
-        self.send(now);
+        self.send(now, own);
         self.report(now, shared);
     }
 
@@ -164,13 +167,13 @@ impl Open {
     }
 
     /// Takes what has arrived, closes the open batches, and receives no more.
-    pub fn stop(&mut self, now: Now, buffers: &mut Buffers) {
+    pub fn stop(&mut self, now: Now, own: &OwnEndpoints, buffers: &mut Buffers) {
         if !std::mem::replace(&mut self.receiving, false) {
             return;
         }
         // Datagrams that came before the stop have arrived. A flood that goes on is not waited for.
         let deadline = Instant::now() + Duration::from_millis(500);
-        while self.receive(now, buffers) > 0 && Instant::now() < deadline {
+        while self.receive(now, own, buffers) > 0 && Instant::now() < deadline {
             self.hand_over(now);
         }
         self.listener.flush(now);
@@ -205,7 +208,7 @@ impl Open {
             let (reason, detail) = unsent();
             self.listener.not_sent(now, reason, detail);
         }
-        self.discard_arrived(now, buffers);
+        self.discard_arrived(now, own, buffers);
         self.report(now, shared);
         let labels = Labels { node: shared.node, region: &shared.region, spec: self.listener.spec() };
         self.port.each_watch(|watch| {
@@ -259,9 +262,9 @@ impl Open {
     }
 
     /// One batch of datagrams off the socket; how many.
-    fn receive(&mut self, now: Now, buffers: &mut Buffers) -> usize {
+    fn receive(&mut self, now: Now, own: &OwnEndpoints, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;
-        let count = self.socket.receive(now, buffers, |now, local, remote, payload| {
+        let count = self.socket.receive(now, &own.routes, buffers, |now, local, remote, payload| {
             listener.handle_datagram(now, local, remote, payload);
         });
         listener.rejected(Rejected::RefusedNetwork, self.socket.take_martians());
@@ -269,11 +272,11 @@ impl Open {
     }
 
     /// What arrived after the Listener had stopped: counted, not processed.
-    fn discard_arrived(&mut self, now: Now, buffers: &mut Buffers) {
+    fn discard_arrived(&mut self, now: Now, own: &OwnEndpoints, buffers: &mut Buffers) {
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut late = 0;
         while Instant::now() < deadline {
-            match self.socket.receive(now, buffers, |_, _: IpAddr, _: SocketAddr, _| {}) {
+            match self.socket.receive(now, &own.routes, buffers, |_, _: IpAddr, _: SocketAddr, _| {}) {
                 0 => break,
                 count => late += count,
             }
@@ -283,21 +286,21 @@ impl Open {
 
     /// Sends what is queued: same-size datagrams to one remote as runs, the others many at a time. One of these fails or
     /// stops half-way without saying why; then the next datagram goes by itself, and says it.
-    fn send(&mut self, now: Now) {
+    fn send(&mut self, now: Now, own: &OwnEndpoints) {
         let mut sent = 0;
         while sent < SEND_ROUND && !self.blocked {
             let Some(packet) = self.listener.next_outgoing(now) else { return };
             let (local, remote) = (packet.local, packet.remote);
-            let run = self.listener.outgoing_run(now, self.socket.offload());
-            let whole = if run > 1 { self.send_run(now, local, remote, run) } else { self.send_mixed(now) };
-            sent += if whole > 0 { whole } else { self.send_one(now, local, remote) };
+            let run = self.listener.outgoing_run(now, self.socket.offload(remote.ip()));
+            let whole = if run > 1 { self.send_run(now, own, (local, remote), run) } else { self.send_mixed(now, own) };
+            sent += if whole > 0 { whole } else { self.send_one(now, own, (local, remote)) };
         }
     }
 
     /// How many were sent: all or none.
-    fn send_run(&mut self, now: Now, local: Option<IpAddr>, remote: SocketAddr, run: usize) -> usize {
+    fn send_run(&mut self, now: Now, own: &OwnEndpoints, (local, remote): Way, run: usize) -> usize {
         let payloads = self.listener.waiting().take(run).map(|packet| packet.payload.as_slice());
-        let sent = self.socket.send_run(local, remote, payloads);
+        let sent = self.socket.send_run(&own.routes, local, remote, payloads);
         if !matches!(sent, Some(Sent::Yes)) {
             return 0;
         }
@@ -306,22 +309,22 @@ impl Open {
     }
 
     /// How many were sent.
-    fn send_mixed(&mut self, now: Now) -> usize {
+    fn send_mixed(&mut self, now: Now, own: &OwnEndpoints) -> usize {
         let count = self.listener.outgoing_mixed(now, sys::SEND_MANY);
         if count == 1 {
             return 0;
         }
         let packets = self.listener.waiting().take(count);
-        let sent =
-            self.socket.send_many(packets.map(|packet| (packet.local, packet.remote, packet.payload.as_slice())));
+        let packets = packets.map(|packet| (packet.local, packet.remote, packet.payload.as_slice()));
+        let sent = self.socket.send_many(&own.routes, packets);
         (0..sent).for_each(|_| self.listener.sent(now));
         sent
     }
 
     /// How many ended: none when the socket is full.
-    fn send_one(&mut self, now: Now, local: Option<IpAddr>, remote: SocketAddr) -> usize {
+    fn send_one(&mut self, now: Now, own: &OwnEndpoints, (local, remote): Way) -> usize {
         let Some(packet) = self.listener.waiting().next() else { return 0 };
-        match self.socket.send(local, remote, &packet.payload) {
+        match self.socket.send(&own.routes, local, remote, &packet.payload) {
             Sent::Yes => self.listener.sent(now),
             Sent::No(reason, detail) => self.listener.not_sent(now, reason, detail),
             Sent::Full => {
@@ -338,6 +341,14 @@ impl Open {
         for (name, remote) in self.socket.take_icmp() {
             let about = About::Icmp(name);
             events.push(Event { kind: Kinds::ICMP_ERROR, at_ms: now.unix_ms, remote, bytes: None, about });
+        }
+        for local in self.socket.take_gone() {
+            // A WireGuard peer follows, as it does everywhere.
+            if self.listener.counters().wire_guard.is_none() {
+                let about = About::LocalAddressGone(local);
+                let kind = Kinds::LOCAL_ADDRESS_GONE;
+                events.push(Event { kind, at_ms: now.unix_ms, remote: None, bytes: None, about });
+            }
         }
         let looks = self.closing.is_some() || self.socket.drops_due().is_some_and(|due| due <= now.mono);
         if looks && let Some(packets) = self.socket.report_drops(now) {

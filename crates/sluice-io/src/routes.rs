@@ -20,7 +20,10 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
 };
-use sluice_core::{OwnEndpoints, own::LocalRoutes};
+use sluice_core::{
+    OwnEndpoints,
+    own::{Local, LocalRoutes},
+};
 use std::{
     collections::HashSet,
     fs, io,
@@ -118,7 +121,7 @@ impl Routes {
                 read.is_ok()
             }
             None => {
-                own.routes = listed();
+                own.routes.replace(listed());
                 false
             }
         };
@@ -147,7 +150,8 @@ impl Routes {
                     }
                 }
             }
-            (self.known, own.routes) = (known, routes);
+            self.known = known;
+            own.routes.replace(routes);
             // The kernel tells of a route's end before it ends: the reading may have met it still.
             if !heard.anew && !heard.gone {
                 break;
@@ -178,22 +182,24 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
 fn listed() -> LocalRoutes {
     let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
     let mut routes = LocalRoutes::default();
-    listed_v4(&read("/proc/net/fib_trie")).into_iter().for_each(|prefix| routes.add(prefix));
-    listed_v6(&read("/proc/net/if_inet6")).into_iter().for_each(|prefix| routes.add(prefix));
+    listed_v4(&read("/proc/net/fib_trie")).into_iter().for_each(|(prefix, local)| routes.add(prefix, local));
+    listed_v6(&read("/proc/net/if_inet6")).into_iter().for_each(|prefix| routes.add(prefix, Local::Address));
     routes
 }
 
 /// `/proc/net/fib_trie`: a line `|-- ADDRESS`, then a line `/LENGTH SCOPE TYPE` for each of its routes.
-fn listed_v4(text: &str) -> Vec<IpNet> {
+fn listed_v4(text: &str) -> Vec<(IpNet, Local)> {
     let (mut counts, mut last, mut found) = (false, None, Vec::new());
     for line in text.lines() {
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             _ if !line.starts_with(' ') => counts = matches!(line, "Main:" | "Local:"),
             ["|--", address] => last = address.parse::<Ipv4Addr>().ok(),
-            [length, _, "LOCAL" | "BROADCAST" | "MULTICAST" | "ANYCAST", ..] if counts => {
+            [length, _, kind @ ("LOCAL" | "BROADCAST" | "MULTICAST" | "ANYCAST"), ..] if counts => {
+                let local = if matches!(kind, "LOCAL" | "ANYCAST") { Local::Address } else { Local::Group };
                 let length = length.strip_prefix('/').and_then(|length| length.parse().ok());
-                found.extend(last.zip(length).and_then(|(ip, length)| IpNet::new(ip.into(), length).ok()));
+                let prefix = last.zip(length).and_then(|(ip, length)| IpNet::new(ip.into(), length).ok());
+                found.extend(prefix.map(|prefix| (prefix, local)));
             }
             _ => {}
         }
@@ -239,8 +245,10 @@ Id 100:
 
     #[test]
     fn proc_is_read_where_netlink_is_forbidden() {
-        let found: Vec<_> = listed_v4(FIB_TRIE).iter().map(IpNet::to_string).collect();
-        assert_eq!(found, ["192.0.2.10/32", "203.0.113.0/24", "203.0.113.0/32"]);
+        let found: Vec<_> = listed_v4(FIB_TRIE).iter().map(|(prefix, local)| (prefix.to_string(), *local)).collect();
+        let expected =
+            [("192.0.2.10/32", Local::Address), ("203.0.113.0/24", Local::Address), ("203.0.113.0/32", Local::Group)];
+        assert_eq!(found, expected.map(|(prefix, local)| (prefix.to_owned(), local)));
         let text = "00000000000000000000000000000001 01 80 10 80       lo\n20010db8000000000000000000000005 02 40 00 00 eth0\n";
         let found: Vec<_> = listed_v6(text).iter().map(IpNet::to_string).collect();
         assert_eq!(found, ["::1/128", "2001:db8::5/128"]);

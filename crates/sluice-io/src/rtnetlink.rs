@@ -1,7 +1,7 @@
 //! Messages of rtnetlink(7) about routes: what is asked, and what an answer or an event says.
 
 use ipnet::IpNet;
-use sluice_core::own::LocalRoutes;
+use sluice_core::own::{Local, LocalRoutes};
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -26,6 +26,7 @@ pub struct Route {
     tos: u8,
     priority: u32,
     interface: u32,
+    local: Local,
 }
 
 /// What a batch of messages said beside single routes.
@@ -70,13 +71,13 @@ impl Heard {
                 }
                 (libc::RTM_NEWROUTE, Some(_)) if flags & libc::NLM_F_REPLACE != 0 => self.anew = true,
                 (libc::RTM_NEWROUTE, Some(route)) if !known.contains(&route) => {
-                    routes.add(route.prefix);
+                    routes.add(route.prefix, route.local);
                     known.insert(route);
                 }
                 (libc::RTM_DELROUTE, Some(route)) => {
                     self.gone = true;
                     if known.remove(&route) {
-                        routes.remove(route.prefix);
+                        routes.remove(route.prefix, route.local);
                     }
                 }
                 (libc::RTM_DELLINK, _) => self.anew = true,
@@ -103,7 +104,7 @@ fn refusal(kind: u16, body: &[u8]) -> Option<i32> {
 /// The route in a message's body, if it brings datagrams back and its table counts.
 fn route(body: &[u8]) -> Option<Route> {
     let head = body.get(..ROUTE)?;
-    let (family, length, tos, kind) = (head[0], head[1], head[3], head[7]);
+    let (family, length, tos, protocol, kind) = (head[0], head[1], head[3], head[5], head[7]);
     if !BACK.contains(&kind) {
         return None;
     }
@@ -128,7 +129,12 @@ fn route(body: &[u8]) -> Option<Route> {
     }
     let counts = [libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN].map(u32::from).contains(&table);
     let prefix = IpNet::new(to, length).ok()?;
-    counts.then_some(Route { prefix, table, kind, tos, priority, interface })
+    let local = match kind {
+        libc::RTN_LOCAL if protocol > libc::RTPROT_KERNEL => Local::Routed,
+        libc::RTN_LOCAL | libc::RTN_ANYCAST => Local::Address,
+        _ => Local::Group,
+    };
+    counts.then_some(Route { prefix, table, kind, tos, priority, interface, local })
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

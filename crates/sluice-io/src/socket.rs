@@ -7,9 +7,16 @@
 //!   been drained and the packet tried again.
 //! - SO_REUSEADDR and SO_REUSEPORT stay off: a port in use must be an error, not a shared load.
 
-use crate::{drops::KernelDrops, martian::Martians, sys};
+use crate::{
+    drops::KernelDrops,
+    errno::{icmp_name, refusal},
+    local::LocalAddresses,
+    martian::Martians,
+    offload::Offload,
+    sys,
+};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use sluice_core::{Now, Reason, RunLimit, canonical};
+use sluice_core::{Now, Reason, RunLimit, canonical, own::LocalRoutes};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::{
     collections::BTreeMap,
@@ -29,12 +36,6 @@ const SEND_BUFFER: usize = 8 << 20;
 const ATTEMPTS: usize = 64;
 /// ICMP errors kept between two looks at them.
 const ICMP_RECENT: usize = 256;
-/// Largest segment offered to the offload: Ethernet's 1,500 less the headers of IPv6 and UDP.
-const OFFLOAD_SEGMENT: usize = 1_452;
-/// Size of a segment below which a refusal is not about the MTU (RFC 791: every host accepts 576 bytes).
-const OFFLOAD_SEGMENT_LEAST: usize = 508;
-/// Most bytes of a run, which is one UDP datagram to the kernel.
-const OFFLOAD_BYTES: usize = 65_000;
 
 /// Why a Listener's socket could not be opened.
 #[derive(Debug)]
@@ -76,8 +77,8 @@ pub struct UdpSocket {
     icmp_errors: BTreeMap<&'static str, u64>,
     /// ICMP errors that nobody has taken yet, at most `ICMP_RECENT`.
     icmp_recent: Vec<(&'static str, Option<SocketAddr>)>,
-    /// The limit of the segmentation offload. A failure lowers it for good.
-    offload: RunLimit,
+    local: LocalAddresses,
+    offload: Offload,
     run: Vec<u8>,
     martians: Martians,
 }
@@ -107,7 +108,7 @@ impl UdpSocket {
         allow_fragmentation(socket.as_fd(), bind.is_ipv6()).map_err(step("allow fragmentation on"))?;
         let bound = socket.local_addr().map_err(step("read the address of"))?;
         let bound = bound.as_socket().unwrap_or(bind);
-        let offload = RunLimit { segments: state.max_gso_segments(), segment: OFFLOAD_SEGMENT, bytes: OFFLOAD_BYTES };
+        let (local, offload) = (LocalAddresses::new(bound.ip()), Offload::new(state.max_gso_segments()));
         Ok(UdpSocket {
             socket,
             state,
@@ -116,6 +117,7 @@ impl UdpSocket {
             drops: KernelDrops::default(),
             icmp_errors: BTreeMap::new(),
             icmp_recent: Vec::new(),
+            local,
             offload,
             run: Vec::new(),
             martians: Martians::default(),
@@ -133,11 +135,12 @@ impl UdpSocket {
     }
 
     /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many came; none
-    /// means that the queue is empty. A datagram from a loopback address is handed over only if it came over the loopback
+    /// means that the queue is empty. The local address is one that an answer may leave from. A datagram from a loopback address is handed over only if it came over the loopback
     /// interface ([`Martians`]).
     pub fn receive(
         &mut self,
         now: Now,
+        routes: &LocalRoutes,
         buffers: &mut Buffers,
         mut take: impl FnMut(Now, IpAddr, SocketAddr, &[u8]),
     ) -> usize {
@@ -162,7 +165,8 @@ impl UdpSocket {
         for (slice, meta) in slices.iter().zip(&metas[..count]) {
             let received = Now { unix_ms: meta.timestamp.map_or(now.unix_ms, |t| t.as_millis() as u64), ..now };
             let remote = canonical(meta.addr);
-            let local = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
+            let to = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
+            let local = self.local.spoken_to(routes, to, meta.interface_index, remote);
             let run = &slice[..meta.len];
             if remote.ip().is_loopback() && self.martians.is_one(now, meta.interface_index) {
                 let count = meta.len.div_ceil(meta.stride.max(1)).max(1);
@@ -185,39 +189,66 @@ impl UdpSocket {
         std::mem::take(&mut self.martians.count)
     }
 
-    /// The limit of a run, which leaves by one call ([`send_run`](Self::send_run)).
-    pub fn offload(&self) -> RunLimit {
-        self.offload
+    /// The limit of a run to `remote`, which leaves by one call ([`send_run`](Self::send_run)).
+    pub fn offload(&self, remote: IpAddr) -> RunLimit {
+        self.offload.limit(remote)
     }
 
-    /// Sends one datagram from `local`, where it is known.
-    pub fn send(&mut self, local: Option<IpAddr>, remote: SocketAddr, payload: &[u8]) -> Sent {
-        match self.transmit(local, remote, payload, None) {
+    /// Addresses that packets were to leave from and that this machine has no more ([`LocalAddresses::take_gone`]).
+    pub fn take_gone(&mut self) -> Vec<IpAddr> {
+        self.local.take_gone()
+    }
+
+    /// Sends one datagram from `local`, where it is known and still there.
+    pub fn send(&mut self, routes: &LocalRoutes, local: Option<IpAddr>, remote: SocketAddr, payload: &[u8]) -> Sent {
+        let Ok(local) = self.local.leave_from(self.socket.as_fd(), routes, local) else {
+            let detail = format!("the Listener's address is not on this machine: {}", self.bound.ip());
+            return Sent::No(Reason::SendFailed, detail);
+        };
+        let mut sent = self.transmit(local, remote, payload, None);
+        // The address has gone a moment ago, or what the kernel does not tell has changed.
+        if let (Err(error), Some(lost)) = (&sent, local)
+            && error.raw_os_error() == Some(libc::EINVAL)
+            && self.local.lost(lost)
+        {
+            sent = self.transmit(None, remote, payload, None);
+        }
+        match sent {
             Ok(true) => Sent::Yes,
             Ok(false) => Sent::Full,
-            Err(error) => refused(&error),
+            Err(error) => {
+                let (reason, detail) = refusal(&error);
+                Sent::No(reason, detail)
+            }
         }
     }
 
     /// Sends datagrams (source address, remote, payload) in order by one call. Returns how many the kernel accepted. If
     /// it did not accept all, send the next one by [`send`](Self::send), which says why.
-    pub fn send_many<'a>(&self, packets: impl Iterator<Item = (Option<IpAddr>, SocketAddr, &'a [u8])>) -> usize {
-        let datagram = |(local, remote, payload): (Option<IpAddr>, SocketAddr, &'a [u8])| sys::Datagram {
-            remote: self.in_own_family(remote).into(),
-            source: local.filter(|ip| !ip.is_unspecified()),
-            payload,
+    pub fn send_many<'a>(
+        &mut self,
+        routes: &LocalRoutes,
+        packets: impl Iterator<Item = (Option<IpAddr>, SocketAddr, &'a [u8])>,
+    ) -> usize {
+        let bound = self.bound;
+        let (local, socket) = (&mut self.local, self.socket.as_fd());
+        let datagram = |(from, remote, payload)| {
+            let source = local.leave_from(socket, routes, from).ok()?;
+            Some(sys::Datagram { remote: in_family_of(bound, remote).into(), source, payload })
         };
-        sys::send_many(self.socket.as_fd(), &packets.map(datagram).collect::<Vec<_>>()).unwrap_or(0)
+        sys::send_many(socket, &packets.map_while(datagram).collect::<Vec<_>>()).unwrap_or(0)
     }
 
     /// Sends datagrams of one size (the last may be shorter) to one remote by UDP_SEGMENT: all or none. None: send them
-    /// one by one; a size that cannot be offloaded here is not tried again.
+    /// one by one; a size that cannot be offloaded on the way to this remote is not tried again.
     pub fn send_run<'a>(
         &mut self,
+        routes: &LocalRoutes,
         local: Option<IpAddr>,
         remote: SocketAddr,
         payloads: impl Iterator<Item = &'a [u8]>,
     ) -> Option<Sent> {
+        let local = self.local.leave_from(self.socket.as_fd(), routes, local).ok()?;
         let mut run = std::mem::take(&mut self.run);
         run.clear();
         let mut segment = 0;
@@ -230,17 +261,8 @@ impl UdpSocket {
         match sent {
             Ok(true) => Some(Sent::Yes),
             Ok(false) => Some(Sent::Full),
-            // No offload in the driver (EIO), or a segment above the path's MTU (EINVAL, EMSGSIZE). Any other error
-            // comes again with a single datagram, which then says whose fault it is.
             Err(error) => {
-                match error.raw_os_error() {
-                    Some(libc::EIO) => self.offload.segments = 1,
-                    Some(libc::EINVAL | libc::EMSGSIZE) if segment > OFFLOAD_SEGMENT_LEAST => {
-                        self.offload.segment = segment - 1;
-                    }
-                    Some(libc::EINVAL | libc::EMSGSIZE) => self.offload.segments = 1,
-                    _ => {}
-                }
+                self.offload.refused(remote.ip(), segment, error.raw_os_error());
                 None
             }
         }
@@ -255,11 +277,11 @@ impl UdpSocket {
         segment_size: Option<usize>,
     ) -> io::Result<bool> {
         let transmit = Transmit {
-            destination: self.in_own_family(remote),
+            destination: in_family_of(self.bound, remote),
             ecn: None,
             contents,
             segment_size,
-            src_ip: local.filter(|ip| !ip.is_unspecified()),
+            src_ip: local,
         };
         let mut seen_alone = false;
         for _ in 0..ATTEMPTS {
@@ -327,21 +349,21 @@ impl UdpSocket {
         self.kernel_drops();
         self.drops.report(now)
     }
-
-    /// A dual-stack socket sends to IPv4 by its mapped form.
-    fn in_own_family(&self, remote: SocketAddr) -> SocketAddr {
-        match (self.bound, remote) {
-            (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
-                SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
-            }
-            _ => remote,
-        }
-    }
 }
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// A dual-stack socket sends to IPv4 by its mapped form.
+fn in_family_of(bound: SocketAddr, remote: SocketAddr) -> SocketAddr {
+    match (bound, remote) {
+        (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+            SocketAddr::V6(SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0))
+        }
+        _ => remote,
     }
 }
 
@@ -352,60 +374,4 @@ fn allow_fragmentation(socket: BorrowedFd, v6: bool) -> io::Result<()> {
         sys::set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG, 0)?;
     }
     Ok(())
-}
-
-fn refused(error: &io::Error) -> Sent {
-    let errno = error.raw_os_error().unwrap_or(0);
-    let reason = match errno {
-        libc::ENETUNREACH
-        | libc::EHOSTUNREACH
-        | libc::ECONNREFUSED
-        | libc::ENETDOWN
-        | libc::EHOSTDOWN
-        | libc::EADDRNOTAVAIL
-        | libc::EAFNOSUPPORT => Reason::RemoteUnreachable,
-        libc::EMSGSIZE => Reason::PayloadTooLarge,
-        _ => Reason::SendFailed,
-    };
-    Sent::No(reason, format!("the kernel refused the packet: {}", name_of(errno)))
-}
-
-/// What an ICMP error says, from the errno that the kernel makes of it (net/ipv4/icmp.c, net/ipv6/icmp.c).
-const ICMP: [(&str, &[i32]); 8] = [
-    ("PortUnreachable", &[libc::ECONNREFUSED]),
-    ("HostUnreachable", &[libc::EHOSTUNREACH, libc::EHOSTDOWN]),
-    ("NetworkUnreachable", &[libc::ENETUNREACH, libc::ENONET]),
-    ("ProtocolUnreachable", &[libc::ENOPROTOOPT]),
-    ("TooLarge", &[libc::EMSGSIZE]),
-    ("Prohibited", &[libc::EACCES]),
-    ("ParameterProblem", &[libc::EPROTO]),
-    ("Other", &[]),
-];
-
-fn icmp_name(errno: i32) -> &'static str {
-    ICMP.iter().find(|(_, errnos)| errnos.contains(&errno)).map_or("Other", |(name, _)| name)
-}
-
-/// The names under which ICMP errors are counted.
-pub fn icmp_names() -> impl Iterator<Item = &'static str> {
-    ICMP.iter().map(|(name, _)| *name)
-}
-
-fn name_of(errno: i32) -> &'static str {
-    match errno {
-        libc::ECONNREFUSED => "port unreachable (ECONNREFUSED)",
-        libc::EHOSTUNREACH => "host unreachable (EHOSTUNREACH)",
-        libc::ENETUNREACH => "network unreachable (ENETUNREACH)",
-        libc::EACCES => "not permitted (EACCES)",
-        libc::EPERM => "not permitted by the packet filter (EPERM)",
-        libc::EMSGSIZE => "too large for the path (EMSGSIZE)",
-        libc::EBUSY => "errors of other packets kept coming back",
-        libc::EINVAL => "invalid source or destination address (EINVAL)",
-        libc::ENOBUFS => "the interface's queue is full (ENOBUFS)",
-        libc::ENETDOWN => "network down (ENETDOWN)",
-        libc::EHOSTDOWN => "host down (EHOSTDOWN)",
-        libc::EADDRNOTAVAIL => "address not available (EADDRNOTAVAIL)",
-        libc::EAFNOSUPPORT => "address family not supported (EAFNOSUPPORT)",
-        _ => "another error",
-    }
 }

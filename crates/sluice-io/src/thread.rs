@@ -106,10 +106,15 @@ impl Thread {
                     return;
                 }
             };
+            // An address that has just been added may be spoken to already.
+            if ready.iter().any(|(key, _)| *key == ROUTES) {
+                self.routes.wake();
+                self.routes.refresh(&mut self.own);
+            }
             for (key, flags) in ready {
                 match key {
                     WAKE => self.woken(),
-                    ROUTES => self.routes.wake(),
+                    ROUTES => {}
                     _ => self.socket_event(key, flags),
                 }
             }
@@ -133,7 +138,7 @@ impl Thread {
         for key in keys {
             let now = self.now();
             if let Some(open) = self.open.get_mut(&key) {
-                open.stop(now, &mut self.buffers);
+                open.stop(now, &self.own, &mut self.buffers);
                 open.port.close_ring();
             }
             self.finish(key);
@@ -171,7 +176,7 @@ impl Thread {
     fn socket_event(&mut self, key: Key, flags: EventFlags) {
         let now = self.now();
         let Some(open) = self.open.get_mut(&key) else { return };
-        open.socket_event(now, flags, &mut self.buffers);
+        open.socket_event(now, flags, &self.own, &mut self.buffers);
         self.schedule.ready(key, &mut open.place);
     }
 
@@ -201,14 +206,14 @@ impl Thread {
         match command {
             Command::Open(spec, reply) => drop(reply.send(self.open(*spec))),
             Command::Stop(key, reply) => {
-                if let Some(open) = self.changed(key) {
-                    open.0.stop(now, open.1);
+                if let Some((open, own, buffers)) = self.changed(key) {
+                    open.stop(now, own, buffers);
                 }
                 let _ = reply.send(());
             }
             Command::Close(key, drain, reply) => match self.changed(key) {
-                Some((open, buffers)) => {
-                    open.stop(now, buffers);
+                Some((open, own, buffers)) => {
+                    open.stop(now, own, buffers);
                     open.close(now, drain, reply);
                 }
                 None => drop(reply.send(())),
@@ -216,7 +221,7 @@ impl Thread {
             Command::Counters(key, reply) => drop(reply.send(self.open.get_mut(&key).map(Open::snapshot))),
             Command::Update(key, spec, reply) => {
                 let gone = format!("Listener {} is closed", spec.name);
-                let updated = self.changed(key).ok_or(gone).and_then(|(open, _)| open.update(now, *spec));
+                let updated = self.changed(key).ok_or(gone).and_then(|(open, ..)| open.update(now, *spec));
                 let _ = reply.send(updated);
             }
             Command::Peers(key, after, limit, reply) => {
@@ -224,7 +229,7 @@ impl Thread {
                 let _ = reply.send(peers.unwrap_or_default());
             }
             Command::ChangePeers(key, change, reply) => {
-                if let Some((open, _)) = self.changed(key) {
+                if let Some((open, ..)) = self.changed(key) {
                     open.change_peers(now, &change);
                 }
                 let _ = reply.send(());
@@ -242,10 +247,10 @@ impl Thread {
     }
 
     /// A Listener that a command changes: it has its turn afterwards.
-    fn changed(&mut self, key: Key) -> Option<(&mut Open, &mut Buffers)> {
+    fn changed(&mut self, key: Key) -> Option<(&mut Open, &OwnEndpoints, &mut Buffers)> {
         let open = self.open.get_mut(&key)?;
         self.schedule.ready(key, &mut open.place);
-        Some((open, &mut self.buffers))
+        Some((open, &self.own, &mut self.buffers))
     }
 
     fn open(&mut self, spec: ListenerSpec) -> Result<Port, OpenError> {

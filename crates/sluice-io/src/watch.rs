@@ -295,6 +295,16 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
             let what = "1,000 answers in a row came back within a second each (loop_guard)";
             line.detail = Some(what.to_owned());
         }
+        About::ProtocolFailed(reason, detail) => {
+            line.reason = Some(reason.as_str().to_owned());
+            line.detail = Some(detail.clone());
+        }
+        About::LocalAddressGone(local) => {
+            line.detail = Some(format!(
+                "{local} is no address of this machine any more: packets for remotes that spoke to it leave from the \
+                 address that the kernel chooses, which firewalls on the way may not let through until they speak again"
+            ));
+        }
         About::Icmp(why) => line.reason = Some((*why).to_owned()),
         About::KernelDropped(packets) => {
             line.reason = Some("ReceiveBufferFull".to_owned());

@@ -18,7 +18,10 @@ use pyo3::{
 };
 use random::random;
 use serde::Serialize;
-use sluice_core::{Body, DataplaneSpec, Dropped, ListenerSpec, Origin, Reason, Rejected, Shared, session::wireguard::PublicKey, special};
+use sluice_core::{
+    Body, DataplaneSpec, Dropped, ListenerSpec, Origin, Reason, Rejected, Shared, session::wireguard::PublicKey,
+    special,
+};
 use sluice_io::{FilterSpec, PeerChange, Remembered};
 use std::{
     collections::BTreeMap,

@@ -149,6 +149,16 @@ _LISTENER = (
     _Spec("egress_ring_bytes", "RingBytes", "Bytes that wait to be sent.", gauge=True),
     _Spec("egress_ring_messages", "RingMessages", "Messages and answers that wait to be sent.", gauge=True),
 )
+_PROTOCOL = (
+    _Spec(
+        "wireguard_send_failures",
+        "ProtocolFailed",
+        "Handshakes, cookies and keepalives that were not sent, by reason.",
+        "reason",
+        ("RemoteUnreachable", "PayloadTooLarge", "SendFailed"),
+    ),
+)
+"""Of a `wg` Listener, beside its `WireGuard` counters."""
 _WIREGUARD = (
     _Spec(
         "wireguard_handshake_messages", "HandshakeMessages", "Handshake messages that were read and accepted."
@@ -280,6 +290,7 @@ def _feed_port(families: _Families, stats: Mapping[str, Any]) -> Iterator[None]:
     families.feed(_LISTENER, stats, listener)
     if "WireGuard" in stats:
         families.feed(_WIREGUARD, stats["WireGuard"], listener)
+        families.feed(_PROTOCOL, stats, listener)
     for destination in _live(stats.get("Destinations", ())):
         families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
         yield

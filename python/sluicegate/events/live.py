@@ -20,7 +20,7 @@ from sluicegate.events.types import NATIVE, TYPES
 
 SUBSCRIPTIONS = 16
 """At most: each costs the I/O thread time for every packet that it shows."""
-ALWAYS = ("IcmpError", "LoopSuspected", "KernelDropped")
+ALWAYS = ("IcmpError", "LoopSuspected", "KernelDropped", "ProtocolSendFailed", "LocalAddressGone")
 ALWAYS_RATE = 100  # events a second and Listener
 ARRIVALS = [name for name in NATIVE if TYPES[name].direction == "in"]
 

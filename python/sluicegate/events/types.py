@@ -121,6 +121,20 @@ _TYPES = (
         "So many datagrams were lost since the last such event, because the Listener's receive buffer was full.",
     ),
     EventType(
+        "ProtocolSendFailed",
+        "failure",
+        "out",
+        ("Listener", "Remote", "Reason", "Detail"),
+        "A handshake, cookie or keepalive of WireGuard was not sent.",
+    ),
+    EventType(
+        "LocalAddressGone",
+        "failure",
+        "out",
+        ("Listener", "Detail"),
+        "An address that clients spoke to is gone: packets for them leave from another one. Once for each address.",
+    ),
+    EventType(
         "ReceiveBufferLimited",
         "failure",
         None,
