@@ -105,7 +105,7 @@ impl World {
         listener.watch(Kinds::PACKET_SOURCED.union(Kinds::REPLY_SENT));
         let mut own = OwnEndpoints::default();
         own.listen(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT), true);
-        own.routes.add(GATEWAY.parse::<IpAddr>().expect("an address").into());
+        own.routes.add(GATEWAY.parse::<IpAddr>().expect("an address").into(), sluice_core::own::Local::Address);
         World { listener, now: START, unreliable: false, own, offered: 0 }
     }
 

@@ -285,10 +285,11 @@ impl Egress {
         }
     }
 
-    /// Drops what the protocol would send to an own Listener: whoever forges a source could have it say anything there.
+    /// Drops what the protocol would send to an own Listener, or to all of a network: whoever forges a source could have it say anything there.
     pub fn judge_protocol(&mut self, own: &OwnEndpoints) {
         if std::mem::take(&mut self.unjudged) {
-            self.outgoing.retain_protocol(|remote| !own.contains(remote.ip(), remote.port()));
+            let leaves = |at: SocketAddr| !own.contains(at.ip(), at.port()) && !own.routes.is_broadcast(at.ip());
+            self.outgoing.retain_protocol(leaves);
         }
     }
 

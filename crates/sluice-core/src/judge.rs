@@ -42,7 +42,7 @@ pub fn in_time(around: &Surroundings, expires_ms: u64) -> Result<(), Refused> {
 /// Judges an answer: a handler's, or one by a Tag in a message. Its remote may be anybody's invention.
 pub fn permit_answer(around: &Surroundings, remote: SocketAddr) -> Result<(), Refused> {
     permit_remote(around, remote)?;
-    match policy::refuse_answer(&around.spec.client_networks, remote.ip()) {
+    match policy::refuse_answer(&around.spec.client_networks, &around.own.routes, remote.ip()) {
         Some(detail) => Err((Reason::AnswerRefused, detail)),
         None => Ok(()),
     }

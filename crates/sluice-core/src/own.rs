@@ -23,6 +23,8 @@ pub struct OwnEndpoints {
     bound: Counted<SocketAddr>,
     /// The kernel's routes to this machine.
     pub routes: LocalRoutes,
+    /// Looks up the index of the interface with this name: a zone of a link-local address may be written so.
+    pub interface: Option<fn(&str) -> Option<u32>>,
 }
 
 impl OwnEndpoints {
@@ -85,6 +87,8 @@ pub struct LocalRoutes {
     routes: Counted<(IpNet, Local)>,
     /// Lengths of prefixes in use, the longest first. Few ever are, so that a look-up tries each of them.
     lengths: [Vec<(u8, u32)>; 2],
+    /// The broadcast addresses of IPv4 networks.
+    broadcasts: Counted<Ipv4Addr>,
     generation: u64,
 }
 
@@ -93,6 +97,7 @@ impl LocalRoutes {
     pub fn add(&mut self, prefix: IpNet, what: Local) {
         let prefix = prefix.trunc();
         put(&mut self.routes, (prefix, what));
+        broadcast(prefix, what).into_iter().for_each(|ip| put(&mut self.broadcasts, ip));
         let lengths = &mut self.lengths[family(prefix.addr())];
         match lengths.binary_search_by(|(length, _)| prefix.prefix_len().cmp(length)) {
             Ok(at) => lengths[at].1 += 1,
@@ -105,6 +110,7 @@ impl LocalRoutes {
     pub fn remove(&mut self, prefix: IpNet, what: Local) {
         let prefix = prefix.trunc();
         take(&mut self.routes, (prefix, what));
+        broadcast(prefix, what).into_iter().for_each(|ip| take(&mut self.broadcasts, ip));
         let lengths = &mut self.lengths[family(prefix.addr())];
         if let Some((_, count)) = lengths.iter_mut().find(|(length, _)| *length == prefix.prefix_len()) {
             *count -= 1;
@@ -130,6 +136,12 @@ impl LocalRoutes {
         self.find(ip).is_some()
     }
 
+    /// True if `ip` is the broadcast address of a network that this machine is in.
+    #[inline]
+    pub fn is_broadcast(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(v4) if self.broadcasts.contains_key(&v4))
+    }
+
     /// What `ip` is to this machine: the longest prefix decides, as in the kernel. None: no route leads here.
     pub fn find(&self, ip: IpAddr) -> Option<Local> {
         let of = |prefix| [Local::Address, Local::Routed, Local::Group].map(|what| (prefix, what));
@@ -137,6 +149,13 @@ impl LocalRoutes {
             let prefix = IpNet::new(ip, length).ok()?.trunc();
             of(prefix).into_iter().find(|route| self.routes.contains_key(route)).map(|(_, what)| what)
         })
+    }
+}
+
+fn broadcast(prefix: IpNet, what: Local) -> Option<Ipv4Addr> {
+    match prefix {
+        IpNet::V4(v4) if v4.prefix_len() == 32 && what == Local::Group => Some(v4.addr()),
+        _ => None,
     }
 }
 
@@ -242,6 +261,7 @@ mod tests {
         routes.add("203.0.113.0/24".parse().unwrap(), Local::Routed);
         routes.add("203.0.113.7/32".parse().unwrap(), Local::Address);
         assert_eq!(routes.find(ip("203.0.113.255")), Some(Local::Group));
+        assert!(routes.is_broadcast(ip("203.0.113.255")) && !routes.is_broadcast(ip("203.0.113.9")));
         assert_eq!(routes.find(ip("203.0.113.9")), Some(Local::Routed));
         assert_eq!(routes.find(ip("203.0.113.7")), Some(Local::Address));
         assert_eq!(routes.find(ip("203.0.114.1")), None);

@@ -75,6 +75,9 @@ pub struct ListenerSpec {
     /// With an IPv6 wildcard: serve IPv4 on the same socket.
     #[serde(default)]
     pub dual_stack: bool,
+    /// Groups that the socket joins.
+    #[serde(default)]
+    pub multicast: MulticastSpec,
     /// Clients that may send.
     pub client_networks: Networks,
     /// How long a remote counts as having a session.
@@ -93,6 +96,16 @@ pub struct ListenerSpec {
     /// Present: the protocol is `wg`, else `udp`.
     #[serde(default)]
     pub wire_guard: Option<WireGuardSpec>,
+}
+
+/// Multicast groups that a Listener receives from.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct MulticastSpec {
+    /// The groups, of both families.
+    pub groups: Vec<IpAddr>,
+    /// The index of the interface at which they are joined; 0: the kernel chooses.
+    pub interface: u32,
 }
 
 /// The part of a spec that only a `wg` Listener has (contract section 5).

@@ -24,6 +24,10 @@ pub struct Special {
     pub answered: bool,
 }
 
+/// The broadcast address of a network that this machine is in: only its routes say so.
+pub const BROADCAST: Special =
+    Special { what: "the broadcast address of a network of this machine", inside: None, answered: false };
+
 impl fmt::Display for Special {
     /// As the end of "ADDRESS is …".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -309,7 +309,7 @@ const NOBODYS: [&str; 14] = [
     "169.254.169.254",
     "fd00:ec2::254",
     "224.0.0.251",
-    "ff02::fb",
+    "ff05::fb",
     "255.255.255.255",
     "0.0.0.0",
     "::",
@@ -383,7 +383,31 @@ fn a_network_that_names_them_permits() {
         for completion in node.converse(&socket(address)) {
             assert_eq!(completion.sent, 1, "{address}: {completion:?}");
         }
-        assert_eq!(node.publish(to(address, 4_000)).sent, 1, "{address}");
+        let zone = if address.starts_with("fe80") { "%2" } else { "" };
+        assert_eq!(node.publish(to(&format!("{address}{zone}"), 4_000)).sent, 1, "{address}");
+    }
+}
+
+#[test]
+fn what_every_interface_has_needs_a_zone() {
+    let mut node = Node::new(|spec| {
+        spec["Sources"][0]["EgressNetworks"] = json!(["0.0.0.0/0", "::/0", "fe80::/10", "ff00::/8"]);
+    });
+    node.own.interface = Some(|name| (name == "eth0").then_some(7));
+    for address in ["fe80::5", "ff02::fb", "ff01::1"] {
+        let completion = node.publish(to(address, 4_000));
+        assert_eq!(reasons(&completion), [(Some(0), Reason::MalformedRemote)], "{address}");
+        assert!(completion.failures[0].detail.contains(&format!("{address}%eth0")));
+        for zone in ["eth0", "7"] {
+            assert_eq!(node.publish(to(&format!("{address}%{zone}"), 4_000)).sent, 1, "{address}%{zone}");
+        }
+        for zone in ["eth1", "", "0", "99999999999"] {
+            let refused = node.publish(to(&format!("{address}%{zone}"), 4_000));
+            assert_eq!(reasons(&refused), [(Some(0), Reason::MalformedRemote)], "{address}%{zone}");
+        }
+    }
+    for wrong in ["2001:db8::1%eth0", "192.0.2.1%eth0", "ff05::1%7"] {
+        assert_eq!(reasons(&node.publish(to(wrong, 4_000))), [(Some(0), Reason::MalformedRemote)], "{wrong}");
     }
 }
 

@@ -53,6 +53,7 @@ fn name_of(errno: i32) -> &'static str {
         libc::EBUSY => "errors of other packets kept coming back",
         libc::EINVAL => "invalid source or destination address (EINVAL)",
         libc::ENOBUFS => "the interface's queue is full (ENOBUFS)",
+        libc::ENODEV => "no such interface (ENODEV)",
         libc::ENETDOWN => "network down (ENETDOWN)",
         libc::EHOSTDOWN => "host down (EHOSTDOWN)",
         libc::EADDRNOTAVAIL => "address not available (EADDRNOTAVAIL)",

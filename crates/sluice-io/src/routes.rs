@@ -62,6 +62,7 @@ pub(crate) struct Routes {
 impl Routes {
     /// Reads the routes into `own`, and why events of them cannot be had, if so.
     pub fn open(own: &mut OwnEndpoints) -> (Routes, Option<io::Error>) {
+        own.interface = Some(index_of);
         let buffer = vec![0; BUFFER].into_boxed_slice();
         let mut routes = Routes { socket: None, known: HashSet::new(), ready: false, again: None, buffer };
         let failed = match subscribe() {
@@ -159,6 +160,12 @@ impl Routes {
         }
         Ok(())
     }
+}
+
+/// The index of the interface with this name.
+fn index_of(interface: &str) -> Option<u32> {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    rustix::net::netdevice::name_to_index(&socket, interface).ok()
 }
 
 fn subscribe() -> io::Result<OwnedFd> {

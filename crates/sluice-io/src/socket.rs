@@ -16,8 +16,8 @@ use crate::{
     sys,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use sluice_core::{Now, Reason, RunLimit, canonical, own::LocalRoutes};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use sluice_core::{Now, Reason, RunLimit, canonical, own::LocalRoutes, spec::MulticastSpec};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::{
     collections::BTreeMap,
     io::{self, IoSliceMut},
@@ -85,7 +85,7 @@ pub struct UdpSocket {
 
 impl UdpSocket {
     /// Binds; with `dual_stack` an IPv6 wildcard serves IPv4 too.
-    pub fn open(bind: SocketAddr, dual_stack: bool) -> Result<UdpSocket, OpenError> {
+    pub fn open(bind: SocketAddr, dual_stack: bool, multicast: &MulticastSpec) -> Result<UdpSocket, OpenError> {
         let step = |attempt: &str| {
             let attempt = format!("{attempt} {bind}");
             move |source| OpenError { attempt, source }
@@ -97,6 +97,9 @@ impl UdpSocket {
             socket.set_only_v6(!dual_stack).map_err(step("choose the address families of"))?;
         }
         socket.bind(&SockAddr::from(bind)).map_err(step("bind"))?;
+        join(&socket, multicast)?;
+        // The egress policy says who may be sent to.
+        socket.set_broadcast(true).map_err(step("allow broadcasts on"))?;
         // Best effort: the limits are the administrator's.
         let _ = socket.set_send_buffer_size(SEND_BUFFER);
         if sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER as i32).is_err() {
@@ -365,6 +368,17 @@ fn in_family_of(bound: SocketAddr, remote: SocketAddr) -> SocketAddr {
         }
         _ => remote,
     }
+}
+
+fn join(socket: &Socket, MulticastSpec { groups, interface }: &MulticastSpec) -> Result<(), OpenError> {
+    for group in groups {
+        let joined = match group {
+            IpAddr::V4(v4) => socket.join_multicast_v4_n(v4, &InterfaceIndexOrAddress::Index(*interface)),
+            IpAddr::V6(v6) => socket.join_multicast_v6(v6, *interface),
+        };
+        joined.map_err(|source| OpenError { attempt: format!("join the group {group}"), source })?;
+    }
+    Ok(())
 }
 
 fn allow_fragmentation(socket: BorrowedFd, v6: bool) -> io::Result<()> {

@@ -257,7 +257,7 @@ impl Thread {
         let key = self.next_key;
         let bind = spec.bind;
         let failed = |source| OpenError { attempt: format!("prepare {bind}"), source };
-        let socket = UdpSocket::open(spec.bind, spec.dual_stack)?;
+        let socket = UdpSocket::open(spec.bind, spec.dual_stack, &spec.multicast)?;
         let queues = spec.destinations.iter().map(|d| Arc::new(BatchQueue::new(d.queue_bytes, &self.signals)));
         let (queues, waker) = (queues.collect(), self.waker.clone());
         let (sources, ring_bytes) = (spec.sources.len(), spec.ring_bytes);

@@ -118,7 +118,7 @@ fn many_remotes_are_reached_from_where_each_has_spoken_to() {
         spec["Bind"] = json!("[::]:0");
         spec["DualStack"] = json!(true);
         spec["ClientNetworks"] = json!(["0.0.0.0/0", "::/0"]);
-        spec["Sources"][0]["EgressNetworks"] = json!(["127.0.0.0/8", "::1/128", "255.255.255.255/32"]);
+        spec["Sources"][0]["EgressNetworks"] = json!(["127.0.0.0/8", "::1/128", "fe80::/10"]);
     });
     let port = rig.port.bound().port();
     let clients: Vec<_> = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1", "127.0.0.1", "::1", "127.0.0.4", "127.0.0.5"]
@@ -135,8 +135,8 @@ fn many_remotes_are_reached_from_where_each_has_spoken_to() {
     while rig.plane.counters(&rig.port).unwrap().counters.received_packets < clients.len() as u64 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    // The kernel refuses one in the midst of them: no socket here may broadcast.
-    let refused: SocketAddr = "255.255.255.255:9".parse().unwrap();
+    // The kernel refuses one in the midst of them: there is no such interface.
+    let refused: SocketAddr = "[fe80::1%999999]:9".parse().unwrap();
     let mut entries = Vec::new();
     for round in 0..20 {
         entries.extend(clients.iter().map(|(client, _)| (client.local_addr().unwrap(), payload(round, 30))));
@@ -145,7 +145,8 @@ fn many_remotes_are_reached_from_where_each_has_spoken_to() {
     let completion = rig.publish(&entries);
     assert_eq!(completion.sent as usize, 20 * clients.len());
     let failed: Vec<_> = completion.failures.iter().map(|f| (f.index.unwrap() as usize, f.reason)).collect();
-    let expected = (1..=20).map(|round| (round * (clients.len() + 1) - 1, Reason::SendFailed)).collect::<Vec<_>>();
+    let expected =
+        (1..=20).map(|round| (round * (clients.len() + 1) - 1, Reason::RemoteUnreachable)).collect::<Vec<_>>();
     assert_eq!(failed, expected);
     for (client, gateway) in &clients {
         for round in 0..20 {

@@ -4,7 +4,7 @@
 
 use crate::{
     Now,
-    address::{address_of, malformed_remote},
+    address::{address_of, at_one_interface, malformed_remote},
     judge::{self, PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6, Surroundings},
     message::{Entry, RemoteField, Scalar},
     reason::{Reason, Refused},
@@ -76,10 +76,11 @@ impl PlainSessions {
         let session = self.local_of(around.now, remote);
         if tagged {
             judge::permit_answer(around, remote)?;
-        } else if let Some(detail) = source.egress_networks.refuse(remote.ip(), session.is_some()) {
+        } else if let Some(detail) = source.egress_networks.refuse(&around.own.routes, remote.ip(), session.is_some()) {
             return Err((Reason::RemoteDenied, detail));
         } else {
             judge::permit_remote(around, remote)?;
+            at_one_interface(remote)?;
         }
         if session.is_none() && source.require_session {
             return Err((Reason::NoSession, format!("{remote} has not spoken to the Listener lately")));
@@ -107,7 +108,7 @@ impl PlainSessions {
 pub fn find(around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
     match tag {
         Some(tag) => by_tag(around, tag),
-        None => Ok((None, remote_of(&entry.remote)?)),
+        None => Ok((None, remote_of(around, &entry.remote)?)),
     }
 }
 
@@ -121,13 +122,13 @@ fn by_tag(around: &Surroundings, tag: &str) -> Result<(Option<IpAddr>, SocketAdd
     Ok((Some(address.local.ip()), address.remote))
 }
 
-fn remote_of(field: &RemoteField) -> Result<SocketAddr, Refused> {
+fn remote_of(around: &Surroundings, field: &RemoteField) -> Result<SocketAddr, Refused> {
     let RemoteField::Object { address, spelling, port, peer_key } = field else {
         return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
     };
     match peer_key {
-        Scalar::Absent | Scalar::Null => address_of(address, spelling, port),
-        Scalar::Text(key) if key.is_empty() => address_of(address, spelling, port),
+        Scalar::Absent | Scalar::Null => address_of(around.own, around.bound, address, spelling, port),
+        Scalar::Text(key) if key.is_empty() => address_of(around.own, around.bound, address, spelling, port),
         // Sending in the clear what was meant for a peer would be worse than not sending it.
         Scalar::Text(_) => {
             Err((Reason::UnknownPeer, "Remote.PeerKey is set, but the Listener's protocol is udp".to_owned()))

@@ -3,7 +3,7 @@
 
 use crate::{
     Now, PAYLOAD_LIMIT_V4,
-    address::{address_of, malformed_remote, port_of},
+    address::{address_of, at_one_interface, malformed_remote, port_of},
     inner::{self, Inner, Ip, Recent, Unwrapped},
     judge::{self, Surroundings},
     message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
@@ -101,7 +101,7 @@ impl Tunnels {
     pub fn find(&self, around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(ToPeer, Recent), Refused> {
         match tag {
             Some(tag) => self.by_tag(around, tag),
-            None => self.by_key(entry),
+            None => self.by_key(around, entry),
         }
     }
 
@@ -116,7 +116,7 @@ impl Tunnels {
     }
 
     /// Where `Remote` and `Inner` lead.
-    fn by_key(&self, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
+    fn by_key(&self, around: &Surroundings, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
         let RemoteField::Object { address, spelling, port, peer_key } = &entry.remote else {
             return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
         };
@@ -127,7 +127,7 @@ impl Tunnels {
             .ok_or_else(|| malformed_remote("Remote.PeerKey is not the Base64 of 32 bytes"))?;
         let given = match (address.is_none(), port.is_none()) {
             (true, true) => None,
-            _ => Some(address_of(address, spelling, port)?),
+            _ => Some(address_of(around.own, around.bound, address, spelling, port)?),
         };
         // An unknown peer can be reached only where somebody says it is.
         let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
@@ -185,17 +185,18 @@ impl Tunnels {
         let known = self.wg.endpoint_of(&to.peer).map(|endpoint| endpoint.remote);
         if self.wg.has_shown_itself(&to.peer) {
             let remote = known.ok_or_else(|| no_endpoint(&to.key))?;
-            return match policy::refuse_answer(&around.spec.client_networks, remote.ip()) {
+            return match policy::refuse_answer(&around.spec.client_networks, &around.own.routes, remote.ip()) {
                 Some(detail) if !source.egress_networks.names(remote.ip()) => Err((Reason::RemoteDenied, detail)),
                 _ => judge::permit_remote(around, remote),
             };
         }
         // Only publishers say that the peer is there.
         let remote = to.given.or(known).ok_or_else(|| no_endpoint(&to.key))?;
-        if let Some(detail) = source.egress_networks.refuse(remote.ip(), false) {
+        if let Some(detail) = source.egress_networks.refuse(&around.own.routes, remote.ip(), false) {
             return Err((Reason::RemoteDenied, detail));
         }
         judge::permit_remote(around, remote)?;
+        at_one_interface(remote)?;
         self.wg.invite(to.key).ok_or_else(|| unknown_peer(&to.key))?;
         self.wg.offer_endpoint(&to.peer, remote);
         Ok(())

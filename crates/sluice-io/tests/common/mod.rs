@@ -84,7 +84,11 @@ impl Rig {
 }
 
 pub fn document(id: &str, entries: &[(SocketAddr, String)]) -> Submission {
-    let entry = |(remote, data): &(SocketAddr, String)| json!({"Data": data, "Formatter": "utf8", "Remote": {"Address": remote.ip(), "Port": remote.port()}});
+    let address = |remote: &SocketAddr| match remote {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        _ => remote.ip().to_string(),
+    };
+    let entry = |(remote, data): &(SocketAddr, String)| json!({"Data": data, "Formatter": "utf8", "Remote": {"Address": address(remote), "Port": remote.port()}});
     let body = json!({"Messages": entries.iter().map(entry).collect::<Vec<_>>()}).to_string().into_bytes();
     Submission { id: id.to_owned(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None }
 }
