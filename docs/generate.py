@@ -27,6 +27,7 @@ from sluicegate.model import (
     Events,
     GatewayConfig,
     Listener,
+    Multicast,
     PacketSource,
     Peer,
     RateLimit,
@@ -57,6 +58,7 @@ _SECTIONS: list[tuple[str, str, type[Resource]]] = [
     ),
     ("events", "", Events),
     ("listeners[]", "", Listener),
+    ("listeners[].multicast", "", Multicast),
     ("listeners[].client_restrictions", "", ClientRestrictions),
     ("listeners[].peers[]", "", Peer),
     ("listeners[].destinations[]", "", DestinationSpec),
@@ -216,6 +218,7 @@ _KINDS: dict[str, tuple[type[Resource], list[tuple[str, type[Resource]]]]] = {
     "Listener": (
         Listener,
         [
+            ("Multicast", Multicast),
             ("ClientRestrictions", ClientRestrictions),
             ("Destinations[]", DestinationSpec),
             ("Destinations[].Batching", Batching),

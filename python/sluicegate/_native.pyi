@@ -61,7 +61,8 @@ class Dataplane:
 class Port:
     """One Listener's socket. Its state belongs to the I/O thread; every call here is a message to it.
 
-    Spec: `{"Id": int, "Name": str, "Domain": str, "Bind": "ip:port", "DualStack": bool, "ClientNetworks": [cidr],
+    Spec: `{"Id": int, "Name": str, "Domain": str, "Bind": "ip:port", "DualStack": bool,
+    "Multicast": {"Groups": [ip], "Interface": int}, "ClientNetworks": [cidr],
     "SessionIdleSeconds": float, "SessionLimit": int, "RingBytes": int,
     "Destinations": [{"Name", "Formatter", "Count", "TimeoutSeconds", "SizeBytes", "QueueBytes", "Bound": bool,
     "Removed": bool}],

@@ -10,7 +10,7 @@ from sluicegate.model.destination import Batching, DestinationSpec, Formatter
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns, Tls
-from sluicegate.model.listener import ClientRestrictions, Listener, Peer
+from sluicegate.model.listener import ClientRestrictions, Listener, Multicast, Peer
 from sluicegate.model.notes import notes
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
 from sluicegate.model.role import AssumedRole
@@ -34,6 +34,7 @@ __all__ = [
     "Formatter",
     "GatewayConfig",
     "Listener",
+    "Multicast",
     "PacketSource",
     "Path",
     "Peer",

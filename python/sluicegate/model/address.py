@@ -10,12 +10,15 @@ from sluicegate.model.base import invalid
 from sluicegate.model.text import endpoint_text
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 T = TypeVar("T")
 
 
 def _network(text: str) -> str:
     try:
-        return str(ipaddress.ip_network(text))
+        return str(_unmapped(ipaddress.ip_network(text)))
     except ValueError:
         pass
     try:
@@ -27,8 +30,16 @@ def _network(text: str) -> str:
     raise invalid(f'"{text}" is an address inside a network, not the network', f"write {meant}")
 
 
+def _unmapped(network: IPNetwork) -> IPNetwork:
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < IPV4_MAPPED.prefixlen:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - IPV4_MAPPED.prefixlen))
+
+
 Network = Annotated[str, AfterValidator(_network)]
-"""A CIDR network in its canonical form. An address alone is that address; host bits set are an error."""
+"""A CIDR network in its canonical form. An address alone is that address; host bits set are an error. A network of
+IPv4-mapped addresses (`::ffff:192.0.2.0/120`) is read as IPv4: IPv4 clients always appear as IPv4."""
 
 
 class BindAddress(NamedTuple):
@@ -108,16 +119,11 @@ def parse_bind(text: str) -> BindAddress:
     """A Listener's `Bind` (contract 1.1): `0.0.0.0:2048`, `[::]:2048`, or an address alone.
 
     Port 0 is the usual way to ask for any port and means the same as none. `[::]` takes IPv4 as well, as it
-    does by default on Linux: otherwise nobody could choose the port of a dual-stack Listener.
+    does by default on Linux: otherwise nobody could choose the port of a dual-stack Listener. A link-local address has
+    a zone, the interface by name or index: `[fe80::1%eth0]:2048`.
     """
     host, port = _split(text)
-    address = _address(text, host)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        fix = f'write the IPv4 address: "{endpoint_text(str(address.ipv4_mapped), port or 2048)}"'
-        raise invalid(f'"{text}" is an IPv4 address in the form of IPv6, which no socket binds', fix)
-    if address.version == 6 and address.is_link_local:
-        fix = 'bind an address that is valid beyond one interface, or "[::]" for all of them'
-        raise invalid(f'"{text}" is a link-local address, and the interface is not said', fix)
+    address = _listener_address(text, host, port)
     dual_stack = address.version == 6 and address.is_unspecified
     return BindAddress(str(address), port or None, dual_stack)
 
@@ -180,6 +186,37 @@ def _address(text: str, host: str) -> IPAddress:
     except ValueError:
         pass
     raise _not_an_address(text)
+
+
+def _listener_address(text: str, host: str, port: int | None) -> IPAddress:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise _not_an_address(text) from None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        fix = f'write the IPv4 address: "{endpoint_text(str(address.ipv4_mapped), port or 2048)}"'
+        raise invalid(f'"{text}" is an IPv4 address in the form of IPv6, which no socket binds', fix)
+    everywhere = f"[::]{'' if port is None else f':{port}'}"
+    if address.is_multicast:
+        raise invalid(
+            f"{host} is a multicast group: a Listener bound to it receives nothing and cannot answer",
+            f'write `bind: "{everywhere}"` and `multicast: {{ groups: ["{host.partition("%")[0]}"] }}`',
+        )
+    if address == BROADCAST:
+        raise invalid(
+            f"{host} is the broadcast address, and nothing can be sent from it",
+            f'write `bind: "{everywhere}"`: broadcast datagrams arrive there too',
+        )
+    zone = getattr(address, "scope_id", None)
+    if zone is None and address.version == 6 and address.is_link_local:
+        tail = "" if port is None else f":{port}"
+        raise invalid(
+            f"{host} is link-local, and it is not said at which interface",
+            f'add the interface, for example "[{host}%eth0]{tail}"',
+        )
+    if zone is not None and not address.is_link_local:
+        raise invalid(f'"{text}" has a zone and is not link-local', "leave out what follows the %")
+    return address
 
 
 _FORM = 'write a numeric address and a port, for example "0.0.0.0:2048" or "[::]:2048"'

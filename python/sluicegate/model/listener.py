@@ -1,5 +1,6 @@
 """Listener: one public UDP endpoint (contract section 1.1)."""
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -25,6 +26,8 @@ from sluicegate.model.role import Role
 Protocol = Literal["udp", "wg", "dtls", "webrtc"]
 
 OPEN_NETWORKS = ("0.0.0.0/0", "::/0")
+INTERFACE_LENGTH = 45
+"""An IPv6 address in its longest form; names have 15 characters at most."""
 
 
 def _protocol(value: Any) -> Any:
@@ -64,6 +67,27 @@ SecretKey = Annotated[SecretStr, AfterValidator(_secret_key)]
 def _bind(text: str | None) -> str | None:
     if text is not None:
         parse_bind(text)
+    return text
+
+
+def _group(text: str) -> str:
+    try:
+        group = ipaddress.ip_address(text)
+    except ValueError:
+        group = None
+    if group is None or not group.is_multicast or "%" in text:
+        raise invalid(
+            f'"{text}" is not a multicast group',
+            "write an address from 224.0.0.0/4 or ff00::/8, such as 224.0.1.187; the interface goes into `interface`",
+        )
+    return str(group)
+
+
+def _interface(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text) <= INTERFACE_LENGTH or "/" in text or " " in text:
+        raise invalid(
+            f'"{text}" is not an interface', "write its name, as `ip link` shows it, or one of its addresses"
+        )
     return text
 
 
@@ -118,6 +142,17 @@ DestinationEntry = Annotated[DestinationSpec | str, BeforeValidator(_entry)]
 """A Destination, or the name of one that another Listener declares."""
 
 
+class Multicast(Resource):
+    """Multicast groups that a Listener receives from, for discovery (CoAP: RFC 7252, section 8)."""
+
+    groups: Annotated[list[Annotated[str, AfterValidator(_group)]], Field(min_length=1, max_length=20)]
+    """IPv4 and IPv6 groups, for example `224.0.1.187` and `ff02::fd`. IPv4 groups need a `bind` that takes IPv4, IPv6
+    groups one that takes IPv6."""
+    interface: Annotated[str, AfterValidator(_interface)] | None = None
+    """Where the groups are joined: an interface by its name or by one of its addresses. Without it the kernel chooses
+    by its routes, which is rarely right on a machine with several networks."""
+
+
 class Listener(Resource):
     """One endpoint: what it binds, who may send, where packets go."""
 
@@ -136,7 +171,10 @@ class Listener(Resource):
     """`udp` or `wg`; later `dtls` and `webrtc`."""
     bind: Annotated[str | None, BeforeValidator(bind_text), AfterValidator(_bind)] = None
     """`"0.0.0.0:2048"`, `"[::]:2048"` (both families) or an address alone. Without a port one is assigned and
-    kept; without an address both families are bound."""
+    kept; without an address both families are bound. A link-local address needs its zone, the interface:
+    `"[fe80::1%eth0]:2048"`."""
+    multicast: Multicast | None = None
+    """Groups to receive from. A request to a group is answered from the address of the interface by which it came."""
     client_restrictions: ClientRestrictions = Field(default_factory=ClientRestrictions)
     destinations: list[DestinationEntry] = Field(default_factory=list)
     """Each gets every packet. A name stands for a Destination of another Listener: packets go to the same service with
@@ -174,6 +212,21 @@ class Listener(Resource):
         found = self.refreshed_own_key()
         if found is not None:
             raise invalid_at("Listener", [found])
+        return self
+
+    @model_validator(mode="after")
+    def _groups_of_bound_families(self) -> Self:
+        host, _, dual_stack = self.bind_address()
+        bound = ipaddress.ip_address(host or "::")
+        for index, text in enumerate(self.multicast.groups if self.multicast else ()):
+            if bound.is_unspecified and (dual_stack or bound.version == ipaddress.ip_address(text).version):
+                continue
+            finding = Finding(
+                ("multicast", "groups", index),
+                f"a Listener at {self.bind} receives nothing from the group {text}",
+                'write `bind: "[::]:PORT"`, which takes both families, or leave `bind` out',
+            )
+            raise invalid_at("Listener", [finding])
         return self
 
     def refreshed_own_key(self) -> Finding | None:

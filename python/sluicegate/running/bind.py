@@ -1,6 +1,7 @@
 """Binding a Listener: at its own port, at the one that was assigned to it, or at a new one of the range."""
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 from sluicegate import _native
 from sluicegate.model import Finding, Listener
 from sluicegate.model.text import endpoint_text
+from sluicegate.running import interfaces
 from sluicegate.running.documents import Refused
 from sluicegate.state import State, StateError
 
@@ -60,6 +62,8 @@ def open_port(
     Raises `Refused` for what the kernel refuses, and `StateError` when no port of the range is free. Blocks.
     """
     host, fixed, dual_stack = listener.bind_address()
+    host = _with_index(listener, host)
+    spec = spec | {"Multicast": _groups(listener)}
     kept = fixed if fixed is not None else ports.of(listener.name)
     while True:
         number = kept if kept is not None else ports.next()
@@ -72,6 +76,33 @@ def open_port(
         if fixed is None:
             ports.assign(listener.name, number)
         return port
+
+
+def _with_index(listener: Listener, host: str | None) -> str | None:
+    """The address with the index of its zone."""
+    address, percent, zone = (host or "").partition("%")
+    return f"{address}%{_index(listener, ('bind',), zone)}" if percent else host
+
+
+def _groups(listener: Listener) -> dict[str, object]:
+    wanted = listener.multicast
+    if wanted is None:
+        return {"Groups": [], "Interface": 0}
+    if wanted.interface is None:
+        return {"Groups": wanted.groups, "Interface": 0}
+    return {
+        "Groups": wanted.groups,
+        "Interface": _index(listener, ("multicast", "interface"), wanted.interface),
+    }
+
+
+def _index(listener: Listener, place: tuple[str, ...], interface: str) -> int:
+    index = interfaces.index_of(interface)
+    if index is not None:
+        return index
+    cause = f'Listener {listener.name}: this machine has no interface "{interface}"'
+    fix = f"use one of: {interfaces.names()}"
+    raise Refused(Finding(place, cause, fix, conflict=True).of(Listener, listener.name))
 
 
 def _open_at(
@@ -93,6 +124,10 @@ def _open_at(
 
 def _refused(name: str, number: int, error: _native.NativeError) -> Refused:
     attempt, code = error.args
+    if attempt.startswith("join the group"):
+        cause = f"Listener {name} cannot {attempt}: {os.strerror(code)}"
+        fix = "name an interface in `multicast.interface` that is up and has an address of the group's family"
+        return Refused(Finding(("multicast",), cause, fix, conflict=True).of(Listener, name))
     match code:
         case errno.EADDRINUSE:
             cause = f"UDP port {number} of Listener {name} is in use by another program"

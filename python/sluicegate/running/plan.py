@@ -101,7 +101,11 @@ class Runtime:
 
     def _needs_another(self, running: RunningListener, listener: Listener) -> bool:
         before = running.resource
-        if (listener.protocol, listener.bind) != (before.protocol, before.bind):
+        if (listener.protocol, listener.bind, listener.multicast) != (
+            before.protocol,
+            before.bind,
+            before.multicast,
+        ):
             return True
         if listener.protocol != "wg":
             return False
