@@ -147,6 +147,10 @@ WRONG = {
     "other": ("{'ok': True, 'a\\x1b[2J': 1}", 'only "ok", "a\ufffd[2J"'),
     "tag": ("{'Replies': [{'tag': 't0', 'Data': 'eA=='}]}", '"tag" where "Tag"'),
     "data": ("{'Replies': [None, {'Tag': 't0', 'data': 'eA=='}]}", '"data" where "Data"'),
+    "misspelt": ("{'Repiles': [{'Tag': 't0', 'Data': 'eA=='}]}", '"Repiles" where "Replies"'),
+    "result": ("{'result': 1}", 'only "result"'),
+    "misspelt inside": ("{'Replies': [{'Tag': 't0', 'Dta': 'eA=='}]}", '"Dta" where "Data"'),
+    "no data": ("{'Replies': [{'Tag': 't0', 'Value': 1}]}", 'no "Data", only "Tag", "Value"'),
     "payload": ("{'Replies': [{'Tag': 't0', 'payload': 'eA=='}]}", '"payload" where "Data"'),
 }
 
@@ -166,6 +170,41 @@ async def test_keys_that_mean_others_are_told_once(
     )
     assert says in str(event["Detail"])
     assert "return {" in str(event["Detail"])
+
+
+FINE = {
+    "nothing": "None",
+    "no keys": "{}",
+    "no replies": "{'Replies': None, 'Count': 3}",
+    "null": "{'Replies': [{'Tag': 't0', 'Data': None, 'Note': 1}]}",
+    "tag alone": "{'Replies': [{'Tag': 't0'}, {}, None]}",
+    "no data": "{'Replies': [{'Tag': 't0', 'GeneratedAt': '2026-01-01T00:00:00Z'}]}",
+    "more": "{'Replies': [{'Tag': 't0', 'Data': 'eA==', 'Note': 1}], 'Count': 3}",
+}
+
+
+@pytest.mark.parametrize("result", FINE.values(), ids=FINE.keys())
+async def test_an_answer_in_the_right_words_is_not_told(
+    result: str, context: DestinationContext, sink: MemorySink, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(f"def handler(event, context):\n    return {result}\n")
+    delivery, _ = await run(context, packet_batch("eA=="))
+    assert delivery.stats.packets_delivered == 1
+    assert sink.events == []
+
+
+OTHERWISE = {"list": "[{'Tag': 't0', 'Data': 'eA=='}]", "text": "'eA=='", "number": "3", "true": "True"}
+
+
+@pytest.mark.parametrize("result", OTHERWISE.values(), ids=OTHERWISE.keys())
+async def test_an_answer_that_is_no_object_is_told(
+    result: str, context: DestinationContext, sink: MemorySink, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text(f"def handler(event, context):\n    return {result}\n")
+    await run(context, packet_batch("eA=="))
+    [event] = sink.events
+    assert (event["Event"], event["Reason"]) == ("ReplyFailed", "MalformedReply")
+    assert '{"Replies": [...]}' in str(event["Detail"])
 
 
 async def test_keys_are_told_again_after_a_reload(

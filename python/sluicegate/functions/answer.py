@@ -4,6 +4,7 @@ Example: `{"replies": [...]}` asks for nothing, as `Replies` is missing. The aut
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import orjson
@@ -18,6 +19,9 @@ _MEANT = {
 _INNER = {"tag": "Tag", "tags": "Tag", "data": "Data", "payload": "Data", "body": "Data"}
 _RIGHT = 'return {"Replies": [{"Tag": packet["Tag"], "Data": "…"}]}'
 _SHOWN = 5
+_LONGEST = 40  # characters of a key that are looked at
+_ALIKE = 0.75
+"""From 0 to 1: `repiles` is `replies` then, and `result` is not."""
 
 
 def suspicious(answer: bytes) -> bool:
@@ -46,20 +50,32 @@ def _outer(document: Mapping[str, Any]) -> str:
     if "statusCode" in document:
         return f"the answer is one for HTTP (statusCode), which no UDP client gets: {_RIGHT}"
     for key in document:
-        if key.strip().lower() in _MEANT:
+        if _meant(key, _MEANT):
             return f'the answer has {_shown(key)} where "Replies" is meant, so that nothing is sent: {_RIGHT}'
-    keys = ", ".join(map(_shown, list(document)[:_SHOWN]))
-    return f'the answer has no "Replies", only {keys}, so that nothing is sent: {_RIGHT}, or nothing'
+    return f'the answer has no "Replies", only {_listed(document)}, so that nothing is sent: {_RIGHT}, or nothing'
 
 
 def _inner(reply: Mapping[str, Any]) -> str | None:
-    for key in reply:
-        meant = _INNER.get(key.strip().lower())
-        if meant is not None and meant not in reply:
+    missing = [key for key in ("Tag", "Data") if key not in reply]
+    others = [key for key in reply if key not in ("Tag", "Data", "GeneratedAt")]
+    if not missing or not others:
+        return None
+    for key in others:
+        if (meant := _meant(key, _INNER)) in missing:
             return f'a reply has {_shown(key)} where "{meant}" is meant, so that it is not sent: {_RIGHT}'
-    return None
+    return f'a reply has no "{missing[0]}", only {_listed(reply)}, so that it is not sent: {_RIGHT}'
+
+
+def _meant(key: str, keys: Mapping[str, str]) -> str | None:
+    """The right one for a key that is written otherwise, or nearly so."""
+    near = get_close_matches(key[:_LONGEST].strip().lower(), keys, n=1, cutoff=_ALIKE)
+    return keys[near[0]] if near else None
+
+
+def _listed(document: Mapping[str, Any]) -> str:
+    return ", ".join(map(_shown, list(document)[:_SHOWN]))
 
 
 def _shown(key: str) -> str:
-    text = "".join(c if c.isprintable() else "\ufffd" for c in key[:40])
+    text = "".join(c if c.isprintable() else "\ufffd" for c in key[:_LONGEST])
     return f'"{text}"'
