@@ -1,9 +1,9 @@
 """First program of a worker: starts what the worker runs, and ends with it everything that came from it.
 
-Run as `python -I -S _keeper_main.py PARENT CONTROL INHERITED MEMORY COMMAND…`; it imports nothing of ours. PARENT is
-the gateway's process id. CONTROL is the descriptor of a socket: the worker writes its process id there and waits for a
-byte before it becomes COMMAND. INHERITED is the descriptor that COMMAND gets beside its standard streams, or -1. MEMORY
-is in bytes, or 0 for no limit.
+Run as `python -I -S _keeper_main.py PARENT CONTROL INHERITED MEMORY GROUP COMMAND…`; it imports nothing of ours. PARENT
+is the gateway's process id. CONTROL is the descriptor of a socket: the worker writes its process id there and waits for
+a byte before it becomes COMMAND. INHERITED is the descriptor that COMMAND gets beside its standard streams, or -1.
+MEMORY is in bytes, or 0 for no limit. GROUP is the folder of the worker's control group (`cgroup.py`), or empty.
 
 Theory of operation. What a handler starts may leave the worker's process group and session, and lose its parents one
 after the other (a daemon does). The kernel gives such an orphan to the nearest ancestor that is a *subreaper*: this
@@ -38,6 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     parent, control, inherited, memory = map(int, sys.argv[1:5])
+    group = sys.argv[5]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -54,19 +55,22 @@ def main() -> None:
         os._exit(1)
     if not worker:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _become(sys.argv[5:], keeper, control, memory)
+        _become(sys.argv[6:], keeper, control, memory, group)
     for descriptor in (control, inherited):
         if descriptor >= 0:
             os.close(descriptor)
     _wait(worker)
-    _end_all(worker)
+    _end_all(worker, group)
+    if group and os.getppid() != parent:
+        with suppress(OSError):
+            os.rmdir(group)  # noqa: PTH106 the gateway does so while it lives, and reads there before
     _end_like(worker)
 
 
 # The worker
 
 
-def _become(command: list[str], keeper: int, control: int, memory: int) -> None:
+def _become(command: list[str], keeper: int, control: int, memory: int, group: str) -> None:
     """Be the worker, in a session and a process group of its own. Does not return."""
     os.setsid()
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it survives the exec below
@@ -78,6 +82,9 @@ def _become(command: list[str], keeper: int, control: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, FILES), hard))
     if memory:
         _limit(memory)
+    if group:
+        with suppress(OSError):
+            _write(f"{group}/cgroup.procs", b"0")
     os.set_inheritable(control, False)
     os.write(control, str(os.getpid()).encode())
     if not os.read(control, 1):
@@ -112,6 +119,11 @@ def _execute(command: list[str]) -> None:
         os._exit(126)
 
 
+def _write(path: str, value: bytes) -> None:
+    with open(path, "wb", buffering=0) as file:  # noqa: PTH123
+        file.write(value)
+
+
 # The keeper
 
 
@@ -134,9 +146,12 @@ def _has_ended(worker: int) -> bool:
     return False
 
 
-def _end_all(worker: int) -> None:
+def _end_all(worker: int, group: str) -> None:
     """Kill everything below this process. All are here again as orphans when their parents have ended."""
     _kill_group(worker, signal.SIGKILL)
+    if group:
+        with suppress(OSError):
+            _write(f"{group}/cgroup.kill", b"1")
     until = time.monotonic() + END_SECONDS
     while time.monotonic() < until:
         left = below(os.getpid())

@@ -30,6 +30,7 @@ from typing import IO, Literal
 
 import structlog
 
+from sluicegate.functions import cgroup
 from sluicegate.functions.errors import (
     FunctionCrashed,
     FunctionError,
@@ -80,11 +81,11 @@ class Program:
         """In bytes; 0 for none."""
         return self.memory_mb << 20 if self.limit_memory else 0
 
-    def command(self, control: int, inherited: int | None = None) -> list[str]:
+    def command(self, control: int, inherited: int | None = None, group: str = "") -> list[str]:
         """The keeper's command line. `control` is the descriptor of its socket, `inherited` that of the worker's, where
-        it inherits one."""
+        it inherits one, `group` the folder of its control group, if it has one."""
         numbers = map(str, (os.getpid(), control, -1 if inherited is None else inherited, self.memory_limit))
-        keeper = [sys.executable, "-I", "-S", str(_KEEPER), *numbers]
+        keeper = [sys.executable, "-I", "-S", str(_KEEPER), *numbers, group]
         if inherited is None:
             return [*keeper, self.target]
         return [*keeper, sys.executable, "-P", str(_MAIN), self.target, str(inherited)]
@@ -127,6 +128,8 @@ class Worker:
         self._control: socket.socket | None = None
         self._trouble: OSError | None = None
         self._memory: Memory | None = None
+        self._group: cgroup.Group | None = None
+        self._killed_by_kernel: FunctionOutOfMemory | None = None
         self._looked = 0.0
         self._looking: asyncio.Task[None] | None = None
         self.pid: int | None = None
@@ -166,6 +169,8 @@ class Worker:
             return initialised.result()
         note = self._hindrance()
         if self.exited.done():
+            if self._killed_by_kernel is not None:
+                raise FunctionInitFailed(self._killed_by_kernel.detail)
             raise FunctionInitFailed(await self._how_it_ended("before it was ready") + note)
         raise FunctionInitFailed(f"the process was not ready within {seconds:g} s{note}")
 
@@ -203,6 +208,8 @@ class Worker:
         if self.exited.done():
             if not invocation.taken:
                 raise InvocationNotTaken
+            if self._killed_by_kernel is not None:
+                raise self._killed_by_kernel
             raise FunctionCrashed(await self._how_it_ended("while it handled the batch"))
         self.kill()
         raise FunctionTimeout(f"no answer within {seconds:g} s; the worker was killed")
@@ -255,6 +262,8 @@ class Worker:
             # Also if the keeper cannot: a handler may have stopped it.
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._worker_pidfd, signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
 
     async def stop(self, grace: float = STOP_SECONDS) -> None:
         """End the process (SIGTERM, after `grace` seconds SIGKILL) and release everything. Does not raise."""
@@ -267,6 +276,8 @@ class Worker:
                 await asyncio.wait((self.exited,), timeout=KEEPER_SECONDS)
             self._signal(signal.SIGKILL)
             await asyncio.wait((self.exited,))
+        if self._group is not None:
+            await self._group.remove()
         await self._api.close()
         await self._close_output()
 
@@ -284,10 +295,12 @@ class Worker:
 
     def _spawn(self, address: str, inherited: int | None = None) -> None:
         ours, theirs = socket.socketpair()
+        self._group = cgroup.make(self._program.memory_limit)
+        folder = str(self._group.folder) if self._group is not None else ""
         try:
             with theirs:
                 process = subprocess.Popen(  # noqa: S603 the user's handler, without a shell
-                    self._program.command(theirs.fileno(), inherited),
+                    self._program.command(theirs.fileno(), inherited, folder),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
@@ -342,10 +355,19 @@ class Worker:
             if descriptor >= 0:
                 os.close(descriptor)
         self._memory = None
+        self._end_group()
         self.exited.set_result(self._process.wait())
         if self._answer is not None:
             # One that was sent just before the end may still be in its socket.
             self._loop.call_later(LAST_ANSWER_SECONDS, _end, self._answer)
+
+    def _end_group(self) -> None:
+        """End what its keeper could not, and note whether the kernel has ended it."""
+        if self._group is None:
+            return
+        self._group.kill()
+        if self._program.limit_memory and (used := self._group.out_of_memory()) is not None:
+            self._killed_by_kernel = FunctionOutOfMemory(used, self._program.memory_limit)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the keeper."""
