@@ -66,6 +66,14 @@ def test_code_in_a_directory(code: Path) -> None:
     assert made.code == {}
 
 
+@pytest.mark.parametrize(
+    ("written", "argument"), [("MemorySize: 128", 128), ("MemorySize: '256'", 256), ("", None)]
+)
+def test_the_memory_that_a_template_names_is_a_limit(code: Path, written: str, argument: int | None) -> None:
+    destination, _ = bound(code, f"{{ Runtime: python3.12, CodeUri: src, Handler: app.handler, {written} }}")
+    assert destination["Arguments"].get("MemoryInMb") == argument
+
+
 @pytest.mark.parametrize("handler", ["deep/er/app.handler", "deep.er.app.handler"])
 def test_a_handler_below_the_root_imports_from_the_root(code: Path, handler: str) -> None:
     destination, _ = bound(code, f"{{ Runtime: python3.12, CodeUri: src, Handler: {handler} }}")

@@ -13,9 +13,6 @@ from sluicegate.cfn.resolve import origins
 from sluicegate.functions.code import module_file
 
 LAMBDA_TIMEOUT_SECONDS = 3.0  # Lambda's default
-LIMITED_FROM_MB = 512
-"""A smaller `MemorySize` is no limit here. Doubtful: this is from the time when the address space was limited; what a
-worker holds could be limited from 128 MB on, as on Lambda."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +58,7 @@ def local_function(
     if variables:
         arguments["Environment"] = variables
     arguments["TimeoutInSeconds"] = _number(properties.get("Timeout"), LAMBDA_TIMEOUT_SECONDS)
-    memory = int(_number(properties.get("MemorySize"), 128))
-    if memory >= LIMITED_FROM_MB:
+    if memory := int(_number(properties.get("MemorySize"), 0)):
         arguments["MemoryInMb"] = memory
     written = (root / "index.py", inline) if inline is not None else None
     return LocalFunction(target, arguments, written, notes, root)
