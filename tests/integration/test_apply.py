@@ -408,6 +408,14 @@ def test_two_projects_have_a_template_yaml_each(apply: Apply, tmp_path: Path) ->
         other = apply(file, *options)
         assert other.returncode == 1
         assert "if another stack called one made it, name this one with --stack NAME" in other.stderr
+        named = written(
+            tmp_path,
+            "Resources: { A: { Type: Custom::SluicegateListener, Properties: { Name: one-Entry } } }",
+            "b.yaml",
+        )
+        other = apply(named, *options)
+        assert 'already a Listener named "one-Entry"' in other.stderr
+        assert "--stack" not in other.stderr
 
 
 def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_path: Path) -> None:
@@ -419,9 +427,13 @@ def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_p
         assert made["LocalEndpoints"] == {"Send": [place]}
         assert made["Outputs"]["Send"] == f"nc -u ingress-1.proxylity.com {place.rpartition(':')[2]}"
     assert f"(here: {place})" in apply(file, "--bind", f"Entry={place}").stdout
+    port = place.rpartition(":")[2]
+    for wildcard in (f"0.0.0.0:{port}", f"[::]:{port}"):
+        made = applied(apply(file, "--bind", f"Entry={wildcard}", "--output", "json"))
+        assert (made["Listeners"], made["LocalEndpoints"]) == ({"Entry": wildcard}, {"Send": [place]})
     refused = apply(file, "--bind", f"Entri={place}")
     assert refused.returncode == 1
-    assert "--bind Entri: the template has no such Listener, name one by its logical id" in refused.stderr
+    assert "--bind Entri: this stack has no such Listener, name one by its logical id" in refused.stderr
     refused = apply(file, "--bind", "Entry=nowhere:x")
     assert refused.returncode == 1
     assert "Entry cannot be changed: Bind: " in refused.stderr

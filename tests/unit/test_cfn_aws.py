@@ -152,7 +152,7 @@ def test_other_spellings_are_the_same(key: str) -> None:
 def test_two_spellings_at_once_are_refused() -> None:
     for first, second in (("DestinationArn", "destination_arn"), ("destination_arn", "DestinationArn")):
         with pytest.raises(
-            TemplateError, match=f"`{first}` and `{second}` mean the same, keep one of the two"
+            TemplateError, match=f"Destination d, `{first}` and `{second}` mean the same, keep one of the two"
         ):
             taken(made(listener({"Name": "d", first: "console:", second: ARN})))
 

@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import json
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from sluicegate.cfn.provider import (
     encoded,
     handle,
     kind_of,
+    refusal,
     refused_url,
     with_reason,
 )
@@ -344,6 +346,29 @@ def test_every_request_is_answered(event: dict[str, Any]) -> None:
     assert answer["Status"] == "FAILED"
     assert answer["Reason"]
     assert answer["PhysicalResourceId"]
+
+
+def test_a_refusal_names_the_destination_and_the_property() -> None:
+    listener = {"Destinations": [{"Name": "a"}, "theirs"]}
+    binding = {"Destination": "d", "IngressRegionKey": "*"}
+    for document, pointer, expected in (
+        (listener, "/Destinations/0/Batching/Count", "Destination a, Batching.Count: "),
+        (listener, "/Destinations/1", "Destination theirs: "),
+        (listener, "/Destinations/7/Name", "Destination None, Name: "),
+        (listener, "/Destinations", "Destinations: "),
+        (listener, "/ClientRestrictions/Networks/2", "ClientRestrictions.Networks.2: "),
+        (listener, "", ""),
+        (binding, "/Arn", "Destination d, Arn: "),
+        (None, "/Odd~1name~0", "Odd/name~: "),
+    ):
+        errors = [{"Pointer": pointer, "Cause": "no", "Fix": "do"}, {"Cause": "also"}]
+        body = json.dumps({"detail": "no, do; also", "Errors": errors}).encode()
+        also = "Destination d: also" if document is binding else "also"
+        assert str(refusal(422, body, document)) == f"{expected}no, do; {also}"
+    for answer in (b'{"detail": "no", "Errors": []}', b'{"detail": "no"}'):
+        assert str(refusal(409, answer, listener)) == "no"
+    for answer in (b"[]", b"no JSON", b'{"Errors": [7]}', b"null"):
+        assert str(refusal(409, answer, listener)) == "HTTP 409"
 
 
 def test_a_gateway_that_does_not_answer_ends_as_failed() -> None:

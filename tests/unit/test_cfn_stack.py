@@ -280,6 +280,45 @@ def test_networks_of_the_command_line_are_added(
     assert (option in texts(left_out)) is not bool(own)
 
 
+def test_outputs_that_speak_of_listeners(tmp_path: Path) -> None:
+    text = """
+Resources:
+  One: { Type: Custom::SluicegateListener }
+  Two: { Type: Custom::ProxylityUdpGatewayListener }
+  Topic: { Type: AWS::SNS::Topic }
+Outputs:
+  Port: { Value: !GetAtt Two.Port }
+  Both: { Value: !Sub ["${A} ${Two.Port}", { A: !Ref One }] }
+  Literal: { Value: "echo hello | nc -u ingress-1.Proxylity.com 2048" }
+  Topic: { Value: !Ref Topic }
+  Other: { Value: text }
+"""
+    assert stack(tmp_path, text).output_listeners() == {
+        "Port": ["Two"],
+        "Both": ["Two", "One"],
+        "Literal": ["One", "Two"],
+        "Topic": [],
+        "Other": [],
+    }
+
+
+def test_binds_are_for_listeners_of_this_stack(tmp_path: Path) -> None:
+    text = """
+Conditions: { Never: !Equals [a, b] }
+Resources:
+  One: { Type: Custom::SluicegateListener, Properties: { Name: first, Bind: "0.0.0.0:1" } }
+  Two: { Type: Custom::SluicegateListener }
+  Three: { Type: Custom::SluicegateListener, Condition: Never }
+  Topic: { Type: AWS::SNS::Topic }
+"""
+    made = documents(stack(tmp_path, text, binds={"first": "127.0.0.1:7", "Two": "[::1]:8"}))
+    assert (made["One"]["Bind"], made["Two"]["Bind"]) == ("127.0.0.1:7", "[::1]:8")
+    assert documents(stack(tmp_path, text))["One"]["Bind"] == "0.0.0.0:1"
+    for name in ("Three", "demo-Three", "Topic", "one"):
+        with pytest.raises(TemplateError, match=f"--bind {name}: this stack has no such Listener"):
+            documents(stack(tmp_path, text, binds={name: "127.0.0.1:7", "Two": "127.0.0.1:8"}))
+
+
 def test_outputs_before_and_after_a_listener_is_made(tmp_path: Path) -> None:
     text = """
 Resources:

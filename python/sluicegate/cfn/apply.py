@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
-from sluicegate.cfn.provider import PATHS, attributes, identity, resource_path
+from sluicegate.cfn.provider import PATHS, attributes, identity, pointed, resource_path
 from sluicegate.cfn.record import Made, Record, digest
 from sluicegate.cfn.stack import Item, Known, Stack
 from sluicegate.model import Finding
@@ -276,7 +276,7 @@ def refusals(
         cause = str(error["Cause"])
         pointer = str(error.get("Pointer", ""))
         if step is not None:
-            what = _property(step, pointer)
+            what = pointed(step.item.document, pointer) if step.item is not None else ""
             cause = f"{step.logical_id} cannot be {_CANNOT[step.action]}: {what}{cause}"
         found = Finding((), cause, _fix(str(error.get("Fix", "")), step, pointer, stack.name))
         if step is not None and step.action != "delete":
@@ -291,21 +291,6 @@ def _fix(fix: str, step: Step | None, pointer: str, stack: str) -> str:
     if step is None or not taken or not step.name.startswith(f"{stack}-"):
         return fix
     return f"{fix}; or, if another stack called {stack} made it, name this one with --stack NAME"
-
-
-def _property(step: Step, pointer: str) -> str:
-    """The property that a pointer into a document leads to, with its Destination: `Destination d, Role.Arn: `."""
-    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
-    where = ""
-    given = step.item.document.get("Destinations") if step.item is not None else None
-    if len(parts) > 1 and parts[0] == "Destinations" and isinstance(given, list) and parts[1].isdecimal():
-        one = given[int(parts[1])] if int(parts[1]) < len(given) else None
-        name = one.get("Name") if isinstance(one, dict) else one
-        where, parts = f"Destination {name}", parts[2:]
-    elif step.kind == "DestinationArn" and step.item is not None:
-        where = f"Destination {step.item.document.get('Destination', '')}"
-    named = ", ".join(filter(None, (where, ".".join(parts))))
-    return f"{named}: " if named else ""
 
 
 def delete(gateway: Gateway, made: Made, stack: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from sluicegate.cfn.placeholders import ACCOUNT_ID
 from sluicegate.cfn.resolve import origins
 from sluicegate.cfn.template import Declared, Template
-from sluicegate.model import Resource, SnsTopicSource
+from sluicegate.model import DestinationSpec, Resource, SnsTopicSource
 
 USE_AWS = "--use-aws"
 NOT_CALLED = f"AWS is not called without {USE_AWS}"
@@ -95,7 +95,8 @@ class AwsParts:
             field = model.spellings().get(key)
             name = (model.model_fields[field].alias or key) if field else key
             if name in made:
-                cause = f"{declared.logical_id}: `{written[name]}` and `{key}` mean the same"
+                of = f"Destination {document.get('Name', '')}, " if model is DestinationSpec else ""
+                cause = f"{declared.logical_id}: {of}`{written[name]}` and `{key}` mean the same"
                 raise self._template.refused(declared.place, cause, "keep one of the two")
             made[name], written[name] = value, key
         return made

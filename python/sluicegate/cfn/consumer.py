@@ -194,7 +194,7 @@ class InProcess:
             future.cancel()
             raise Unreachable("the gateway did not do it in time: its events say why") from None
         if response.is_error:
-            raise refusal(response.status_code, response.content)
+            raise refusal(response.status_code, response.content, body)
         return response.json() if response.content else None
 
     async def _send(

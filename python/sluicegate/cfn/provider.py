@@ -151,7 +151,7 @@ class Api:
             with self._opener.open(request, timeout=min(left, TRY_SECONDS)) as response:
                 text = response.read()
         except urllib.error.HTTPError as error:
-            raise refusal(error.code, error.read()) from None
+            raise refusal(error.code, error.read(), body) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             cause = getattr(error, "reason", error)
             raise Unreachable(
@@ -164,11 +164,13 @@ class Api:
             raise Unreachable(f"{self._url} answers, but not as a gateway: check SLUICEGATE_API") from None
 
 
-def refusal(status: int, text: bytes) -> RequestRefused | Unreachable:
-    """The error for an answer of the API: `Unreachable` where a retry may help (429 and 5xx), otherwise `Refused`."""
+def refusal(status: int, text: bytes, document: Any = None) -> RequestRefused | Unreachable:
+    """The error for an answer of the API to `document`: `Unreachable` where a retry may help (429 and 5xx), otherwise
+    `RequestRefused`, with the Destination and the property of each reason."""
     try:
-        detail = json.loads(text)["detail"]
-    except (ValueError, KeyError, TypeError):
+        answer = json.loads(text)
+        detail = "; ".join(_reason(one, document) for one in answer.get("Errors") or ()) or answer["detail"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         detail = f"HTTP {status}"
     if status < 400:
         detail = "SLUICEGATE_API redirects to another address: set it to that one"
@@ -177,6 +179,26 @@ def refusal(status: int, text: bytes) -> RequestRefused | Unreachable:
     if status == 429 or status >= 500:
         return Unreachable(f"the gateway could not do it now: {detail}")
     return RequestRefused(status, str(detail))
+
+
+def _reason(error: Mapping[str, Any], document: Any) -> str:
+    said = ", ".join(filter(None, (str(error["Cause"]), str(error.get("Fix", "")))))
+    return pointed(document, str(error.get("Pointer", ""))) + said
+
+
+def pointed(document: Any, pointer: str) -> str:
+    """What an error's pointer leads to in `document`, the Destination and the property: `Destination d, Role.Arn: `."""
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    given = document if isinstance(document, Mapping) else {}
+    listed = given.get("Destinations")
+    named = []
+    if parts[:1] == ["Destinations"] and parts[1:] and isinstance(listed, list):
+        one = listed[int(parts[1])] if parts[1].isdecimal() and int(parts[1]) < len(listed) else None
+        named, parts = [f"Destination {one.get('Name') if isinstance(one, Mapping) else one}"], parts[2:]
+    elif "IngressRegionKey" in given:
+        named = [f"Destination {given.get('Destination')}"]
+    path = ".".join(parts)
+    return f"{', '.join([*named, path] if path else named)}: " if named or path else ""
 
 
 def handle(event: Mapping[str, Any], api: Caller) -> dict[str, Any]:

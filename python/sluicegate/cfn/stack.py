@@ -1,6 +1,7 @@
 """A template as the resources of one gateway: what each becomes, what it refers to, and what this machine lacks."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from sluicegate.model import (
     PacketSource,
 )
 
+VENDOR_DOMAIN = "proxylity.com"
 LATER = "(known after it is made)"
 TOPIC = "AWS::SNS::Topic"
 _ALIASES = ("AWS::Lambda::Alias", "AWS::Lambda::Version")
@@ -177,10 +179,12 @@ class Stack:
         """Refuse, before anything is made, a `Bind` for a Listener that the template does not have."""
         unknown = set(self._settings.binds)
         for declared in self._template.resources.values() if unknown else ():
-            if kind_of(declared.type) == "Listener":
+            if kind_of(declared.type) == "Listener" and self._resolver.holds(
+                declared.condition, declared.place
+            ):
                 unknown -= {declared.logical_id, self._name(declared)}
         if unknown:
-            cause = f"--bind {min(unknown)}: the template has no such Listener"
+            cause = f"--bind {min(unknown)}: this stack has no such Listener"
             fix = "name one by its logical id, as in --bind Entry=127.0.0.1:2048"
             raise self._template.refused(self._template.root.place, cause, fix)
 
@@ -238,12 +242,14 @@ class Stack:
         return found
 
     def output_listeners(self) -> dict[str, list[str]]:
-        """The Listeners that each output refers to, by logical id."""
+        """The Listeners that each output speaks of, by logical id: those it refers to. One that refers to none and
+        names the vendor's host, as commands in a readme do, speaks of all."""
+        resources = self._template.resources
+        every = [name for name, declared in resources.items() if kind_of(declared.type) == "Listener"]
         found = {}
         for name, raw in self._template.outputs.items():
-            named = dict.fromkeys(references(raw)) if isinstance(raw, Map) else {}
-            of = [one for one in named if one in self._template.resources]
-            found[name] = [one for one in of if kind_of(self._template.resources[one].type) == "Listener"]
+            of = [one for one in dict.fromkeys(references(raw)) if one in every]
+            found[name] = of or (every if VENDOR_DOMAIN in json.dumps(raw, default=str).lower() else [])
         return found
 
     # References (resolve.References)

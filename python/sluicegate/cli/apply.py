@@ -1,11 +1,12 @@
 """`sluicegate apply TEMPLATE`: the gateway's part of a CloudFormation or SAM template, without AWS."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -32,6 +33,8 @@ _DONE = {
     "delete": "deleted",
 }
 _DEFAULT_REGION = "us-east-1"
+_Endpoint = tuple[str, int]
+"""An address and a port."""
 
 
 class Pairs(click.ParamType[tuple[str, str]]):
@@ -158,7 +161,13 @@ def command(
         if is_delete and not dry_run:
             record.remove()
         added = stack.folders if gateway.adds_code and not is_delete else []
-        report.end(stack, {} if is_delete else stack.outputs(), gateway.listeners(record), added)
+        outputs, speaking_of = ({}, {}) if is_delete else (stack.outputs(), stack.output_listeners())
+        listeners = gateway.listeners(record)
+        here = {
+            output: [gateway.reachable(listeners[one]) for one in speaking_of[output] if one in listeners]
+            for output in outputs
+        }
+        report.end(stack, _Outputs(outputs, here), listeners, added)
     except TemplateError as error:
         raise CliError(f"{template} cannot be applied\n{error}") from None
     except (ApplyError, RecordError) as error:
@@ -250,14 +259,30 @@ class _Gateway:
         if status >= 400:
             raise ApplyError(f"DeleteTopic was refused: {reason(answer, status)}")
 
-    def listeners(self, record: Record) -> dict[str, str]:
+    def reachable(self, endpoint: _Endpoint) -> str:
+        """Where packets reach a Listener, as text: for one that binds every address, the host of the API."""
+        address, port = endpoint
+        if address in ("::", "0.0.0.0"):  # noqa: S104
+            host = urlsplit(self._api.url).hostname or ""
+            address = "127.0.0.1" if host in ("", "localhost", "::1") else host
+        return endpoint_text(address, port)
+
+    def listeners(self, record: Record) -> dict[str, _Endpoint]:
         """The address and port of each Listener of the stack, by logical id."""
         status, answer = self.send("GET", "/v1/listeners")
         if status >= 400:
             return {}
-        places = {item["Id"]: endpoint_text(item["Address"], item["Port"]) for item in answer["Items"]}
+        places = {item["Id"]: (item["Address"], item["Port"]) for item in answer["Items"]}
         made = {name: one.id for name, one in record.made.items() if one.kind == "Listener"}
         return {name: places[id_] for name, id_ in made.items() if id_ in places}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """The template's outputs, and where the Listeners are reached here of which each speaks."""
+
+    values: Mapping[str, str]
+    here: Mapping[str, list[str]]
 
 
 class _Report:
@@ -280,14 +305,14 @@ class _Report:
             click.echo("there is nothing to do")
 
     def end(
-        self, stack: Stack, outputs: Mapping[str, str], listeners: Mapping[str, str], folders: Sequence[str]
+        self,
+        stack: Stack,
+        outputs: _Outputs,
+        listeners: Mapping[str, _Endpoint],
+        folders: Sequence[str],
     ) -> None:
         """Show everything besides the steps."""
-        here = {
-            output: [listeners[one] for one in of if one in listeners]
-            for output, of in stack.output_listeners().items()
-            if output in outputs and any(one in listeners for one in of)
-        }
+        places = {name: endpoint_text(*endpoint) for name, endpoint in listeners.items()}
         if self._json:
             document = {
                 "DryRun": self._dry_run,
@@ -299,9 +324,9 @@ class _Report:
                     {"LogicalId": one.logical_id, "Type": one.type, "Line": one.line, "Text": one.text}
                     for one in stack.notes
                 ],
-                "Outputs": outputs,
-                "LocalEndpoints": here,
-                "Listeners": listeners,
+                "Outputs": outputs.values,
+                "LocalEndpoints": {output: here for output, here in outputs.here.items() if here},
+                "Listeners": places,
                 "LocalCode": folders,
             }
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
@@ -311,9 +336,12 @@ class _Report:
             width = max(len(note.logical_id) for note in stack.notes)
             for note in stack.notes:
                 click.echo(f"  line {note.line:<4} {note.logical_id:<{width}}  {note.text}")
-        beside = {output: f"  (here: {', '.join(places)})" for output, places in here.items()}
-        _table("Outputs", {output: value + beside.get(output, "") for output, value in outputs.items()})
-        _table("Listeners on this gateway", listeners)
+        shown = {}
+        for output, value in outputs.values.items():
+            here = ", ".join(outputs.here[output])
+            shown[output] = f"{value}  (here: {here})" if here else value
+        _table("Outputs", shown)
+        _table("Listeners on this gateway", places)
         if folders:
             click.echo("\nThe gateway lets code and files of this stack lie in:")
             for folder in folders:
