@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from sluicegate.cfn.aws import own_topic
 from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
+from sluicegate.model import DestinationSpec, Listener
 
 pytestmark = pytest.mark.attack
 
@@ -173,6 +175,50 @@ def test_log_groups_and_roles(role: Any) -> None:
     documents, told = taken(made(resources, use_aws=True))
     assert documents.count("/theirs/log") == documents.count(ROLE) == 2
     assert "--use-aws" not in told
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"Role": "admin"},
+        {"Role": {"Arn": "admin"}},
+        {"Role": {"Duration": "1:00:00"}},
+        {"Role": [1]},
+        {"LogGroupName": "no name: of a group"},
+        {"LogGroupName": "aws/x"},
+        {"LogGroupName": ""},
+        {"LogGroupName": ["theirs"]},
+        {"LogGroupName": {"Name": "theirs"}},
+    ],
+)
+def test_mistakes_go_to_the_gateway_which_refuses_them(part: dict[str, Any]) -> None:
+    """With and without the option alike: what is no name at AWS is a mistake."""
+    written = json.loads(json.dumps(part), parse_int=str)
+    for use_aws in (False, True):
+        (item,) = made(listener({"Name": "d", **part}, **part), use_aws=use_aws).items()
+        for model, document in (
+            (Listener, item.document),
+            (DestinationSpec, item.document["Destinations"][0]),
+        ):
+            assert document.items() >= written.items()
+            with pytest.raises(ValidationError, match=r"(?i)role|log.group"):
+                model.model_validate(document, context={"unknown": "ignore", "warnings": []})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"Role": {"arn": ROLE, "Odd": 1}},
+        {"role": {"ARN": ROLE}},
+        {"Role": [ROLE]},
+        {"LogGroupName": 7},
+        {"log_group_name": "a/b#c"},
+        {"LogGroupName": "aws"},
+    ],
+)
+def test_odd_forms_of_what_may_be_at_aws_are_left_out(part: dict[str, Any]) -> None:
+    (item,) = made(listener({"Name": "d", **part}, **part)).items()
+    assert item.document == {"Name": "entry", "Destinations": [{"Name": "d"}]}
 
 
 TOPIC = f"arn:aws:sns:eu-west-1:{THEIRS}:commands"

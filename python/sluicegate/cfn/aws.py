@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from sluicegate.cfn.placeholders import ACCOUNT_ID
 from sluicegate.cfn.resolve import origins
 from sluicegate.cfn.template import Declared, Template
 from sluicegate.model import DestinationSpec, Resource, SnsTopicSource
+from sluicegate.model.names import LogGroupName
 
 USE_AWS = "--use-aws"
 NOT_CALLED = f"AWS is not called without {USE_AWS}"
@@ -37,6 +40,7 @@ _SERVICES = (
 )
 """Schemes (`s3://bucket`) that a package could deliver by, beside the ARNs of these services."""
 _LOCAL = ("function:", "file:", "console:")
+_LOG_GROUP: TypeAdapter[str] = TypeAdapter(LogGroupName)
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):([0-9]{12}):(.+)")
 
 
@@ -60,6 +64,16 @@ def own_topic(topic_arn: str) -> str | None:
     """The gateway's own topic that stands for a topic of AWS; None for text that is no topic's ARN."""
     match = _TOPIC.fullmatch(topic_arn)
     return f"arn:aws:sns:{match[1]}:{ACCOUNT_ID}:{match[3]}" if match else None
+
+
+def _may_be_log_group(name: Any) -> bool:
+    if not isinstance(name, str):
+        return name is not None and not isinstance(name, list | Mapping)
+    try:
+        _LOG_GROUP.validate_python(name)
+    except ValidationError:
+        return False
+    return True
 
 
 class AwsParts:
@@ -102,10 +116,11 @@ class AwsParts:
         return made
 
     def leave_out(self, declared: Declared, made: dict[str, Any]) -> None:
-        """Take log groups, metrics and roles out of a Listener or a Destination."""
+        """Take log groups, metrics and roles out of a Listener or a Destination. What is no name of a group and no ARN
+        stays: the gateway refuses it and says why."""
         name = made.get("Name", declared.logical_id)
         group = made.get("LogGroupName")
-        if group is not None and (origins(group) or not self.use_aws):
+        if origins(group) or (not self.use_aws and _may_be_log_group(group)):
             del made["LogGroupName"]
             why = "" if origins(group) else f" {group}, because {NOT_CALLED}"
             self._note(
@@ -162,6 +177,9 @@ class AwsParts:
             self._note(declared, f"{name} takes the messages of the gateway's own topic {own}: {why}")
 
     def _leave_role(self, declared: Declared, made: dict[str, Any], name: str) -> None:
-        role = None if self.use_aws else made.pop("Role", None)
-        if role is not None and not origins(role):
+        role = made.get("Role")
+        if self.use_aws or not (origins(role) or leads_to_aws(role)):
+            return
+        del made["Role"]
+        if not origins(role):
             self._note(declared, f"{name} assumes no role, because {NOT_CALLED}")
