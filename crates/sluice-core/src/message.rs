@@ -78,9 +78,13 @@ mod tests {
         let flat = br#"{"Data": "AQIDBA==", "Remote": {"IP": "203.0.113.42", "Port": 4567}}"#;
         let wrapped = br#"{"Messages": [{"Data": "AQIDBA==", "Remote": {"Address": "203.0.113.42", "Port": 4567}}]}"#;
         let stored = br#"{"Messages": [{"Remote": {"IpAddress": "203.0.113.42", "Port": 4567}, "Data": "AQIDBA=="}], "X": [{}]}"#;
-        let entry = Entry { data: text("AQIDBA=="), remote: remote("203.0.113.42", 4567.0), ..Entry::default() };
-        for body in [&flat[..], wrapped, stored] {
-            assert_eq!(parse_message(body), Ok(vec![Element::Entry(entry.clone())]));
+        for (body, written) in [(&flat[..], "IP"), (wrapped, "Address"), (stored, "IpAddress")] {
+            let mut entry =
+                Entry { data: text("AQIDBA=="), remote: remote("203.0.113.42", 4567.0), ..Entry::default() };
+            if let RemoteField::Object { spelling, .. } = &mut entry.remote {
+                *spelling = written;
+            }
+            assert_eq!(parse_message(body), Ok(vec![Element::Entry(entry)]));
         }
     }
 
