@@ -108,7 +108,7 @@ def test_the_soft_limit_is_raised_and_workers_have_lambdas(
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [(many(200), 300), (many(60, "function:limited.py:handler"), 400), (many(20), 64)],
+    [(many(90), 120), (many(60, "function:limited.py:handler"), 400), (many(20), 64)],
     ids=["Listeners", "workers", "few"],
 )
 def test_a_limit_that_cannot_be_enough_is_told_with_its_place(
