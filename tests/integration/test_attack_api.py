@@ -176,7 +176,6 @@ def test_commands_of_another_user_are_told_which_file_and_option(
     monkeypatch.setenv("XDG_STATE_HOME", str(open_folder / "nobodys"))
     commands = [
         ["sources", "reject", "replies"],
-        ["peers", "add", "phone", "--public-key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="],
         ["apply", str(template)],
     ]
     for command in commands:

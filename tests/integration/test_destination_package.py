@@ -141,6 +141,7 @@ def test_packets_arrive_in_it(kind: str, server: socket.socket, tmp_path: Path) 
         resource = {"Type": "Custom::SluicegateListener", "Properties": properties}
         template.write_text(json.dumps({"Resources": {"Entry": resource}}))
         for options in (["--dry-run"], []):
+            options += ["--use-aws"]  # the package reads the ARN itself
             result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
             assert (result.returncode, result.stderr) == (0, "")
         with Client() as client:
@@ -201,7 +202,7 @@ def test_its_misspelt_argument_has_a_place(tmp_path: Path) -> None:
         for options in (["--dry-run"], []):
             result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
             assert result.returncode == 1
-            assert f"{template}:8:13: Entry cannot be made: destination " in result.stderr
+            assert f"{template}:8:13: Entry cannot be made: Destination dstn-t-Entry-0, Arguments.Facilty: " in result.stderr
             assert "has no argument Facilty, known are Facility" in result.stderr
     finally:
         gateway.close()

@@ -68,7 +68,8 @@ def load(path: str | Path) -> Config:
         document = read(given)
     except YamlError as error:
         raise ConfigError(*error.findings) from None
-    base_dir = given.absolute().parent
+    # What a shell hands over lies in no folder of the user's.
+    base_dir = Path.cwd() if given.is_fifo() else given.absolute().parent
     found = list(document.duplicate_keys())
     try:
         context = {"check": checks(base_dir, str(GatewayConfig.peek(document.data, "region")))}

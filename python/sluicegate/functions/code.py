@@ -59,15 +59,16 @@ def read_target(target: str, local_path: Callable[[str], Path]) -> tuple[Path, s
         return local_path(before), handler
     if not target or (not before and colon):
         return Finding((), f"function:{target} names no code", f"write it as {FORMS}")
-    path = local_path(target)
-    if path.is_file() and path.suffix != ".py":
-        return path, None
-    if path.is_dir() or (target.endswith(".py") and not colon):
-        return Finding((), f"function:{target} names no handler", f"write it as {FORMS}")
+    # The folder before the whole: beside a folder that may be used, its name with a handler may not.
     for place in reversed(list(re.finditer(":", target))):
         path, handler = local_path(target[: place.start()]), target[place.end() :]
         if not handler and (path.is_dir() or path.is_file()):
             return Finding((), f"function:{target} names no handler", f"write it as {FORMS}")
         if path.is_dir() or path.is_file():
             return path, handler
+    path = local_path(target)
+    if path.is_file() and path.suffix != ".py":
+        return path, None
+    if path.is_dir() or (target.endswith(".py") and not colon):
+        return Finding((), f"function:{target} names no handler", f"write it as {FORMS}")
     return local_path(before or target), handler if before and "." in handler else None
