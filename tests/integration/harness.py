@@ -134,6 +134,11 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12
+_SHARES = itertools.cycle(range(20_000 + 1_000 * _WORKER, 21_000 + 1_000 * _WORKER, 100))
+"""Ports that are assigned to the Listeners of a gateway: tests that run side by side take none of each other's."""
+
+
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """A port that was free a moment ago, outside of the range that the kernel assigns from."""
     while True:
@@ -293,7 +298,7 @@ class Gateway:
         self.api_url = f"http://127.0.0.1:{free_port()}"
         self.sns_url = f"http://127.0.0.1:{free_port()}"
         self.file = directory / "gateway.yaml"
-        low = random.randrange(20_000, 32_000, 100)
+        low = next(_SHARES)
         self.file.write_text(
             f"region: {region}\n"
             "state: ./sluicegate.db\n"

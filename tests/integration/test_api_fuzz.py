@@ -113,7 +113,9 @@ def test_whatever_is_asked_nothing_fails_inside(api: Gateway, http: httpx.Client
 
     ask()
     # It has also met what exists: done, or in conflict with it. Without AWS nothing drains.
-    assert "/v1/draining/" in operation.label or any(status < 300 or status == 409 for status in statuses), statuses
+    assert "/v1/draining/" in operation.label or any(status < 300 or status == 409 for status in statuses), (
+        statuses
+    )
     assert http.get("/healthz").status_code == 200
     assert "Traceback" not in api.process.stderr.text
 

@@ -202,7 +202,10 @@ def test_its_misspelt_argument_has_a_place(tmp_path: Path) -> None:
         for options in (["--dry-run"], []):
             result = sluicegate(environment, "apply", template, "--api", gateway.api_url, *options)
             assert result.returncode == 1
-            assert f"{template}:8:13: Entry cannot be made: Destination dstn-t-Entry-0, Arguments.Facilty: " in result.stderr
+            assert (
+                f"{template}:8:13: Entry cannot be made: Destination dstn-t-Entry-0, Arguments.Facilty: "
+                in result.stderr
+            )
             assert "has no argument Facilty, known are Facility" in result.stderr
     finally:
         gateway.close()

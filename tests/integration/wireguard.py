@@ -34,7 +34,7 @@ def new_secret() -> str:
 
 
 class Tunnel:
-    """A userspace client on a UDP socket: no padding, timestamps of whole seconds, never a handshake of its own accord.
+    """A userspace client on a UDP socket: no padding, never a handshake of its own accord.
 
     `gateway` is the address of the Listener and `gateway_key` its public key.
     """
@@ -76,7 +76,8 @@ class Tunnel:
         static = _seal(key, 0, self._private.public_key().public_bytes_raw(), digest)
         digest = _hash(digest, static)
         chain, key = _kdf(chain, self._private.exchange(peer), 2)
-        stamp = (TAI64_EPOCH + (seconds or int(time.time()))).to_bytes(8, "big") + bytes(4)
+        now, nanoseconds = (seconds, 0) if seconds else divmod(time.time_ns(), 1_000_000_000)
+        stamp = (TAI64_EPOCH + now).to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
         sealed_stamp = _seal(key, 0, stamp, digest)
         self._begun = ephemeral, chain, _hash(digest, sealed_stamp)
         message = _head(INITIATION, self.index) + public + static + sealed_stamp
