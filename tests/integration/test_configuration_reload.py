@@ -6,7 +6,18 @@ import sys
 import threading
 import time
 
-from harness import ECHO, PROGRAM, Client, Gateway, Metrics, Process, source_of, until, wait_for_records
+from harness import (
+    ECHO,
+    PROGRAM,
+    Client,
+    Gateway,
+    Metrics,
+    Process,
+    records,
+    source_of,
+    until,
+    wait_for_records,
+)
 
 from conftest import StartGateway
 
@@ -130,10 +141,13 @@ listeners:
                 '{ name: third, destination_arn: "file:c.ndjson"',
             ),
         ]
+        wait_for_records(one.directory / "a.ndjson", 1)
         for number, (before, after) in enumerate(steps, 1):
             one.edit(before, after)
             assert reload(one, number).startswith("change Listener decoder")
-            time.sleep(0.05)
+            file = one.directory / f"{'abbbc'[number - 1]}.ndjson"
+            count = len(records(file)) if file.exists() else 0
+            wait_for_records(file, count + 1)
     finally:
         stop.set()
         sender.join()
