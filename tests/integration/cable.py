@@ -5,13 +5,48 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
-from harness import Client, Netns
+from harness import TOPIC, Client, Netns, until
 
 GATEWAY, GATEWAY6 = "10.7.0.1", "fd00:7::1"
 NEIGHBOUR, NEIGHBOUR6 = "10.7.0.2", "fd00:7::2"
 PORT = 2048
+
+
+def echo_config(networks: str, bind: str = f"[::]:{PORT}", more: str = "") -> str:
+    """A Listener that answers and writes each packet, and its PacketSource `replies`; `more` goes into the Listener."""
+    return f"""
+listeners:
+  - name: decoder
+    bind: "{bind}"
+    {more}
+    destinations:
+      - {{ name: echo, destination_arn: "function:echo.py:handler", batching: {{ count: 1 }} }}
+      - {{ name: packets, destination_arn: "file:packets.ndjson", batching: {{ count: 1 }} }}
+packet_sources:
+  - name: replies
+    listener_name: decoder
+    egress_networks: {networks}
+    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
+"""
+
+
+def link_local(place: Netns, interface: str = "cable") -> str:
+    """The link-local address of an interface, once it can be used."""
+
+    def usable() -> str:
+        lines = place.run(Path("/proc/thread-self/net/if_inet6").read_text).splitlines()
+        for digits, _, _, _, flags, name in map(str.split, lines):
+            if (
+                digits.startswith("fe80") and name == interface and not int(flags, 16) & 0x40
+            ):  # IFA_F_TENTATIVE
+                return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
+        return ""
+
+    found: str = until(usable, "the link-local address is usable")
+    return found
 
 
 @dataclass(frozen=True)

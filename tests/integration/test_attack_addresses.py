@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, laid_cable
-from harness import ECHO, TOPIC, Client, Gateway, Wire, until, wait_for_records
+from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, echo_config, laid_cable
+from harness import ECHO, Client, Gateway, Wire, until, wait_for_records
 
 from conftest import StartGateway
 
@@ -17,20 +17,7 @@ OPEN = '[0.0.0.0/0, "::/0"]'
 
 
 def config(more: str = "", networks: str = OPEN) -> str:
-    return f"""
-listeners:
-  - name: decoder
-    bind: "[::]:{PORT}"
-    {more}
-    destinations:
-      - {{ name: echo, destination_arn: "function:echo.py:handler", batching: {{ count: 1 }} }}
-      - {{ name: packets, destination_arn: "file:packets.ndjson", batching: {{ count: 1 }} }}
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    egress_networks: {networks}
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-"""
+    return echo_config(networks, more=more)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, laid_cable
+from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, echo_config, laid_cable, link_local
 from harness import ECHO, TOPIC, Client, Gateway, until, wait_for_records
 from wireguard import INITIATION, StockPeer, Tunnel, key_pair
 
@@ -34,20 +34,7 @@ def cable() -> Iterator[Cable]:
 
 
 def plain(bind: str = f"[::]:{PORT}", more: str = "") -> str:
-    return f"""
-listeners:
-  - name: decoder
-    bind: "{bind}"
-    {more}
-    destinations:
-      - {{ name: echo, destination_arn: "function:echo.py:handler", batching: {{ count: 1 }} }}
-      - {{ name: packets, destination_arn: "file:packets.ndjson", batching: {{ count: 1 }} }}
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    egress_networks: {OPEN}
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-"""
+    return echo_config(OPEN, bind, more)
 
 
 def tunnel(public_key: str, bind: str = f"[::]:{PORT}", more: str = "") -> str:
@@ -347,18 +334,8 @@ def test_a_request_to_a_group_from_a_link_local_address_is_answered(
     with sock:
         sock.settimeout(20)
 
-        def bound() -> bool:
-            link = Path("/proc/thread-self/net/if_inet6")
-            lines = cable.neighbour.run(link.read_text).splitlines()
-            (address,) = [
-                line.split()[0] for line in lines if line.startswith("fe80") and line.endswith("cable")
-            ]
-            with contextlib.suppress(OSError):  # while duplicates are looked for
-                sock.bind((socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)), 0, 0, index))
-                return True
-            return False
-
-        until(bound, "the link-local address is usable")
+        sock.bind((link_local(cable.neighbour), 0, 0, index))
+        link_local(cable.gateway)  # it answers from there once it is usable
         sock.sendto(b"hello", ("ff02::1", PORT, 0, index))
         data, (origin, port, _, _) = sock.recvfrom(2048)
         assert (data, port) == (b"hello", PORT)

@@ -4,12 +4,11 @@ import contextlib
 import socket
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, laid_cable
-from harness import ECHO, TOPIC, Client, Gateway, Netns, until, wait_for_records
+from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, echo_config, laid_cable, link_local
+from harness import ECHO, Client, Gateway, Netns, wait_for_records
 
 from conftest import StartGateway
 
@@ -25,41 +24,12 @@ def cable() -> Iterator[Cable]:
 
 
 def config(bind: str = f"[::]:{PORT}", networks: str = OPEN, more: str = "") -> str:
-    return f"""
-listeners:
-  - name: decoder
-    bind: "{bind}"
-    {more}
-    destinations:
-      - {{ name: echo, destination_arn: "function:echo.py:handler", batching: {{ count: 1 }} }}
-      - {{ name: packets, destination_arn: "file:packets.ndjson", batching: {{ count: 1 }} }}
-packet_sources:
-  - name: replies
-    listener_name: decoder
-    egress_networks: {networks}
-    sns_topic_source: {{ topic_arn: "{TOPIC}" }}
-"""
+    return echo_config(networks, bind, more)
 
 
 def push(running: Gateway, address: str, port: int, data: bytes = b"push") -> dict[str, Any]:
     entry = {"Data": b64encode(data).decode(), "Remote": {"Address": address, "Port": port}}
     return running.post({"Messages": [entry]})
-
-
-def link_local(place: Netns, interface: str = "cable") -> str:
-    """The link-local address of an interface, once it can be used."""
-
-    def usable() -> str:
-        lines = place.run(Path("/proc/thread-self/net/if_inet6").read_text).splitlines()
-        for digits, _, _, _, flags, name in map(str.split, lines):
-            if (
-                digits.startswith("fe80") and name == interface and not int(flags, 16) & 0x40
-            ):  # IFA_F_TENTATIVE
-                return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
-        return ""
-
-    found: str = until(usable, "the link-local address is usable")
-    return found
 
 
 def index(place: Netns) -> int:
