@@ -19,7 +19,7 @@ _KINDS = {
 }
 _SINKS = tuple(os.makedev(1, minor) for minor in (3, 5, 7))
 """`/dev/null`, `zero` and `full`, which let nobody wait."""
-_HANDED = (("/", "dev", "fd"), ("/", "dev", "stdin"), ("/", "proc", "self", "fd"))
+_HANDED = ("/dev/fd", "/dev/stdin", "/proc/self/fd")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -39,12 +39,18 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int
     return fd
 
 
+def is_handed_over(path: Path) -> bool:
+    """True for what a shell hands over by descriptor, such as `/dev/stdin`, and the `/dev/fd/63` of `<(generate)`. It
+    lies in no folder of the user's."""
+    return any(path.is_relative_to(place) for place in _HANDED)
+
+
 def read_regular(path: Path, limit: int = -1, *, piped: bool = False) -> bytes:
     """What is in the file, at most `limit` bytes of it. Raises `OSError`.
 
     `piped`: a pipe that the shell has handed over is read to its end, as in `sluicegate validate <(generate)`.
     """
-    if piped and path.parts[: 4 if path.parts[1:2] == ("proc",) else 3] in _HANDED and path.is_fifo():
+    if piped and is_handed_over(path) and path.is_fifo():
         with path.open("rb") as pipe:
             return pipe.read(limit)
     with os.fdopen(open_regular(path), "rb") as file:

@@ -167,10 +167,13 @@ def test_what_the_shell_hands_over_is_read(tmp_path: Path) -> None:
     configuration(tmp_path)
     text = (tmp_path / "gateway.yaml").read_text()
     assert sluicegate(tmp_path, "validate", "/dev/stdin", text=text)[0] == 0
-    shell = f'"{PROGRAM}" validate <(cat gateway.yaml)'
-    assert (
-        subprocess.run(["bash", "-c", shell], cwd=tmp_path, timeout=HANG_SECONDS, check=False).returncode == 0
-    )
+    for handed in ("<(cat gateway.yaml)", "/dev/stdin < gateway.yaml"):
+        shell = ["bash", "-c", f'"{PROGRAM}" validate {handed}']
+        found = subprocess.run(
+            shell, cwd=tmp_path, timeout=HANG_SECONDS, check=False, capture_output=True, text=True
+        )
+        # Relative paths begin where the user is.
+        assert (found.returncode, "valid, 1 Listener" in found.stdout) == (0, True), found.stdout
 
 
 def test_what_throws_away_is_a_file_to_append_to(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from sluicegate.config.yamlfile import Document, YamlError, read
 from sluicegate.model import Finding, FindingsError, GatewayConfig, findings, notes
 from sluicegate.model import Path as Place
 from sluicegate.model.address import is_loopback
+from sluicegate.regular import is_handed_over
 
 __all__ = ["Config", "ConfigError", "json_schema", "load", "stamp"]
 
@@ -68,8 +69,7 @@ def load(path: str | Path) -> Config:
         document = read(given)
     except YamlError as error:
         raise ConfigError(*error.findings) from None
-    # What a shell hands over lies in no folder of the user's.
-    base_dir = Path.cwd() if given.is_fifo() else given.absolute().parent
+    base_dir = Path.cwd() if is_handed_over(given) else given.absolute().parent
     found = list(document.duplicate_keys())
     try:
         context = {"check": checks(base_dir, str(GatewayConfig.peek(document.data, "region")))}
