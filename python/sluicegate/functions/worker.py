@@ -244,16 +244,17 @@ class Worker:
 
     async def _exceeded(self) -> FunctionOutOfMemory | None:
         """What to say of a worker that holds more than it may; it is killed then."""
-        if self._memory is None:
+        memory = self._memory  # it may end while it is looked at
+        if memory is None:
             return None
         self._looked = self._loop.time()
-        used = self._memory.look()
-        if used > self._memory.limit:
-            used = await asyncio.to_thread(self._memory.exact)
-        if used <= self._memory.limit:
+        used = memory.look()
+        if used > memory.limit:
+            used = await asyncio.to_thread(memory.exact)
+        if used <= memory.limit:
             return None
         self.kill()
-        return FunctionOutOfMemory(used, self._memory.limit)
+        return FunctionOutOfMemory(used, memory.limit)
 
     def kill(self) -> None:
         """SIGKILL for the worker and all that it has started, now."""
