@@ -53,7 +53,8 @@ class Signals:
         self._stop, self._hang_up, self._late = stop, hang_up, late
         self._deadline: float | None = None
         self._ended = False
-        self._handled = 0
+        self._first = 0
+        self._handled: list[int] = []
         self._numbers, write = os.pipe()
         os.set_blocking(write, False)
         # From uvloop's descriptor: its loop takes no signals any more.
@@ -76,11 +77,12 @@ class Signals:
     def _in_main_thread(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             return
-        self._handled += 1
-        if self._handled == 1:
+        self._handled.append(number)
+        if len(self._handled) == 1:
             signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)
         else:
-            os._exit(128 + number)
+            # Of two that wait, Python handles the lower number first. The descriptor has them in their order.
+            os._exit(128 + next((one for one in self._handled if one != self._first), number))
 
     def _take(self) -> None:
         while True:
@@ -97,7 +99,7 @@ class Signals:
             if self._deadline is not None:
                 # Handlers' workers end with this process (PR_SET_PDEATHSIG), and the state is always consistent.
                 os._exit(128 + number)
-            self._deadline = time.monotonic() + FORCE_SECONDS
+            self._first, self._deadline = number, time.monotonic() + FORCE_SECONDS
             self._in_loop(self._stop)
             say(f"stopping within {STOP_SECONDS:.0f} s; once more to stop at once")
 
