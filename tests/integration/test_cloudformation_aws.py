@@ -7,11 +7,11 @@ from typing import Any
 
 import boto3  # type: ignore[import-untyped]
 import pytest
-from aws_sources import SourceQueue, Topic, wait_until_gone
+from aws_sources import BRISK, SourceQueue, Topic, wait_until_gone
 from aws_sources import article as by_ip
 from aws_sources import topic as topic
 from harness import Client, Gateway, until
-from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
+from ministack import ACCOUNT, REGION, Ministack, unique
 from stack_answers import Bucket
 from stack_answers import bucket as bucket
 from test_cloudformation import Stacks, article, deploy_provider, failing
@@ -31,7 +31,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     def one(ministack: Ministack, text: str, **credentials: str) -> Gateway:
         directory = tmp_path / f"gateway{len(made)}"
         directory.mkdir()
-        environment = ENVIRONMENT | credentials
+        environment = BRISK | credentials
         made.append(Gateway(directory, text, aws=ministack.url, environment=environment))
         return made[-1]
 

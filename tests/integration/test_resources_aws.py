@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aws_sources import (
+    BRISK,
     LISTENER,
     ROLE,
     Topic,
@@ -18,12 +19,10 @@ from aws_sources import (
 )
 from aws_sources import topic as topic
 from harness import ECHO, Client, Gateway, until
-from ministack import ENVIRONMENT, Ministack, unique
+from ministack import Ministack, unique
 from test_cloudwatch_logs import content
 from test_resources import listener, problem, request
 from test_sqs_dead_letters import DeadQueue
-
-pytestmark = pytest.mark.timeout(300)
 
 Make = Callable[..., Gateway]
 
@@ -37,9 +36,7 @@ def make(tmp_path: Path, ministack: Ministack) -> Iterator[Make]:
         directory = tmp_path / f"gateway{len(made)}"
         directory.mkdir()
         made.append(
-            Gateway(
-                directory, text, {"echo": ECHO}, aws=ministack.url, environment=ENVIRONMENT, **options
-            ).start()
+            Gateway(directory, text, {"echo": ECHO}, aws=ministack.url, environment=BRISK, **options).start()
         )
         return made[-1]
 

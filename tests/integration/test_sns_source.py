@@ -16,6 +16,7 @@ from aws_sources import (
     wait_until_empty,
     wait_until_gone,
 )
+from aws_sources import brisk as brisk
 from aws_sources import served as served
 from aws_sources import topic as topic
 from harness import Client, Gateway, clients, until
@@ -25,9 +26,6 @@ from doubles import envelope
 
 OTHER = "eu-west-1"
 
-# ministack finishes a long poll whose client has gone, and hides what it takes for the 30 s of the visibility.
-pytestmark = pytest.mark.timeout(300)
-
 
 def settled(one: Gateway, topic: Topic) -> None:
     """Once it is subscribed."""
@@ -36,9 +34,9 @@ def settled(one: Gateway, topic: Topic) -> None:
 
 
 @pytest.fixture
-def one(ministack: Ministack, served: Served, topic: Topic) -> Gateway:
+def one(ministack: Ministack, brisk: Served, topic: Topic) -> Gateway:
     """A gateway that is subscribed."""
-    made = served(topic, ministack.url)
+    made = brisk(topic, ministack.url)
     settled(made, topic)
     return made
 
@@ -51,7 +49,8 @@ def test_the_publish_of_the_article(one: Gateway, topic: Topic) -> None:
     assert received(one, "received") == received(one, "deleted") == 1
 
 
-def test_the_queue_and_its_subscription(one: Gateway, topic: Topic) -> None:
+def test_the_queue_and_its_subscription(ministack: Ministack, served: Served, topic: Topic) -> None:
+    settled(served(topic, ministack.url), topic)
     (subscription,) = topic.subscription_attributes()
     assert subscription["RawMessageDelivery"] == "false"
     assert "FilterPolicy" not in subscription
@@ -77,10 +76,10 @@ def test_a_batch_and_a_thousand_remotes(one: Gateway, topic: Topic) -> None:
     assert one.metrics().value("source_sent_packets") == 1_010
 
 
-def test_regions(ministack: Ministack, served: Served, topic: Topic) -> None:
-    home = served(topic, ministack.url)
+def test_regions(ministack: Ministack, brisk: Served, topic: Topic) -> None:
+    home = brisk(topic, ministack.url)
     settled(home, topic)
-    away = served(topic, ministack.url, region=OTHER)
+    away = brisk(topic, ministack.url, region=OTHER)
     subscribed = away.event("SourceSubscribed", PacketSource="replies")
     assert "15 minutes" in subscribed["Detail"]
     assert "15 minutes" in home.event("SourceRegionAdded", EgressRegion=OTHER)["Detail"]
@@ -114,8 +113,8 @@ def test_regions(ministack: Ministack, served: Served, topic: Topic) -> None:
     assert home.metrics().value("source_failed_entries", reason="WrongRegion") == 2
 
 
-def test_another_home_region(ministack: Ministack, served: Served, topic: Topic) -> None:
-    home = served(topic, ministack.url, region=OTHER, source=f"    home_region: {OTHER}")
+def test_another_home_region(ministack: Ministack, brisk: Served, topic: Topic) -> None:
+    home = brisk(topic, ministack.url, region=OTHER, source=f"    home_region: {OTHER}")
     settled(home, topic)
     (subscription,) = topic.subscription_attributes()
     assert "FilterPolicy" not in subscription
@@ -139,9 +138,9 @@ def test_a_topic_that_was_deleted_and_made_again(one: Gateway, topic: Topic) -> 
     comes_through(topic, one, "reborn")
 
 
-def test_a_queue_that_was_deleted_is_made_again(ministack: Ministack, served: Served, topic: Topic) -> None:
+def test_a_queue_that_was_deleted_is_made_again(ministack: Ministack, brisk: Served, topic: Topic) -> None:
     # Found by the poll that fails, not by the next check.
-    one = served(topic, ministack.url, reconcile_seconds=3600)
+    one = brisk(topic, ministack.url, reconcile_seconds=3600)
     settled(one, topic)
     queue = topic.queue()
     queue.sqs.delete_queue(QueueUrl=queue.url)
@@ -226,10 +225,10 @@ def test_a_change_of_what_it_subscribes_with_loses_nothing(
 
 
 def test_one_malformed_message_in_ten(
-    ministack: Ministack, served: Served, topic: Topic, tmp_path: Path
+    ministack: Ministack, brisk: Served, topic: Topic, tmp_path: Path
 ) -> None:
     dead = tmp_path / "dead.ndjson"
-    one = served(topic, ministack.url, source=f"    dead_letter_queue_arn: file:{dead}")
+    one = brisk(topic, ministack.url, source=f"    dead_letter_queue_arn: file:{dead}")
     settled(one, topic)
     bad = ["not JSON", "[]", json.dumps([1, 2]), '"text"', "{", "null"]
     with Client() as client:
@@ -277,8 +276,8 @@ def test_the_same_message_twice_is_one_packet(one: Gateway, topic: Topic) -> Non
         assert client.waiting() == []
 
 
-def test_aws_out_of_reach_at_the_start(served: Served, topic: Topic, ministack: Ministack) -> None:
-    one = served(topic, "http://127.0.0.1:9")  # nobody listens at the discard port
+def test_aws_out_of_reach_at_the_start(brisk: Served, topic: Topic, ministack: Ministack) -> None:
+    one = brisk(topic, "http://127.0.0.1:9")  # nobody listens at the discard port
     failed = one.event("SourceProvisionFailed", PacketSource="replies")
     assert "127.0.0.1:9" in failed["Detail"]
     assert one.address()[1]
@@ -286,9 +285,9 @@ def test_aws_out_of_reach_at_the_start(served: Served, topic: Topic, ministack: 
 
 
 def test_what_a_killed_gateway_had_sent_of_a_message_is_not_sent_with_its_redelivery(
-    ministack: Ministack, served: Served, topic: Topic
+    ministack: Ministack, brisk: Served, topic: Topic
 ) -> None:
-    one = served(topic, ministack.url, source="    rate_limit: { packets_per_second: 100, burst: 1 }\n")
+    one = brisk(topic, ministack.url, source="    rate_limit: { packets_per_second: 100, burst: 1 }\n")
     one.event("SourceSubscribed")
     with Client() as client:
         ids = [f"fw-17/{n}" for n in range(300)]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from aws_sources import Served, Topic, comes_through, entry, wait_until_empty, wait_until_gone
-from aws_sources import served as served
+from aws_sources import brisk as brisk
 from aws_sources import topic as topic
 from harness import Client, Gateway, free_port, until
 from ministack import Ministack
@@ -13,15 +13,13 @@ from test_cli_control import sources
 
 from doubles import envelope
 
-pytestmark = pytest.mark.timeout(300)
-
 WAITING = [b"0", b"1", b"2"]
 
 
 @pytest.fixture
-def one(ministack: Ministack, served: Served, topic: Topic) -> Gateway:
+def one(ministack: Ministack, brisk: Served, topic: Topic) -> Gateway:
     """A gateway that is subscribed."""
-    made = served(topic, ministack.url)
+    made = brisk(topic, ministack.url)
     made.event("SourceSubscribed")
     return made
 
@@ -196,8 +194,8 @@ def test_remove_deletes_a_source_of_the_api_and_discard_takes_first_what_drains(
     other.delete()
 
 
-def test_a_source_of_the_api_is_removed(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
+def test_a_source_of_the_api_is_removed(ministack: Ministack, brisk: Served, topic: Topic) -> None:
+    one = brisk(topic, ministack.url)
     one.event("SourceSubscribed")
     document = {
         "Name": "second",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from aws_sources import Network, Served, Topic, entry, received, wait_until_empty
+from aws_sources import brisk as brisk
 from aws_sources import network as network
-from aws_sources import served as served
 from aws_sources import topic as topic
 from harness import Client, Gateway, until
 from ministack import Ministack
@@ -95,8 +95,8 @@ def wait_for_all(collector: Collector, count: int) -> None:
 
 
 @pytest.mark.timeout(300 + MESSAGES // 20)
-def test_killed_at_random_moments(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url)
+def test_killed_at_random_moments(ministack: Ministack, brisk: Served, topic: Topic) -> None:
+    one = brisk(topic, ministack.url)
     one.event("SourceSubscribed")
     queue = topic.queue()
     in_flight = 0
@@ -122,9 +122,9 @@ def test_killed_at_random_moments(ministack: Ministack, served: Served, topic: T
 
 @pytest.mark.timeout(300)
 def test_the_queue_service_is_down_then_slow_then_throttling(
-    ministack: Ministack, served: Served, topic: Topic, network: Network
+    ministack: Ministack, brisk: Served, topic: Topic, network: Network
 ) -> None:
-    one = served(topic, network.url, reconcile_seconds=3600)
+    one = brisk(topic, network.url, reconcile_seconds=3600)
     one.event("SourceSubscribed")
     count = 600
     with Client() as client, collecting(client) as collector, publishing(topic, client, count):
@@ -155,14 +155,14 @@ def test_the_queue_service_is_down_then_slow_then_throttling(
 
 @pytest.mark.timeout(200)
 def test_a_message_that_waits_for_its_pace_stays_ours(
-    ministack: Ministack, served: Served, topic: Topic
+    ministack: Ministack, brisk: Served, topic: Topic
 ) -> None:
-    """40 s at one packet a second: longer than the visibility of 30 s."""
-    one = served(topic, ministack.url, source="    rate_limit: { packets_per_second: 1, burst: 1 }")
+    """12 s at one packet a second: longer than the visibility, which is 4 s here."""
+    one = brisk(topic, ministack.url, source="    rate_limit: { packets_per_second: 1, burst: 1 }")
     one.event("SourceSubscribed")
     with Client() as client:
-        topic.publish({"Messages": [entry(client, f"{n}") for n in range(40)]})
-        assert client.receive_data(40) == [f"{n}".encode() for n in range(40)]
+        topic.publish({"Messages": [entry(client, f"{n}") for n in range(12)]})
+        assert client.receive_data(12) == [f"{n}".encode() for n in range(12)]
         wait_until_empty(topic.queue())
         assert client.waiting() == []
     assert received(one, "received") == 1
@@ -170,8 +170,8 @@ def test_a_message_that_waits_for_its_pace_stays_ours(
 
 
 @pytest.mark.timeout(200)
-def test_a_stop_gives_back_what_it_could_not_send(ministack: Ministack, served: Served, topic: Topic) -> None:
-    one = served(topic, ministack.url, source="    rate_limit: { packets_per_second: 1, burst: 1 }")
+def test_a_stop_gives_back_what_it_could_not_send(ministack: Ministack, brisk: Served, topic: Topic) -> None:
+    one = brisk(topic, ministack.url, source="    rate_limit: { packets_per_second: 1, burst: 1 }")
     one.event("SourceSubscribed")
     with Client() as client, collecting(client) as collector:
         for number in range(15):

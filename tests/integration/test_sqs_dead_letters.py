@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_sources import LISTENER, Served, Topic, wait_until_empty
+from aws_sources import BRISK, LISTENER, Served, Topic, wait_until_empty
 from aws_sources import served as served
 from aws_sources import topic as topic
 from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, source_of, until
-from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
+from ministack import ACCOUNT, REGION, Ministack, unique
 
 import doubles
 from conftest import StartGateway
@@ -25,7 +25,7 @@ NOTHING = {
 
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in BRISK.items():
         monkeypatch.setenv(name, value)
 
 
