@@ -52,11 +52,11 @@ class Rude(Destination):
         self.sign.touch()
         match self.target:
             case "sleep" | "provision":
-                deep(40)
+                deep(100)
             case "short":
                 time.sleep(3)
             case "spin":
-                end = time.monotonic() + 40
+                end = time.monotonic() + 100
                 while time.monotonic() < end:
                     pass
             case "network":
@@ -69,7 +69,7 @@ class Rude(Destination):
             case "expression":
                 re.match(r"(a+)+$", "a" * 40 + "b")
             case "swallow":
-                for _ in range(40):
+                for _ in range(100):
                     try:
                         time.sleep(1)
                     except BaseException:
@@ -122,32 +122,33 @@ def stopped(process: Process, number: signal.Signals = signal.SIGTERM) -> int:
     return process.wait()
 
 
-@pytest.mark.parametrize(
-    ("target", "number"),
-    [
-        *((target, signal.SIGTERM) for target in ("sleep", "spin", "network", "deadlock", "swallow")),
-        ("sleep", signal.SIGINT),
-    ],
-)
-def test_a_destination_that_blocks_is_reported_and_does_not_outlast_a_stop(
-    target: str, number: signal.Signals, rude: Rude
-) -> None:
-    gateway = rude(listener(target))
-    blocked(gateway)
-    seen = gateway.event("LoopBlocked")
-    assert (seen["Listener"], seen["Destination"]) == ("decoder", "rude")
-    assert "deliver decoder/rude in deliver (" in seen["Detail"]
-    assert "rude.py:" in seen["Detail"]
-    if target == "sleep":
-        line = next(n for n, text in enumerate(PACKAGE.splitlines(), 1) if "time.sleep(seconds)" in text)
-        assert f"which is at deep ({gateway.directory.parent}/site/rude.py:{line})" in seen["Detail"]
-    status = stopped(gateway.process, number)
-    assert status == FORCED
-    forced = [json.loads(one) for one in gateway.process.stdout.all if '"StopForced"' in one]
-    assert forced[0]["Destination"] == "rude"
-    assert "lost: 1 packets for decoder/rude" in forced[0]["Detail"]
-    assert "is ended by force" in gateway.process.stderr.text
-    assert sum('"LoopBlocked"' in one for one in gateway.process.stdout.all) <= 3
+# Side by side: each stop takes the 10 s after which it is ended by force.
+HELD_UP = [
+    *((target, signal.SIGTERM) for target in ("sleep", "spin", "network", "deadlock", "swallow")),
+    ("sleep", signal.SIGINT),
+]
+
+
+def test_a_destination_that_blocks_is_reported_and_does_not_outlast_a_stop(rude: Rude) -> None:
+    gateways = [(target, number, rude(listener(target))) for target, number in HELD_UP]
+    for target, _, gateway in gateways:
+        blocked(gateway)
+        seen = gateway.event("LoopBlocked")
+        assert (seen["Listener"], seen["Destination"]) == ("decoder", "rude")
+        assert "deliver decoder/rude in deliver (" in seen["Detail"]
+        assert "rude.py:" in seen["Detail"]
+        if target == "sleep":
+            line = next(n for n, text in enumerate(PACKAGE.splitlines(), 1) if "time.sleep(seconds)" in text)
+            assert f"which is at deep ({gateway.directory.parent}/site/rude.py:{line})" in seen["Detail"]
+    for _, number, gateway in gateways:
+        gateway.process.signal(number)
+    for target, _, gateway in gateways:
+        assert gateway.process.wait() == FORCED, target
+        forced = [json.loads(one) for one in gateway.process.stdout.all if '"StopForced"' in one]
+        assert forced[0]["Destination"] == "rude"
+        assert "lost: 1 packets for decoder/rude" in forced[0]["Detail"]
+        assert "is ended by force" in gateway.process.stderr.text
+        assert sum('"LoopBlocked"' in one for one in gateway.process.stdout.all) <= 3
 
 
 def test_a_regular_expression_that_never_ends_does_not_outlast_a_stop(rude: Rude) -> None:
