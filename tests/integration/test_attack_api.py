@@ -169,7 +169,7 @@ def test_commands_of_another_user_are_told_which_file_and_option(
     open_folder.chmod(0o777)
     # First as this user, so that every module is there: another user may not be able to read this Python.
     url = running.api_url
-    for line in ("sources list", "peers list", f"apply {template} --dry-run", "tail --timeout 0.2"):
+    for line in ("sources list", "peers list", f"apply {template} --dry-run", "tail --timeout 2"):
         assert sluicegate(*line.split(), "--api", url)[0] in (0, 1), line
     for line in ("state export", "keys list"):
         assert sluicegate(*line.split(), str(running.file))[0] == 0, line
@@ -188,7 +188,7 @@ def test_commands_of_another_user_are_told_which_file_and_option(
     for command in ("state export", "keys list"):
         code, _ = as_nobody(partial(sluicegate, *command.split(), str(running.file)))
         assert code != 0, command
-    _, watched = as_nobody(partial(sluicegate, "tail", "--timeout", "0.2", "--api", running.api_url))
+    _, watched = as_nobody(partial(sluicegate, "tail", "--timeout", "2", "--api", running.api_url))
     assert "watching" in watched, "reading is open"
 
 

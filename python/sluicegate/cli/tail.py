@@ -19,6 +19,8 @@ from sluicegate.events.types import TYPES
 if TYPE_CHECKING:
     import httpx
 
+ANSWER_SECONDS = 10.0
+"""How long the gateway may take to answer at all; then the time of --timeout begins."""
 SILENCE_SECONDS = 30.0
 """The gateway sends something every 10 s: after this it is gone, whatever its socket says."""
 RETRY_SECONDS = 0.5
@@ -92,16 +94,22 @@ class _Tail:
         self._json = as_json
         self._count = count
         self._connected = False
+        self._seconds: float | None = None
+        self._end = asyncio.Timeout(None)
 
     async def run(self, seconds: float | None) -> None:
-        """Until `count` events were seen or `seconds` are over. `CliError` if there is no gateway, or it refuses."""
+        """Until `count` events were seen, or `seconds` after the gateway answered.
+
+        `CliError` if there is no gateway, or it refuses.
+        """
         import httpx  # Here, because it takes longer to import than the rest of the command line together.
 
         # Environment proxies are for the internet, not for a gateway on this machine or network.
-        limits = httpx.Timeout(10.0, read=SILENCE_SECONDS)
+        limits = httpx.Timeout(ANSWER_SECONDS, read=SILENCE_SECONDS)
+        self._seconds = seconds
         async with httpx.AsyncClient(timeout=limits, trust_env=False, verify=trusted(self._api)) as client:
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(ANSWER_SECONDS) as self._end:
                     await self._follow(client)
             except TimeoutError:
                 if not self._connected:
@@ -141,7 +149,10 @@ class _Tail:
             if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
                 raise no_gateway(self._api)
             self.note("the gateway is back" if self._connected else f"watching {self._api}")
-            self._connected = True
+            if not self._connected:
+                self._connected = True
+                now = asyncio.get_running_loop().time()
+                self._end.reschedule(None if self._seconds is None else now + self._seconds)
             rest = b""
             async for chunk in response.aiter_bytes():
                 # Not `aiter_lines`: for it U+2028 inside of a text is the end of a line too.
