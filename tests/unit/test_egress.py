@@ -272,7 +272,12 @@ async def test_one_poisoned_entry_costs_no_outcome_of_its_turn() -> None:
 EXPIRED = (0, "Expired", "late")
 
 
-async def test_failures_that_settle_are_kept_as_one_and_told_after_that() -> None:
+async def test_failures_that_settle_are_kept_as_one_and_told_after_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        egress_module, "GATHER_SECONDS", 1.0
+    )  # so that a busy machine sees them gathered, too
     rig = Rig(record=(kept := Kept()))
     ended: list[Outcome] = []
     rig.egress.try_submit(
