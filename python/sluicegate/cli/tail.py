@@ -148,8 +148,10 @@ class _Tail:
                 raise CliError(f"the gateway refused this: {said}{advice}")
             if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
                 raise no_gateway(self._api)
-            self.note("the gateway is back" if self._connected else f"watching {self._api}")
-            if not self._connected:
+            if self._connected:
+                self.note("the gateway is back")
+            else:
+                self.note(f"watching {self._api}")
                 self._connected = True
                 now = asyncio.get_running_loop().time()
                 self._end.reschedule(None if self._seconds is None else now + self._seconds)
