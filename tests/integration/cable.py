@@ -39,9 +39,8 @@ def link_local(place: Netns, interface: str = "cable") -> str:
     def usable() -> str:
         lines = place.run(Path("/proc/thread-self/net/if_inet6").read_text).splitlines()
         for digits, _, _, _, flags, name in map(str.split, lines):
-            if (
-                digits.startswith("fe80") and name == interface and not int(flags, 16) & 0x40
-            ):  # IFA_F_TENTATIVE
+            tentative = int(flags, 16) & 0x40  # IFA_F_TENTATIVE
+            if digits.startswith("fe80") and name == interface and not tentative:
                 return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))
         return ""
 

@@ -500,9 +500,10 @@ listeners:
     with Client() as client:
         for n in range(1, 101):  # 8 MB as base64
             client.send(b"x" * 60_000, listener)
-            until(lambda n=n: running.metrics().value("received_packets") == n, "it was received")
+            if n % 10 == 0:  # as many as the receive buffer holds; seldom, so that they come within the 3 s
+                until(lambda n=n: running.metrics().value("received_packets") == n, "they were received")
     until(lambda: running.metrics().value("delivery_packets") == 100, "all were delivered")
     sizes = [tuple(map(int, line.split())) for line in (running.directory / "sizes").read_text().splitlines()]
     assert sum(count for count, _ in sizes) == 100
     assert all(size <= 6 << 20 for _, size in sizes)
-    assert sizes[0][1] > 2 << 20, "large ones are made"
+    assert sizes[0][1] > 5 << 20

@@ -287,10 +287,10 @@ def test_aws_out_of_reach_at_the_start(brisk: Served, topic: Topic, ministack: M
 def test_what_a_killed_gateway_had_sent_of_a_message_is_not_sent_with_its_redelivery(
     ministack: Ministack, brisk: Served, topic: Topic
 ) -> None:
-    one = brisk(topic, ministack.url, source="    rate_limit: { packets_per_second: 100, burst: 1 }\n")
+    one = brisk(topic, ministack.url, source="    rate_limit: { packets_per_second: 20, burst: 1 }\n")
     one.event("SourceSubscribed")
     with Client() as client:
-        ids = [f"fw-17/{n}" for n in range(300)]
+        ids = [f"fw-17/{n}" for n in range(60)]
         topic.publish(
             {
                 "Messages": [
@@ -298,7 +298,7 @@ def test_what_a_killed_gateway_had_sent_of_a_message_is_not_sent_with_its_redeli
                 ]
             }
         )
-        received = client.receive_data(100)
+        received = client.receive_data(20)
         one.kill()
         received += client.waiting()
         assert len(received) < len(ids)
@@ -307,4 +307,4 @@ def test_what_a_killed_gateway_had_sent_of_a_message_is_not_sent_with_its_redeli
         wait_until_empty(topic.queue())  # it came again
         received += client.waiting()
     assert {data.decode() for data in received} == set(ids), "none is lost"
-    assert len(received) - len(ids) <= 25, "of the last turn alone, which is long on a busy machine"
+    assert len(received) - len(ids) <= 5, "of the last turn alone"

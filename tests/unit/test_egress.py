@@ -275,9 +275,8 @@ EXPIRED = (0, "Expired", "late")
 async def test_failures_that_settle_are_kept_as_one_and_told_after_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        egress_module, "GATHER_SECONDS", 1.0
-    )  # so that a busy machine sees them gathered, too
+    # A busy machine sees them gathered, too.
+    monkeypatch.setattr(egress_module, "GATHER_SECONDS", 1.0)
     rig = Rig(record=(kept := Kept()))
     ended: list[Outcome] = []
     rig.egress.try_submit(
