@@ -32,6 +32,11 @@ class Block(NamedTuple):
     def place(self) -> str:
         return f"{self.page}:{self.line}"
 
+    @property
+    def end(self) -> int:
+        """The line of its last fence."""
+        return self.line + self.text.count("\n") + 1
+
 
 def blocks(*languages: str, page: str | None = None) -> list[Block]:
     """Every block of these languages (of any, without one), in the order of the pages."""
