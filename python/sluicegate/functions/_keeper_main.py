@@ -13,16 +13,23 @@ the worker did. `SIGTERM` is passed on to the worker's process group.
 
 Not a `preexec_fn` of the gateway's: Python code between fork and exec may deadlock in a process that has threads. This
 process has none.
+
+There is one of it for each worker, so it imports little: `signal` and `contextlib` bring `enum`, `collections` and
+`functools`, which are a fifth of what this process has in memory of its own.
 """
 
 import ctypes
 import errno
 import os
 import resource
-import signal
 import sys
 import time
-from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # what `signal` is made of: the same functions, with plain numbers
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
 FILES = 1024  # as on AWS; the gateway's own limit is higher, and libraries with select(2) would not bear it
@@ -34,6 +41,19 @@ END_SECONDS = 2.0  # for what forks as fast as it is killed, or may not be kille
 
 _SIGNALS = frozenset([signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1])
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class suppress:
+    """As in `contextlib`."""
+
+    def __init__(self, *kinds: type[BaseException]) -> None:
+        self._kinds = kinds
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._kinds)
 
 
 def main() -> None:
