@@ -2,19 +2,24 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import boto3  # type: ignore[import-untyped]
 import httpx
 import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from click.testing import CliRunner
 from harness import HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, Process, source_of
 
 from conftest import StartGateway
+from sluicegate.cli import main
 
-CONFIG = f"listeners: [{{ name: decoder, bind: 127.0.0.1 }}]{source_of('decoder')}"
+TUNNEL = "{ name: tunnel, protocol: wg, bind: 127.0.0.1, allow_unknown_peers: true }"
+CONFIG = f"listeners: [{{ name: decoder, bind: 127.0.0.1 }}, {TUNNEL}]{source_of('decoder')}"
 LISTENER = {"Name": "made", "Bind": "127.0.0.1"}
 
 
@@ -105,6 +110,107 @@ def test_every_endpoint_refuses_without_the_right_scope(public: Gateway) -> None
     assert "(admin)" in actors.pop()
     told = public.process.stdout.text + public.process.stderr.text
     assert not [secret for secret in keys.values() if secret in told]
+
+
+LETTER = {
+    "PacketSource": "replies",
+    "Index": 0,
+    "Reason": "NoSession",
+    "At": "2026-06-09T10:00:00.123Z",
+    "Entry": {"Data": "AQ==", "Remote": {"Address": "127.0.0.1", "Port": 9}},
+}
+TEMPLATE = {
+    "Resources": {"Entry": {"Type": "Custom::SluicegateListener", "Properties": {"Protocols": ["udp"]}}}
+}
+COMMANDS = [
+    ["send", "--to", "127.0.0.1:9", "--data", "x"],
+    ["send", "--source", "replies", "--to", "127.0.0.1:9", "--data", "x"],
+    ["tail", "--timeout", "30"],
+    ["replay", "letters.ndjson"],
+    ["apply", "template.json"],
+    ["apply", "template.json", "--dry-run"],
+    ["sources", "list"],
+    ["sources", "approve", "replies"],
+    ["sources", "reject", "replies"],
+    ["sources", "remove", "replies"],
+    ["peers", "list"],
+    ["peers", "add", "phone", "--endpoint", "192.0.2.1"],
+    ["peers", "remove", "phone"],
+    ["peers", "reset", "phone"],
+]
+"""Every command that talks to the API."""
+
+
+def test_each_command_without_a_key_is_told_where_it_is_taken_from(
+    public: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "letters.ndjson").write_text(json.dumps(LETTER) + "\n")
+    (tmp_path / "template.json").write_text(json.dumps(TEMPLATE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # nothing of the gateway's own key is noted here
+    scopes = {one: key(public, one)["Key"] for one in ("read", "publish")}
+    unknown = scopes["read"][:-2] + "xx"
+
+    def said(command: list[str], text: str | None) -> str:
+        monkeypatch.setenv("SLUICEGATE_API_KEY", text or "")
+        done = CliRunner().invoke(main, [*command, "--api", public.api_url])
+        assert done.exit_code == 1, (command, done.output)
+        assert done.stderr.startswith("error: "), (command, done.stderr)
+        return done.stderr
+
+    for command in COMMANDS:
+        for text in (None, unknown):
+            answer = said(command, text)
+            assert "SLUICEGATE_API_KEY" in answer, (command, answer)
+            assert "sluicegate keys create" in answer, (command, answer)
+        # 403: the key is known, and which one would do is said.
+        has = "publish" if command[-1] == "list" or command[0] in ("tail", "apply", "peers") else "read"
+        answer = said(command, scopes[has])
+        assert "this needs a key of the scope" in answer, (command, answer)
+        assert f"and the key {has} has: {has}" in answer, (command, answer)
+
+
+def test_warnings_of_a_start_and_of_a_reload_are_called_so(public: Gateway) -> None:
+    def warned(lines: list[str]) -> list[str]:
+        return [line for line in lines if "can be read on the way" in line]
+
+    assert len(warned(public.process.stderr.all)) == 2  # of the API and of the SNS endpoint
+    public.process.signal(signal.SIGHUP)
+    found = public.process.stderr.wait(
+        lambda lines: found if len(found := warned(lines)) == 4 else None, "warnings of the reload"
+    )
+    assert found is not None
+    assert [line for line in found if not line.startswith("warning: ")] == []
+    assert public.named("ReloadRefused") == []
+
+
+def test_refusals_of_the_sns_endpoint_are_those_of_sns(public: Gateway) -> None:
+    """Code and words, as boto3 shows them."""
+    reads = key(public, "read", sns=True)
+    wrong = [
+        (
+            "AKIAUNKNOWN",
+            "secret",
+            "InvalidClientTokenId",
+            "security token included in the request is invalid",
+        ),
+        (reads["AccessKeyId"], "wrong", "SignatureDoesNotMatch", "Check your AWS Secret Access Key"),
+        (
+            reads["AccessKeyId"],
+            reads["SecretAccessKey"],
+            "AuthorizationError",
+            "not authorized to perform: SNS:Publish",
+        ),
+    ]
+    for key_id, secret, code, words in wrong:
+        client = boto3.client(
+            "sns", endpoint_url=public.sns_url, region_name="us-east-1",
+            aws_access_key_id=key_id, aws_secret_access_key=secret,
+        )  # fmt: skip
+        with pytest.raises(ClientError) as refused:
+            client.publish(TopicArn=TOPIC, Message="{}")
+        assert refused.value.response["Error"]["Code"] == code
+        assert words in refused.value.response["Error"]["Message"]
 
 
 def test_the_sns_endpoint_takes_signed_requests_alone(public: Gateway) -> None:
