@@ -18,6 +18,7 @@ SETTINGS = {
     "aws": {"endpoint_url": "http://127.0.0.1:9"},
 }
 """What is added for a machine without an account: topics are local, and no call leaves it."""
+LOCAL = "".join(f"{key}: {value}\n" for key, value in SETTINGS.items())
 
 
 def configuration(block: Block, handler: str | None = None) -> str:
@@ -54,18 +55,17 @@ def write_files(block: Block, folder: Path) -> None:
     """The files that a page's configuration names: the page's own where it has them."""
     for own in blocks("python", page=block.page):
         if name := re.match(r"# ([\w/.-]+\.py)\n", own.text):
-            _write(folder / name[1], own.text)
+            write(folder / name[1], own.text)
     for name in re.findall(r"function:([\w/.-]+\.py):", block.text):
         if not (folder / name).exists():
-            _write(folder / name, HANDLER)
+            write(folder / name, HANDLER)
     if "tls:" in block.text:
         (made,) = [one.text for one in blocks("sh", page=block.page) if "openssl req" in one.text]
-        script = re.sub(r"^curl .*\n", "", made, flags=re.M)
-        subprocess.run(["sh", "-euc", script], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["sh", "-euc", made], cwd=folder, check=True, capture_output=True)
     if block.page == str(guide.PAGE.relative_to(guide.PAGE.parents[1])):
         guide.write_package(folder)
 
 
-def _write(file: Path, text: str) -> None:
+def write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)

@@ -6,10 +6,12 @@ import hmac
 import itertools
 import os
 import shutil
+import struct
 import subprocess
 import time
 from base64 import b64decode, b64encode
 from pathlib import Path
+from socket import IPPROTO_UDP, inet_aton
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -31,6 +33,16 @@ def key_pair() -> tuple[str, str]:
 
 def new_secret() -> str:
     return _text(os.urandom(32))
+
+
+def udp_in_ip(source: tuple[str, int], destination: tuple[str, int], data: bytes) -> bytes:
+    """An IPv4 packet with a UDP datagram, which has no checksum (RFC 768 allows that)."""
+    udp = struct.pack("!4H", source[1], destination[1], 8 + len(data), 0) + data
+    addresses = inet_aton(source[0]) + inet_aton(destination[0])
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, IPPROTO_UDP, 0) + addresses
+    total = sum(struct.unpack("!10H", head))
+    checksum = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    return head[:10] + checksum.to_bytes(2, "big") + head[12:] + udp
 
 
 class Tunnel:
