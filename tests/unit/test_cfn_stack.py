@@ -58,6 +58,14 @@ def code(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("prefix", ["Sluicegate", "ProxylityUdpGateway"])
+def test_a_mistyped_type_is_told_which_was_meant(tmp_path: Path, prefix: str) -> None:
+    made = stack(tmp_path, f"\n  E: {{ Type: Custom::{prefix}Listner }}\n  X: {{ Type: Custom::Other }}\n")
+    assert documents(made) == {}
+    assert f"E: it is not made here, did you mean the type Custom::{prefix}Listener?" in texts(made)
+    assert "X: it is not made here\n" in texts(made) + "\n"
+
+
 def test_code_in_a_directory(code: Path) -> None:
     properties = "{ Runtime: python3.12, CodeUri: src/, Handler: app.handler, Timeout: 7, MemorySize: 1024 }"
     destination, made = bound(code, properties)

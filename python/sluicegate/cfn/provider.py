@@ -15,6 +15,7 @@ retries and roll-backs from doing harm:
   deleted; if it refuses, there is none.
 """
 
+import difflib
 import hashlib
 import http.client
 import json
@@ -275,6 +276,13 @@ def kind_of(resource_type: str | None) -> str | None:
     """`Listener`, `PacketSource` or `DestinationArn`; None for a type that is not ours."""
     name = _own_type(resource_type)
     return name if name in PATHS else None
+
+
+def meant_kind(resource_type: str) -> str | None:
+    """The type of ours that a mistyped one is nearest to."""
+    name = _own_type(resource_type)
+    near = difflib.get_close_matches(name, PATHS, n=1) if name else []
+    return resource_type.removesuffix(name) + near[0] if name and near else None
 
 
 def is_destination(resource_type: str | None) -> bool:

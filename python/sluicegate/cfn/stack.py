@@ -21,6 +21,7 @@ from sluicegate.cfn.provider import (
     document,
     is_destination,
     kind_of,
+    meant_kind,
 )
 from sluicegate.cfn.reader import Items, Map, Place
 from sluicegate.cfn.resolve import NO_VALUE, Resolver
@@ -429,7 +430,8 @@ class Stack:
             if declared.logical_id in references(other.properties)
         )
         used = f"; {', '.join(users)} get a placeholder for it" if users else ""
-        return f"it is not made here{used}"
+        meant = meant_kind(declared.type)
+        return f"it is not made here{f', did you mean the type {meant}?' if meant else ''}{used}"
 
     def _note(self, declared: Declared, text: str) -> None:
         note = Note(declared.logical_id, declared.type, declared.place.line, text)

@@ -20,7 +20,7 @@ from sluicegate.cfn.template import Template, TemplateError
 from sluicegate.cli.client import api_option, reason, request
 from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError, Exit
-from sluicegate.cli.options import output_option
+from sluicegate.cli.options import NetworkText, output_option
 from sluicegate.model.text import endpoint_text
 
 _STACK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
@@ -66,7 +66,7 @@ class Pairs(click.ParamType[tuple[str, str]]):
 @click.option(
     "--egress-network",
     "networks",
-    metavar="CIDR",
+    type=NetworkText(),
     multiple=True,
     help="Let PacketSources send there too. Private and loopback networks are named so, or packets do not go there: "
     "127.0.0.0/8 for clients on this machine.",

@@ -25,9 +25,15 @@ def command() -> None:
 _file = click.argument("file", type=click.Path())
 
 
+def _named(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("it is empty, write whose key it is, such as ci")
+    return value
+
+
 @command.command("create")
 @_file
-@click.option("--name", required=True, help="Whose key it is, for people.")
+@click.option("--name", required=True, callback=_named, help="Whose key it is, for people.")
 @click.option(
     "--scope",
     "scopes",

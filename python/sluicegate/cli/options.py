@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
+from sluicegate.model.address import Network
 from sluicegate.model.text import endpoint_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_NETWORK = TypeAdapter(Network)
 
 
 def output_option(command: _F) -> _F:
@@ -59,6 +62,18 @@ class Endpoint(click.ParamType[tuple[str, int]]):
         except (OSError, UnicodeError):
             self.fail(f"the name {host!r} cannot be resolved, use a numeric address", param, ctx)
         return str(found[0][4][0]), int(port)
+
+
+class NetworkText(click.ParamType[str]):
+    """`ADDRESS/PREFIX`, as `egress_networks` has it."""
+
+    name = "CIDR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return _NETWORK.validate_python(value)
+        except ValidationError as error:
+            self.fail(error.errors()[0]["msg"], param, ctx)
 
 
 class HexBytes(click.ParamType[bytes]):

@@ -137,7 +137,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         cause, fix = {
             errno.ENOENT: ("the file does not exist", "correct the path"),
-            errno.EISDIR: ("this is a directory", "name the configuration file in it"),
+            errno.EISDIR: ("this is a directory", "name the file in it"),
             errno.EINVAL: (f"the file cannot be read: {error.strerror}", "name the file itself"),
             errno.EACCES: ("the file cannot be read: permission denied", "correct its permissions"),
         }.get(error.errno or 0, (f"the file cannot be read: {error.strerror}", "correct the path"))
