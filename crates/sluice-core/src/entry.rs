@@ -87,7 +87,10 @@ fn id_of(entry: &Entry) -> Result<Option<String>, Refused> {
 }
 
 fn formatter_of(entry: &Entry) -> Result<Formatter, Refused> {
-    let unknown = || (Reason::MalformedData, "Formatter is none of base64, hex, utf8, ascii".to_owned());
+    let unknown = || {
+        let names = Formatter::ALL.map(Formatter::as_str).join(", ");
+        (Reason::MalformedData, format!("Formatter is none of {names}"))
+    };
     match &entry.formatter {
         Scalar::Absent | Scalar::Null => Ok(Formatter::default()),
         Scalar::Text(name) => Formatter::from_name(name).ok_or_else(unknown),

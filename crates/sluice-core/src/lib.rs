@@ -9,6 +9,7 @@ mod address;
 mod answers;
 pub mod batch;
 pub mod brex;
+pub mod coap;
 pub mod counters;
 pub mod dedup;
 pub mod document;

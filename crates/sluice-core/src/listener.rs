@@ -158,12 +158,19 @@ impl Listener {
                 self.dropped(index, Dropped::Unbound, 1);
                 continue;
             }
+            let view = match formatter.view(delivery.payload) {
+                Ok(view) => view,
+                Err(why) => {
+                    self.dropped(index, why, 1);
+                    continue;
+                }
+            };
             let (writer, ready, counters) = (&self.writer, &mut self.ready, &mut self.counters.destinations[index]);
             self.batchers[index].add(
                 now,
                 delivery.payload,
                 &mut budget,
-                |out| writer.write(formatter, delivery.payload, out),
+                |out| writer.write(&view, out),
                 |batch| {
                     counters.batches += 1;
                     ready.push_back((index, batch));

@@ -3,7 +3,7 @@
 //! The parts that a Listener never changes are rendered once; what all Destinations share of one packet (Tag, addresses,
 //! time) is rendered once per packet; only `Formatter` and `Data` differ between them.
 
-use crate::{Now, format::Formatter, inner::Inner, session::wireguard::keys::PublicKey, time};
+use crate::{Now, format::View, inner::Inner, session::wireguard::keys::PublicKey, time};
 use std::{
     io::Write,
     net::{IpAddr, SocketAddr},
@@ -77,12 +77,12 @@ impl PacketWriter {
         head.extend_from_slice(&self.region);
     }
 
-    /// Appends the packet that `begin` started, with its payload in `formatter`.
-    pub fn write(&self, formatter: Formatter, payload: &[u8], out: &mut Vec<u8>) {
+    /// Appends the packet that `begin` started, with this payload.
+    pub fn write(&self, payload: &View<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        out.extend_from_slice(formatter.as_str().as_bytes());
+        out.extend_from_slice(payload.formatter().as_str().as_bytes());
         out.extend_from_slice(b"\",\"Data\":");
-        formatter.write(payload, out);
+        payload.write(out);
         out.push(b'}');
     }
 }
@@ -134,6 +134,7 @@ fn write_decimal(mut value: u16, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Formatter;
     use serde_json::{Value, json};
 
     fn packet(remote: &str, local: &str, formatter: Formatter, payload: &[u8]) -> Value {
@@ -141,7 +142,7 @@ mod tests {
         let now = Now { mono: 0, unix_ms: 1_780_999_200_123 };
         writer.begin(now, b"TAG", remote.parse().unwrap(), local.parse().unwrap(), None);
         let mut out = Vec::new();
-        writer.write(formatter, payload, &mut out);
+        writer.write(&formatter.view(payload).unwrap(), &mut out);
         serde_json::from_slice(&out).unwrap()
     }
 
@@ -168,7 +169,7 @@ mod tests {
             let (remote, local) = ("198.51.100.7:40001".parse().unwrap(), "192.0.2.10".parse().unwrap());
             writer.begin(Now { mono: 0, unix_ms: 0 }, b"TAG", remote, local, Some((&key, inner)));
             let mut out = Vec::new();
-            writer.write(Formatter::Base64, b"hi", &mut out);
+            writer.write(&View::Bytes(Formatter::Base64, b"hi"), &mut out);
             serde_json::from_slice::<Value>(&out).unwrap()
         };
         let plain = packet(None);

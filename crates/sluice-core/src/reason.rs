@@ -100,6 +100,22 @@ names! {
         Unbound,
         /// The Destination's queue was full; its oldest batch gave way.
         QueueFull,
+        /// No CoAP message, where the formatter is `coap`, as all that follow: it ends in the middle of something.
+        CoapTruncated,
+        /// Another version of CoAP than 1.
+        CoapVersion,
+        /// A token of more than 8 bytes: extended (RFC 8974), or the reserved length 15.
+        CoapTokenLength,
+        /// Code 0.00, with more than the 4 bytes that it has.
+        CoapEmptyCode,
+        /// The reserved delta 15.
+        CoapOptionDelta,
+        /// The reserved length 15.
+        CoapOptionLength,
+        /// An option whose number is above 65535.
+        CoapOptionNumber,
+        /// A payload marker with nothing behind it.
+        CoapNoPayload,
     }
 }
 

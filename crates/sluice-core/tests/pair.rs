@@ -465,6 +465,67 @@ fn stale_entries_are_not_sent() {
 }
 
 #[test]
+fn a_malformed_coap_message_is_dropped_where_the_formatter_is_coap() {
+    let mut node = Node::new(|spec| {
+        spec["Destinations"] = json!([destination("coap"), destination("raw")]);
+        spec["Destinations"][0]["Formatter"] = json!("coap");
+    });
+    let malformed: [(Dropped, &[u8]); 9] = [
+        (Dropped::CoapTruncated, b"\x40\x01\x00"),
+        (Dropped::CoapVersion, b"\x80\x01\x00\x01"),
+        (Dropped::CoapTokenLength, b"\x49\x01\x00\x01123456789"),
+        (Dropped::CoapEmptyCode, b"\x60\x00\x00\x01\x00"),
+        (Dropped::CoapEmptyCode, b"\x70\x00\x00\x01\x00"),
+        (Dropped::CoapOptionDelta, b"\x40\x01\x00\x01\xf0"),
+        (Dropped::CoapOptionLength, b"\x40\x01\x00\x01\x0f"),
+        (Dropped::CoapOptionNumber, b"\x40\x01\x00\x01\xe0\xff\xff"),
+        (Dropped::CoapNoPayload, b"\x40\x01\x00\x01\xff"),
+    ];
+    let mut expected = BTreeMap::new();
+    for (why, datagram) in malformed {
+        node.receive("198.51.100.7:1", datagram);
+        *expected.entry(why).or_insert(0) += 1;
+    }
+    node.receive("198.51.100.7:1", b"\x40\x01\x00\x01\xb4time");
+    node.pass(0.2);
+    let counted = &node.listener.counters().destinations;
+    assert_eq!((counted[0].packets, &counted[0].dropped), (10, &expected));
+    assert_eq!((counted[1].packets, counted[1].dropped.len()), (10, 0));
+    let datas: Vec<Value> =
+        node.packets[&0].iter().map(|packet| serde_json::from_str(packet["Data"].as_str().unwrap()).unwrap()).collect();
+    assert_eq!(
+        (datas.len(), &datas[0]["Path"], &node.packets[&0][0]["Formatter"]),
+        (1, &json!("/time"), &json!("coap"))
+    );
+    assert_eq!(node.packets[&1].len(), 10);
+    assert!(node.wire.is_empty(), "the gateway answers nothing by itself");
+}
+
+#[test]
+fn coap_answers_and_messages_are_encoded_or_fail_alone() {
+    let mut node = Node::new(|spec| spec["Destinations"][0]["Formatter"] = json!("coap"));
+    node.receive("198.51.100.7:1", b"\x41\x01\x00\x07\x09");
+    node.pass(0.2);
+    let tag = node.packets[&0][0]["Tag"].clone();
+    let good = json!({"Type": 2, "Code": "2.05", "MessageId": 7, "Token": "CQ==", "Payload": "b2s="}).to_string();
+    let bad = json!({"Type": 2, "Code": "2.05", "MessageId": 70_000}).to_string();
+    let replies =
+        json!({"Replies": [{"Tag": tag, "Data": bad}, {"Tag": tag, "Data": good}, {"Tag": tag, "Data": "b2s="}]});
+    let completion = node.submit(Origin::Destination(0), None, replies);
+    assert_eq!(reasons(&completion), [(Some(0), Reason::MalformedData), (Some(2), Reason::MalformedData)]);
+    assert_eq!(completion.failures[0].detail, "MessageId is not a whole number from 0 to 65535");
+    let remote = json!({"Address": "198.51.100.7", "Port": 1});
+    let completion = node.publish(json!({"Messages": [
+        {"Remote": remote, "Formatter": "coap", "Data": good}, {"Remote": remote, "Formatter": "coap", "Data": bad},
+        {"Remote": remote, "Formatter": "cbor", "Data": bad},
+    ]}));
+    assert_eq!(reasons(&completion), [(Some(1), Reason::MalformedData), (Some(2), Reason::MalformedData)]);
+    assert_eq!(completion.failures[1].detail, "Formatter is none of base64, hex, utf8, ascii, coap");
+    let sent: Vec<_> = node.wire.iter().map(|(_, _, payload)| payload.as_slice()).collect();
+    assert_eq!(sent, [b"\x61\x45\x00\x07\x09\xffok"; 2]);
+}
+
+#[test]
 fn refused_clients_and_unbound_destinations_are_counted() {
     let mut node = Node::new(|spec| {
         spec["ClientNetworks"] = json!(["198.51.100.0/24"]);

@@ -68,7 +68,8 @@ impl<'v> Value<'v> {
         }
     }
 
-    /// The value as text: bytes in `formatter`, numbers as decimals. None: null.
+    /// The value as text: bytes in `formatter`, numbers as decimals. None: null, or bytes that it
+    /// cannot show.
     pub fn render(self, formatter: Formatter) -> Option<Cow<'v, str>> {
         Some(match self {
             Value::Null => return None,
@@ -76,8 +77,8 @@ impl<'v> Value<'v> {
             Value::Int(value) => Cow::Owned(value.to_string()),
             Value::Real(value) => Cow::Owned(value.to_string()),
             Value::Text(bytes) => String::from_utf8_lossy(bytes),
-            Value::Hex(bytes) => Cow::Owned(shown(bytes, Formatter::Hex)),
-            Value::Bytes(bytes) => Cow::Owned(shown(bytes, formatter)),
+            Value::Hex(bytes) => Cow::Owned(shown(bytes, Formatter::Hex)?),
+            Value::Bytes(bytes) => Cow::Owned(shown(bytes, formatter)?),
         })
     }
 
@@ -200,8 +201,8 @@ fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> {
     bytes.iter().flat_map(move |&byte| [digit(byte >> 4), digit(byte & 15)])
 }
 
-fn shown(bytes: &[u8], formatter: Formatter) -> String {
+fn shown(bytes: &[u8], formatter: Formatter) -> Option<String> {
     let mut json = Vec::new();
-    formatter.write(bytes, &mut json);
-    serde_json::from_slice(&json).expect("a formatter writes a JSON string")
+    formatter.view(bytes).ok()?.write(&mut json);
+    Some(serde_json::from_slice(&json).expect("a formatter writes a JSON string"))
 }

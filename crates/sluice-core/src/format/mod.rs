@@ -1,12 +1,15 @@
 //! Formatters: how a payload becomes the `Data` string of a RequestPacket and back (contract section 3).
 //!
 //! `base64`, `hex` and `utf8` of valid text lose nothing. `utf8` shows bytes that are not UTF-8 as U+FFFD and `ascii`
-//! shows bytes above 127 as `?`: those two are for payloads known to be text.
+//! shows bytes above 127 as `?`: those two are for payloads known to be text. `coap` loses nothing either, but not every
+//! payload is a CoAP message.
 
 mod base64;
+mod coap;
 mod hex;
 mod text;
 
+use crate::{coap::Message, reason::Dropped};
 use serde::Deserialize;
 
 /// The name of a formatter.
@@ -22,9 +25,46 @@ pub enum Formatter {
     Utf8,
     /// Seven-bit text.
     Ascii,
+    /// A CoAP message as a JSON object.
+    Coap,
+}
+
+/// A payload that a formatter can show.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'p> {
+    /// Any bytes, in one of the other formatters.
+    Bytes(Formatter, &'p [u8]),
+    /// A message, in `coap`.
+    Coap(Message<'p>),
+}
+
+impl View<'_> {
+    /// The formatter that shows it.
+    #[inline]
+    pub fn formatter(&self) -> Formatter {
+        match self {
+            View::Bytes(formatter, _) => *formatter,
+            View::Coap(_) => Formatter::Coap,
+        }
+    }
+
+    /// Appends a JSON string that shows the payload, with its quotes.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            View::Bytes(Formatter::Hex, payload) => hex::write(payload, out),
+            View::Bytes(Formatter::Utf8, payload) => text::write_utf8(payload, out),
+            View::Bytes(Formatter::Ascii, payload) => text::write_ascii(payload, out),
+            View::Bytes(_, payload) => base64::write(payload, out),
+            View::Coap(message) => coap::write(message, out),
+        }
+    }
 }
 
 impl Formatter {
+    /// Every formatter.
+    pub const ALL: [Formatter; 5] =
+        [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii, Formatter::Coap];
+
     /// The name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -32,21 +72,21 @@ impl Formatter {
             Formatter::Hex => "hex",
             Formatter::Utf8 => "utf8",
             Formatter::Ascii => "ascii",
+            Formatter::Coap => "coap",
         }
     }
 
     /// The formatter with this name.
     pub fn from_name(name: &str) -> Option<Formatter> {
-        [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii].into_iter().find(|f| f.as_str() == name)
+        Formatter::ALL.into_iter().find(|f| f.as_str() == name)
     }
 
-    /// Appends a JSON string that shows `payload`, with its quotes.
-    pub fn write(self, payload: &[u8], out: &mut Vec<u8>) {
+    /// What there is to show of `payload`, or why this formatter cannot: `coap` shows CoAP messages alone.
+    #[inline]
+    pub fn view(self, payload: &[u8]) -> Result<View<'_>, Dropped> {
         match self {
-            Formatter::Base64 => base64::write(payload, out),
-            Formatter::Hex => hex::write(payload, out),
-            Formatter::Utf8 => text::write_utf8(payload, out),
-            Formatter::Ascii => text::write_ascii(payload, out),
+            Formatter::Coap => Message::parse(payload).map(View::Coap),
+            _ => Ok(View::Bytes(self, payload)),
         }
     }
 
@@ -57,6 +97,7 @@ impl Formatter {
             Formatter::Hex => hex::read(data).map_err(or_plain_text),
             Formatter::Utf8 => Ok(data.as_bytes().to_vec()),
             Formatter::Ascii => text::read_ascii(data),
+            Formatter::Coap => coap::read(data),
         }
     }
 }
@@ -75,7 +116,7 @@ mod tests {
 
     fn json(formatter: Formatter, payload: &[u8]) -> String {
         let mut out = Vec::new();
-        formatter.write(payload, &mut out);
+        formatter.view(payload).unwrap().write(&mut out);
         serde_json::from_slice(&out).unwrap()
     }
 
@@ -123,7 +164,7 @@ mod tests {
 
         #[test]
         fn reading_never_panics(text: String) {
-            for formatter in [Formatter::Base64, Formatter::Hex, Formatter::Utf8, Formatter::Ascii] {
+            for formatter in Formatter::ALL {
                 let _ = formatter.read(&text);
             }
         }
