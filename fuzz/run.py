@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 FUZZ = Path(__file__).resolve().parent
-RUST = ("message", "replies", "tag", "datagram", "brex", "time", "handshake", "tunnel", "inner")
+RUST = ("message", "replies", "tag", "datagram", "brex", "coap", "time", "handshake", "tunnel", "inner")
 PYTHON = ("config", "sns", "entries")
 RSS_LIMIT_MB = 2048
 INPUT_SECONDS = 10  # one input that takes longer has failed
@@ -28,6 +28,7 @@ MAX_LENGTH = {
     "tag": 256,
     "datagram": 4096,
     "brex": 1024,
+    "coap": 1500,
     "time": 64,
     "handshake": 256,
     "tunnel": 1500,

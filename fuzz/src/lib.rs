@@ -2,6 +2,7 @@
 //! hold. `targets/` feeds them from libFuzzer, `tests/seeds.rs` from the files in `seeds/`.
 
 pub mod brex;
+pub mod coap;
 pub mod datagram;
 pub mod handshake;
 pub mod inner;

@@ -40,6 +40,11 @@ fn brex() {
 }
 
 #[test]
+fn coap() {
+    replay("coap", sluicegate_fuzz::coap::check);
+}
+
+#[test]
 fn time() {
     replay("time", sluicegate_fuzz::time::check);
 }
