@@ -3,9 +3,6 @@
 //! Every well-formed datagram has one spelling: what [`Message::parse`] accepts, [`Draft::encode`] gives back to the byte.
 //! Extended tokens (RFC 8974) are refused: a token has at most 8 bytes.
 
-#[cfg(test)]
-mod tests;
-
 use crate::reason::Dropped;
 
 /// Bytes before the token.
@@ -226,3 +223,6 @@ fn extension(value: u32) -> (u8, Extension) {
         _ => (14, Extension::Two((value - TWO_MORE) as u16)),
     }
 }
+
+#[cfg(test)]
+mod tests;
