@@ -111,7 +111,7 @@ elif [ "$$(printf '%s\n' "$$wanted" "$$have" | sort -V | head -1)" != "$$wanted"
 endef
 
 # Tests that need one of these commands skip themselves without it, and say so.
-TEST_TOOLS := ip:iproute2 nft:nftables ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go
+TEST_TOOLS := ip:iproute2 nft:nftables ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go coap-client-notls:libcoap3-bin
 
 test-tools:
 	@absent=; for tool in $(TEST_TOOLS); do command -v "$${tool%%:*}" >/dev/null || absent="$$absent $${tool##*:}"; done; \
