@@ -200,13 +200,8 @@ def _sentence(text: str) -> str:
 
 
 def _unavailable() -> Iterator[str]:
-    tables = [
-        ("listeners[]", support._LISTENER),
-        ("listeners[].destinations[]", support._DESTINATION),
-    ]
-    for section, rules in tables:
-        for key, _, what, instead in rules:  # type: ignore[attr-defined]
-            yield f"| {section} | `{key}` | {what} | {instead} |"
+    for key, _, what, instead in support._LISTENER:
+        yield f"| listeners[] | `{key}` | {what} | {instead} |"
     for what in dict.fromkeys(destinations.LATER.values()):
         instead = "use function:PATH, file:PATH.ndjson, console:, or a package that does it"
         yield f"| listeners[].destinations[] | `destination_arn` | {what} | {instead} |"

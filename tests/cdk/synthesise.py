@@ -54,7 +54,7 @@ COMMON: dict[str, Any] = {
     "metrics_enabled": True,
     "role_session_duration": cdk.Duration.minutes(30),
 }
-"""Of a Destination of any class, apart from what this version refuses (the stack `Coap`)."""
+"""Of a Destination of any class."""
 
 Build = Callable[[cdk.Stack], None]
 STACKS: dict[str, Build] = {}

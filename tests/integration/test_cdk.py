@@ -22,7 +22,6 @@ TEMPLATES = {file.name.removesuffix(".template.json"): file for file in ASSEMBLY
 AWS_SERVICES = ("dynamodb", "events", "execute-api", "firehose", "geo", "iot", "kinesis", "lambda", "logs")
 AWS_SERVICES += ("s3", "sns", "sqs", "states")
 REFUSED = {
-    "Coap": ["the formatter coap"],
     "DtlsListener": ["dtls"],
     "DtlsListenerFull": ["dtls"],
     "ExistingTargets": [f"delivery to AWS services ({service})" for service in AWS_SERVICES],

@@ -102,7 +102,7 @@ CASES = {
         "/Role/Arn", "is not a role ARN", key='"Arn"', written='"admin"', Role={"Arn": "admin"}
     ),
     "formatter": destination(
-        "/Formatter", "this version cannot do it yet", key='"Formatter"', written='"coap"', Formatter="coap"
+        "/Formatter", "COAP", key='"Formatter"', written='"COAP"', Formatter="COAP"
     ),
     **{
         protocol: Case(

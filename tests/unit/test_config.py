@@ -249,9 +249,9 @@ def test_an_executable_must_be_one(base: Path) -> None:
 
 
 def test_what_cannot_run_yet_is_located(base: Path) -> None:
-    text = "listeners:\n  - destinations:\n      - formatter: coap\n    Protocols: [dtls]\n"
+    text = "listeners:\n  - destinations:\n      - destination_arn: nats:x\n    Protocols: [dtls]\n"
     found = problems(base, text)
-    assert [(problem.line, problem.col) for problem in found] == [(3, 20), (4, 16)]
+    assert [(problem.line, problem.col) for problem in found] == [(3, 26), (4, 16)]
 
 
 def test_warnings_are_not_errors(base: Path) -> None:

@@ -66,7 +66,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
 @pytest.mark.parametrize(
     "fields",
     [
-        {"formatter": "coap"},
         {"destination_arn": "arn:aws:lambda:us-east-1:123456789012:function:f"},
         {"destination_arn": "https://example.com/"},
         {"destination_arn": "nats://h/s"},

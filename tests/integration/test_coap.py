@@ -1,0 +1,295 @@
+"""The formatter `coap` with stock peers: libcoap's client and aiocoap, over UDP and through WireGuard; and the example
+that is observed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import (
+    HANG_SECONDS,
+    HOST,
+    Client,
+    Gateway,
+    Netns,
+    Place,
+    Process,
+    until,
+    wait_for_records,
+)
+from test_wireguard import FAR, GATEWAY, INNER, PORT, Site
+from wireguard import StockPeer
+
+from conftest import StartGateway
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples/coap-observe"
+SERVER = (HERE / "coap_server.py").read_text()
+BODY = bytes(range(256)) * 12
+TOPIC = "arn:aws:sns:us-east-1:000000000000:notifications"
+LIBCOAP = next(filter(None, map(shutil.which, ("coap-client", "coap-client-notls"))), None)
+needs_libcoap = pytest.mark.skipif(LIBCOAP is None, reason="needs coap-client (libcoap3-bin)")
+
+
+class Lan:
+    """A gateway whose Destination has the formatter `coap`, as its clients see it."""
+
+    def __init__(self, running: Gateway, place: Place, host: str, port: int, directory: Path) -> None:
+        self.gateway = running
+        self.place = place
+        self.uri = f"coap://{host}:{port}"
+        self._directory = directory
+
+    def libcoap(self, path: str, *options: str) -> bytes:
+        """What the client printed: the payload."""
+        assert LIBCOAP is not None
+        # -B: it gives up; -v 0: nothing but the payload.
+        command = [LIBCOAP, "-v", "0", "-B", "30", *options, self.uri + path]
+        done = self.place.run(
+            lambda: subprocess.run(
+                self.place.inside(command), capture_output=True, timeout=HANG_SECONDS, cwd=self._directory
+            )
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def aiocoap(self, *steps: str) -> Process:
+        pytest.importorskip("aiocoap")
+        return Process([sys.executable, HERE / "coap_peer.py", self.uri, *steps], self._directory, self.place)
+
+
+def config(protocol: str, handler: str, topic: str) -> str:
+    return f"""
+listeners:
+  - name: devices
+    {protocol}
+    destinations:
+      - name: server
+        destination_arn: function:{handler}.py:handler
+        formatter: coap
+        batching: {{ count: 1 }}
+        arguments: {{ Concurrency: 1 }}
+      - {{ name: raw, formatter: hex, destination_arn: "file:raw.ndjson", batching: {{ count: 1 }} }}
+packet_sources:
+  - name: notifications
+    listener_name: devices
+    sns_topic_source: {{ topic_arn: "{topic}" }}
+    egress_networks: [127.0.0.0/8]
+"""
+
+
+class Starts:
+    """Starts gateways over one protocol."""
+
+    def __init__(self, protocol: str, start: StartGateway, directory: Path, stack: ExitStack) -> None:
+        self._protocol, self._start = protocol, start
+        self._directory, self._stack = directory, stack
+
+    def __call__(self, handler: str = "server", **handlers: str) -> Lan:
+        texts = handlers or {"server": SERVER}
+        if self._protocol == "udp":
+            running = self._start(config("bind: 127.0.0.1", handler, TOPIC), texts)
+            return Lan(running, HOST, *running.address(), self._directory)
+        site = Site(self._directory, self._stack)
+        peer = site.peer((f"{INNER}/32",))
+        wg = f"""protocol: wg
+    bind: "{GATEWAY}:{PORT}"
+    decapsulated_delivery: true
+    peers: [{{ public_key: "{peer.public_key}", allowed_ips: ["{INNER}/32"] }}]"""
+        running = self._start(config(wg, handler, TOPIC), texts, place=site.gateway_side)
+        key = running.api("GET", "/v1/listeners").json()["Items"][0]["WireGuardPublicKey"]
+        peer.connect((GATEWAY, PORT), key, ["10.60.0.0/24"])
+        return Lan(running, site.peer_side, FAR, 5683, self._directory)
+
+
+@pytest.fixture(params=["udp", pytest.param("wg", marks=pytest.mark.netns)])
+def starts(request: pytest.FixtureRequest, gateway: StartGateway, tmp_path: Path) -> Iterator[Starts]:
+    missing = Netns.missing() or StockPeer.missing() if request.param == "wg" else None
+    if missing:
+        pytest.skip(missing)
+    with ExitStack() as stack:
+        yield Starts(request.param, gateway, tmp_path, stack)
+
+
+def answers(peer: Process, count: int) -> dict[str, Any]:
+    """What the steps of `coap_peer.py` gave."""
+    said = peer.stdout.wait(lambda lines: lines if len(lines) >= count else None, f"{count} lines of aiocoap")
+    return {line["Step"]: line["Answer"] for line in map(json.loads, said)}
+
+
+@needs_libcoap
+def test_libcoap_gets_puts_and_gets_in_blocks(starts: Starts, tmp_path: Path) -> None:
+    lan = starts()
+    body = (b"0123456789abcdef" * 61)[:-5]
+    (tmp_path / "body").write_bytes(body)
+    assert lan.libcoap("/hello").strip() == b"hello"
+    assert lan.libcoap("/hello", "-N").strip() == b"hello"
+    assert lan.libcoap("/separate").strip() == b"later"
+    lan.libcoap("/store", "-m", "put", "-b", "64", "-f", "body")
+    assert lan.libcoap("/store", "-b", "128").strip() == body
+    assert lan.libcoap("/store").strip() == body
+    assert lan.gateway.metrics().by("reason", "destination_dropped_packets") == {}
+
+
+def test_aiocoap_gets_puts_and_gets_in_blocks(starts: Starts) -> None:
+    lan = starts()
+    steps = ("con", "non", "separate", "block1", "block2")
+    peer = lan.aiocoap(*steps)
+    try:
+        got = answers(peer, len(steps))
+        assert peer.wait() == 0, peer.stderr.text
+    finally:
+        peer.close()
+    hello = {"Code": "2.05", "Payload": b"hello".hex()}
+    assert (got["con"], got["non"]) == (hello, hello)
+    assert got["separate"] == {"Code": "2.05", "Payload": b"later".hex()}
+    assert got["block1"]["Code"] == "2.04"
+    assert got["block2"] == {"Code": "2.05", "Payload": BODY.hex()}
+
+
+class Example:
+    """examples/coap-observe on a gateway of the test's: its handler, its notifier, its table."""
+
+    def __init__(self, lan: Lan, directory: Path) -> None:
+        self._lan = lan
+        self._table = directory / "observers.db"
+
+    def notify(self, *options: str) -> int:
+        """Run the notifier; how many it notified."""
+        command = [sys.executable, EXAMPLE / "notify.py", "--endpoint", self._lan.gateway.sns_url, *options]
+        done = Process(command, EXAMPLE, self._lan.gateway.place, {"OBSERVERS": str(self._table)})
+        try:
+            assert done.wait() == 0, done.stderr.text
+            return int(done.stdout.text.removeprefix("notified "))
+        finally:
+            done.close()
+
+
+@pytest.fixture
+def example(starts: Starts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lan, Example]:
+    text = (EXAMPLE / "handlers/clock.py").read_text()
+    table = f"TABLE = Path({str(tmp_path / 'observers.db')!r})\n"
+    before = next(line for line in text.splitlines(keepends=True) if line.startswith("TABLE = "))
+    lan = starts("clock", clock=text.replace(before, table))
+    return lan, Example(lan, tmp_path)
+
+
+def test_aiocoap_observes_and_cancels_by_a_reset(example: tuple[Lan, Example]) -> None:
+    lan, clock = example
+    peer = lan.aiocoap("observe")
+    try:
+        peer.stdout.wait(lambda lines: len(lines) >= 1, "the registration")
+        assert json.loads(peer.stdout.all[0]) == {"Registered": True}
+        for notification in (2, 3):
+            assert clock.notify("--confirmable") == 1
+            peer.stdout.wait(lambda lines, many=notification: len(lines) >= many, "a notification")
+        peer.stdout.wait(lambda lines: len(lines) >= 4, "that it has no use for more")
+        # The next one is answered by a reset, and the handler forgets the observer.
+        assert clock.notify("--confirmable") == 1
+        until(lambda: clock.notify("--confirmable") == 0, "nobody observes any more")
+    finally:
+        peer.close()
+    resets = [
+        packet
+        for packet in wait_for_records(lan.gateway.directory / "raw.ndjson", 2)
+        if packet["Data"][:4] == "7000"
+    ]
+    assert resets, "it was cancelled by a reset"
+
+
+@needs_libcoap
+def test_libcoap_observes_and_cancels(example: tuple[Lan, Example], tmp_path: Path) -> None:
+    lan, clock = example
+    assert LIBCOAP is not None
+    peer = Process([LIBCOAP, "-v", "0", "-w", "-s", "2", lan.uri + "/time"], tmp_path, lan.place)
+    try:
+        peer.stdout.wait(lambda lines: len(lines) >= 1, "the registration")
+        assert clock.notify() == 1
+        peer.stdout.wait(lambda lines: len(lines) >= 2, "a notification")
+        assert peer.wait() == 0, peer.stderr.text
+    finally:
+        peer.close()
+    until(lambda: clock.notify() == 0, "nobody observes any more")
+
+
+def test_malformed_messages_are_counted_and_never_answered(gateway: StartGateway) -> None:
+    running = gateway(config("bind: 127.0.0.1", "server", TOPIC), {"server": SERVER})
+    malformed = {
+        "CoapTruncated": ["4001", "40010001d0", "40010001e001", "400100010d", "41010001"],
+        "CoapVersion": ["00010001", "80010001", "c0010001"],
+        "CoapTokenLength": [f"4{length:x}010001" + "00" * 300 for length in range(9, 16)],
+        "CoapEmptyCode": ["4000000100", "6000000100", "7000000100", "61000001aa", "71000001aa"],
+        "CoapOptionDelta": ["40010001f0", "60450001f0", "70450001f0"],
+        "CoapOptionLength": ["400100010f", "604500010f"],
+        "CoapOptionNumber": ["40010001e0fef3", "40010001e0fef210"],
+        "CoapNoPayload": ["40010001ff", "60450001ff", "70450001ff"],
+    }
+    packets = [packet for some in malformed.values() for packet in some]
+    with Client() as client:
+        for packet in packets:
+            client.send(bytes.fromhex(packet), running.address())
+        # The other Destination has them all; a request is still answered, and that is the first thing that is said.
+        client.send(bytes.fromhex("41010007aab568656c6c6f"), running.address())
+        assert client.receive() == (bytes.fromhex("61450007aaff") + b"hello", running.address())
+        assert client.waiting() == []
+    raw = wait_for_records(running.directory / "raw.ndjson", len(packets) + 1)
+    assert [packet["Data"].lower() for packet in raw[:-1]] == packets
+    expected = {reason: len(some) for reason, some in malformed.items()}
+    metrics = running.metrics()
+    assert metrics.by("reason", "destination_dropped_packets", destination="server") == expected
+    assert metrics.by("reason", "destination_dropped_packets", destination="raw") == {}
+
+
+def test_a_malformed_answer_fails_alone_and_says_which_field(gateway: StartGateway) -> None:
+    text = config("bind: 127.0.0.1", "server", TOPIC)
+    answer = """
+import json
+
+def handler(event, context):
+    tag, asked = event["Messages"][0]["Tag"], json.loads(event["Messages"][0]["Data"])
+    good = {"Type": "ack", "Code": "2.04", "MessageId": asked["MessageId"], "Token": asked["Token"]}
+    wrong = [{**good, "Code": "2.99"}, {**good, "Options": [{"Number": 12}, {"Number": 70000}]}]
+    return {"Replies": [{"Tag": tag, "Data": json.dumps(one)} for one in (*wrong, good)]}
+"""
+    running = gateway(text, {"server": answer})
+    with Client() as client:
+        client.send(bytes.fromhex("41020007aa"), running.address())
+        assert client.receive()[0] == bytes.fromhex("61440007aa")
+    failed = running.wait_for("ReplyFailed", 2)
+    assert [event["Reason"] for event in failed] == ["MalformedData"] * 2
+    assert failed[0]["Detail"].startswith("Code is neither")
+    assert failed[1]["Detail"].startswith("Options[1].Number is not")
+
+
+def test_sourced_entries_in_coap(gateway: StartGateway) -> None:
+    running = gateway(config("bind: 127.0.0.1", "server", TOPIC), {"server": SERVER})
+    with Client() as client:
+        entry = {"Formatter": "coap", "Remote": client.remote}
+        message = {"Type": 0, "Code": "0.02", "MessageId": 1, "Options": [{"Number": 11, "Value": "b24="}]}
+        outcome = running.post(
+            {
+                "Messages": [
+                    {**entry, "Data": json.dumps(message)},
+                    {**entry, "Data": json.dumps({**message, "Token": "!"})},
+                    {**entry, "Data": message},
+                    {**entry, "Data": json.dumps({"Type": 2, "Code": "0.00", "MessageId": 258, "Token": ""})},
+                ]
+            },
+            "notifications",
+        )
+        assert [(failure["Index"], failure["Reason"]) for failure in outcome["Failures"]] == [
+            (1, "MalformedData"),
+            (2, "MalformedData"),
+        ]
+        assert outcome["Failures"][0]["Detail"].startswith("Token is not")
+        assert sorted(client.receive_data(2)) == sorted(
+            [bytes.fromhex("40020001b26f6e"), bytes.fromhex("60000102")]
+        )
+        # What an answer is taken from: the text of the request itself.
+        client.send(bytes.fromhex("40010007"), running.address())
+        client.receive()
