@@ -3,6 +3,7 @@
 //! (contract section 4.3). `docs/architecture.md`, "Counters", shows the JSON.
 
 use crate::{
+    coap::exchange::CoapCounters,
     reason::{Dropped, Reason, Rejected},
     session::wireguard::WireGuardCounters,
 };
@@ -30,6 +31,9 @@ pub struct Counters {
     /// Of a `wg` Listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wire_guard: Option<WireGuardCounters>,
+    /// Where the gateway takes part in CoAP's exchanges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coap: Option<CoapCounters>,
 }
 
 /// Counters of one Destination.

@@ -11,11 +11,12 @@
 use crate::{
     Counters, Now, OwnEndpoints,
     answers::Answers,
+    coap::exchange::{Answer, Exchanges},
     dedup::Window,
     document::{Completion, Failure, Origin, Submission},
     entry::{self, Read},
     event::{About, Event, Kinds},
-    judge::Surroundings,
+    judge::{Surroundings, may_converse},
     lobby::{self, Lobby},
     message,
     outgoing::{EntryRef, Outgoing, Queue, RunLimit, To},
@@ -25,6 +26,7 @@ use crate::{
         Departure, Session,
         wireguard::{Endpoint, HandshakeOutcome, Transmit},
     },
+    shared::Shared,
     spec::{ListenerSpec, SourceSpec},
     time::{self, SECOND},
 };
@@ -97,6 +99,8 @@ pub struct Egress {
     lobby: Lobby,
     /// Who was answered, and what came back.
     pub answers: Answers,
+    /// What the gateway does of CoAP by itself, if it does.
+    pub exchanges: Option<Exchanges>,
     outgoing: Queue,
     /// The protocol has put something into `outgoing` that [`judge_protocol`](Self::judge_protocol) has not seen.
     unjudged: bool,
@@ -117,6 +121,7 @@ impl Egress {
             held_so_far: 0,
             lobby: Lobby::default(),
             answers: Answers::default(),
+            exchanges: None,
             outgoing: Queue::default(),
             unjudged: false,
             completions: VecDeque::new(),
@@ -168,7 +173,7 @@ impl Egress {
                     self.begin(counters, document);
                     let outcome = match &refusal {
                         Some(refused) => Err(refused.clone()),
-                        None => entry::read(around, session, origin, published_ms, &element)
+                        None => entry::read(around, session, self.exchanges.as_mut(), origin, published_ms, &element)
                             .and_then(|read| self.admit(around, session, counters, document, index, read)),
                     };
                     if let Err(refused) = outcome {
@@ -191,7 +196,7 @@ impl Egress {
         index: u32,
         read: Read,
     ) -> Result<(), Refused> {
-        let Read { id, tagged, to, payload, bytes, expires_ms } = read;
+        let Read { id, tagged, to, payload, bytes, expires_ms, answer } = read;
         let now = around.now;
         // A payload that was wrapped for a tunnel ends in the application's data.
         let data = &payload[payload.len() - bytes..];
@@ -200,6 +205,7 @@ impl Egress {
             let local = session.permit_answer(around, &to)?;
             self.answers.permit(now, &around.shared.answers, &to, session.remote_of(&to), data)?;
             self.documents[document].outstanding += 1;
+            self.answered(now, answer);
             let outgoing = Outgoing::new(entry(None, REPLY_HOLD), to, local, expires_ms, payload);
             self.leave(now, session, counters, outgoing);
             return Ok(());
@@ -236,6 +242,7 @@ impl Egress {
             }
         };
         self.documents[document].outstanding += 1;
+        self.answered(now, answer);
         let outgoing = Outgoing::new(entry(id, hold), to, local, expires_ms, payload);
         if leaves <= now.mono {
             self.leave(now, session, counters, outgoing);
@@ -244,6 +251,37 @@ impl Egress {
             self.held_so_far += 1;
         }
         Ok(())
+    }
+
+    fn answered(&mut self, now: Now, answer: Option<Answer>) {
+        if let (Some(exchanges), Some(answer)) = (&mut self.exchanges, answer) {
+            exchanges.answered(now, answer);
+        }
+    }
+
+    /// Sends what the gateway itself has to say in CoAP, where an answer might go.
+    pub fn converse(
+        &mut self,
+        now: Now,
+        spec: &ListenerSpec,
+        shared: &Shared,
+        session: &mut Session,
+        counters: &mut Counters,
+    ) {
+        while let Some((way, datagram)) = self.exchanges.as_mut().and_then(Exchanges::poll_transmit) {
+            let remote = session.remote_of(&way.to).filter(|remote| may_converse(spec, *remote));
+            if self.outgoing.len() >= PROTOCOL_LIMIT
+                || remote.is_none()
+                || self.answers.permit(now, &shared.answers, &way.to, remote, &datagram).is_err()
+            {
+                continue;
+            }
+            if let Ok((to, payload)) = session.wrap(&way, datagram) {
+                self.unjudged = true;
+                self.leave(now, session, counters, Outgoing::unasked(to, payload));
+            }
+        }
+        counters.coap = self.exchanges.as_ref().map(|exchanges| exchanges.counters().clone());
     }
 
     /// Takes a packet through the session into the queue for the socket, or lets it wait for its peer's handshake.
@@ -310,7 +348,8 @@ impl Egress {
     /// When [`release`](Self::release) has something to do.
     pub fn poll_timeout(&self) -> Option<u64> {
         let held = self.held.first_key_value().map(|(&(leaves, _), _)| leaves);
-        held.into_iter().chain(self.lobby.deadline()).min()
+        let exchanges = self.exchanges.as_ref().and_then(Exchanges::poll_timeout);
+        held.into_iter().chain(self.lobby.deadline()).chain(exchanges).min()
     }
 
     /// Lets every held packet leave now: the Listener is about to be closed. Packets for WireGuard peers fail, and

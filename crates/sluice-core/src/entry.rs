@@ -3,6 +3,7 @@
 //! [`Session::permit`] to say.
 
 use crate::{
+    coap::exchange::{Answer, Exchanges},
     document::Origin,
     format::Formatter,
     judge::Surroundings,
@@ -30,6 +31,8 @@ pub struct Read {
     pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
+    /// What it is to an exchange of CoAP.
+    pub answer: Option<Answer>,
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -45,6 +48,7 @@ pub fn tolerates(origin: Origin, element: &Element) -> bool {
 pub fn read(
     around: &Surroundings,
     session: &Session,
+    exchanges: Option<&mut Exchanges>,
     origin: Origin,
     published_ms: Option<u64>,
     element: &Element,
@@ -62,12 +66,16 @@ pub fn read(
         Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
     };
     let mut bytes = 0;
-    let (to, payload) = session.address(around, entry, tag_of(entry)?, || {
-        let data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
+    let mut answer = None;
+    let (to, payload) = session.address(around, entry, tag_of(entry)?, |who| {
+        let mut data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
+        if let Some(exchanges) = exchanges.filter(|_| formatter == Formatter::Coap) {
+            (data, answer) = exchanges.answer(who, data);
+        }
         bytes = data.len();
         Ok(data)
     })?;
-    Ok(Read { id, tagged: !entry.tag.is_none(), to, payload, bytes, expires_ms })
+    Ok(Read { id, tagged: !entry.tag.is_none(), to, payload, bytes, expires_ms, answer })
 }
 
 fn tag_of<'a>(entry: &'a Entry) -> Result<Option<&'a str>, Refused> {

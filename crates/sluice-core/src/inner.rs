@@ -49,6 +49,16 @@ pub enum Ip<'a> {
     V6(ipv6::Packet<'a>),
 }
 
+impl Recent {
+    /// The client's side.
+    pub fn client(&self) -> Option<SocketAddr> {
+        match self {
+            Recent::Udp(inner) => Some(inner.source),
+            Recent::None | Recent::Raw => None,
+        }
+    }
+}
+
 /// What an inner packet is to a Listener that decapsulates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unwrapped<'a> {

@@ -4,9 +4,11 @@ use crate::{
     Batch, Completion, Counters, Now, Outgoing, OwnEndpoints, RunLimit, Submission,
     batch::Batcher,
     brex::Budget,
+    coap::exchange::{CoapCounters, Exchanges},
     counters::{DestinationCounters, SourceCounters},
     egress::Egress,
     event::{About, Event, Kinds},
+    format::View,
     intake::{Intake, Pushed},
     judge::{Surroundings, may_converse},
     pacing::Recipient,
@@ -44,6 +46,8 @@ pub struct Listener {
     spec: ListenerSpec,
     shared: Arc<Shared>,
     bound: SocketAddr,
+    /// Random; what begins later begins somewhere else.
+    lot: u32,
     sealer: TagSealer,
     session: Session,
     /// The plaintext that the session has just opened.
@@ -64,19 +68,25 @@ impl Listener {
         if let Some(wg) = session.wire_guard_mut() {
             wg.share_stamps(&shared.stamps);
         }
+        let mut egress = Egress::new(&spec);
+        let [a, b, c, d, ..] = salt;
+        let lot = u32::from_be_bytes([a, b, c, d]);
+        egress.exchanges = spec.coap.as_ref().map(|coap| Exchanges::new(coap, lot));
         Listener {
+            lot,
             sealer: TagSealer::new(salt),
             writer: PacketWriter::new(&spec.domain, bound.port(), session.protocol(), &shared.region),
             plaintext: Vec::new(),
             batchers: spec.destinations.iter().map(Batcher::new).collect(),
             intakes: spec.destinations.iter().map(|_| Intake::default()).collect(),
             ready: VecDeque::new(),
-            egress: Egress::new(&spec),
+            egress,
             events: Vec::new(),
             counters: Counters {
                 destinations: spec.destinations.iter().map(|d| DestinationCounters::new(&d.name)).collect(),
                 sources: spec.sources.iter().map(|s| SourceCounters::new(&s.name)).collect(),
                 wire_guard: session.wire_guard_counters(),
+                coap: spec.coap.as_ref().map(|_| CoapCounters::default()),
                 ..Counters::default()
             },
             session,
@@ -116,7 +126,10 @@ impl Listener {
             Arrived::Packet(_) if self.spec.destinations.iter().all(|destination| destination.removed) => {
                 self.reject(now, remote, datagram.len(), Rejected::NoDestination);
             }
-            Arrived::Packet(delivery) => self.deliver(now, local, remote, &delivery),
+            Arrived::Packet(delivery) => match self.heard_of(now, local, remote, &delivery) {
+                Some(why) => self.reject(now, remote, datagram.len(), why),
+                None => self.deliver(now, local, remote, &delivery),
+            },
         }
         self.plaintext = plaintext;
     }
@@ -130,6 +143,14 @@ impl Listener {
                 self.event(Kinds::LOOP_SUSPECTED, now, remote, delivery.payload.len(), About::Loop);
             }
         }
+    }
+
+    /// Why a packet is not delivered that belongs to an exchange of CoAP.
+    fn heard_of(&mut self, now: Now, local: IpAddr, remote: SocketAddr, delivery: &Delivery) -> Option<Rejected> {
+        let exchanges = self.egress.exchanges.as_mut()?;
+        let heard = exchanges.heard(now, delivery.way_back(local, remote).who(), delivery.payload);
+        self.converse(now);
+        heard
     }
 
     /// Renders a packet for each Destination that it may go to. What they share is made for the first of them.
@@ -176,6 +197,9 @@ impl Listener {
                     ready.push_back((index, batch));
                 },
             );
+            if let (Some(exchanges), View::Coap(message)) = (&mut self.egress.exchanges, &view) {
+                exchanges.begin(now, delivery.way_back(local, remote), message);
+            }
         }
         self.counters.expression_limits += u64::from(budget.exceeded());
     }
@@ -217,6 +241,12 @@ impl Listener {
         spec.wire_guard = None; // peers change one by one (`set_peer`, `remove_peer`)
         self.session.update(&spec);
         self.writer = PacketWriter::new(&spec.domain, self.bound.port(), self.session.protocol(), &self.shared.region);
+        match (&mut self.egress.exchanges, &spec.coap) {
+            (Some(exchanges), Some(coap)) => exchanges.update(coap),
+            (None, Some(coap)) => self.egress.exchanges = Some(Exchanges::new(coap, self.lot ^ now.mono as u32)),
+            (exchanges, None) => *exchanges = None,
+        }
+        self.counters.coap = self.egress.exchanges.as_ref().map(|exchanges| exchanges.counters().clone());
         let before = std::mem::replace(&mut self.spec, spec);
         for index in 0..self.spec.destinations.len() {
             self.update_destination(now, index, before.destinations.get(index));
@@ -331,7 +361,16 @@ impl Listener {
         self.session.handle_timeout(now);
         self.settle(now);
         self.egress.release(now, &mut self.session, &mut self.counters);
+        if let Some(exchanges) = &mut self.egress.exchanges {
+            exchanges.handle_timeout(now);
+            self.converse(now);
+        }
         self.settle(now);
+    }
+
+    /// Sends what the gateway itself has to say in CoAP.
+    fn converse(&mut self, now: Now) {
+        self.egress.converse(now, &self.spec, &self.shared, &mut self.session, &mut self.counters);
     }
 
     /// Closes every open batch: the Listener will receive no more.

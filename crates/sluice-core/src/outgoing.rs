@@ -50,7 +50,7 @@ pub struct ToPeer {
 /// A datagram that waits for the socket.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// The entry that the datagram is of. None: WireGuard itself sends it.
+    /// The entry that the datagram is of. None: the gateway itself sends it, for WireGuard or CoAP.
     pub(crate) entry: Option<EntryRef>,
     /// The peer that the payload is still to be sealed for. None in what waits for the socket.
     pub(crate) peer: Option<Box<ToPeer>>,
@@ -73,6 +73,15 @@ impl Outgoing {
             To::Peer(to) => (NOWHERE, Some(Box::new(to))),
         };
         Outgoing { entry: Some(entry), peer, expires_ms, local, remote, payload }
+    }
+
+    /// What the gateway itself says to `to`.
+    pub(crate) fn unasked(to: To, payload: Vec<u8>) -> Outgoing {
+        let (local, remote, peer) = match to {
+            To::Remote { local, remote } => (local, remote, None),
+            To::Peer(to) => (None, NOWHERE, Some(Box::new(to))),
+        };
+        Outgoing { entry: None, peer, expires_ms: u64::MAX, local, remote, payload }
     }
 }
 
@@ -118,7 +127,7 @@ impl Queue {
         self.0.len()
     }
 
-    /// Keeps what WireGuard itself sends only where `permitted` says so; entries have been judged.
+    /// Keeps what the gateway itself sends only where `permitted` says so; entries have been judged.
     pub fn retain_protocol(&mut self, permitted: impl Fn(SocketAddr) -> bool) {
         self.0.retain(|outgoing| outgoing.entry.is_some() || permitted(outgoing.remote));
     }

@@ -89,6 +89,10 @@ names! {
         InnerFragment,
         /// An inner packet that is neither UDP nor an ICMP echo request.
         InnerProtocol,
+        /// A CoAP message that came before and was delivered: it got the same answer, if there was one.
+        CoapRepeated,
+        /// It acknowledges, or resets, a CoAP message that the gateway repeats.
+        CoapAcknowledged,
     }
 }
 
@@ -122,7 +126,13 @@ names! {
 impl Rejected {
     /// True for what happens on WireGuard Listeners alone.
     pub fn of_wireguard(self) -> bool {
-        !matches!(self, Rejected::RefusedNetwork | Rejected::NoDestination | Rejected::Shutdown)
+        let everywhere = matches!(self, Rejected::RefusedNetwork | Rejected::NoDestination | Rejected::Shutdown);
+        !everywhere && !self.of_coap()
+    }
+
+    /// True for what happens where the gateway takes part in CoAP's exchanges.
+    pub fn of_coap(self) -> bool {
+        matches!(self, Rejected::CoapRepeated | Rejected::CoapAcknowledged)
     }
 }
 

@@ -96,6 +96,20 @@ pub struct ListenerSpec {
     /// Present: the protocol is `wg`, else `udp`.
     #[serde(default)]
     pub wire_guard: Option<WireGuardSpec>,
+    /// Present: the gateway takes part in CoAP's exchanges, for the Destination whose formatter is `coap`.
+    #[serde(default)]
+    pub coap: Option<CoapSpec>,
+}
+
+/// What the gateway does of CoAP by itself (RFC 7252 section 4).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct CoapSpec {
+    /// A repeated message gets its answer again, and is not delivered again.
+    pub deduplicate: bool,
+    /// Seconds after which a message without an answer gets an empty acknowledgement.
+    #[serde(default)]
+    pub acknowledge_after: Option<f64>,
 }
 
 /// Multicast groups that a Listener receives from.

@@ -69,16 +69,16 @@ fn special_purpose(address: IpAddr) -> Option<(String, bool)> {
 /// The words under which a Listener counts, by kind.
 #[pyfunction]
 fn reasons() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let rejected = |of_wireguard| {
-        let some = Rejected::ALL.iter().filter(move |one| one.of_wireguard() == of_wireguard);
-        some.map(|one| one.as_str()).collect()
+    let rejected = |some: fn(Rejected) -> bool| {
+        Rejected::ALL.iter().filter(move |one| some(**one)).map(|one| one.as_str()).collect()
     };
     BTreeMap::from([
         ("Dropped", Dropped::ALL.iter().map(|one| one.as_str()).collect()),
         ("Failed", Reason::ALL.iter().map(|one| one.as_str()).collect()),
         ("IcmpErrors", sluice_io::icmp_names().collect()),
-        ("Rejected", rejected(false)),
-        ("RejectedByWireGuard", rejected(true)),
+        ("Rejected", rejected(|one| !one.of_wireguard() && !one.of_coap())),
+        ("RejectedByCoap", rejected(Rejected::of_coap)),
+        ("RejectedByWireGuard", rejected(Rejected::of_wireguard)),
     ])
 }
 

@@ -3,6 +3,8 @@
 //! Every well-formed datagram has one spelling: what [`Message::parse`] accepts, [`Draft::encode`] gives back to the byte.
 //! Extended tokens (RFC 8974) are refused: a token has at most 8 bytes.
 
+pub mod exchange;
+
 use crate::reason::Dropped;
 
 /// Bytes before the token.

@@ -15,10 +15,13 @@ pub use wireguard::WireGuard;
 
 use crate::{
     Now,
+    coap::exchange::{Way, Who},
     event::PeerClock,
+    inner::Recent,
     judge::{self, Surroundings},
     message::Entry,
     outgoing::{Outgoing, To},
+    pacing::Recipient,
     reason::Refused,
     spec::ListenerSpec,
     time,
@@ -85,27 +88,40 @@ impl Session {
     }
 
     /// Where an entry goes (by `tag`, if it has one), and the payload that carries its data there. `data` reads them once
-    /// the way is known.
+    /// it is known for whom.
     #[inline]
     pub fn address(
         &self,
         around: &Surroundings,
         entry: &Entry,
         tag: Option<&str>,
-        data: impl FnOnce() -> Result<Vec<u8>, Refused>,
+        data: impl FnOnce(Who) -> Result<Vec<u8>, Refused>,
     ) -> Result<(To, Vec<u8>), Refused> {
         match self {
             Session::Plain(_) => {
                 let (local, remote) = plain::find(around, entry, tag)?;
-                let payload = data()?;
+                let payload = data((Recipient::Remote(remote), None))?;
                 plain::fits(remote, &payload)?;
                 Ok((To::Remote { local, remote }, payload))
             }
             Session::WireGuard(tunnels) => {
                 let (mut to, inner) = tunnels.find(around, entry, tag)?;
-                let payload = tunnels.wrap(&mut to, inner, data()?)?;
+                let data = data((Recipient::Peer(to.peer), inner.client()))?;
+                let payload = tunnels.wrap(&mut to, inner, data)?;
                 Ok((To::Peer(to), payload))
             }
+        }
+    }
+
+    /// The payload that carries `data` back to where a packet came from.
+    pub fn wrap(&self, way: &Way, data: Vec<u8>) -> Result<(To, Vec<u8>), Refused> {
+        match (self, way.to) {
+            (Session::Plain(_), to) => Ok((to, data)),
+            (Session::WireGuard(tunnels), To::Peer(mut to)) => {
+                let payload = tunnels.wrap(&mut to, way.inner.map_or(Recent::Raw, Recent::Udp), data)?;
+                Ok((To::Peer(to), payload))
+            }
+            _ => unreachable!("{ANOTHER}"),
         }
     }
 

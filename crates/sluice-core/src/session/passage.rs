@@ -1,12 +1,14 @@
 //! What a session makes of a packet: one that has arrived, and one that is to leave.
 
 use crate::{
+    coap::exchange::Way,
     inner::Inner,
+    outgoing::{To, ToPeer},
     reason::Rejected,
     session::wireguard::keys::{PeerId, PublicKey},
     tag::{PeerAddress, ReturnAddress, TagKeys, TagSealer, TagText},
 };
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What became of a datagram.
 pub enum Arrived<'a> {
@@ -39,6 +41,16 @@ pub struct FromPeer {
 }
 
 impl Delivery<'_> {
+    /// How to answer the packet, which came from `remote` to `local`.
+    pub fn way_back(&self, local: IpAddr, remote: SocketAddr) -> Way {
+        match &self.peer {
+            None => Way { to: To::Remote { local: Some(local), remote }, inner: None },
+            Some(FromPeer { key, id, inner }) => {
+                Way { to: To::Peer(ToPeer { key: *key, peer: *id, given: None, pad: false }), inner: *inner }
+            }
+        }
+    }
+
     /// The Tag that answers the packet: it leads to the peer, or else to `address`.
     pub fn seal_tag(&self, sealer: &mut TagSealer, keys: &TagKeys, address: &ReturnAddress) -> TagText {
         let &ReturnAddress { listener, node, expires, .. } = address;
