@@ -304,6 +304,23 @@ fn each_part_works_alone_and_an_update_changes_them() {
 }
 
 #[test]
+fn what_is_malformed_is_never_answered() {
+    let mut node = Node::housekeeping();
+    for kind in 0..4u8 {
+        for rest in [&b"\x01\x00\x07\xff"[..], b"\x00\x00\x07\x01", b"\x45\x00\x07\xf0", b"\x01\x00"] {
+            for _ in 0..2 {
+                node.receive(CLIENT, &[&[0x40 | kind << 4], rest].concat());
+            }
+        }
+    }
+    node.pass(100.0);
+    assert_eq!((node.delivered.len(), node.sent()), (0, vec![]));
+    let counters = node.listener.counters();
+    assert_eq!(counters.destinations[0].dropped.values().sum::<u64>(), 32);
+    assert_eq!(counters.destinations[1].packets, 32);
+}
+
+#[test]
 fn nothing_goes_where_no_answer_may_go() {
     let mut node = Node::housekeeping();
     for remote in ["169.254.169.254:53", "192.0.2.10:5683", "198.51.100.7:0"] {
