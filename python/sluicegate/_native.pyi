@@ -72,8 +72,9 @@ class Port:
     "WireGuard": {"PrivateKey": base64, "Peers": [{"PublicKey", "AllowedIPs": [cidr], "SharedSecret": base64 | null,
     "PersistentKeepaliveSeconds": int}], "AllowUnknownPeers": bool, "UnknownPeerPreSharedKey": base64 | null,
     "DecapsulatedDelivery": bool, "Known": [what `peer_changes` gave], "StampFloor": int, "StampReserved": int} |
-    null}`; `Removed`, `WireGuard` and the stamps may be left out. Handshakes have stamps above `StampFloor`, and up to
-    `StampReserved` (Unix nanoseconds) without asking.
+    null, "Coap": {"Deduplicate": bool, "AcknowledgeAfter": float | null} | null}`; `Removed`, `WireGuard`, `Coap` and
+    the stamps may be left out. Handshakes have stamps above `StampFloor`, and up to `StampReserved` (Unix nanoseconds)
+    without asking.
     """
 
     @property

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,12 @@ class Lan:
         return Process([sys.executable, HERE / "coap_peer.py", self.uri, *steps], self._directory, self.place)
 
 
-def config(protocol: str, handler: str, topic: str) -> str:
+def config(protocol: str, handler: str, topic: str, housekeeping: str = "") -> str:
     return f"""
 listeners:
   - name: devices
     {protocol}
+    {housekeeping}
     destinations:
       - name: server
         destination_arn: function:{handler}.py:handler
@@ -89,19 +90,23 @@ class Starts:
     def __init__(self, protocol: str, start: StartGateway, directory: Path, stack: ExitStack) -> None:
         self._protocol, self._start = protocol, start
         self._directory, self._stack = directory, stack
+        self.housekeeping = ""
+        """The setting `coap` of the Listener."""
 
     def __call__(self, handler: str = "server", **handlers: str) -> Lan:
         texts = handlers or {"server": SERVER}
         if self._protocol == "udp":
-            running = self._start(config("bind: 127.0.0.1", handler, TOPIC), texts)
-            return Lan(running, HOST, *running.address(), self._directory)
+            udp = config("bind: 127.0.0.1", handler, TOPIC, self.housekeeping)
+            place = self._stack.enter_context(closing(Netns())) if self.housekeeping else HOST
+            running = self._start(udp, texts, place=place)
+            return Lan(running, place, *running.address(), self._directory)
         site = Site(self._directory, self._stack)
         peer = site.peer((f"{INNER}/32",))
         wg = f"""protocol: wg
     bind: "{GATEWAY}:{PORT}"
     decapsulated_delivery: true
     peers: [{{ public_key: "{peer.public_key}", allowed_ips: ["{INNER}/32"] }}]"""
-        running = self._start(config(wg, handler, TOPIC), texts, place=site.gateway_side)
+        running = self._start(config(wg, handler, TOPIC, self.housekeeping), texts, place=site.gateway_side)
         key = running.api("GET", "/v1/listeners").json()["Items"][0]["WireGuardPublicKey"]
         peer.connect((GATEWAY, PORT), key, ["10.60.0.0/24"])
         return Lan(running, site.peer_side, FAR, 5683, self._directory)
@@ -150,6 +155,105 @@ def test_aiocoap_gets_puts_and_gets_in_blocks(starts: Starts) -> None:
     assert got["separate"] == {"Code": "2.05", "Payload": b"later".hex()}
     assert got["block1"]["Code"] == "2.04"
     assert got["block2"] == {"Code": "2.05", "Payload": BODY.hex()}
+
+
+class Loss:
+    """What comes from the server's port is lost in the clients' namespace, until this ends."""
+
+    def __init__(self, lan: Lan) -> None:
+        self._place = lan.place
+        port = lan.uri.rpartition(":")[2]
+        self._nft("add table inet loss")
+        self._nft("add chain inet loss input { type filter hook input priority 0; }")
+        self._nft(f"add rule inet loss input udp sport {port} counter drop")
+
+    @property
+    def count(self) -> int:
+        return int(self._nft("list table inet loss").partition("packets ")[2].split()[0])
+
+    def end(self) -> None:
+        self._nft("delete table inet loss")
+
+    def _nft(self, command: str) -> str:
+        run = ["nft", *command.split(" ")]
+        return self._place.run(lambda: subprocess.run(run, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.fixture
+def kept(starts: Starts) -> Starts:
+    """Starts gateways with housekeeping, in namespaces of their own."""
+    missing = Netns.missing() or (None if shutil.which("nft") else "needs nft (nftables)")
+    if missing:
+        pytest.skip(missing)
+    starts.housekeeping = "coap: { deduplicate: true, acknowledge_after: 0.5 }"
+    return starts
+
+
+def requests(running: Gateway) -> list[str]:
+    """Confirmable requests that were delivered, in hex. The Destination `raw` has what `server` has."""
+    packets = wait_for_records(running.directory / "raw.ndjson", 1)
+    return [packet["Data"] for packet in packets if packet["Data"][0] == "4" and packet["Data"][2] == "0"]
+
+
+@needs_libcoap
+@pytest.mark.netns
+def test_a_lost_acknowledgement_leads_to_one_delivery(kept: Starts, tmp_path: Path) -> None:
+    lan = kept()
+    assert LIBCOAP is not None
+    assert lan.libcoap("/hello").strip() == b"hello"
+    loss = Loss(lan)
+    peer = Process(
+        [LIBCOAP, "-v", "0", "-B", "40", "-m", "put", "-e", "once", lan.uri + "/store"], tmp_path, lan.place
+    )
+    try:
+        until(lambda: loss.count >= 1, "the acknowledgement is lost")
+        loss.end()
+        assert peer.wait() == 0, peer.stderr.text
+    finally:
+        peer.close()
+    assert lan.libcoap("/store").strip() == b"once"
+    assert len(requests(lan.gateway)) == 3
+    metrics = lan.gateway.metrics()
+    assert metrics.value("rejected_packets", reason="CoapRepeated") >= 1
+    assert metrics.value("coap_answered_again") >= 1
+
+
+SLOW = SERVER.replace("def answers(message):", "def answers(message):\n    import time; time.sleep(3)")
+
+
+@needs_libcoap
+@pytest.mark.netns
+def test_a_slow_handler_is_acknowledged_and_its_answer_survives_a_loss(kept: Starts, tmp_path: Path) -> None:
+    lan = kept("server", server=SLOW)
+    assert LIBCOAP is not None
+    peer = Process([LIBCOAP, "-v", "0", "-w", "-B", "40", lan.uri + "/hello"], tmp_path, lan.place)
+    metrics = lan.gateway.metrics
+    try:
+        until(lambda: metrics().value("coap_acknowledgements") == 1, "it is acknowledged")
+        loss = Loss(lan)
+        until(lambda: loss.count >= 1, "the answer is lost")
+        loss.end()
+        assert peer.wait() == 0, peer.stderr.text
+        assert peer.stdout.text.strip() == "hello"
+    finally:
+        peer.close()
+    until(
+        lambda: metrics().value("rejected_packets", reason="CoapAcknowledged") == 1,
+        "the answer is acknowledged",
+    )
+    assert metrics().value("coap_retransmissions") >= 1
+    assert len(requests(lan.gateway)) == 1
+
+
+def test_aiocoap_and_a_slow_handler(kept: Starts) -> None:
+    lan = kept("server", server=SLOW)
+    peer = lan.aiocoap("con", "non")
+    try:
+        got = answers(peer, 2)
+    finally:
+        peer.close()
+    assert [got[step]["Payload"] for step in ("con", "non")] == [b"hello".hex()] * 2
+    assert lan.gateway.metrics().value("coap_unacknowledged_answers") == 0
 
 
 class Example:

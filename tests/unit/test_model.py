@@ -65,6 +65,7 @@ SNAKE_LISTENER: dict[str, Any] = {
     ],
     "peers": [{"public_key": KEY, "allowed_ips": ["10.1.0.0/16"], "name": "a"}],
     "allow_unknown_peers": True,
+    "coap": {"deduplicate": False, "acknowledge_after": 1.5},
     "session_idle_seconds": 60,
 }
 

@@ -210,3 +210,41 @@ def test_a_queue_that_cannot_be_read_is_refused(
     assert found.path[:2] == ("cloudformation", place)
     assert cause in found.cause
     assert fix in found.fix
+
+
+COAP = {"name": "server", "formatter": "coap"}
+RAW = {"name": "raw"}
+
+
+@pytest.mark.parametrize(
+    ("destinations", "others", "path"),
+    [
+        ([COAP, RAW], [], None),
+        ([COAP, RAW, {**COAP, "name": "second"}], [], ("destinations", 2, "name")),
+        ([COAP, "elsewhere"], [{**COAP, "name": "elsewhere"}], ("destinations", 1)),
+        (["elsewhere", RAW], [{**COAP, "name": "elsewhere"}], None),
+        ([RAW], [], ("coap",)),
+        ([], [], None),
+    ],
+)
+def test_with_coap_one_destination_answers(
+    destinations: list[Any], others: list[Any], path: tuple[Any, ...] | None
+) -> None:
+    listeners = [
+        {"name": "a", "coap": {}, "destinations": destinations},
+        {"name": "b", "destinations": others},
+    ]
+    if path is None:
+        GatewayConfig.model_validate({"listeners": listeners})
+    else:
+        found = problems({"listeners": listeners})
+        assert [finding.path for finding in found] == [("listeners", 0, *path)]
+    # Without it nobody needs to know who answers.
+    del listeners[0]["coap"]
+    GatewayConfig.model_validate({"listeners": listeners})
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 61, "soon"])
+def test_when_coap_acknowledges(seconds: object) -> None:
+    found = problems({"listeners": [{"name": "a", "coap": {"acknowledge_after": seconds}}]})
+    assert [finding.path for finding in found] == [("listeners", 0, "coap", "acknowledge_after")]

@@ -173,6 +173,14 @@ _WIREGUARD = (
     _Spec("wireguard_echoes_answered", "EchoesAnswered", "ICMP echo requests inside that were answered."),
     _Spec("wireguard_live_peers", "LivePeers", "Peers with a session or a handshake.", gauge=True),
 )
+_COAP = (
+    _Spec(
+        "coap_acknowledgements", "Acknowledgements", "Empty acknowledgements, because the handler was slow."
+    ),
+    _Spec("coap_answered_again", "AnsweredAgain", "Repeated messages that got their answer again."),
+    _Spec("coap_retransmissions", "Retransmissions", "Answers sent again because nobody acknowledged them."),
+    _Spec("coap_unacknowledged_answers", "Unacknowledged", "Answers that nobody acknowledged at all."),
+)
 _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),
     _Spec("destination_filtered_packets", "Filtered", "Packets that the Destination's filter left out."),
@@ -291,6 +299,8 @@ def _feed_port(families: _Families, stats: Mapping[str, Any]) -> Iterator[None]:
     if "WireGuard" in stats:
         families.feed(_WIREGUARD, stats["WireGuard"], listener)
         families.feed(_PROTOCOL, stats, listener)
+    if "Coap" in stats:
+        families.feed(_COAP, stats["Coap"], listener)
     for destination in _live(stats.get("Destinations", ())):
         families.feed(_DESTINATION, destination, {**listener, "destination": destination["Name"]})
         yield

@@ -10,7 +10,7 @@ from sluicegate.model.destination import Batching, DestinationSpec, Formatter
 from sluicegate.model.destination_arn import DestinationArn
 from sluicegate.model.errors import findings
 from sluicegate.model.gateway import Api, Aws, CloudFormation, Events, GatewayConfig, Sns, Tls
-from sluicegate.model.listener import ClientRestrictions, Listener, Multicast, Peer
+from sluicegate.model.listener import ClientRestrictions, Coap, Listener, Multicast, Peer
 from sluicegate.model.notes import notes
 from sluicegate.model.packet_source import PacketSource, RateLimit, SnsTopicSource
 from sluicegate.model.role import AssumedRole
@@ -26,6 +26,7 @@ __all__ = [
     "Check",
     "ClientRestrictions",
     "CloudFormation",
+    "Coap",
     "DestinationArn",
     "DestinationSpec",
     "Events",

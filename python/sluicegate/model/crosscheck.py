@@ -49,6 +49,7 @@ def cross_check(data: dict[Any, Any]) -> list[Finding]:
         *(found for named in destinations.values() for found in _duplicates("Destination", named)),
         *_duplicates("PacketSource", _with_paths(PacketSource, sources)),
         *_unknown_destinations(listeners),
+        *_coap_destinations(listeners),
         *_repeated_peers(listeners),
         *_own_keys(listeners),
         *_unknown_listeners(listeners, sources),
@@ -141,6 +142,29 @@ def _unknown_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding
             problem = not_one(name, declared)
             if problem is not None:
                 yield Finding(place, *problem)
+
+
+def _coap_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
+    """Listeners with `coap` that have not exactly one Destination of this formatter."""
+    formatters = {
+        DestinationSpec.peek(entry, "name"): DestinationSpec.peek(entry, "formatter")
+        for path, listener in listeners
+        for _, entry in _items(Listener.peek(listener, "destinations"), DestinationSpec, path)
+        if isinstance(DestinationSpec.peek(entry, "name"), str)
+    }
+    for path, listener in listeners:
+        named = list(_destinations(path, listener))
+        if Listener.peek(listener, "coap") is None or not named:
+            continue
+        speaking = [
+            place for place, name in named if isinstance(name, str) and formatters.get(name) == "coap"
+        ]
+        if not speaking:
+            cause = "none of this Listener's Destinations has the formatter coap, so nobody answers CoAP"
+            yield Finding((*path, "coap"), cause, "give one of them `formatter: coap`, or remove `coap`")
+        for place in speaking[1:]:
+            cause = "two Destinations of this Listener have the formatter coap, and with `coap` one of them answers"
+            yield Finding(place, cause, "give the other one another formatter, or remove `coap`")
 
 
 def _keys(path: Path, listener: Any) -> Iterator[tuple[Path, Any]]:

@@ -63,7 +63,7 @@ class DestinationSpec(Resource):
     """An ARN, a URL, `function:PATH.py:HANDLER`, `function:FOLDER:MODULE.NAME`, `file:PATH.ndjson` or `console:`;
     or a map of regions (and `*`) to these. Packets are dropped and counted while absent."""
     formatter: Formatter = "base64"
-    """How the payload appears in `Data`, in packets and in replies. `coap`: a CoAP message as JSON
+    """How the payload appears in `Data`, in packets and in replies. The last one shows CoAP messages as JSON
     (`docs/reference/coap.md`)."""
     filter_expression: str | None = None
     """A BREX expression (`docs/reference/brex.md`): only packets for which it is true are delivered here."""

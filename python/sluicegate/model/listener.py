@@ -129,6 +129,19 @@ class Peer(Resource):
     """For people."""
 
 
+class Coap(Resource):
+    """What the gateway does of CoAP by itself (RFC 7252 section 4), for the one Destination with that formatter.
+    Nothing while the section is absent."""
+
+    deduplicate: bool = True
+    """A confirmable message that comes again within 247 s gets the answer that was given, and is not delivered
+    again."""
+    acknowledge_after: Annotated[float, Field(gt=0, le=60)] | None = None
+    """Seconds after which a confirmable message without an answer gets an empty acknowledgement. Its answer then leaves
+    as a confirmable message, and is repeated until it is acknowledged. Clients repeat after 2 s: 1.5 is a good value.
+    Never while absent."""
+
+
 def _entry(value: Any, info: ValidationInfo) -> Any:
     # A union would report one error for each branch.
     if isinstance(value, str):
@@ -193,6 +206,8 @@ class Listener(Resource):
     """The pre-shared key that unknown peers must use. Never printed."""
     decapsulated_delivery: bool = False
     """Deliver the payload of inner UDP packets. No effect on `udp` Listeners."""
+    coap: Coap | None = None
+    """Take part in CoAP's exchanges (`docs/reference/coap.md`)."""
     metrics_enabled: bool = False
     """Publish packets and bytes in and out to CloudWatch. Not built yet: it is accepted with a note."""
     log_group_name: LogGroupName | None = None

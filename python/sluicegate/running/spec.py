@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sluicegate.destinations import Destination
-from sluicegate.model import DestinationSpec, Listener, PacketSource
+from sluicegate.model import Coap, DestinationSpec, Listener, PacketSource
 
 # What one Listener may hold in memory, at most: its ring, plus this for each Destination, plus the session table
 # (about 100 bytes a remote).
@@ -40,6 +40,7 @@ def listener_spec(
         "SessionIdleSeconds": listener.session_idle_seconds,
         "SessionLimit": SESSION_LIMIT,
         "RingBytes": RING_BYTES,
+        "Coap": _coap(listener.coap),
         "Destinations": [_destination(*one) for one in destinations],
         "Sources": [_source(listener, *one) for one in sources],
     }
@@ -61,6 +62,12 @@ def _destination(resource: DestinationSpec, made: Destination | None, removed: b
         "Bound": made is not None,
         "Removed": removed,
     }
+
+
+def _coap(coap: Coap | None) -> dict[str, object] | None:
+    if coap is None:
+        return None
+    return {"Deduplicate": coap.deduplicate, "AcknowledgeAfter": coap.acknowledge_after}
 
 
 def _source(listener: Listener, source: PacketSource, removed: bool) -> dict[str, object]:
