@@ -281,7 +281,8 @@ def brex_trace(
 
 def reasons() -> dict[str, list[str]]:
     """The words under which a Listener counts: `Failed` (entries and replies that were not sent, contract 4.5),
-    `Dropped`, `IcmpErrors`, and `Rejected`, with those of `wg` Listeners apart as `RejectedByWireGuard`."""
+    `Dropped`, `IcmpErrors`, and `Rejected`, with those of `wg` Listeners apart as `RejectedByWireGuard`, and those
+    of Listeners with `Coap` as `RejectedByCoap`."""
 
 def special_purpose(address: IPv4Address | IPv6Address) -> tuple[str, bool] | None:
     """What is special about an address, as the end of "it is …", and True if answers go there as to any client (private

@@ -84,6 +84,8 @@ class QuietPort:
         self._stats["Sources"] = [{"Name": "s", "Failed": {}}]
         if protocol == "wg":
             self._stats["WireGuard"] = {}
+        if protocol == "coap":
+            self._stats["Coap"] = {}
 
     def stats(self) -> str:
         return json.dumps(self._stats)
@@ -94,7 +96,7 @@ def quiet() -> list[Metric]:
     """Every family of a gateway to which nothing has happened."""
     function = DeliveryStats(known_reasons=(*OWN_REASONS, *FunctionDestination.reasons))
     sources = MetricSources(
-        ports=[QuietPort("udp"), QuietPort("wg")],
+        ports=[QuietPort("udp"), QuietPort("wg"), QuietPort("coap")],
         deliveries=[("udp", "d", function)],
         events=EventLog(MemorySink()),
         topics=Topics("us-east-1"),
@@ -126,6 +128,12 @@ def shown(quiet: list[Metric], name: str, **labels: str) -> dict[str, float]:
         ("destination_dropped_packets", {"listener": "wg", "destination": "d"}, ("QueueFull", "Unbound")),
         ("delivery_failures", {"listener": "udp", "destination": "d"}, ("FunctionTimeout", "Shutdown")),
         ("rejected_packets", {"listener": "wg"}, ("RefusedNetwork", "ReplayedHandshake")),
+        ("rejected_packets", {"listener": "coap"}, ("RefusedNetwork", "CoapRepeated")),
+        (
+            "destination_dropped_packets",
+            {"listener": "udp", "destination": "d"},
+            ("CoapVersion", "CoapNoPayload"),
+        ),
         ("icmp_errors", {"listener": "udp"}, ("PortUnreachable", "Other")),
         ("events", {}, ("SourceFailed", "DeadLetterFailed", "ReloadRefused")),
     ],

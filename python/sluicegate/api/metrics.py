@@ -292,9 +292,10 @@ async def _breathe(families: _Families, told: int) -> int:
 def _feed_port(families: _Families, stats: Mapping[str, Any]) -> Iterator[None]:
     """Add the numbers of one Listener, in steps."""
     listener = {"listener": stats["Listener"]}
-    if "WireGuard" in stats:
-        rejected = {**dict.fromkeys(_REASONS["RejectedByWireGuard"], 0), **stats["Rejected"]}
-        stats = {**stats, "Rejected": rejected}
+    for protocol in ("WireGuard", "Coap"):
+        if protocol in stats:
+            rejected = {**dict.fromkeys(_REASONS[f"RejectedBy{protocol}"], 0), **stats["Rejected"]}
+            stats = {**stats, "Rejected": rejected}
     families.feed(_LISTENER, stats, listener)
     if "WireGuard" in stats:
         families.feed(_WIREGUARD, stats["WireGuard"], listener)
