@@ -253,9 +253,9 @@ impl Egress {
         Ok(())
     }
 
-    fn answered(&mut self, now: Now, answer: Option<Answer>) {
+    fn answered(&mut self, now: Now, answer: Option<Box<Answer>>) {
         if let (Some(exchanges), Some(answer)) = (&mut self.exchanges, answer) {
-            exchanges.answered(now, answer);
+            exchanges.answered(now, *answer);
         }
     }
 

@@ -31,8 +31,8 @@ pub struct Read {
     pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
-    /// What it is to an exchange of CoAP.
-    pub answer: Option<Answer>,
+    /// What it is to an exchange of CoAP. Boxed, because few entries are anything to one.
+    pub answer: Option<Box<Answer>>,
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -70,7 +70,8 @@ pub fn read(
     let (to, payload) = session.address(around, entry, tag_of(entry)?, |who| {
         let mut data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
         if let Some(exchanges) = exchanges.filter(|_| formatter == Formatter::Coap) {
-            (data, answer) = exchanges.answer(who, data);
+            let (sent, change) = exchanges.answer(who, data);
+            (data, answer) = (sent, change.map(Box::new));
         }
         bytes = data.len();
         Ok(data)
