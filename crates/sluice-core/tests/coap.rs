@@ -145,7 +145,7 @@ fn a_repeated_message_gets_its_answer_again_and_is_delivered_once() {
     assert_eq!((node.delivered.len(), node.sent()), (1, vec![]));
     node.reply(0, content(2, 7));
     let answer = b"\x62\x45\x00\x07\xaa\xbb\xffok".to_vec();
-    assert_eq!(node.sent(), [answer.clone()]);
+    assert_eq!(node.sent(), vec![answer.clone()]);
     node.receive(CLIENT, GET);
     node.pass(246.9);
     node.receive(CLIENT, GET);
