@@ -54,6 +54,7 @@ GOOD = [
     {"listeners": [{"destinations": ["other", {"batching": {"SizeInMB": "0.5", "count": "10"}}]}]},
     {"listeners": [{"role": {"Arn": "arn:aws:iam::123456789012:role/x"}, "bind": "[::]:1"}]},
     {"sns": None, "api": None},
+    {"listeners": [{"coap": {"Deduplicate": "false", "acknowledge_after": "1.5"}}]},
     {"listeners": [{"destinations": [{"destination_arn": {"us-east-1": "console:", "*": "file:x"}}]}]},
     {
         "packet_sources": [
@@ -64,7 +65,8 @@ GOOD = [
 BAD = [
     {"listeners": [{"protocol": "dtls"}]},
     {"listeners": [{"protocols": ["udp", "wg"]}]},
-    {"listeners": [{"destinations": [{"formatter": "coap"}]}]},
+    {"listeners": [{"destinations": [{"formatter": "cbor"}]}]},
+    {"listeners": [{"coap": {"acknowledge_after": 0}}]},
     {"listeners": [{"destinations": [{"destination_arn": "nats://x"}]}]},
     {"listeners": [{"bind": 2048}]},
     {"listeners": [{"bind": "localhost:2048"}]},
@@ -106,4 +108,4 @@ def test_completion_offers_one_spelling_and_nothing_of_a_later_version() -> None
     for part in (SCHEMA, *SCHEMA["$defs"].values()):
         assert all(name == name.lower() for name in part["properties"])
     text = json.dumps(SCHEMA)
-    assert not [word for word in ('dtls"', 'webrtc"', "coap") if word in text]
+    assert not [word for word in ('dtls"', 'webrtc"') if word in text]

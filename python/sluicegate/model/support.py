@@ -10,7 +10,7 @@ from sluicegate.model.base import Finding, Resource
 from sluicegate.model.listener import Listener
 
 LATER = "this version cannot do it yet"
-LATER_VALUES = ("dtls", "webrtc", "coap")
+LATER_VALUES = ("dtls", "webrtc")
 """Of the choices that the model knows, those that no message and no schema offers."""
 
 _LISTENER: list[tuple[str, Callable[[Listener], bool], str, str]] = [
