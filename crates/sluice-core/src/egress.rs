@@ -253,6 +253,7 @@ impl Egress {
         Ok(())
     }
 
+    #[inline]
     fn answered(&mut self, now: Now, answer: Option<Box<Answer>>) {
         if let (Some(exchanges), Some(answer)) = (&mut self.exchanges, answer) {
             exchanges.answered(now, *answer);

@@ -70,7 +70,7 @@ pub fn read(
     let (to, payload) = session.address(around, entry, tag_of(entry)?, |who| {
         let mut data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
         if let Some(exchanges) = exchanges.filter(|_| formatter == Formatter::Coap) {
-            let (sent, change) = exchanges.answer(who, data);
+            let (sent, change) = exchanges.answer(who(), data);
             (data, answer) = (sent, change.map(Box::new));
         }
         bytes = data.len();

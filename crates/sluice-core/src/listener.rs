@@ -126,10 +126,16 @@ impl Listener {
             Arrived::Packet(_) if self.spec.destinations.iter().all(|destination| destination.removed) => {
                 self.reject(now, remote, datagram.len(), Rejected::NoDestination);
             }
-            Arrived::Packet(delivery) => match self.heard_of(now, local, remote, &delivery) {
-                Some(why) => self.reject(now, remote, datagram.len(), why),
-                None => self.deliver(now, local, remote, &delivery),
-            },
+            Arrived::Packet(delivery) => {
+                let known = match self.egress.exchanges.is_some() {
+                    true => self.heard_of(now, local, remote, &delivery),
+                    false => None,
+                };
+                match known {
+                    Some(why) => self.reject(now, remote, datagram.len(), why),
+                    None => self.deliver(now, local, remote, &delivery),
+                }
+            }
         }
         self.plaintext = plaintext;
     }

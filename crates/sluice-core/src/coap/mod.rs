@@ -82,6 +82,7 @@ pub struct Message<'d> {
 
 impl<'d> Message<'d> {
     /// Reads a datagram, or says what is wrong with it.
+    #[inline(never)]
     pub fn parse(datagram: &'d [u8]) -> Result<Message<'d>, Dropped> {
         let [first, code, high, low, rest @ ..] = datagram else { return Err(Dropped::CoapTruncated) };
         if first >> 6 != 1 {

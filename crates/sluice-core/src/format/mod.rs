@@ -49,6 +49,7 @@ impl View<'_> {
     }
 
     /// Appends a JSON string that shows the payload, with its quotes.
+    #[inline]
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
             View::Bytes(Formatter::Hex, payload) => hex::write(payload, out),
@@ -82,7 +83,7 @@ impl Formatter {
     }
 
     /// What there is to show of `payload`, or why this formatter cannot: `coap` shows CoAP messages alone.
-    #[inline]
+    #[inline(always)]
     pub fn view(self, payload: &[u8]) -> Result<View<'_>, Dropped> {
         match self {
             Formatter::Coap => Message::parse(payload).map(View::Coap),

@@ -95,18 +95,18 @@ impl Session {
         around: &Surroundings,
         entry: &Entry,
         tag: Option<&str>,
-        data: impl FnOnce(Who) -> Result<Vec<u8>, Refused>,
+        data: impl FnOnce(&dyn Fn() -> Who) -> Result<Vec<u8>, Refused>,
     ) -> Result<(To, Vec<u8>), Refused> {
         match self {
             Session::Plain(_) => {
                 let (local, remote) = plain::find(around, entry, tag)?;
-                let payload = data((Recipient::Remote(remote), None))?;
+                let payload = data(&|| (Recipient::Remote(remote), None))?;
                 plain::fits(remote, &payload)?;
                 Ok((To::Remote { local, remote }, payload))
             }
             Session::WireGuard(tunnels) => {
                 let (mut to, inner) = tunnels.find(around, entry, tag)?;
-                let data = data((Recipient::Peer(to.peer), inner.client()))?;
+                let data = data(&|| (Recipient::Peer(to.peer), inner.client()))?;
                 let payload = tunnels.wrap(&mut to, inner, data)?;
                 Ok((To::Peer(to), payload))
             }
