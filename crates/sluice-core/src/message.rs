@@ -10,25 +10,41 @@ mod any;
 mod element;
 mod plain;
 
-pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Scalar};
+pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Remotes, Scalar, Target};
 
 use element::Parsed;
 
-/// Most entries of a sourced message. The least that can be sent has 40 bytes, so that 256 KiB hold fewer of them; but of
+/// Most entries of a sourced message; each of an entry's `Remotes` counts as one. The least that can be sent has 40 bytes, so that 256 KiB hold fewer of them; but of
 /// `1,1,1,…` they would hold 131,000, and to report each would take seconds and a hundred times the bytes.
 pub const ENTRIES_LIMIT: usize = 10_000;
 
 /// The entries of a sourced message: `Messages` of the wrapped generation, or the one flat entry that the body is.
 /// An error describes why there are none.
 pub fn parse_message(body: &[u8]) -> Result<Vec<Element<'_>>, String> {
-    match parse(body, "Messages")? {
-        Parsed::List(elements) if elements.len() > ENTRIES_LIMIT => {
-            Err(format!("Messages has {} entries, a message at most {ENTRIES_LIMIT}", elements.len()))
-        }
-        Parsed::List(elements) => Ok(elements),
-        Parsed::Flat(entry) => Ok(vec![Element::Entry(*entry)]),
-        Parsed::NotAList => Err("Messages is not an array".to_owned()),
-        Parsed::Null | Parsed::NotAnObject => Err("the message is not a JSON object".to_owned()),
+    let elements = match parse(body, "Messages")? {
+        Parsed::List(elements) => elements,
+        Parsed::Flat(entry) => vec![Element::Entry(*entry)],
+        Parsed::NotAList => return Err("Messages is not an array".to_owned()),
+        Parsed::Null | Parsed::NotAnObject => return Err("the message is not a JSON object".to_owned()),
+    };
+    let (entries, packets) = (elements.len(), elements.iter().map(packets).sum::<usize>());
+    if packets <= ENTRIES_LIMIT {
+        Ok(elements)
+    } else if packets == entries {
+        Err(format!("Messages has {entries} entries, a message at most {ENTRIES_LIMIT}"))
+    } else {
+        Err(format!("the message has {packets} remotes, each of all Remotes counted, and may have {ENTRIES_LIMIT}"))
+    }
+}
+
+/// How many packets the element asks for.
+fn packets(element: &Element) -> usize {
+    match element {
+        Element::Entry(Entry { remotes: Some(remotes), .. }) => match &**remotes {
+            Remotes::List(targets) => targets.len().max(1),
+            Remotes::Other => 1,
+        },
+        _ => 1,
     }
 }
 
@@ -137,6 +153,39 @@ mod tests {
             assert_eq!(parse_message(&message(ENTRIES_LIMIT)).unwrap().len(), ENTRIES_LIMIT, "{entry}");
             let refused = parse_message(&message(ENTRIES_LIMIT + 1)).unwrap_err();
             assert_eq!(refused, "Messages has 10001 entries, a message at most 10000", "{entry}");
+        }
+    }
+
+    #[test]
+    fn remotes_of_any_type() {
+        let body = br#"{"Data": "YQ==", "Remotes": [{"IP": "203.0.113.42", "Port": 1}, {"Tag": "t"}, null, 5, [1], {}]}"#;
+        let elements = parse_message(body).unwrap();
+        let [Element::Entry(Entry { remotes: Some(remotes), .. })] = &elements[..] else { panic!("{elements:?}") };
+        let none = RemoteField::Object { address: Scalar::Absent, port: Scalar::Absent, peer_key: Scalar::Absent };
+        let target = |remote| Target { remote, tag: Scalar::Absent };
+        let tagged = Target { remote: none.clone(), tag: text("t") };
+        let other = target(RemoteField::Other);
+        let expected =
+            vec![target(remote("203.0.113.42", 1.0)), tagged, Target::default(), other.clone(), other, target(none)];
+        assert_eq!(**remotes, Remotes::List(expected));
+        for (value, expected) in [("null", None), ("{}", Some(Remotes::Other)), ("[]", Some(Remotes::List(vec![])))] {
+            let body = format!("{{\"Messages\": [{{\"Remotes\": {value}}}]}}");
+            let elements = parse_message(body.as_bytes()).unwrap();
+            assert_eq!(elements, [Element::Entry(Entry { remotes: expected.map(Box::new), ..Entry::default() })]);
+        }
+    }
+
+    #[test]
+    fn remotes_count_into_the_limit() {
+        for remote in ["{\"IP\":\"203.0.113.42\",\"Port\":1}", "null", "1"] {
+            let list = |count| vec![remote; count].join(",");
+            let flat = |count| format!("{{\"Remotes\": [{}]}}", list(count)).into_bytes();
+            let two = |count| format!("{{\"Messages\": [{{\"Remotes\": [{}]}}, {{}}]}}", list(count)).into_bytes();
+            assert_eq!(parse_message(&flat(ENTRIES_LIMIT)).unwrap().len(), 1);
+            assert_eq!(parse_message(&two(ENTRIES_LIMIT - 1)).unwrap().len(), 2);
+            let refused = "the message has 10001 remotes, each of all Remotes counted, and may have 10000";
+            assert_eq!(parse_message(&flat(ENTRIES_LIMIT + 1)).unwrap_err(), refused);
+            assert_eq!(parse_message(&two(ENTRIES_LIMIT)).unwrap_err(), refused);
         }
     }
 

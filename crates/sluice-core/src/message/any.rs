@@ -1,10 +1,12 @@
 //! Any JSON as a document: every field takes every value, and text that is JSON by its grammar and still no string harms only
 //! its own entry.
 
-use super::element::{Element, Entry, Field, InnerField, InnerObject, Parsed, RemoteField, RemoteParts, Scalar};
+use super::element::{
+    Element, Entry, Field, InnerField, InnerObject, Parsed, RemoteField, RemoteParts, Remotes, Scalar, Target,
+};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 /// What the body is, or why it is no JSON.
 pub fn parse<'a>(body: &'a str, list: &'static str) -> Result<Parsed<'a>, String> {
@@ -132,6 +134,32 @@ impl<'de: 'a, 'a> Deserialize<'de> for RemoteField<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for Target<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TargetVisitor;
+        fn other<'a>(scalar: Scalar<'a>) -> Target<'a> {
+            match scalar {
+                Scalar::Null => Target::default(),
+                _ => Target { remote: RemoteField::Other, tag: Scalar::Absent },
+            }
+        }
+        impl<'de> Visitor<'de> for TargetVisitor {
+            visit_scalars!(Target<'de>, other);
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Target<'de>, A::Error> {
+                skip_seq(seq).map(|()| other(Scalar::Other))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Target<'de>, A::Error> {
+                let mut parts = RemoteParts::default();
+                while let Some(Text(key)) = map.next_key()? {
+                    read(parts.field_or_tag(&key), &mut map)?;
+                }
+                Ok(parts.target())
+            }
+        }
+        deserializer.deserialize_any(TargetVisitor)
+    }
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for InnerField<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct InnerVisitor;
@@ -170,6 +198,13 @@ impl<'a> Entry<'a> {
         match self.field(key) {
             Some(Field::Scalar(scalar)) => *scalar = map.next_value()?,
             Some(Field::Remote(remote)) => *remote = map.next_value()?,
+            Some(Field::Remotes(remotes)) => {
+                *remotes = match map.next_value()? {
+                    List::Elements(targets) => Some(Box::new(Remotes::List(targets))),
+                    List::Null => None,
+                    List::Other => Some(Box::new(Remotes::Other)),
+                }
+            }
             Some(Field::Inner(inner)) => *inner = map.next_value()?,
             None => drop(map.next_value::<IgnoredAny>()?),
         }
@@ -203,33 +238,33 @@ impl<'de: 'a, 'a> Deserialize<'de> for Element<'a> {
     }
 }
 
-/// The value under the list's name.
-enum List<'a> {
-    Elements(Vec<Element<'a>>),
+/// The value under a list's name.
+enum List<T> {
+    Elements(Vec<T>),
     Null,
     Other,
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListVisitor;
-        fn not_a_list<'a>(scalar: Scalar<'_>) -> List<'a> {
+        struct ListVisitor<T>(PhantomData<T>);
+        fn not_a_list<T>(scalar: Scalar<'_>) -> List<T> {
             if scalar == Scalar::Null { List::Null } else { List::Other }
         }
-        impl<'de> Visitor<'de> for ListVisitor {
-            visit_scalars!(List<'de>, not_a_list);
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<'de>, A::Error> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            visit_scalars!(List<T>, not_a_list);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T>, A::Error> {
                 let mut elements = Vec::new();
                 while let Some(element) = seq.next_element()? {
                     elements.push(element);
                 }
                 Ok(List::Elements(elements))
             }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<List<T>, A::Error> {
                 skip_map(map).map(|()| List::Other)
             }
         }
-        deserializer.deserialize_any(ListVisitor)
+        deserializer.deserialize_any(ListVisitor(PhantomData))
     }
 }
 

@@ -46,6 +46,24 @@ pub enum RemoteField<'a> {
     Other,
 }
 
+/// `Remotes` of an entry: one payload to many.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Remotes<'a> {
+    /// An array.
+    List(Vec<Target<'a>>),
+    /// Neither an array nor `null`.
+    Other,
+}
+
+/// One of `Remotes`: a Remote, or an object with a `Tag`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Target<'a> {
+    /// None for `null`, Other for what is no object.
+    pub remote: RemoteField<'a>,
+    /// `Tag`
+    pub tag: Scalar<'a>,
+}
+
 /// `Inner` of an entry.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum InnerField<'a> {
@@ -75,6 +93,8 @@ pub struct Entry<'a> {
     pub formatter: Scalar<'a>,
     pub tag: Scalar<'a>,
     pub remote: RemoteField<'a>,
+    /// None: absent or `null`. Boxed, because few entries have it.
+    pub remotes: Option<Box<Remotes<'a>>>,
     pub inner: InnerField<'a>,
     pub ttl_seconds: Scalar<'a>,
     pub expires_at: Scalar<'a>,
@@ -85,6 +105,7 @@ pub struct Entry<'a> {
 pub(super) enum Field<'e, 'a> {
     Scalar(&'e mut Scalar<'a>),
     Remote(&'e mut RemoteField<'a>),
+    Remotes(&'e mut Option<Box<Remotes<'a>>>),
     Inner(&'e mut InnerField<'a>),
 }
 
@@ -97,6 +118,7 @@ impl<'a> Entry<'a> {
             "Formatter" => Field::Scalar(&mut self.formatter),
             "Tag" => Field::Scalar(&mut self.tag),
             "Remote" => Field::Remote(&mut self.remote),
+            "Remotes" => Field::Remotes(&mut self.remotes),
             "Inner" => Field::Inner(&mut self.inner),
             "TtlSeconds" => Field::Scalar(&mut self.ttl_seconds),
             "ExpiresAt" => Field::Scalar(&mut self.expires_at),
@@ -119,12 +141,13 @@ impl<'a> InnerObject<'a> {
     }
 }
 
-/// The fields of [`RemoteField::Object`] while they are read.
+/// The fields of [`RemoteField::Object`], and the `Tag` that stands beside them in `Remotes`, while they are read.
 pub(super) struct RemoteParts<'a> {
     address: Scalar<'a>,
     spelling: &'static str,
     port: Scalar<'a>,
     peer_key: Scalar<'a>,
+    tag: Scalar<'a>,
 }
 
 impl Default for RemoteParts<'_> {
@@ -134,6 +157,7 @@ impl Default for RemoteParts<'_> {
             spelling: "Address",
             port: Scalar::default(),
             peer_key: Scalar::default(),
+            tag: Scalar::default(),
         }
     }
 }
@@ -153,8 +177,19 @@ impl<'a> RemoteParts<'a> {
         Some(&mut self.address)
     }
 
+    /// The same among `Remotes`, where a `Tag` may stand in its place.
+    #[inline]
+    pub(super) fn field_or_tag(&mut self, key: &str) -> Option<&mut Scalar<'a>> {
+        if key == "Tag" { Some(&mut self.tag) } else { self.field(key) }
+    }
+
+    pub(super) fn target(self) -> Target<'a> {
+        let RemoteParts { address, spelling, port, peer_key, tag } = self;
+        Target { remote: RemoteField::Object { address, spelling, port, peer_key }, tag }
+    }
+
     pub(super) fn whole(self) -> RemoteField<'a> {
-        let RemoteParts { address, spelling, port, peer_key } = self;
+        let RemoteParts { address, spelling, port, peer_key, .. } = self;
         RemoteField::Object { address, spelling, port, peer_key }
     }
 }

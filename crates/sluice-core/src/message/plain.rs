@@ -2,7 +2,7 @@
 //! without escapes, small whole numbers, or objects of such. Whatever else a document has, [`read`] leaves it to the parser
 //! of [`message`](super), and what it does read, that parser would read to the same end.
 
-use super::element::{Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Scalar};
+use super::element::{Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Remotes, Scalar, Target};
 use std::borrow::Cow;
 
 /// Digits of whole numbers that an f64 holds exactly.
@@ -33,25 +33,33 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn elements(&mut self) -> Option<Vec<Element<'a>>> {
-        let mut elements = Vec::new();
+        self.array(|cursor| {
+            Some(match cursor.peek()? {
+                b'{' => Element::Entry(cursor.entry()?),
+                _ => cursor.literal("null").map(|()| Element::Null)?,
+            })
+        })
+    }
+
+    /// Reads an array; `item` reads one of its values.
+    #[inline]
+    fn array<T>(&mut self, mut item: impl FnMut(&mut Cursor<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let mut items = Vec::new();
         self.expect(b'[')?;
         if self.peek()? == b']' {
             self.at += 1;
-            return Some(elements);
+            return Some(items);
         }
         let start = self.at;
         loop {
-            elements.push(match self.peek()? {
-                b'{' => Element::Entry(self.entry()?),
-                _ => self.literal("null").map(|()| Element::Null)?,
-            });
-            if elements.len() == 1 {
+            items.push(item(self)?);
+            if items.len() == 1 {
                 // Most likely the others are as long.
-                elements.reserve(((self.text.len() - start) / (self.at - start)).min(RESERVED));
+                items.reserve(((self.text.len() - start) / (self.at - start)).min(RESERVED));
             }
             match self.next()? {
                 b',' => {}
-                b']' => return Some(elements),
+                b']' => return Some(items),
                 _ => return None,
             }
         }
@@ -63,6 +71,7 @@ impl<'a> Cursor<'a> {
             match entry.field(key) {
                 Some(Field::Scalar(scalar)) => *scalar = cursor.scalar()?,
                 Some(Field::Remote(remote)) => *remote = cursor.remote()?,
+                Some(Field::Remotes(remotes)) => *remotes = Some(Box::new(Remotes::List(cursor.targets()?))),
                 Some(Field::Inner(inner)) => *inner = cursor.inner()?,
                 None => drop(cursor.scalar()?),
             }
@@ -75,6 +84,17 @@ impl<'a> Cursor<'a> {
         let mut remote = RemoteParts::default();
         self.object(|cursor, key| cursor.read(remote.field(key)))?;
         Some(remote.whole())
+    }
+
+    fn targets(&mut self) -> Option<Vec<Target<'a>>> {
+        self.array(|cursor| match cursor.peek()? {
+            b'{' => {
+                let mut parts = RemoteParts::default();
+                cursor.object(|cursor, key| cursor.read(parts.field_or_tag(key)))?;
+                Some(parts.target())
+            }
+            _ => cursor.literal("null").map(|()| Target::default()),
+        })
     }
 
     fn inner(&mut self) -> Option<InnerField<'a>> {
@@ -270,8 +290,11 @@ mod tests {
     fn entry() -> impl Strategy<Value = Value> {
         let remote = object(&["Address", "IP", "IpAddress", "Port", "PeerKey", "X"]);
         let inner = object(&["SourceAddress", "SourcePort", "DestinationAddress", "DestinationPort", "X"]);
-        let rest = object(&["Data", "Formatter", "Tag", "Remote", "TtlSeconds", "ExpiresAt", "Id", "X"]);
-        (option::of(remote), option::of(inner), rest).prop_map(|(remote, inner, mut entry)| {
+        let rest = object(&["Data", "Formatter", "Tag", "Remote", "Remotes", "TtlSeconds", "ExpiresAt", "Id", "X"]);
+        let target = prop_oneof![object(&["Address", "IP", "Port", "PeerKey", "Tag", "X"]), scalar()];
+        let remotes = option::of(vec(target, 0..4));
+        (option::of(remote), remotes, option::of(inner), rest).prop_map(|(remote, remotes, inner, mut entry)| {
+            remotes.into_iter().for_each(|remotes| entry["Remotes"] = remotes.into());
             remote.into_iter().for_each(|remote| entry["Remote"] = remote);
             inner.into_iter().for_each(|inner| entry["Inner"] = inner);
             entry
