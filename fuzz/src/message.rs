@@ -66,12 +66,21 @@ fn entries(body: &[u8]) -> Option<Option<usize>> {
     let document: Value = serde_json::from_slice(body).ok()?;
     Some(match &document {
         Value::Object(fields) => match fields.get("Messages") {
-            Some(Value::Array(messages)) => Some(messages.len()),
-            None | Some(Value::Null) => Some(1),
+            Some(Value::Array(messages)) => Some(messages.iter().map(packets).sum()),
+            None | Some(Value::Null) => Some(packets(&document)),
             Some(_) => None,
         },
         _ => None,
     })
+}
+
+/// Contract 4.1: `Remotes` stand for as many entries, where they are a list with something in it, and alone.
+fn packets(entry: &Value) -> usize {
+    let none = |name: &str| entry.get(name).is_none_or(Value::is_null);
+    match entry.get("Remotes").and_then(Value::as_array) {
+        Some(remotes) if none("Remote") && none("Tag") => remotes.len().max(1),
+        _ => 1,
+    }
 }
 
 fn check_entries(expected: Option<Option<usize>>, completion: &Completion) {

@@ -159,7 +159,7 @@ impl World {
                 assert!(others.iter().all(|packet| packet.payload.len() == largest));
                 assert!((1..=largest).contains(&last.payload.len()));
             }
-            let payloads: Vec<_> = packets.iter().map(|packet| packet.payload.clone()).collect();
+            let payloads: Vec<_> = packets.iter().map(|packet| packet.payload.to_vec()).collect();
             self.offered += 1;
             if self.unreliable && self.offered.is_multiple_of(3) {
                 self.listener.not_sent(self.now, Reason::SendFailed, "no".to_owned());
@@ -178,7 +178,8 @@ impl World {
         assert_eq!(completion.entries, completion.sent + completion.duplicates + failed);
         assert_eq!(completion.sent as usize, sent.len());
         assert_eq!(completion.bytes, body.len());
-        let indexes: std::collections::HashSet<_> = completion.failures.iter().map(|failure| failure.index).collect();
+        let place = |failure: &sluice_core::Failure| (failure.index, failure.remote_index);
+        let indexes: std::collections::HashSet<_> = completion.failures.iter().map(place).collect();
         assert_eq!(indexes.len(), completion.failures.len(), "an entry fails once");
         let after = self.listener.counters();
         let bytes: usize = sent.iter().map(|sent| sent.payload.len()).sum();
@@ -208,9 +209,10 @@ impl World {
         let mut last = HashMap::new();
         let mut shown = 0;
         for event in self.listener.take_events() {
-            let About::Sent { index, .. } = event.about else { panic!("{event:?} was not asked for") };
-            let before = last.insert(event.remote, index);
-            assert!(before.is_none_or(|before| before < index), "{:?} overtook {before:?}", (event.remote, index));
+            let About::Sent { index, remote_index, .. } = event.about else { panic!("{event:?} was not asked for") };
+            let place = (index, remote_index);
+            let before = last.insert(event.remote, place);
+            assert!(before.is_none_or(|before| before < place), "{:?} overtook {before:?}", (event.remote, place));
             shown += 1;
         }
         assert_eq!(shown, completion.sent);

@@ -7,6 +7,12 @@ use crate::Now;
 use ahash::{HashSet, RandomState};
 use hashlink::LinkedHashMap;
 
+/// What an `Id` becomes with one of the entry's `Remotes`: each of them is sent to once. `remote` is its address, or the
+/// public key of a peer.
+pub fn with_remote(id: &str, remote: &str) -> String {
+    format!("{id}\0{remote}")
+}
+
 /// The Ids of one PacketSource.
 pub struct Window {
     age: u64,

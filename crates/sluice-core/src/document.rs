@@ -63,13 +63,15 @@ impl fmt::Debug for Body {
 pub struct Failure {
     /// The entry's place in its document; None: the document as a whole.
     pub index: Option<u32>,
+    /// The place in the entry's `Remotes`, where it has them and each fails by itself.
+    pub remote_index: Option<u32>,
     /// Why, as counted.
     pub reason: Reason,
     /// Why, for a person.
     pub detail: String,
 }
 
-/// A document of which every entry has ended: `entries == sent + duplicates + failures.len()`.
+/// A document of which every entry has ended, each of its `Remotes` counted as one: `entries == sent + duplicates + failures.len()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Completion {

@@ -12,23 +12,22 @@ use crate::{
     Counters, Now, OwnEndpoints,
     answers::Answers,
     coap::exchange::{Answer, Exchanges},
-    dedup::Window,
     document::{Completion, Failure, Origin, Submission},
     entry::{self, Read},
     event::{About, Event, Kinds},
     judge::{Surroundings, may_converse},
     lobby::{self, Lobby},
-    message,
-    outgoing::{EntryRef, Outgoing, Queue, RunLimit, To},
-    pacing::Pacer,
+    message::{self, Target},
+    outgoing::{EntryRef, OneOf, Outgoing, Queue, RunLimit},
     reason::{Reason, Refused},
+    sender::Sender,
     session::{
         Departure, Session,
         wireguard::{Endpoint, HandshakeOutcome, Transmit},
     },
     shared::Shared,
     spec::{ListenerSpec, SourceSpec},
-    time::{self, SECOND},
+    time::SECOND,
 };
 use slab::Slab;
 use std::{
@@ -36,13 +35,20 @@ use std::{
     net::SocketAddr,
 };
 
-/// Most paced entries of one Listener that may wait. Further entries fail at once as `RateLimited`. The limit bounds
-/// memory, and keeps one slow source from holding up the others.
-const HELD_LIMIT: usize = 131_072;
+/// Most bytes of packets that the `Remotes` of one message may ask for.
+const SPREAD_LIMIT: usize = 64 << 20;
 /// How long a handler's answer waits for its peer's session, in nanoseconds.
 const REPLY_HOLD: u64 = 60 * SECOND;
 /// Length of the queue from which on WireGuard's own datagrams are dropped: the protocol repeats those that matter.
 const PROTOCOL_LIMIT: usize = 4_096;
+
+/// What an outcome is of: a document, an entry of it, or one of the entry's `Remotes`.
+#[derive(Clone, Copy)]
+struct Place {
+    document: usize,
+    index: Option<u32>,
+    remote: Option<u32>,
+}
 
 struct Document {
     completion: Completion,
@@ -50,43 +56,10 @@ struct Document {
     outstanding: u32,
 }
 
-/// The state of one PacketSource between messages.
-struct Sender {
-    pacer: Option<Pacer>,
-    window: Window,
-    /// `HoldSeconds`, in nanoseconds.
-    hold: u64,
-}
-
-impl Sender {
-    fn new(spec: &SourceSpec) -> Sender {
-        Sender {
-            pacer: spec.rate_limit.as_ref().map(Pacer::new),
-            window: Window::new(time::nanos(spec.dedup_seconds), spec.dedup_limit),
-            hold: time::nanos(spec.hold_seconds),
-        }
-    }
-
-    /// Takes over a changed spec. Keeps the `Id`s, and the timetable too unless the rate has changed.
-    fn update(&mut self, before: &SourceSpec, spec: &SourceSpec) {
-        self.hold = time::nanos(spec.hold_seconds);
-        if spec.rate_limit != before.rate_limit {
-            self.pacer = spec.rate_limit.as_ref().map(Pacer::new);
-        }
-    }
-
-    /// The moment at which an entry leaves that may wait for `hold` nanoseconds, while `held` entries wait already.
-    #[inline]
-    fn reserve(&mut self, now: Now, to: &To, hold: u64, held: usize) -> Result<u64, Refused> {
-        let Some(pacer) = &mut self.pacer else { return Ok(now.mono) };
-        if held >= HELD_LIMIT {
-            return Err((Reason::RateLimited, format!("{HELD_LIMIT} entries wait already")));
-        }
-        pacer.reserve(now, to.recipient(), now.mono.saturating_add(hold)).ok_or_else(|| {
-            let detail = "at the source's RateLimit it would wait longer than its TTL or HoldSeconds";
-            (Reason::RateLimited, detail.to_owned())
-        })
-    }
+/// The `Id` by which an entry is remembered: each of its `Remotes` by its own.
+#[inline]
+fn remembered<'e>(id: &'e str, one_of: &'e Option<Box<OneOf>>) -> &'e str {
+    one_of.as_ref().and_then(|one| one.id.as_deref()).unwrap_or(id)
 }
 
 /// The sending side of one Listener.
@@ -162,22 +135,33 @@ impl Egress {
         };
         match parsed {
             Err(detail) => {
-                self.begin(counters, document);
-                self.fail(counters, document, None, (Reason::MalformedMessage, detail));
+                self.begin(counters, document, 1);
+                self.fail(counters, Place { document, index: None, remote: None }, (Reason::MalformedMessage, detail));
             }
             Ok(elements) => {
+                let mut spread = SPREAD_LIMIT;
                 for (index, element) in (0u32..).zip(elements) {
                     if entry::tolerates(origin, &element) {
                         continue;
                     }
-                    self.begin(counters, document);
+                    let place = Place { document, index: Some(index), remote: None };
+                    if let Some((source, entry, targets)) = entry::remotes(origin, &element) {
+                        self.begin(counters, document, targets.len() as u32);
+                        let common = match &refusal {
+                            Some(refused) => Err(refused.clone()),
+                            None => entry::read_common(around, source, published_ms, entry),
+                        };
+                        self.spread(around, session, counters, place, common, targets, &mut spread);
+                        continue;
+                    }
+                    self.begin(counters, document, 1);
                     let outcome = match &refusal {
                         Some(refused) => Err(refused.clone()),
                         None => entry::read(around, session, self.exchanges.as_mut(), origin, published_ms, &element)
-                            .and_then(|read| self.admit(around, session, counters, document, index, read)),
+                            .and_then(|read| self.admit(around, session, counters, place, read)),
                     };
                     if let Err(refused) = outcome {
-                        self.fail(counters, document, Some(index), refused);
+                        self.fail(counters, place, refused);
                     }
                 }
             }
@@ -186,34 +170,67 @@ impl Egress {
         self.complete_if_ended(document);
     }
 
+    /// Takes each of an entry's `Remotes` for an entry of its own; `left` is what their packets may still have in bytes.
+    #[allow(clippy::too_many_arguments)] // half of them is what every entry needs
+    fn spread(
+        &mut self,
+        around: &Surroundings,
+        session: &mut Session,
+        counters: &mut Counters,
+        place: Place,
+        common: Result<entry::Common, Refused>,
+        targets: &[Target],
+        left: &mut usize,
+    ) {
+        for (remote, target) in (0u32..).zip(targets) {
+            let place = Place { remote: Some(remote), ..place };
+            let read = match &common {
+                Ok(common) => common.read(around, session, self.exchanges.as_mut(), remote, target),
+                Err(refused) => Err(refused.clone()),
+            };
+            let outcome = read.and_then(|read| {
+                *left = left.checked_sub(read.payload.len()).ok_or_else(|| {
+                    let detail = format!("the Remotes of a message ask for more than {SPREAD_LIMIT} bytes in all");
+                    (Reason::PayloadTooLarge, detail)
+                })?;
+                self.admit(around, session, counters, place, read)
+            });
+            if let Err(refused) = outcome {
+                self.fail(counters, place, refused);
+            }
+        }
+    }
+
     /// Takes an entry through de-duplication, expiry, policy and pacing (contract section 4.3) into the queue.
     fn admit(
         &mut self,
         around: &Surroundings,
         session: &mut Session,
         counters: &mut Counters,
-        document: usize,
-        index: u32,
+        place: Place,
         read: Read,
     ) -> Result<(), Refused> {
-        let Read { id, tagged, to, payload, bytes, expires_ms, answer } = read;
-        let now = around.now;
+        let Read { id, tagged, to, payload, bytes, expires_ms, one_of, answer } = read;
+        let (now, document, index) = (around.now, place.document, place.index.unwrap_or(0));
         // A payload that was wrapped for a tunnel ends in the application's data.
         let data = &payload[payload.len() - bytes..];
-        let entry = |id, hold: u64| EntryRef { document, index, id, bytes, hold_until: now.mono.saturating_add(hold) };
+        let entry = |id, one_of, hold: u64| {
+            let hold_until = now.mono.saturating_add(hold);
+            EntryRef { document, index, id, one_of, bytes, hold_until }
+        };
         let Origin::Source(source) = self.documents[document].completion.origin else {
             let local = session.permit_answer(around, &to)?;
             self.answers.permit(now, &around.shared.answers, &to, session.remote_of(&to), data)?;
             self.documents[document].outstanding += 1;
             self.answered(now, answer);
-            let outgoing = Outgoing::new(entry(None, REPLY_HOLD), to, local, expires_ms, payload);
+            let outgoing = Outgoing::new(entry(None, None, REPLY_HOLD), to, local, expires_ms, payload);
             self.leave(now, session, counters, outgoing);
             return Ok(());
         };
         let sender = &mut self.senders[source];
         let id = match id {
             None => None,
-            Some(id) => match sender.window.begin(now, &id) {
+            Some(id) => match sender.window.begin(now, remembered(&id, &one_of)) {
                 Some(key) => Some((id, key)),
                 None => {
                     self.documents[document].completion.duplicates += 1;
@@ -243,7 +260,7 @@ impl Egress {
         };
         self.documents[document].outstanding += 1;
         self.answered(now, answer);
-        let outgoing = Outgoing::new(entry(id, hold), to, local, expires_ms, payload);
+        let outgoing = Outgoing::new(entry(id, one_of, hold), to, local, expires_ms, payload);
         if leaves <= now.mono {
             self.leave(now, session, counters, outgoing);
         } else {
@@ -319,7 +336,14 @@ impl Egress {
     /// Queues a datagram that WireGuard itself sends.
     pub fn transmit(&mut self, Transmit { endpoint: Endpoint { remote, local }, datagram: payload }: Transmit) {
         if self.outgoing.len() < PROTOCOL_LIMIT {
-            self.outgoing.push(Outgoing { entry: None, peer: None, expires_ms: u64::MAX, local, remote, payload });
+            self.outgoing.push(Outgoing {
+                entry: None,
+                peer: None,
+                expires_ms: u64::MAX,
+                local,
+                remote,
+                payload: payload.into(),
+            });
             self.unjudged = true;
         }
     }
@@ -400,9 +424,10 @@ impl Egress {
     /// Reports what became of a packet: to its document, the counters, the window of `Id`s and whoever watches.
     fn conclude(&mut self, now: Now, counters: &mut Counters, outgoing: Outgoing, outcome: Result<(), Refused>) {
         let remote = outgoing.remote;
-        let Some(EntryRef { document, index, id, bytes, .. }) = outgoing.entry else {
+        let Some(EntryRef { document, index, id, one_of, bytes, .. }) = outgoing.entry else {
             return self.conclude_protocol(now, counters, remote, outcome);
         };
+        let remote_index = one_of.as_ref().map(|one| one.index);
         let Document { completion, outstanding } = &mut self.documents[document];
         *outstanding -= 1;
         if let (Origin::Source(source), Some((_, key))) = (completion.origin, &id) {
@@ -432,14 +457,14 @@ impl Egress {
                         at_ms: now.unix_ms,
                         remote: Some(remote),
                         bytes: Some(bytes),
-                        about: About::Sent { origin, document, index, id: id.clone() },
+                        about: About::Sent { origin, document, index, remote_index, id: id.clone() },
                     });
                 }
                 if let (Origin::Source(source), Some(id)) = (completion.origin, id) {
-                    self.sent_ids.push((source, id));
+                    self.sent_ids.push((source, one_of.and_then(|one| one.id).unwrap_or(id)));
                 }
             }
-            Err(refused) => self.fail(counters, document, Some(index), refused),
+            Err(refused) => self.fail(counters, Place { document, index: Some(index), remote: remote_index }, refused),
         }
         self.complete_if_ended(document);
     }
@@ -494,18 +519,18 @@ impl Egress {
         self.held.len() + self.lobby.len()
     }
 
-    fn begin(&mut self, counters: &mut Counters, document: usize) {
+    fn begin(&mut self, counters: &mut Counters, document: usize, entries: u32) {
         let completion = &mut self.documents[document].completion;
-        completion.entries += 1;
+        completion.entries += entries;
         match completion.origin {
-            Origin::Source(source) => counters.sources[source].entries += 1,
-            Origin::Destination(destination) => counters.destinations[destination].replies += 1,
+            Origin::Source(source) => counters.sources[source].entries += u64::from(entries),
+            Origin::Destination(destination) => counters.destinations[destination].replies += u64::from(entries),
         }
     }
 
-    fn fail(&mut self, counters: &mut Counters, document: usize, index: Option<u32>, (reason, detail): Refused) {
-        let completion = &mut self.documents[document].completion;
-        completion.failures.push(Failure { index, reason, detail });
+    fn fail(&mut self, counters: &mut Counters, place: Place, (reason, detail): Refused) {
+        let completion = &mut self.documents[place.document].completion;
+        completion.failures.push(Failure { index: place.index, remote_index: place.remote, reason, detail });
         let failed = match completion.origin {
             Origin::Source(source) => &mut counters.sources[source].failed,
             Origin::Destination(destination) => &mut counters.destinations[destination].replies_failed,

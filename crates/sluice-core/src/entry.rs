@@ -3,16 +3,20 @@
 //! [`Session::permit`] to say.
 
 use crate::{
+    address::malformed_remote,
     coap::exchange::{Answer, Exchanges},
+    dedup,
     document::Origin,
     format::Formatter,
     judge::Surroundings,
-    message::{Element, Entry, Scalar},
-    outgoing::To,
+    message::{Element, Entry, RemoteField, Remotes, Scalar, Target},
+    outgoing::{OneOf, To},
+    payload::Payload,
     reason::{Reason, Refused},
-    session::Session,
+    session::{Session, Way},
     time,
 };
+use std::sync::Arc;
 
 /// Longest `Id` in bytes: it is kept in a journal and shown in events.
 const ID_LIMIT: usize = 256;
@@ -26,13 +30,24 @@ pub struct Read {
     /// Where to.
     pub to: To,
     /// What: for a peer, its plaintext.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     /// Size of the application's data.
     pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
+    /// Which of the entry's `Remotes` this is.
+    pub one_of: Option<Box<OneOf>>,
     /// What it is to an exchange of CoAP. Boxed, because few entries are anything to one.
     pub answer: Option<Box<Answer>>,
+}
+
+/// What the `Remotes` of an entry have in common.
+pub struct Common<'e, 'a> {
+    entry: &'e Entry<'a>,
+    id: Option<String>,
+    formatter: Formatter,
+    data: Payload,
+    expires_ms: u64,
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -58,29 +73,100 @@ pub fn read(
         Element::Null => return Err((Reason::MalformedMessage, "the entry is null".to_owned())),
         Element::Malformed(detail) => return Err((Reason::MalformedMessage, detail.clone())),
     };
-    let Scalar::Text(data) = &entry.data else {
-        return Err((Reason::MalformedData, "Data is missing or not a string".to_owned()));
-    };
+    if let (Origin::Source(_), Some(remotes)) = (origin, &entry.remotes) {
+        return Err(malformed_remote(match **remotes {
+            Remotes::Other => "Remotes is not an array",
+            Remotes::List(ref targets) if targets.is_empty() => "Remotes is empty",
+            Remotes::List(_) => "Remotes stands beside Remote or Tag; an entry has one of them",
+        }));
+    }
+    let data = data_of(entry)?;
     let (formatter, expires_ms, id) = match origin {
         Origin::Destination(index) => (around.spec.destinations[index].formatter, u64::MAX, None),
         Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
     };
     let mut bytes = 0;
     let mut answer = None;
-    let (to, payload) = session.address(around, entry, tag_of(entry)?, |who| {
+    let way = Way { tag: tag_of(&entry.tag)?, remote: &entry.remote, inner: &entry.inner };
+    let (to, payload) = session.address(around, way, |who| {
         let mut data = formatter.read(data).map_err(|detail| (Reason::MalformedData, detail))?;
         if let Some(exchanges) = exchanges.filter(|_| formatter == Formatter::Coap) {
             let (sent, change) = exchanges.answer(who(), data);
             (data, answer) = (sent, change.map(Box::new));
         }
         bytes = data.len();
-        Ok(data)
+        Ok(data.into())
     })?;
-    Ok(Read { id, tagged: !entry.tag.is_none(), to, payload, bytes, expires_ms, answer })
+    Ok(Read { id, tagged: way.tag.is_some(), to, payload, bytes, expires_ms, one_of: None, answer })
 }
 
-fn tag_of<'a>(entry: &'a Entry) -> Result<Option<&'a str>, Refused> {
-    match &entry.tag {
+/// The `Remotes` of a PacketSource's entry, where it has any and nothing beside them: each of them ends by itself.
+pub fn remotes<'e, 'a>(origin: Origin, element: &'e Element<'a>) -> Option<(usize, &'e Entry<'a>, &'e [Target<'a>])> {
+    let (Origin::Source(source), Element::Entry(entry)) = (origin, element) else { return None };
+    match entry.remotes.as_deref()? {
+        Remotes::List(targets) if !targets.is_empty() && entry.remote == RemoteField::None && entry.tag.is_none() => {
+            Some((source, entry, targets))
+        }
+        _ => None,
+    }
+}
+
+/// Reads what all of an entry's `Remotes` have in common.
+pub fn read_common<'e, 'a>(
+    around: &Surroundings,
+    source: usize,
+    published_ms: Option<u64>,
+    entry: &'e Entry<'a>,
+) -> Result<Common<'e, 'a>, Refused> {
+    let (text, formatter) = (data_of(entry)?, formatter_of(entry)?);
+    let (expires_ms, id) = (expiry(around, source, published_ms, entry)?, id_of(entry)?);
+    let data = formatter.read(text).map_err(|detail| (Reason::MalformedData, detail))?;
+    Ok(Common { entry, id, formatter, data: Payload::Shared(Arc::from(data)), expires_ms })
+}
+
+impl Common<'_, '_> {
+    /// Reads one of the `Remotes`.
+    pub fn read(
+        &self,
+        around: &Surroundings,
+        session: &Session,
+        exchanges: Option<&mut Exchanges>,
+        index: u32,
+        target: &Target,
+    ) -> Result<Read, Refused> {
+        let way = Way { tag: tag_of(&target.tag)?, remote: &target.remote, inner: &self.entry.inner };
+        let mut answer = None;
+        let (to, payload) = session.address(around, way, |who| {
+            let Some(exchanges) = exchanges.filter(|_| self.formatter == Formatter::Coap) else {
+                return Ok(self.data.clone());
+            };
+            let (sent, change) = exchanges.answer(who(), self.data.to_vec());
+            answer = change.map(Box::new);
+            Ok(if answer.is_some() { sent.into() } else { self.data.clone() })
+        })?;
+        let id = self.id.as_ref().map(|id| dedup::with_remote(id, &to.name()));
+        Ok(Read {
+            id: self.id.clone(),
+            tagged: way.tag.is_some(),
+            to,
+            payload,
+            bytes: self.data.len(),
+            expires_ms: self.expires_ms,
+            one_of: Some(Box::new(OneOf { index, id })),
+            answer,
+        })
+    }
+}
+
+fn data_of<'e>(entry: &'e Entry) -> Result<&'e str, Refused> {
+    match &entry.data {
+        Scalar::Text(data) => Ok(data),
+        _ => Err((Reason::MalformedData, "Data is missing or not a string".to_owned())),
+    }
+}
+
+fn tag_of<'e>(tag: &'e Scalar) -> Result<Option<&'e str>, Refused> {
+    match tag {
         Scalar::Absent | Scalar::Null => Ok(None),
         Scalar::Text(tag) => Ok(Some(tag)),
         _ => Err((Reason::InvalidTag, "Tag is not a string".to_owned())),

@@ -96,6 +96,8 @@ pub enum About {
         document: String,
         /// The entry's place in it.
         index: u32,
+        /// The place in the entry's `Remotes`, if it has them.
+        remote_index: Option<u32>,
         /// The entry's own Id.
         id: Option<String>,
     },

@@ -3,6 +3,7 @@
 use crate::{
     Now, dedup,
     pacing::Recipient,
+    payload::Payload,
     session::wireguard::keys::{PeerId, PublicKey},
 };
 use std::{
@@ -30,6 +31,14 @@ impl To {
         match self {
             To::Remote { remote, .. } => Recipient::Remote(*remote),
             To::Peer(to) => Recipient::Peer(to.peer),
+        }
+    }
+
+    /// The same as text, for journals: an address with its port, or the public key of a peer.
+    pub fn name(&self) -> String {
+        match self {
+            To::Remote { remote, .. } => remote.to_string(),
+            To::Peer(to) => to.key.to_string(),
         }
     }
 }
@@ -61,13 +70,13 @@ pub struct Outgoing {
     /// The remote to send to.
     pub remote: SocketAddr,
     /// The UDP payload.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
 }
 
 impl Outgoing {
     /// An entry's payload on its way to `to`.
     #[inline]
-    pub(crate) fn new(entry: EntryRef, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Vec<u8>) -> Outgoing {
+    pub(crate) fn new(entry: EntryRef, to: To, local: Option<IpAddr>, expires_ms: u64, payload: Payload) -> Outgoing {
         let (remote, peer) = match to {
             To::Remote { remote, .. } => (remote, None),
             To::Peer(to) => (NOWHERE, Some(Box::new(to))),
@@ -76,7 +85,7 @@ impl Outgoing {
     }
 
     /// What the gateway itself says to `to`.
-    pub(crate) fn unasked(to: To, payload: Vec<u8>) -> Outgoing {
+    pub(crate) fn unasked(to: To, payload: Payload) -> Outgoing {
         let (local, remote, peer) = match to {
             To::Remote { local, remote } => (local, remote, None),
             To::Peer(to) => (None, NOWHERE, Some(Box::new(to))),
@@ -93,10 +102,21 @@ pub(crate) struct EntryRef {
     pub index: u32,
     /// The entry's `Id`, with the key of the `Id` in the source's window.
     pub id: Option<(String, dedup::Key)>,
+    /// Which of the entry's `Remotes` it is for, if it has them. Boxed, because few entries do.
+    pub one_of: Option<Box<OneOf>>,
     /// Size of the application's data.
     pub bytes: usize,
     /// How long it may wait, on the clock of [`Now::mono`].
     pub hold_until: u64,
+}
+
+/// One of an entry's `Remotes`.
+#[derive(Debug)]
+pub(crate) struct OneOf {
+    /// Its place among them.
+    pub index: u32,
+    /// What the entry's `Id` becomes by it, if it has one: by that it is remembered.
+    pub id: Option<String>,
 }
 
 /// What a segmentation offload can take at once.

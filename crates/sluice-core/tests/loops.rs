@@ -91,7 +91,7 @@ impl Gateway {
         let submission = Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None };
         self.listener.submit(at(now), &OwnEndpoints::default(), submission);
         while let Some(packet) = self.listener.next_outgoing(at(now)) {
-            self.wire.push_back((packet.remote, packet.payload.clone()));
+            self.wire.push_back((packet.remote, packet.payload.to_vec()));
             self.listener.sent(at(now));
             self.answers_sent += 1;
         }

@@ -123,7 +123,7 @@ impl Node {
             self.packets.entry(destination).or_default().extend(packets);
         }
         while let Some(packet) = self.listener.next_outgoing(self.now) {
-            self.wire.push((packet.local, packet.remote, packet.payload.clone()));
+            self.wire.push((packet.local, packet.remote, packet.payload.to_vec()));
             self.listener.sent(self.now);
         }
         while let Some(completion) = self.listener.poll_completion() {

@@ -299,7 +299,7 @@ impl Open {
 
     /// How many were sent: all or none.
     fn send_run(&mut self, now: Now, own: &OwnEndpoints, (local, remote): Way, run: usize) -> usize {
-        let payloads = self.listener.waiting().take(run).map(|packet| packet.payload.as_slice());
+        let payloads = self.listener.waiting().take(run).map(|packet| &*packet.payload);
         let sent = self.socket.send_run(&own.routes, local, remote, payloads);
         if !matches!(sent, Some(Sent::Yes)) {
             return 0;
@@ -315,7 +315,7 @@ impl Open {
             return 0;
         }
         let packets = self.listener.waiting().take(count);
-        let packets = packets.map(|packet| (packet.local, packet.remote, packet.payload.as_slice()));
+        let packets = packets.map(|packet| (packet.local, packet.remote, &*packet.payload));
         let sent = self.socket.send_many(&own.routes, packets);
         (0..sent).for_each(|_| self.listener.sent(now));
         sent

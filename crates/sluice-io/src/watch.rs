@@ -181,6 +181,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    remote_index: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'a str>,
@@ -217,6 +219,7 @@ impl<'a> Line<'a> {
             packet_source: None,
             message_id: None,
             index: None,
+            remote_index: None,
             id: None,
             tag: None,
             remote: None,
@@ -319,13 +322,14 @@ fn render(labels: &Labels, event: &Event, out: &mut Vec<u8>) {
             let (reason, detail) = about_clock(peer, *clock);
             (line.reason, line.detail) = (Some(reason.to_owned()), Some(detail));
         }
-        About::Sent { origin, document, index, id } => {
+        About::Sent { origin, document, index, remote_index, id } => {
             match *origin {
                 Origin::Source(i) => line.packet_source = labels.spec.sources.get(i).map(|s| s.name.as_str()),
                 Origin::Destination(i) => line.destination = labels.spec.destinations.get(i).map(|d| d.name.as_str()),
             }
             line.message_id = Some(document);
             line.index = Some(*index);
+            line.remote_index = *remote_index;
             line.id = id.as_deref();
         }
     }

@@ -443,6 +443,14 @@ impl Completion {
     fn failures(&self) -> Vec<(Option<u32>, &'static str, String)> {
         self.0.failures.iter().map(|f| (f.index, f.reason.as_str(), f.detail.clone())).collect()
     }
+
+    #[getter]
+    fn remote_indexes(&self) -> Vec<Option<u32>> {
+        match self.0.failures.iter().any(|failure| failure.remote_index.is_some()) {
+            true => self.0.failures.iter().map(|failure| failure.remote_index).collect(),
+            false => Vec::new(),
+        }
+    }
 }
 
 /// A new random Tag key: 64 hex digits.

@@ -2,7 +2,9 @@
 //! without escapes, small whole numbers, or objects of such. Whatever else a document has, [`read`] leaves it to the parser
 //! of [`message`](super), and what it does read, that parser would read to the same end.
 
-use super::element::{Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Remotes, Scalar, Target};
+use super::element::{
+    Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Remotes, Scalar, Target,
+};
 use std::borrow::Cow;
 
 /// Digits of whole numbers that an f64 holds exactly.

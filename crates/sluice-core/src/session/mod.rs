@@ -15,13 +15,14 @@ pub use wireguard::WireGuard;
 
 use crate::{
     Now,
-    coap::exchange::{Way, Who},
+    coap::exchange::{self, Who},
     event::PeerClock,
     inner::Recent,
     judge::{self, Surroundings},
-    message::Entry,
+    message::{InnerField, RemoteField},
     outgoing::{Outgoing, To},
     pacing::Recipient,
+    payload::Payload,
     reason::Refused,
     spec::ListenerSpec,
     time,
@@ -32,6 +33,15 @@ use wireguard::{HandshakeOutcome, PublicKey, Transmit, WireGuardCounters};
 
 /// An entry's way was found by the session that it is shown to again.
 const ANOTHER: &str = "an entry's way leads through the session that found it";
+
+/// What an entry says of its way: the `tag` leads, where there is one.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)] // the fields are the contract's
+pub struct Way<'e, 'a> {
+    pub tag: Option<&'e str>,
+    pub remote: &'e RemoteField<'a>,
+    pub inner: &'e InnerField<'a>,
+}
 
 /// The protocol of one Listener, with the sessions of all its remotes. A Listener has a single one, so its size does not
 /// matter.
@@ -87,25 +97,23 @@ impl Session {
         }
     }
 
-    /// Where an entry goes (by `tag`, if it has one), and the payload that carries its data there. `data` reads them once
-    /// it is known for whom.
+    /// Where an entry goes, and the payload that carries its data there. `data` reads them once it is known for whom.
     #[inline]
     pub fn address(
         &self,
         around: &Surroundings,
-        entry: &Entry,
-        tag: Option<&str>,
-        data: impl FnOnce(&dyn Fn() -> Who) -> Result<Vec<u8>, Refused>,
-    ) -> Result<(To, Vec<u8>), Refused> {
+        way: Way,
+        data: impl FnOnce(&dyn Fn() -> Who) -> Result<Payload, Refused>,
+    ) -> Result<(To, Payload), Refused> {
         match self {
             Session::Plain(_) => {
-                let (local, remote) = plain::find(around, entry, tag)?;
+                let (local, remote) = plain::find(around, way)?;
                 let payload = data(&|| (Recipient::Remote(remote), None))?;
                 plain::fits(remote, &payload)?;
                 Ok((To::Remote { local, remote }, payload))
             }
             Session::WireGuard(tunnels) => {
-                let (mut to, inner) = tunnels.find(around, entry, tag)?;
+                let (mut to, inner) = tunnels.find(around, way)?;
                 let data = data(&|| (Recipient::Peer(to.peer), inner.client()))?;
                 let payload = tunnels.wrap(&mut to, inner, data)?;
                 Ok((To::Peer(to), payload))
@@ -114,11 +122,11 @@ impl Session {
     }
 
     /// The payload that carries `data` back to where a packet came from.
-    pub fn wrap(&self, way: &Way, data: Vec<u8>) -> Result<(To, Vec<u8>), Refused> {
+    pub fn wrap(&self, way: &exchange::Way, data: Vec<u8>) -> Result<(To, Payload), Refused> {
         match (self, way.to) {
-            (Session::Plain(_), to) => Ok((to, data)),
+            (Session::Plain(_), to) => Ok((to, data.into())),
             (Session::WireGuard(tunnels), To::Peer(mut to)) => {
-                let payload = tunnels.wrap(&mut to, way.inner.map_or(Recent::Raw, Recent::Udp), data)?;
+                let payload = tunnels.wrap(&mut to, way.inner.map_or(Recent::Raw, Recent::Udp), data.into())?;
                 Ok((To::Peer(to), payload))
             }
             _ => unreachable!("{ANOTHER}"),

@@ -6,8 +6,9 @@ use crate::{
     Now,
     address::{address_of, at_one_interface, malformed_remote},
     judge::{self, PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6, Surroundings},
-    message::{Entry, RemoteField, Scalar},
+    message::{RemoteField, Scalar},
     reason::{Reason, Refused},
+    session::Way,
 };
 use hashlink::LinkedHashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -105,10 +106,10 @@ impl PlainSessions {
 
 /// Where an entry goes, and the address that it leaves from if its Tag says so.
 #[inline]
-pub fn find(around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
-    match tag {
+pub fn find(around: &Surroundings, way: Way) -> Result<(Option<IpAddr>, SocketAddr), Refused> {
+    match way.tag {
         Some(tag) => by_tag(around, tag),
-        None => Ok((None, remote_of(around, &entry.remote)?)),
+        None => Ok((None, remote_of(around, way.remote)?)),
     }
 }
 

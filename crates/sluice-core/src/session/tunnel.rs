@@ -6,11 +6,13 @@ use crate::{
     address::{address_of, at_one_interface, malformed_remote, port_of},
     inner::{self, Inner, Ip, Recent, Unwrapped},
     judge::{self, Surroundings},
-    message::{Entry, InnerField, InnerObject, RemoteField, Scalar},
+    message::{InnerField, InnerObject, RemoteField, Scalar},
     outgoing::{Outgoing, ToPeer},
+    payload::Payload,
     policy,
     reason::{Reason, Refused, Rejected},
     session::{
+        Way,
         passage::{Arrived, Delivery, Departure, FromPeer},
         wireguard::{Endpoint, OVERHEAD, PublicKey, Received, Sealed, Transmit, WireGuard, WireGuardCounters},
     },
@@ -88,7 +90,7 @@ impl Tunnels {
         match self.wg.seal(now, &to.peer, &outgoing.payload, to.pad) {
             Sealed::Datagram(Transmit { endpoint: Endpoint { remote, local }, datagram }) => {
                 (outgoing.local, outgoing.remote) = (local, remote);
-                (outgoing.payload, outgoing.peer) = (datagram, None);
+                (outgoing.payload, outgoing.peer) = (datagram.into(), None);
                 Ok(Departure::Now)
             }
             Sealed::Wait => Ok(Departure::AfterHandshake(to.peer)),
@@ -98,10 +100,10 @@ impl Tunnels {
     }
 
     /// Where an entry goes, and how it is to be wrapped.
-    pub fn find(&self, around: &Surroundings, entry: &Entry, tag: Option<&str>) -> Result<(ToPeer, Recent), Refused> {
-        match tag {
+    pub fn find(&self, around: &Surroundings, way: Way) -> Result<(ToPeer, Recent), Refused> {
+        match way.tag {
             Some(tag) => self.by_tag(around, tag),
-            None => self.by_key(around, entry),
+            None => self.by_key(around, way),
         }
     }
 
@@ -116,8 +118,8 @@ impl Tunnels {
     }
 
     /// Where `Remote` and `Inner` lead.
-    fn by_key(&self, around: &Surroundings, entry: &Entry) -> Result<(ToPeer, Recent), Refused> {
-        let RemoteField::Object { address, spelling, port, peer_key } = &entry.remote else {
+    fn by_key(&self, around: &Surroundings, way: Way) -> Result<(ToPeer, Recent), Refused> {
+        let RemoteField::Object { address, spelling, port, peer_key } = way.remote else {
             return Err(malformed_remote("Remote (or Tag) is missing or not an object"));
         };
         let Scalar::Text(text) = peer_key else {
@@ -132,7 +134,7 @@ impl Tunnels {
         // An unknown peer can be reached only where somebody says it is.
         let invited = || (self.wg.admits_unknown() && given.is_some()).then(|| key.id());
         let peer = self.wg.find(&key).or_else(invited).ok_or_else(|| unknown_peer(&key))?;
-        let inner = match inner_of(&entry.inner)? {
+        let inner = match inner_of(way.inner)? {
             Some(_) if !self.decapsulate => {
                 let detail =
                     "Inner is set, but the Listener delivers and sends whole packets (DecapsulatedDelivery is off)";
@@ -146,7 +148,7 @@ impl Tunnels {
     }
 
     /// The plaintext for a peer.
-    pub fn wrap(&self, to: &mut ToPeer, inner: Recent, data: Vec<u8>) -> Result<Vec<u8>, Refused> {
+    pub fn wrap(&self, to: &mut ToPeer, inner: Recent, data: Payload) -> Result<Payload, Refused> {
         let overhead = match &inner {
             Recent::Udp(inner) => inner.overhead(),
             Recent::Raw | Recent::None => 0,
@@ -160,7 +162,7 @@ impl Tunnels {
             Recent::Raw => Ok(data),
             Recent::Udp(inner) => {
                 to.pad = true;
-                Ok(inner.wrap(&data))
+                Ok(inner.wrap(&data).into())
             }
             Recent::None => {
                 let detail = format!("the peer {} has sent nothing yet, and the entry has no Inner", to.key);

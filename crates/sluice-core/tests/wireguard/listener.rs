@@ -139,7 +139,7 @@ impl Pair {
             self.listener.judge_protocol(&self.own);
             while let Some(packet) = self.listener.next_outgoing(self.now) {
                 quiet = false;
-                let (remote, datagram) = (packet.remote, packet.payload.clone());
+                let (remote, datagram) = (packet.remote, packet.payload.to_vec());
                 self.listener.sent(self.now);
                 if !self.connected || remote != self.client_at {
                     self.astray.push(remote);
