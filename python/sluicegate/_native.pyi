@@ -253,6 +253,11 @@ class Completion:
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""
 
+    @property
+    def remote_indexes(self) -> list[int | None]:
+        """For each failure its place in the entry's `Remotes`, None where the entry has failed as a whole; empty if none
+        of them has such a place."""
+
 def seal(key: bytes, plain: bytes, about: str) -> bytes:
     """`plain` sealed under a key of 32 bytes (AES-256-GCM); `about` says what it is, and is sealed with it."""
 

@@ -20,6 +20,7 @@ class FakeCompletion:
     sent: int
     duplicates: int
     failures: list[FailureTuple] = field(default_factory=list)
+    remote_indexes: list[int | None] = field(default_factory=list)
 
 
 class FakePort:
@@ -73,7 +74,13 @@ class FakePort:
         self._sent += [(source, one) for one in ids]
         os.eventfd_write(self._fd, 1)
 
-    def end(self, *failures: FailureTuple, entries: int = 1, duplicates: int = 0) -> None:
+    def end(
+        self,
+        *failures: FailureTuple,
+        entries: int = 1,
+        duplicates: int = 0,
+        remotes: Sequence[int | None] = (),
+    ) -> None:
         """End the oldest message: whatever is neither failed nor duplicate was sent."""
         message_id, source, destination, _, refusal = self.ring.popleft()
         failed = list(failures)
@@ -81,7 +88,9 @@ class FakePort:
             failed = [(None, *refusal)]
         entries = max(entries, duplicates + len(failed))
         sent = entries - duplicates - len(failed)
-        self._ended.append(FakeCompletion(message_id, source, destination, entries, sent, duplicates, failed))
+        self._ended.append(
+            FakeCompletion(message_id, source, destination, entries, sent, duplicates, failed, list(remotes))
+        )
         if self.announce:
             os.eventfd_write(self._fd, 1)
 

@@ -150,7 +150,9 @@ def _shown(outcome: Outcome) -> dict[str, object]:
         "Sent": outcome.sent,
         "Duplicates": outcome.duplicates,
         "Failures": [
-            {"Index": failure.index, "Reason": failure.reason, "Detail": failure.detail}
+            {"Index": failure.index}
+            | ({} if failure.remote_index is None else {"RemoteIndex": failure.remote_index})
+            | {"Reason": failure.reason, "Detail": failure.detail}
             for failure in outcome.failures
         ],
     }

@@ -170,7 +170,12 @@ _OUTCOME = {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"Index": {"type": ["integer", "null"]}, "Reason": _TEXT, "Detail": _TEXT},
+                "properties": {
+                    "Index": {"type": ["integer", "null"]},
+                    "RemoteIndex": {"type": "integer", "description": "One of the entry's Remotes."},
+                    "Reason": _TEXT,
+                    "Detail": _TEXT,
+                },
             },
         },
     },

@@ -4,32 +4,42 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import overload
 
-_FAILURE_BYTES = 12  # what a failure takes in the arrays
+_FAILURE_BYTES = 20  # what a failure takes in the arrays
 _CAUSE_BYTES = 256  # what a cause takes beside its detail's text
 
 
 @dataclass(slots=True)
 class Failure:
-    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5."""
+    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5. `remote_index`:
+    it is one of the entry's `Remotes`, by its place among them."""
 
     index: int | None
     reason: str
     detail: str
+    remote_index: int | None = None
 
 
 class Failures(Sequence[Failure]):
-    """Immutable; from `(index, reason, detail)`. A body can hold 10,000 entries that fail alike, which as objects of
+    """Immutable; from `(index, reason, detail)`, and the places in the entries' `Remotes` where any has one. A body can hold 10,000 entries that fail alike, which as objects of
     their own would take a hundred times as much as the body.
 
     `lost` becomes true when the place of their dead letters had no room for them.
     """
 
-    __slots__ = ("_causes", "_indices", "_which", "lost")
+    __slots__ = ("_causes", "_indices", "_remotes", "_which", "lost")
 
-    def __init__(self, failures: Sequence[tuple[int | None, str, str]] = ()) -> None:
+    def __init__(
+        self,
+        failures: Sequence[tuple[int | None, str, str]] = (),
+        remote_indexes: Sequence[int | None] = (),
+    ) -> None:
         self.lost = False
+        self._remotes: array[int] | None = None
+        if remote_indexes:
+            self._remotes = array("q", [-1 if place is None else place for place in remote_indexes])
         self._indices: array[int] | tuple[int, ...]  # -1: None
         self._which: array[int] | tuple[int, ...]
         if len(failures) == 1:  # as most are: without arrays it costs half
@@ -61,7 +71,20 @@ class Failures(Sequence[Failure]):
         for place in range(start, len(self)):
             places.setdefault(self._which[place], []).append(place)
         for which, some in places.items():
-            yield [self._failure(self._indices[place], which) for place in some]
+            yield [self[place] for place in some]
+
+    def split(self) -> "tuple[Failures, list[list[Failure]]]":
+        """Those that are of no `Remotes`, and the others: together where entry and reason are the same."""
+        if self._remotes is None:
+            return self, []
+        alone: list[tuple[int | None, str, str]] = []
+        shared: dict[tuple[int | None, str], list[Failure]] = {}
+        for failure in self:
+            if failure.remote_index is None:
+                alone.append((failure.index, failure.reason, failure.detail))
+            else:
+                shared.setdefault((failure.index, failure.reason), []).append(failure)
+        return Failures(alone), list(shared.values())
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -73,13 +96,15 @@ class Failures(Sequence[Failure]):
     def __getitem__(self, place: int | slice) -> Failure | list[Failure]:
         if isinstance(place, slice):
             return [self[one] for one in range(len(self))[place]]
-        return self._failure(self._indices[place], self._which[place])
+        remote = -1 if self._remotes is None else self._remotes[place]
+        return self._failure(self._indices[place], self._which[place], remote)
 
     def __iter__(self) -> Iterator[Failure]:
-        return map(self._failure, self._indices, self._which)
+        return map(self._failure, self._indices, self._which, self._remotes or repeat(-1))
 
-    def _failure(self, index: int, which: int) -> Failure:
-        return Failure(None if index < 0 else index, *self._causes[which])
+    def _failure(self, index: int, which: int, remote: int) -> Failure:
+        reason, detail = self._causes[which]
+        return Failure(None if index < 0 else index, reason, detail, None if remote < 0 else remote)
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented

@@ -13,6 +13,9 @@ from sluicegate.deadletters.failures import Failure, Failures
 from sluicegate.events.entries import Entries
 
 _CUT_DETAIL = 200  # characters of `Detail` in a letter that is cut
+_CUT_REMOTES = 16  # of more than these it does not say which they are
+LETTER_BYTES = 262_144
+"""The default limit of a queue's messages before 2025, which most queues still have; larger letters are cut."""
 ALONE_BYTES = 64 << 10
 ALONE_TIMES = 4
 SHARING = 100  # entries of one line at most
@@ -29,11 +32,21 @@ class Line:
 
 @dataclass(slots=True)
 class DeadLetter:
-    """`of` one message. Where the failure is the body's as a whole, `entry` is that body as text."""
+    """`of` one message. Where the failure is the body's as a whole, `entry` is that body as text.
+
+    `remote_indexes`: the places of its `Remotes` in those of the message's entry. They fail for one reason, and the
+    detail is that of the first.
+    """
 
     of: "FailedMessage"
     failure: Failure
     entry: object
+    remote_indexes: Sequence[int] = ()
+
+    @property
+    def failures(self) -> int:
+        """For how many failures it stands."""
+        return len(self.remote_indexes) or 1
 
     def line(self) -> bytes:
         """The contract's JSON, with its line's end."""
@@ -49,6 +62,8 @@ class DeadLetter:
         if len(whole) <= limit:
             return whole.decode()
         entry = self.entry if isinstance(self.entry, str) else orjson.dumps(self.entry).decode()
+        if len(self.remote_indexes) > _CUT_REMOTES:
+            del document["RemoteIndexes"]
         cut = document | {
             "Detail": self.failure.detail[:_CUT_DETAIL],
             "Entry": "",
@@ -63,11 +78,13 @@ class DeadLetter:
 
     def _document(self) -> dict[str, object]:
         of, failure = self.of, self.failure
+        remotes = {"RemoteIndexes": self.remote_indexes} if self.remote_indexes else {}
         return {
             "PacketSource": of.source,
             "Listener": of.listener,
             "MessageId": of.message_id,
             "Index": failure.index,
+            **remotes,
             "Reason": failure.reason,
             "Detail": failure.detail,
             "At": of.at,
@@ -101,10 +118,39 @@ class FailedMessage:
         return len(self.body) + self.failures.held_bytes
 
     def letters(self) -> Iterator[DeadLetter]:
-        """One for each failure, in their order."""
+        """One for each failure, in their order; then those of `Remotes`."""
         entries = Entries(self.body)
-        for failure in self.failures:
+        alone, shared = self.failures.split()
+        for failure in alone:
             yield DeadLetter(self, failure, entries.entry(failure.index))
+        for failures in shared:
+            yield from self._of_remotes(failures, entries.entry(failures[0].index))
+
+    def _of_remotes(self, failures: Sequence[Failure], entry: object) -> Iterator[DeadLetter]:
+        """Letters of an entry's `Remotes` that failed for one reason: the payload, and as many of them as fit."""
+        places = [failure.remote_index or 0 for failure in failures]
+        remotes = entry.get("Remotes") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(remotes, list):
+            yield DeadLetter(self, failures[0], entry, places)
+            return
+        bare = DeadLetter(self, failures[0], entry | {"Remotes": []}, places[:1])
+        room = max(LETTER_BYTES - len(_dumped(bare._document())), LETTER_BYTES // 4)
+        start = size = 0
+        for end, place in enumerate(places):
+            length = len(_dumped(remotes[place])) + len(f",{place},")
+            if end > start and size + length > room:
+                yield self._of_some(failures[start:end], entry, remotes)
+                start, size = end, 0
+            size += length
+        yield self._of_some(failures[start:], entry, remotes)
+
+    def _of_some(
+        self, failures: Sequence[Failure], entry: dict[str, object], remotes: Sequence[object]
+    ) -> DeadLetter:
+        places = [failure.remote_index or 0 for failure in failures]
+        return DeadLetter(
+            self, failures[0], entry | {"Remotes": [remotes[place] for place in places]}, places
+        )
 
     def lines(self) -> Iterator[Line]:
         """The same as lines of a file, and bounded: the failures that have none within `ALONE_BYTES` and `ALONE_TIMES`
@@ -112,17 +158,21 @@ class FailedMessage:
 
         A body of `[1,1,1,…]` would else become more than a hundred times as long.
         """
+        entries = Entries(self.body)
+        alone, shared = self.failures.split()
+        for failures in shared:
+            for letter in self._of_remotes(failures, entries.entry(failures[0].index)):
+                yield Line(letter.line(), letter.failures)
         room = ALONE_BYTES + ALONE_TIMES * len(self.body)
-        alone = 0
-        for letter in self.letters():
+        count = 0
+        for failure in alone:
             if room <= 0:
                 break
-            line = letter.line()
+            line = DeadLetter(self, failure, entries.entry(failure.index)).line()
             room -= len(line)
-            alone += 1
+            count += 1
             yield Line(line, 1)
-        entries = Entries(self.body)
-        for alike in self.failures.alike(alone):
+        for alike in alone.alike(count):
             found: list[object] = []
             size = 0
             for place, failure in enumerate(alike):

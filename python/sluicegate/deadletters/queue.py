@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from sluicegate.aws import Aws, AwsError, Queue
 from sluicegate.backoff import Backoff
 from sluicegate.deadletters.keeper import DeadLetterKeeper, Waiting
-from sluicegate.deadletters.letter import DeadLetter, FailedMessage
+from sluicegate.deadletters.letter import LETTER_BYTES, DeadLetter, FailedMessage
 from sluicegate.events import EventLog
 
 WAITING_BYTES = 16 << 20
-LETTER_BYTES = 262_144
-"""The default limit of a queue's messages before 2025, which most queues still have; larger letters are cut."""
 SMALLEST_BYTES = 1_024  # the lowest MaximumMessageSize that a queue can have
 CHUNK = 100  # letters in one go: up to ten requests of SendMessageBatch at once
 
@@ -93,8 +91,8 @@ class DeadLetterQueue(DeadLetterKeeper[DeadLetter]):
         for index, one in enumerate(chunk):
             code = failed.get(index)
             if code is None:
-                self._kept += 1
-                self._end(one.of)
+                self._kept += one.letter.failures
+                self._end(one.of, one.letter.failures)
             elif code not in _REFUSED:
                 codes.add(code)
                 self._made.append(one)
@@ -103,7 +101,7 @@ class DeadLetterQueue(DeadLetterKeeper[DeadLetter]):
                 self._made.append(one)
             else:
                 self._refused(one, code)
-                self._end(one.of)
+                self._end(one.of, one.letter.failures)
         self._settle_ended()
         return codes
 
@@ -114,7 +112,7 @@ class DeadLetterQueue(DeadLetterKeeper[DeadLetter]):
                 while waiting.unmade and len(self._made) < CHUNK:
                     letter = next(waiting.letters)
                     self._made.append(_Letter(letter, letter.text(LETTER_BYTES), waiting))
-                    waiting.unmade -= 1
+                    waiting.unmade -= letter.failures
             except Exception as error:
                 self._not_made(waiting, error)
             if not waiting.unmade:

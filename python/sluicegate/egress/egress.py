@@ -436,7 +436,7 @@ class Egress:
         failed = ended.failures
         if not failed:
             return record, _NONE
-        failures = Failures(failed)
+        failures = Failures(failed, ended.remote_indexes)
         self._note(key, record or _InFlight(b""), failures)
         return record, failures
 

@@ -119,8 +119,12 @@ def _details(failed: Iterable[_Failed], reason: str) -> Iterator[dict[str, objec
         entries = Entries(body)
         for failure in failures:
             if failure.reason == reason:
-                detail = {"MessageId": message_id, "Index": failure.index, "Detail": failure.detail}
-                yield detail | entries.fields(failure.index)
+                detail: dict[str, object] = {"MessageId": message_id, "Index": failure.index}
+                if failure.remote_index is not None:
+                    detail["RemoteIndex"] = failure.remote_index
+                yield (
+                    detail | {"Detail": failure.detail} | entries.fields(failure.index, failure.remote_index)
+                )
 
 
 def _name(names: Sequence[str], index: int | None) -> str | None:

@@ -34,7 +34,8 @@ class Message:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a message ended: `entries == sent + duplicates + len(failures)`. `letters_lost`: there was no room for the
+    """How a message ended: `entries == sent + duplicates + len(failures)`, where each of an entry's `Remotes` counts as
+    one. `letters_lost`: there was no room for the
     dead letters of its failures, which only happens to a message that does not settle.
 
     >>> from sluicegate import Outcome
@@ -67,6 +68,8 @@ class Ended(Protocol):
     def duplicates(self) -> int: ...
     @property
     def failures(self) -> list[tuple[int | None, str, str]]: ...
+    @property
+    def remote_indexes(self) -> list[int | None]: ...
 
 
 class EgressLedger(Protocol):

@@ -57,17 +57,23 @@ class Entries:
             self._pieces = _cut(self._body)
         return self._pieces
 
-    def fields(self, index: int | None) -> dict[str, object]:
-        """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them."""
+    def fields(self, index: int | None, remote_index: int | None = None) -> dict[str, object]:
+        """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them; of one of its `Remotes`, where
+        that is at `remote_index`."""
         if index is None or not 0 <= index < len(entries := self._entries()):
             return {}
         entry = entries[index]
         if not isinstance(entry, dict):
             return {}
+        tag, remote = entry.get("Tag"), entry.get("Remote")
+        if remote_index is not None:
+            remote = _at(entry.get("Remotes"), remote_index)
+            tag = remote.get("Tag") if isinstance(remote, dict) else None
+            remote = None if tag is not None else remote
         found: dict[str, object] = {
             "Id": _text(entry.get("Id"), _TEXT_LIMIT),
-            "Tag": _text(entry.get("Tag"), _TAG_LIMIT),
-            "Remote": _remote(entry.get("Remote")),
+            "Tag": _text(tag, _TAG_LIMIT),
+            "Remote": _remote(remote),
             "Bytes": _payload_bytes(entry.get("Data"), entry.get("Formatter")),
         }
         return {name: value for name, value in found.items() if value is not None}
@@ -94,6 +100,10 @@ def _entries(document: object) -> list[object]:
         if isinstance(listed, list):
             return listed
     return [document]
+
+
+def _at(listed: object, place: int) -> object:
+    return listed[place] if isinstance(listed, list) and 0 <= place < len(listed) else None
 
 
 def _loaded(piece: bytes) -> object:

@@ -24,6 +24,7 @@ FIELD_ORDER = (
     "PacketSource",
     "MessageId",
     "Index",
+    "RemoteIndex",
     "Id",
     "Tag",
     "Remote",

@@ -26,7 +26,8 @@ class EventType:
     meaning: str
 
 
-_ENTRY = ("MessageId", "Index", "Id", "Tag", "Remote", "Bytes")
+_ENTRY = ("MessageId", "Index", "RemoteIndex", "Id", "Tag", "Remote", "Bytes")
+_REPLY = ("MessageId", "Index", "Id", "Tag", "Remote", "Bytes")
 
 _TYPES = (
     EventType(
@@ -54,7 +55,7 @@ _TYPES = (
         "PacketSourced",
         "packet",
         "out",
-        ("Listener", "PacketSource", "MessageId", "Index", "Id", "Remote", "Bytes"),
+        ("Listener", "PacketSource", "MessageId", "Index", "RemoteIndex", "Id", "Remote", "Bytes"),
         "An entry of a sourced message left.",
     ),
     EventType(
@@ -75,7 +76,7 @@ _TYPES = (
         "ReplyFailed",
         "failure",
         "out",
-        ("Listener", "Destination", *_ENTRY, "Reason", "Detail", "Packets", "RequestId"),
+        ("Listener", "Destination", *_REPLY, "Reason", "Detail", "Packets", "RequestId"),
         "A handler's answer, or one entry of it, was not sent.",
     ),
     EventType(

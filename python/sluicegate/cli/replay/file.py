@@ -44,13 +44,18 @@ def replay_file(file: Path, api: Api, choice: Choice, rate: float | None) -> Cou
     ):
         for batch in _batches(group, pace.batch):
             if disposition == "Replayed":
-                time.sleep(pace.seconds(sum(len(letter.entries or ()) for letter in batch)))
+                time.sleep(pace.seconds(sum(letter.packets for letter in batch)))
                 sent = send(api, source, batch, choice.ignore_expiry)
                 counts.add(sent, len(batch))
                 # The gateway keeps what fails again, if the PacketSource has a place for it; else it goes back.
                 kept = source in keeps and sent.settled
                 back = (
-                    [] if kept else [batch[place].only(sent.failed[place]) for place in sorted(sent.failed)]
+                    []
+                    if kept
+                    else [
+                        batch[place].only(sent.failed[place], sent.remotes.get(place, ()))
+                        for place in sorted(sent.failed)
+                    ]
                 )
             else:
                 counts[disposition] += len(batch)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,6 +17,9 @@ from sluicegate.events.entries import writable
 BATCH = 100  # letters in one request
 BATCH_BYTES = 200_000
 """Less than the API takes. One larger letter goes alone."""
+
+BATCH_PACKETS = 10_000
+"""As many as a message may ask for."""
 
 Disposition = Literal["Replayed", "Expired", "NotAsked", "OtherRegion", "Unusable"]
 
@@ -33,9 +36,21 @@ class Letter:
     entries: list[Any] | None = None
     regions: frozenset[str] | None = None
 
-    def only(self, places: Sequence[int]) -> bytes:
-        """As it was found, with these entries alone where it is shared by several."""
+    @property
+    def packets(self) -> int:
+        """How many it asks for: each of an entry's `Remotes` counts."""
+        return sum(map(_packets, self.entries or ()))
+
+    def only(self, places: Sequence[int], remotes: Collection[int] = ()) -> bytes:
+        """As it was found, with these entries alone where it is shared by several, or these of its `Remotes` (none: all)
+        where it is one that has them."""
         document = orjson.loads(self.raw)
+        entry = document.get("Entry")
+        if remotes and isinstance(entry, dict) and isinstance(entry.get("Remotes"), list):
+            entry["Remotes"] = [entry["Remotes"][place] for place in sorted(remotes)]
+            if "RemoteIndexes" in document:
+                document["RemoteIndexes"] = [document["RemoteIndexes"][place] for place in sorted(remotes)]
+            return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         if len(places) == len(self.entries or ()) or "Entries" not in document:
             return self.raw
         for name in ("Indexes", "Entries"):
@@ -78,6 +93,8 @@ class Sent:
     """What failed again is where the PacketSource's dead letters go, if they go anywhere."""
     failed: dict[int, list[int]] = field(default_factory=dict)
     """With the places of their entries that failed."""
+    remotes: dict[int, set[int]] = field(default_factory=dict)
+    """Of a letter of an entry with `Remotes` the places of those that failed."""
     reasons: list[tuple[str, str]] = field(default_factory=list)
     """`(Reason, Detail)` of each entry that failed again."""
 
@@ -155,10 +172,11 @@ def entries_of(body: object) -> list[Any] | None:
 
 def fitting(letters: Sequence[Letter], limit: int) -> int:
     """How many of them, from the first on, go into one request."""
-    size = 0
+    size = packets = 0
     for count, letter in enumerate(letters[:limit]):
         size += len(letter.raw)
-        if count and size > BATCH_BYTES:
+        packets += letter.packets
+        if count and (size > BATCH_BYTES or packets > BATCH_PACKETS):
             return count
     return min(len(letters), limit)
 
@@ -181,7 +199,11 @@ def send(api: Api, source: str, letters: Sequence[Letter], ignore_expiry: bool) 
     for failure in answer["Failures"]:
         index = failure["Index"]
         for place, offset in owners if index is None else [owners[index]]:
-            sent.failed.setdefault(place, []).append(offset)
+            places = sent.failed.setdefault(place, [])
+            if offset not in places:
+                places.append(offset)
+            if index is not None and "RemoteIndex" in failure:
+                sent.remotes.setdefault(place, set()).add(failure["RemoteIndex"])
         sent.reasons.append((failure["Reason"], failure["Detail"]))
     return sent
 
@@ -189,6 +211,11 @@ def send(api: Api, source: str, letters: Sequence[Letter], ignore_expiry: bool) 
 def keeping(sources: Sequence[dict[str, Any]]) -> set[str]:
     """The PacketSources, as the API shows them, whose entries the gateway keeps if they fail again."""
     return {source["Name"] for source in sources if source.get("DeadLetterQueueArn") is not None}
+
+
+def _packets(entry: Any) -> int:
+    remotes = entry.get("Remotes") if isinstance(entry, dict) else None
+    return len(remotes) or 1 if isinstance(remotes, list) else 1
 
 
 def _expired(entry: Any) -> bool:

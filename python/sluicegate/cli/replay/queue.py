@@ -188,7 +188,7 @@ class _Replay:
 
     async def _send(self, source: str, group: Sequence[tuple[QueueMessage, Letter]]) -> None:
         letters = [letter for _, letter in group]
-        await asyncio.sleep(self._pace.seconds(sum(len(letter.entries or ()) for letter in letters)))
+        await asyncio.sleep(self._pace.seconds(sum(letter.packets for letter in letters)))
         sent = await asyncio.to_thread(send, self._api, source, letters, self._choice.ignore_expiry)
         self._failed_again.add(sent.message_id)
         self.counts.add(sent, len(letters))
