@@ -15,6 +15,8 @@ from .processes import TESTED_CORE, BenchError, Process, baseline, module, settl
 from .results import Row, Sample, compare
 
 GOAL = 0.7
+EACH = 5_000
+"""Remotes of a message: with a payload of 1,200 bytes they fill about 230 KB."""
 
 
 def run(plan: Plan) -> Iterator[Row]:
@@ -29,6 +31,12 @@ def run(plan: Plan) -> Iterator[Row]:
             name = f"egress, {remotes:,} remotes, {size} B"
             yield compare(name, gateway, "C sendto", single, GOAL)
             yield compare(name, gateway, "C sendmmsg", many, GOAL)
+    for size in plan.sizes:
+        one, each = [], []
+        for _ in range(plan.rounds):
+            one.append(spread(NUMBERS, size, max(plan.packets, NUMBERS)))
+            each.append(submitted(NUMBERS, size, max(plan.packets, NUMBERS)))
+        yield compare(f"egress, Remotes of {EACH:,}, {size} B", one, "Messages", each)
 
 
 def submitted(remotes: int, size: int, count: int, *, offload: bool = False) -> Sample:
@@ -37,13 +45,22 @@ def submitted(remotes: int, size: int, count: int, *, offload: bool = False) -> 
     return _send(module("feeder", port, remotes, size, count), port, remotes, count, offload)
 
 
+def spread(remotes: int, size: int, count: int) -> Sample:
+    """Through the native data plane, `EACH` by one entry."""
+    port = free_port(socket.SOCK_DGRAM)
+    command = module("feeder", port, remotes, size, count, EACH)
+    return _send(command, port, remotes, count, False, min(count, max(remotes, NUMBERS)) // EACH)
+
+
 def by_loop(how: str, remotes: int, size: int, count: int, *, offload: bool = False) -> Sample:
     """By a C loop."""
     port = free_port(socket.SOCK_DGRAM)
     return _send(baseline("send", how, port, remotes, size, count), port, remotes, count, offload)
 
 
-def _send(command: list[str], port: int, remotes: int, count: int, offload: bool) -> Sample:
+def _send(
+    command: list[str], port: int, remotes: int, count: int, offload: bool, different: int | None = None
+) -> Sample:
     with (
         sink(port, max(remotes, NUMBERS), offload=offload) as counter,
         Process(command, TESTED_CORE) as sender,
@@ -51,7 +68,7 @@ def _send(command: list[str], port: int, remotes: int, count: int, offload: bool
         done = sender.result()
         settle()
         seen = counter.stop()
-    expected = min(count, max(remotes, NUMBERS))
+    expected = different or min(count, max(remotes, NUMBERS))
     if done.get("failed") or seen["strange"] or seen["total"] > done["sent"] or done["sent"] < count:
         raise BenchError(f"{count} to send, the sender reports {done}, the sink {seen}")
     if seen["total"] == done["sent"] and seen["unique"] != expected:

@@ -1,8 +1,8 @@
-"""`python -m bench.feeder SINK_PORT REMOTES SIZE COUNT`: feeds `Port.submit`, the call that the gateway's egress makes,
-with sourced messages of up to 256 KiB that were prepared before. Prints what became of them.
+"""`python -m bench.feeder SINK_PORT REMOTES SIZE COUNT [EACH]`: feeds `Port.submit`, the call that the gateway's
+egress makes, with sourced messages of up to 256 KiB that were prepared before. Prints what became of them.
 
 The spec of the Listener is the gateway's own, with loopback allowed. Entries are numbered as the C loop numbers its
-datagrams.
+datagrams; with EACH, a message is one entry with as many `Remotes`, and the messages are numbered.
 """
 
 import base64
@@ -23,7 +23,11 @@ FIRST_REMOTE = int(IPv4Address("127.64.0.0"))
 
 def main() -> None:
     port, remotes, size, count = map(int, sys.argv[1:5])
-    bodies = prepare(port, remotes, size, min(count, max(remotes, NUMBERS)))
+    numbers = min(count, max(remotes, NUMBERS))
+    if len(sys.argv) > 5:
+        bodies = prepare_remotes(port, remotes, size, numbers, int(sys.argv[5]))
+    else:
+        bodies = prepare(port, remotes, size, numbers)
     plane = dataplane()
     listener = plane.open(json.dumps(listener_spec()))
     print(json.dumps(feed(plane, listener, bodies, count)))
@@ -52,6 +56,20 @@ def prepare(port: int, remotes: int, size: int, count: int) -> list[tuple[bytes,
         where = f'{{"Address":"{address_of(number, remotes)}","Port":{port}}}'
         entries.append(f'{{"Data":"{data}","Remote":{where}}}')
     return bodies_of(entries)
+
+
+def prepare_remotes(port: int, remotes: int, size: int, count: int, each: int) -> list[tuple[bytes, int]]:
+    """The same to as many remotes, `each` of a message."""
+    bodies = []
+    for number in range(count // each):
+        data = base64.b64encode(number.to_bytes(8, sys.byteorder).ljust(size, b"x")).decode()
+        places = range(number * each, (number + 1) * each)
+        where = ",".join(f'{{"Address":"{address_of(place, remotes)}","Port":{port}}}' for place in places)
+        body = f'{{"Data":"{data}","Remotes":[{where}]}}'.encode()
+        if len(body) > BODY_BYTES:
+            raise SystemExit(f"{each} remotes take {len(body)} bytes, a message at most {BODY_BYTES}")
+        bodies.append((body, each))
+    return bodies
 
 
 def bodies_of(entries: list[str]) -> list[tuple[bytes, int]]:

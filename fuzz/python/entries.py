@@ -2,6 +2,8 @@
 
 import orjson
 
+from sluicegate.deadletters.failures import Failures
+from sluicegate.deadletters.letter import LETTER_BYTES, FailedMessage
 from sluicegate.events import EventLog, MemorySink
 from sluicegate.events.entries import Entries
 
@@ -13,8 +15,8 @@ TEXT_LIMIT = 256
 def check(data: bytes) -> None:
     """Any bytes as the body of a message or an answer."""
     entries = Entries(data)
-    for index in INDEXES:
-        fields = entries.fields(index)
+    for index, remote in ((index, remote) for index in INDEXES for remote in (None, -1, 0, 1, 1_000_000)):
+        fields = entries.fields(index, remote)
         if not fields.keys() <= KNOWN or None in fields.values():
             raise AssertionError(f"fields that no event has: {fields}")
         remote = fields.get("Remote")
@@ -26,7 +28,15 @@ def check(data: bytes) -> None:
         if not isinstance(size, int) or not 0 <= size <= 3 * len(data):
             raise AssertionError(f"{size} bytes in a body of {len(data)}")
         _check_event(index, fields)
-        orjson.dumps(entries.entry(index))  # as a dead letter keeps it
+        _check_letters(data, index, remote)
+
+
+def _check_letters(data: bytes, index: int | None, remote: int | None) -> None:
+    failures = Failures([(index, "Expired", "late")], [] if remote is None else [remote])
+    message = FailedMessage("replies", "decoder", "m1", "2026-06-09T10:00:00.123Z", data, failures)
+    for letter in message.letters():
+        if len(letter.text(LETTER_BYTES).encode()) > LETTER_BYTES:
+            raise AssertionError("a letter is longer than its place takes")
 
 
 def _check_event(index: int | None, fields: dict[str, object]) -> None:

@@ -255,8 +255,8 @@ class Completion:
 
     @property
     def remote_indexes(self) -> list[int | None]:
-        """For each failure its place in the entry's `Remotes`, None where the entry has failed as a whole; empty if none
-        of them has such a place."""
+        """For each failure its place in the entry's `Remotes`, None where the entry failed as a whole; empty if none
+        has such a place."""
 
 def seal(key: bytes, plain: bytes, about: str) -> bytes:
     """`plain` sealed under a key of 32 bytes (AES-256-GCM); `about` says what it is, and is sealed with it."""

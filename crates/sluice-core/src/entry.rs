@@ -9,11 +9,11 @@ use crate::{
     document::Origin,
     format::Formatter,
     judge::Surroundings,
-    message::{Element, Entry, RemoteField, Remotes, Scalar, Target},
+    message::{Element, Entry, RemoteField, Remotes, Scalar, Target, Way},
     outgoing::{OneOf, To},
     payload::Payload,
     reason::{Reason, Refused},
-    session::{Session, Way},
+    session::Session,
     time,
 };
 use std::sync::Arc;

@@ -10,7 +10,7 @@ mod any;
 mod element;
 mod plain;
 
-pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Remotes, Scalar, Target};
+pub use element::{Element, Entry, InnerField, InnerObject, RemoteField, Remotes, Scalar, Target, Way};
 
 use element::Parsed;
 

@@ -19,7 +19,7 @@ from sluicegate.regular import read_regular
 
 @click.command("send")
 @click.option("--source", metavar="NAME", help="The PacketSource; may be left out if there is only one.")
-@click.option("--to", type=Endpoint(), help="The remote to send to.")
+@click.option("--to", type=Endpoint(), multiple=True, help="A remote to send to; may be repeated.")
 @click.option("--tag", metavar="TAG", help="Answer the packet with this Tag, instead of --to.")
 @click.option("--peer", metavar="KEY", help="The WireGuard peer to send to, by its public key.")
 @click.option("--data", metavar="TEXT", help="The payload as text (UTF-8).")
@@ -33,7 +33,7 @@ from sluicegate.regular import read_regular
 def command(
     ctx: click.Context,
     source: str | None,
-    to: tuple[str, int] | None,
+    to: tuple[tuple[str, int], ...],
     tag: str | None,
     peer: str | None,
     data: str | None,
@@ -48,18 +48,22 @@ def command(
 
     \b
     sluicegate send --to 127.0.0.1:50123 --hex 01020304
+    sluicegate send --to 192.0.2.7:5683 --to 192.0.2.8:5683 --data hello
     echo -n hello | sluicegate send --tag TAG -
     """
-    if (to is None and peer is None) == (tag is None):
+    if (not to and peer is None) == (tag is None):
         raise click.UsageError("say where to send: --to HOST:PORT, --peer KEY or --tag TAG")
+    if len(to) > 1 and peer is not None:
+        raise click.UsageError("a --peer is at one address: give --to once")
     payload = _payload(data, hexadecimal, encoded, file, stdin)
     name = source or _only_source(api)
     entry: dict[str, Any] = {"Data": base64.b64encode(payload).decode()}
     if tag is not None:
         entry["Tag"] = tag
     else:
-        place = {"Address": to[0], "Port": to[1]} if to else {}
-        entry["Remote"] = place | ({"PeerKey": peer} if peer else {})
+        places = [{"Address": host, "Port": port} for host, port in to] or [{}]
+        remotes = [place | ({"PeerKey": peer} if peer else {}) for place in places]
+        entry |= {"Remote": remotes[0]} if len(remotes) == 1 else {"Remotes": remotes}
     path = f"/v1/packet-sources/{quote(name, safe='')}/messages"
     answer = call(api, "POST", path, {"Messages": [entry]})
     try:

@@ -13,8 +13,10 @@ _CAUSE_BYTES = 256  # what a cause takes beside its detail's text
 
 @dataclass(slots=True)
 class Failure:
-    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5. `remote_index`:
-    it is one of the entry's `Remotes`, by its place among them."""
+    """An entry that was not sent; `index` None: the whole body. `reason` is one of contract section 4.5.
+
+    `remote_index`: it is one of the entry's `Remotes`, by its place among them.
+    """
 
     index: int | None
     reason: str
@@ -23,8 +25,10 @@ class Failure:
 
 
 class Failures(Sequence[Failure]):
-    """Immutable; from `(index, reason, detail)`, and the places in the entries' `Remotes` where any has one. A body can hold 10,000 entries that fail alike, which as objects of
-    their own would take a hundred times as much as the body.
+    """Immutable; from `(index, reason, detail)`, and the places in the entries' `Remotes` where any has one.
+
+    A body can hold 10,000 entries that fail alike, which as objects of their own would take a hundred times as much as
+    the body.
 
     `lost` becomes true when the place of their dead letters had no room for them.
     """
@@ -70,7 +74,7 @@ class Failures(Sequence[Failure]):
         places: dict[int, list[int]] = {}
         for place in range(start, len(self)):
             places.setdefault(self._which[place], []).append(place)
-        for which, some in places.items():
+        for some in places.values():
             yield [self[place] for place in some]
 
     def split(self) -> "tuple[Failures, list[list[Failure]]]":

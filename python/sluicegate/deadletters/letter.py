@@ -92,6 +92,10 @@ class DeadLetter:
         }
 
 
+def _at(remotes: Sequence[object], place: int) -> object:
+    return remotes[place] if 0 <= place < len(remotes) else None
+
+
 def _dumped(value: object) -> bytes:
     """JSON without the two characters that SQS refuses: inside of a JSON string an escape says the same."""
     return orjson.dumps(value).replace(b"\xef\xbf\xbe", b"\\ufffe").replace(b"\xef\xbf\xbf", b"\\uffff")
@@ -137,7 +141,7 @@ class FailedMessage:
         room = max(LETTER_BYTES - len(_dumped(bare._document())), LETTER_BYTES // 4)
         start = size = 0
         for end, place in enumerate(places):
-            length = len(_dumped(remotes[place])) + len(f",{place},")
+            length = len(_dumped(_at(remotes, place))) + len(f",{place},")
             if end > start and size + length > room:
                 yield self._of_some(failures[start:end], entry, remotes)
                 start, size = end, 0
@@ -149,7 +153,7 @@ class FailedMessage:
     ) -> DeadLetter:
         places = [failure.remote_index or 0 for failure in failures]
         return DeadLetter(
-            self, failures[0], entry | {"Remotes": [remotes[place] for place in places]}, places
+            self, failures[0], entry | {"Remotes": [_at(remotes, place) for place in places]}, places
         )
 
     def lines(self) -> Iterator[Line]:

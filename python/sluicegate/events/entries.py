@@ -58,8 +58,8 @@ class Entries:
         return self._pieces
 
     def fields(self, index: int | None, remote_index: int | None = None) -> dict[str, object]:
-        """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them; of one of its `Remotes`, where
-        that is at `remote_index`."""
+        """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them; where `remote_index` is
+        given, of that one of its `Remotes`."""
         if index is None or not 0 <= index < len(entries := self._entries()):
             return {}
         entry = entries[index]

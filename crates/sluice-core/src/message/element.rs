@@ -101,6 +101,15 @@ pub struct Entry<'a> {
     pub id: Scalar<'a>,
 }
 
+/// What an entry says of its way: the `tag` leads, where there is one.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)] // the fields are the contract's
+pub struct Way<'e, 'a> {
+    pub tag: Option<&'e str>,
+    pub remote: &'e RemoteField<'a>,
+    pub inner: &'e InnerField<'a>,
+}
+
 /// Where the value of an entry's key goes.
 pub(super) enum Field<'e, 'a> {
     Scalar(&'e mut Scalar<'a>),

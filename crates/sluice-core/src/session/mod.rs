@@ -19,7 +19,7 @@ use crate::{
     event::PeerClock,
     inner::Recent,
     judge::{self, Surroundings},
-    message::{InnerField, RemoteField},
+    message::Way,
     outgoing::{Outgoing, To},
     pacing::Recipient,
     payload::Payload,
@@ -33,15 +33,6 @@ use wireguard::{HandshakeOutcome, PublicKey, Transmit, WireGuardCounters};
 
 /// An entry's way was found by the session that it is shown to again.
 const ANOTHER: &str = "an entry's way leads through the session that found it";
-
-/// What an entry says of its way: the `tag` leads, where there is one.
-#[derive(Clone, Copy)]
-#[allow(missing_docs)] // the fields are the contract's
-pub struct Way<'e, 'a> {
-    pub tag: Option<&'e str>,
-    pub remote: &'e RemoteField<'a>,
-    pub inner: &'e InnerField<'a>,
-}
 
 /// The protocol of one Listener, with the sessions of all its remotes. A Listener has a single one, so its size does not
 /// matter.

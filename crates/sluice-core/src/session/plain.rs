@@ -6,9 +6,8 @@ use crate::{
     Now,
     address::{address_of, at_one_interface, malformed_remote},
     judge::{self, PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6, Surroundings},
-    message::{RemoteField, Scalar},
+    message::{RemoteField, Scalar, Way},
     reason::{Reason, Refused},
-    session::Way,
 };
 use hashlink::LinkedHashMap;
 use std::net::{IpAddr, SocketAddr};

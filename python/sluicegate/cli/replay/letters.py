@@ -42,8 +42,8 @@ class Letter:
         return sum(map(_packets, self.entries or ()))
 
     def only(self, places: Sequence[int], remotes: Collection[int] = ()) -> bytes:
-        """As it was found, with these entries alone where it is shared by several, or these of its `Remotes` (none: all)
-        where it is one that has them."""
+        """As it was found, with these entries alone where it is shared by several; these `remotes`, if any, where it
+        is of one that has them."""
         document = orjson.loads(self.raw)
         entry = document.get("Entry")
         if remotes and isinstance(entry, dict) and isinstance(entry.get("Remotes"), list):
