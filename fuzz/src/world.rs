@@ -123,7 +123,8 @@ impl World {
     ) -> (Completion, Vec<Sent>) {
         let before = self.listener.counters().clone();
         let published_ms = Some(self.now.unix_ms - 500);
-        let submission = Submission { id: "m".to_owned(), origin, published_ms, body: body.to_vec().into(), refusal };
+        let submission =
+            Submission { id: "m".to_owned(), origin, published_ms, body: body.to_vec().into(), refusal, due: None };
         self.listener.take_sent_ids();
         self.listener.submit(self.now, &self.own, submission);
         let mut sent = Vec::new();
@@ -175,7 +176,8 @@ impl World {
     /// Contract 4.3: each entry ends as sent, failed or duplicate, here and in the counters.
     fn check_sums(&self, before: &sluice_core::Counters, completion: &Completion, sent: &[Sent], body: &[u8]) {
         let failed = completion.failures.len() as u32;
-        assert_eq!(completion.entries, completion.sent + completion.duplicates + failed);
+        let later = completion.scheduled.len() as u32;
+        assert_eq!(completion.entries, completion.sent + completion.duplicates + failed + later);
         assert_eq!(completion.sent as usize, sent.len());
         assert_eq!(completion.bytes, body.len());
         let place = |failure: &sluice_core::Failure| (failure.index, failure.remote_index);

@@ -66,7 +66,8 @@ impl DestinationCounters {
     }
 }
 
-/// Counters of one PacketSource: `entries == sent + duplicates + failed`, once everything has ended.
+/// Counters of one PacketSource: `entries == sent + duplicates + failed`, once everything has ended. What is scheduled is
+/// among the entries once, and ends when it is due; so does what was scheduled before this start.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 #[allow(missing_docs)]
@@ -77,6 +78,8 @@ pub struct SourceCounters {
     pub sent: u64,
     pub sent_bytes: u64,
     pub duplicates: u64,
+    /// Entries that were put off to their `SendAt`.
+    pub scheduled: u64,
     pub failed: BTreeMap<Reason, u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,

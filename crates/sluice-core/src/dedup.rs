@@ -65,6 +65,18 @@ impl Window {
         }
     }
 
+    /// `id` is on its way, whoever has it: it is to be sent later.
+    pub fn expect(&mut self, id: &str) {
+        let key = self.key(id);
+        self.on_their_way.insert(key);
+    }
+
+    /// `id` is not on its way any more, and was not sent.
+    pub fn release(&mut self, id: &str) {
+        let key = self.key(id);
+        self.on_their_way.remove(&key);
+    }
+
     fn key(&self, id: &str) -> Key {
         Key(self.seeds[0].hash_one(id), self.seeds[1].hash_one(id))
     }

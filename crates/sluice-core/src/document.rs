@@ -1,6 +1,9 @@
 //! Documents to send, as they come in and as they end.
 
-use crate::reason::Reason;
+use crate::{
+    reason::Reason,
+    scheduled::{Due, Scheduled},
+};
 use std::{fmt, ops::Deref, sync::Arc};
 
 /// Where a document came from: an index into the Listener's spec.
@@ -25,6 +28,8 @@ pub struct Submission {
     pub body: Body,
     /// Every entry fails so, and nothing is sent.
     pub refusal: Option<(Reason, String)>,
+    /// It is an entry that was scheduled before: flat, and of its `Remotes` only those that are not null.
+    pub due: Option<Box<Due>>,
 }
 
 /// The bytes of a document, wherever they lie: whoever submits it need not copy them.
@@ -71,7 +76,8 @@ pub struct Failure {
     pub detail: String,
 }
 
-/// A document of which every entry has ended, each of its `Remotes` counted as one: `entries == sent + duplicates + failures.len()`.
+/// A document of which every entry has ended, each of its `Remotes` counted as one:
+/// `entries == sent + duplicates + failures.len() + scheduled.len()`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Completion {
@@ -81,6 +87,8 @@ pub struct Completion {
     pub sent: u32,
     pub duplicates: u32,
     pub failures: Vec<Failure>,
+    /// Those that are to be sent later.
+    pub scheduled: Vec<Scheduled>,
     /// Size of the document, to give its room in the ring back.
     pub bytes: usize,
 }

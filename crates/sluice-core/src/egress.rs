@@ -17,9 +17,10 @@ use crate::{
     event::{About, Event, Kinds},
     judge::{Surroundings, may_converse},
     lobby::{self, Lobby},
-    message::{self, Target},
+    message::{self, Element, Entry, Target},
     outgoing::{EntryRef, OneOf, Outgoing, Queue, RunLimit},
     reason::{Reason, Refused},
+    scheduled::{Scheduled, WAITING_LIMIT},
     sender::Sender,
     session::{
         Departure, Session,
@@ -54,6 +55,10 @@ struct Document {
     completion: Completion,
     /// Entries that have not completed, and one more while the document is read.
     outstanding: u32,
+    /// It was scheduled before: it is not to be put off again.
+    due: bool,
+    /// And should have left before now.
+    overdue: bool,
 }
 
 /// The `Id` by which an entry is remembered: each of its `Remotes` by its own.
@@ -122,13 +127,19 @@ impl Egress {
         counters: &mut Counters,
         submission: Submission,
     ) {
-        let Submission { id, origin, published_ms, body, refusal } = submission;
-        if let Origin::Source(source) = origin {
+        let Submission { id, origin, published_ms, body, refusal, due } = submission;
+        if let (Origin::Source(source), None) = (origin, &due) {
             counters.sources[source].messages += 1;
         }
+        let (failures, scheduled) = (Vec::new(), Vec::new());
         let completion =
-            Completion { id, origin, entries: 0, sent: 0, duplicates: 0, failures: Vec::new(), bytes: body.len() };
-        let document = self.documents.insert(Document { completion, outstanding: 1 });
+            Completion { id, origin, entries: 0, sent: 0, duplicates: 0, failures, scheduled, bytes: body.len() };
+        let overdue = due.as_ref().is_some_and(|due| due.overdue);
+        let document = self.documents.insert(Document { completion, outstanding: 1, due: due.is_some(), overdue });
+        let first = due.as_ref().map_or(0, |due| due.index);
+        if let (Origin::Source(source), Some(due)) = (origin, due) {
+            due.ids.iter().for_each(|id| self.senders[source].window.release(id));
+        }
         let parsed = match origin {
             Origin::Source(_) => message::parse_message(&body),
             Origin::Destination(_) => message::parse_replies(&body),
@@ -140,18 +151,19 @@ impl Egress {
             }
             Ok(elements) => {
                 let mut spread = SPREAD_LIMIT;
-                for (index, element) in (0u32..).zip(elements) {
+                for (index, element) in (first..).zip(elements) {
                     if entry::tolerates(origin, &element) {
                         continue;
                     }
                     let place = Place { document, index: Some(index), remote: None };
                     if let Some((source, entry, targets)) = entry::remotes(origin, &element) {
-                        self.begin(counters, document, targets.len() as u32);
+                        let count = targets.iter().filter(|target| self.concerns(document, target)).count();
+                        self.begin(counters, document, count as u32);
                         let common = match &refusal {
                             Some(refused) => Err(refused.clone()),
                             None => entry::read_common(around, source, published_ms, entry),
                         };
-                        self.spread(around, session, counters, place, common, targets, &mut spread);
+                        self.spread(around, session, counters, place, (entry, common, targets), &mut spread);
                         continue;
                     }
                     self.begin(counters, document, 1);
@@ -161,12 +173,16 @@ impl Egress {
                             .and_then(|read| self.admit(around, session, counters, place, read)),
                     };
                     if let Err(refused) = outcome {
-                        self.fail(counters, place, refused);
+                        let entry = if let Element::Entry(entry) = &element { Some(entry) } else { None };
+                        self.fail_or_put_off(around, counters, place, entry, None, refused);
                     }
                 }
             }
         }
         self.documents[document].outstanding -= 1;
+        if self.documents[document].due {
+            around.shared.waiting.leave(u64::from(self.documents[document].completion.entries));
+        }
         self.complete_if_ended(document);
     }
 
@@ -178,11 +194,13 @@ impl Egress {
         session: &mut Session,
         counters: &mut Counters,
         place: Place,
-        common: Result<entry::Common, Refused>,
-        targets: &[Target],
+        (entry, common, targets): (&Entry, Result<entry::Common, Refused>, &[Target]),
         left: &mut usize,
     ) {
         for (remote, target) in (0u32..).zip(targets) {
+            if !self.concerns(place.document, target) {
+                continue;
+            }
             let place = Place { remote: Some(remote), ..place };
             let read = match &common {
                 Ok(common) => common.read(around, session, self.exchanges.as_mut(), remote, target),
@@ -196,9 +214,74 @@ impl Egress {
                 self.admit(around, session, counters, place, read)
             });
             if let Err(refused) = outcome {
-                self.fail(counters, place, refused);
+                self.fail_or_put_off(around, counters, place, Some(entry), Some(target), refused);
             }
         }
+    }
+
+    /// False for the places of `Remotes` that are not meant any more, in a document that was scheduled before.
+    fn concerns(&self, document: usize, target: &Target) -> bool {
+        !self.documents[document].due || *target != Target::default()
+    }
+
+    /// Fails an entry, unless it has until its `SendAt` for what it lacks.
+    fn fail_or_put_off(
+        &mut self,
+        around: &Surroundings,
+        counters: &mut Counters,
+        place: Place,
+        entry: Option<&Entry>,
+        target: Option<&Target>,
+        refused: Refused,
+    ) {
+        let put_off = match (entry, self.documents[place.document].completion.origin) {
+            (Some(entry), Origin::Source(source)) if !self.documents[place.document].due => {
+                entry::put_off(around, entry, target, refused.0).map(|(at, id)| (source, at, id))
+            }
+            _ => None,
+        };
+        let outcome = match put_off {
+            Some((source, at, id)) => self.put_off(around, counters, place, source, at, id),
+            None => Err(refused),
+        };
+        if let Err(refused) = outcome {
+            self.fail(counters, place, refused);
+        }
+    }
+
+    /// Leaves an entry to whoever submitted it until its `SendAt`.
+    fn put_off(
+        &mut self,
+        around: &Surroundings,
+        counters: &mut Counters,
+        place: Place,
+        source: usize,
+        at_ms: u64,
+        id: Option<String>,
+    ) -> Result<(), Refused> {
+        let window = &mut self.senders[source].window;
+        let completion = &mut self.documents[place.document].completion;
+        let key = match &id {
+            None => None,
+            Some(id) => match window.begin(around.now, id) {
+                Some(key) => Some(key),
+                None => {
+                    completion.duplicates += 1;
+                    counters.sources[source].duplicates += 1;
+                    return Ok(());
+                }
+            },
+        };
+        if !around.shared.waiting.enter() {
+            if let Some(key) = key {
+                window.end(around.now, key, false);
+            }
+            return Err((Reason::RateLimited, format!("{WAITING_LIMIT} entries wait already for their SendAt")));
+        }
+        counters.sources[source].scheduled += 1;
+        let index = place.index.unwrap_or(0);
+        completion.scheduled.push(Scheduled { index, remote_index: place.remote, at_ms, id });
+        Ok(())
     }
 
     /// Takes an entry through de-duplication, expiry, policy and pacing (contract section 4.3) into the queue.
@@ -210,7 +293,7 @@ impl Egress {
         place: Place,
         read: Read,
     ) -> Result<(), Refused> {
-        let Read { id, tagged, to, payload, bytes, expires_ms, one_of, answer } = read;
+        let Read { id, tagged, to, payload, bytes, expires_ms, later, one_of, answer } = read;
         let (now, document, index) = (around.now, place.document, place.index.unwrap_or(0));
         // A payload that was wrapped for a tunnel ends in the application's data.
         let data = &payload[payload.len() - bytes..];
@@ -227,6 +310,11 @@ impl Egress {
             self.leave(now, session, counters, outgoing);
             return Ok(());
         };
+        if let (Some(at_ms), false) = (later, self.documents[document].due) {
+            let id = id.map(|id| remembered(&id, &one_of).to_owned());
+            return self.put_off(around, counters, place, source, at_ms, id);
+        }
+        let patience = if self.documents[document].overdue { u64::MAX } else { self.senders[source].hold };
         let sender = &mut self.senders[source];
         let id = match id {
             None => None,
@@ -246,7 +334,7 @@ impl Egress {
             if tagged {
                 self.answers.permit(now, &around.shared.answers, &to, session.remote_of(&to), data)?;
             }
-            let leaves = sender.reserve(now, &to, hold, self.held.len())?;
+            let leaves = sender.reserve(now, &to, patience.min(ttl), self.held.len())?;
             Ok((leaves, local))
         });
         let (leaves, local) = match placed {
@@ -428,7 +516,7 @@ impl Egress {
             return self.conclude_protocol(now, counters, remote, outcome);
         };
         let remote_index = one_of.as_ref().map(|one| one.index);
-        let Document { completion, outstanding } = &mut self.documents[document];
+        let Document { completion, outstanding, .. } = &mut self.documents[document];
         *outstanding -= 1;
         if let (Origin::Source(source), Some((_, key))) = (completion.origin, &id) {
             self.senders[source].window.end(now, *key, outcome.is_ok());
@@ -493,6 +581,13 @@ impl Egress {
         }
     }
 
+    /// PacketSource `source` has put off `id` to its `SendAt` before this start.
+    pub fn expect(&mut self, source: usize, id: &str) {
+        if let Some(sender) = self.senders.get_mut(source) {
+            sender.window.expect(id);
+        }
+    }
+
     /// The next document whose entries have all completed.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         self.completions.pop_front()
@@ -520,8 +615,11 @@ impl Egress {
     }
 
     fn begin(&mut self, counters: &mut Counters, document: usize, entries: u32) {
-        let completion = &mut self.documents[document].completion;
+        let Document { completion, due, .. } = &mut self.documents[document];
         completion.entries += entries;
+        if *due {
+            return; // counted when it was put off
+        }
         match completion.origin {
             Origin::Source(source) => counters.sources[source].entries += u64::from(entries),
             Origin::Destination(destination) => counters.destinations[destination].replies += u64::from(entries),

@@ -13,6 +13,7 @@ use crate::{
     outgoing::{OneOf, To},
     payload::Payload,
     reason::{Reason, Refused},
+    scheduled::AHEAD_MS,
     session::Session,
     time,
 };
@@ -35,6 +36,8 @@ pub struct Read {
     pub bytes: usize,
     /// Unix milliseconds after which it is not sent.
     pub expires_ms: u64,
+    /// When it is to be sent, in Unix milliseconds; None: now.
+    pub later: Option<u64>,
     /// Which of the entry's `Remotes` this is.
     pub one_of: Option<Box<OneOf>>,
     /// What it is to an exchange of CoAP. Boxed, because few entries are anything to one.
@@ -48,6 +51,7 @@ pub struct Common<'e, 'a> {
     formatter: Formatter,
     data: Payload,
     expires_ms: u64,
+    later: Option<u64>,
 }
 
 /// What handlers may answer without asking for a packet: null elements, no `Tag`, null `Data` (contract section 3).
@@ -81,9 +85,9 @@ pub fn read(
         }));
     }
     let data = data_of(entry)?;
-    let (formatter, expires_ms, id) = match origin {
-        Origin::Destination(index) => (around.spec.destinations[index].formatter, u64::MAX, None),
-        Origin::Source(index) => (formatter_of(entry)?, expiry(around, index, published_ms, entry)?, id_of(entry)?),
+    let (formatter, (expires_ms, later), id) = match origin {
+        Origin::Destination(index) => (around.spec.destinations[index].formatter, (u64::MAX, None), None),
+        Origin::Source(index) => (formatter_of(entry)?, times(around, index, published_ms, entry)?, id_of(entry)?),
     };
     let mut bytes = 0;
     let mut answer = None;
@@ -97,7 +101,7 @@ pub fn read(
         bytes = data.len();
         Ok(data.into())
     })?;
-    Ok(Read { id, tagged: way.tag.is_some(), to, payload, bytes, expires_ms, one_of: None, answer })
+    Ok(Read { id, tagged: way.tag.is_some(), to, payload, bytes, expires_ms, later, one_of: None, answer })
 }
 
 /// The `Remotes` of a PacketSource's entry, where it has any and nothing beside them: each of them ends by itself.
@@ -119,9 +123,9 @@ pub fn read_common<'e, 'a>(
     entry: &'e Entry<'a>,
 ) -> Result<Common<'e, 'a>, Refused> {
     let (text, formatter) = (data_of(entry)?, formatter_of(entry)?);
-    let (expires_ms, id) = (expiry(around, source, published_ms, entry)?, id_of(entry)?);
+    let ((expires_ms, later), id) = (times(around, source, published_ms, entry)?, id_of(entry)?);
     let data = formatter.read(text).map_err(|detail| (Reason::MalformedData, detail))?;
-    Ok(Common { entry, id, formatter, data: Payload::Shared(Arc::from(data)), expires_ms })
+    Ok(Common { entry, id, formatter, data: Payload::Shared(Arc::from(data)), expires_ms, later })
 }
 
 impl Common<'_, '_> {
@@ -152,6 +156,7 @@ impl Common<'_, '_> {
             payload,
             bytes: self.data.len(),
             expires_ms: self.expires_ms,
+            later: self.later,
             one_of: Some(Box::new(OneOf { index, id })),
             answer,
         })
@@ -193,14 +198,53 @@ fn formatter_of(entry: &Entry) -> Result<Formatter, Refused> {
     }
 }
 
-/// The Unix millisecond at which an entry becomes stale: the earlier of its TTL (or the source's default) and `ExpiresAt`.
-fn expiry(around: &Surroundings, source: usize, published_ms: Option<u64>, entry: &Entry) -> Result<u64, Refused> {
+/// Of an entry that cannot be reached now, and need not be: when it is to be sent, and by which `Id` it is remembered.
+/// `target`: it is one of its `Remotes`.
+pub fn put_off(
+    around: &Surroundings,
+    entry: &Entry,
+    target: Option<&Target>,
+    reason: Reason,
+) -> Option<(u64, Option<String>)> {
+    let may_change = matches!(reason, Reason::UnknownPeer | Reason::InnerAddressUnknown);
+    let at = send_at(around, entry).ok()?.filter(|&at| may_change && at > around.now.unix_ms)?;
+    let id = id_of(entry).ok()?;
+    let Some(target) = target else { return Some((at, id)) };
+    let RemoteField::Object { peer_key: Scalar::Text(key), .. } = &target.remote else { return None };
+    Some((at, id.map(|id| dedup::with_remote(&id, key))))
+}
+
+/// `SendAt` in Unix milliseconds.
+fn send_at(around: &Surroundings, entry: &Entry) -> Result<Option<u64>, Refused> {
+    let malformed = |detail: &str| Err((Reason::MalformedMessage, detail.to_owned()));
+    let at = match &entry.send_at {
+        Scalar::Absent | Scalar::Null => return Ok(None),
+        Scalar::Text(text) => time::parse_rfc3339(text),
+        Scalar::Number(seconds) if *seconds >= 0.0 => Some((*seconds * 1e3) as u64),
+        _ => None,
+    };
+    match at {
+        None => malformed("SendAt is neither a time such as 2026-06-09T10:00:00Z nor Unix seconds"),
+        Some(at) if at > around.now.unix_ms.saturating_add(AHEAD_MS) => malformed("SendAt is more than 7 days ahead"),
+        at => Ok(at),
+    }
+}
+
+/// The Unix millisecond at which an entry becomes stale: the earlier of its TTL (or the source's default) and `ExpiresAt`;
+/// and that at which it is to be sent, if that is later than now.
+fn times(
+    around: &Surroundings,
+    source: usize,
+    published_ms: Option<u64>,
+    entry: &Entry,
+) -> Result<(u64, Option<u64>), Refused> {
+    let send_at = send_at(around, entry)?;
     let ttl = match &entry.ttl_seconds {
         Scalar::Absent | Scalar::Null => around.spec.sources[source].default_ttl_seconds,
         Scalar::Number(seconds) if *seconds >= 0.0 => Some(*seconds),
         _ => return Err((Reason::MalformedMessage, "TtlSeconds is not a number of at least 0".to_owned())),
     };
-    let born = published_ms.unwrap_or(around.now.unix_ms);
+    let born = published_ms.unwrap_or(around.now.unix_ms).max(send_at.unwrap_or(0));
     let by_ttl = ttl.map_or(u64::MAX, |seconds| born.saturating_add(time::nanos(seconds) / 1_000_000));
     let at = match &entry.expires_at {
         Scalar::Absent | Scalar::Null => u64::MAX,
@@ -209,5 +253,5 @@ fn expiry(around: &Surroundings, source: usize, published_ms: Option<u64>, entry
         })?,
         _ => return Err((Reason::MalformedMessage, "ExpiresAt is not a string".to_owned())),
     };
-    Ok(by_ttl.min(at))
+    Ok((by_ttl.min(at), send_at.filter(|&at| at > around.now.unix_ms)))
 }

@@ -473,6 +473,11 @@ impl Listener {
         self.egress.remember(now, source, id, ago);
     }
 
+    /// Remembers that PacketSource `source` has put off `id` to its `SendAt` before this start.
+    pub fn expect(&mut self, source: usize, id: &str) {
+        self.egress.expect(source, id);
+    }
+
     /// The Listener's counters.
     pub fn counters(&self) -> &Counters {
         &self.counters

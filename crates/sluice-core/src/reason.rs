@@ -39,6 +39,7 @@ names! {
         RateLimited,
         AnswerRefused,
         LoopSuspected,
+        Cancelled,
         RemoteUnreachable,
         SendFailed,
         SourceDisabled,

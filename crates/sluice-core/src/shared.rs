@@ -1,10 +1,13 @@
 //! What all Listeners of a gateway share.
 
 use crate::{
+    scheduled::Waiting,
     session::wireguard::stamps::StampsByKey,
     spec::{AnswerSpec, DataplaneSpec},
     tag::TagKeys,
 };
+
+use std::sync::Arc;
 
 /// Names and keys that go into every packet and Tag of this gateway.
 pub struct Shared {
@@ -20,6 +23,8 @@ pub struct Shared {
     pub answers: AnswerSpec,
     /// The stamps of WireGuard handshakes.
     pub stamps: StampsByKey,
+    /// Entries that wait for their `SendAt`.
+    pub waiting: Arc<Waiting>,
 }
 
 impl Shared {
@@ -38,6 +43,7 @@ impl Shared {
             tag_seconds: spec.tag_seconds,
             answers: spec.answers.clone(),
             stamps: StampsByKey::default(),
+            waiting: Arc::default(),
         })
     }
 }

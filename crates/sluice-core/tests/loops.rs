@@ -88,7 +88,8 @@ impl Gateway {
 
     fn submit(&mut self, now: u64, origin: Origin, body: Value) {
         let body = body.to_string().into_bytes();
-        let submission = Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None };
+        let submission =
+            Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None, due: None };
         self.listener.submit(at(now), &OwnEndpoints::default(), submission);
         while let Some(packet) = self.listener.next_outgoing(at(now)) {
             self.wire.push_back((packet.remote, packet.payload.to_vec()));

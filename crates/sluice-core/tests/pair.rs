@@ -109,7 +109,8 @@ impl Node {
 
     fn submit(&mut self, origin: Origin, published_ms: Option<u64>, body: Value) -> Completion {
         let body = body.to_string().into_bytes();
-        let submission = Submission { id: "m".into(), origin, published_ms, body: body.into(), refusal: None };
+        let submission =
+            Submission { id: "m".into(), origin, published_ms, body: body.into(), refusal: None, due: None };
         self.listener.submit(self.now, &self.own, submission);
         self.drain();
         self.completions.pop().unwrap()
@@ -284,8 +285,14 @@ fn a_refused_message_sends_nothing_and_counts_each_entry() {
     let mut node = Node::new(|_| {});
     let body = json!({"Messages": [to("198.51.100.7", 1), to("198.51.100.8", 1)]}).to_string().into_bytes();
     let refusal = Some((Reason::WrongRegion, "eu-west-1 is not served here".to_owned()));
-    let submission =
-        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal };
+    let submission = Submission {
+        id: "m".into(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal,
+        due: None,
+    };
     node.listener.submit(node.now, &node.own, submission);
     node.drain();
     assert_eq!(reasons(&node.completions[0]), [(Some(0), Reason::WrongRegion), (Some(1), Reason::WrongRegion)]);
@@ -456,8 +463,14 @@ fn stale_entries_are_not_sent() {
 
     // Also while it waits for the socket.
     let body = entry_with(json!({"TtlSeconds": 1})).to_string().into_bytes();
-    let submission =
-        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None };
+    let submission = Submission {
+        id: "m".into(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal: None,
+        due: None,
+    };
     node.listener.submit(node.now, &node.own, submission);
     node.now.unix_ms += 1_000;
     node.drain();
@@ -573,8 +586,14 @@ fn a_rate_limited_source_sends_at_its_pace_and_fails_what_would_come_too_late() 
     });
     let entries: Vec<_> = (0..10_000).map(|i| entry_with(json!({"Data": format!("{i:08}")}))).collect();
     let body = json!({ "Messages": entries }).to_string().into_bytes();
-    let submission =
-        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None };
+    let submission = Submission {
+        id: "m".into(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal: None,
+        due: None,
+    };
     node.listener.submit(node.now, &node.own, submission);
     node.drain();
     for step in 0..1_100 {
@@ -596,8 +615,14 @@ fn ids_are_told_as_their_packets_leave_and_not_when_the_message_has_ended() {
     });
     let entries: Vec<_> = (0..5).map(|n| entry_with(json!({"Id": format!("id-{n}")}))).collect();
     let body = json!({ "Messages": entries }).to_string().into_bytes();
-    let submission =
-        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None };
+    let submission = Submission {
+        id: "m".into(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal: None,
+        due: None,
+    };
     node.listener.submit(node.now, &node.own, submission);
     node.drain();
     let mut told = node.listener.take_sent_ids();
@@ -664,8 +689,14 @@ fn runs_of_one_remote_and_size_can_leave_together() {
     let entries: Vec<_> =
         sizes.iter().map(|n| entry_with(json!({"Data": "x".repeat(*n), "Formatter": "utf8"}))).collect();
     let body = json!({"Messages": entries}).to_string().into_bytes();
-    let submission =
-        Submission { id: "m".into(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None };
+    let submission = Submission {
+        id: "m".into(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal: None,
+        due: None,
+    };
     node.listener.submit(node.now, &node.own, submission);
     let limit = RunLimit { segments: 64, segment: 1_452, bytes: 65_000 };
     assert_eq!(node.listener.outgoing_run(node.now, limit), 4, "the last one may be shorter");

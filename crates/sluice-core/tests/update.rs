@@ -68,6 +68,7 @@ impl Node {
             published_ms: None,
             body: entry.to_string().into_bytes().into(),
             refusal: None,
+            due: None,
         };
         let now = self.now();
         self.0.submit(now, &OwnEndpoints::default(), submission);

@@ -22,15 +22,15 @@ pub(crate) enum Command {
     End,
 }
 
-/// An `Id` that a PacketSource sent before this start.
+/// An `Id` that a PacketSource sent, or put off to its `SendAt`, before this start.
 #[derive(Clone, Debug)]
 pub struct Remembered {
     /// Index of the PacketSource.
     pub source: usize,
     /// The Id.
     pub id: String,
-    /// How long ago.
-    pub ago: Duration,
+    /// How long ago it was sent; None: it is to be sent later.
+    pub ago: Option<Duration>,
 }
 
 /// What changes about a `wg` Listener's peers.

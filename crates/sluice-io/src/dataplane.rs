@@ -12,11 +12,12 @@ use crate::{
 };
 use sluice_core::{
     ListenerSpec, Now, OwnEndpoints, Shared,
+    scheduled::Waiting,
     session::wireguard::{PeerStatus, PublicKey},
 };
 use std::{
     fmt, io,
-    sync::{Mutex, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread::JoinHandle,
     time::Duration,
 };
@@ -38,6 +39,7 @@ pub struct Dataplane {
     signals: Signals,
     thread: Mutex<Option<JoinHandle<()>>>,
     routes_error: Option<io::Error>,
+    waiting: Arc<Waiting>,
 }
 
 impl Dataplane {
@@ -50,6 +52,7 @@ impl Dataplane {
     /// within a second.
     pub fn start_by(shared: Shared, salt: fn() -> [u8; 6], clock: fn() -> Now) -> io::Result<Dataplane> {
         sys::keep_freed_memory();
+        let waiting = shared.waiting.clone();
         let waker = Waker::new()?;
         let (commands, inbox) = mpsc::channel();
         let signals = Signals::new()?;
@@ -57,7 +60,12 @@ impl Dataplane {
         let (routes, routes_error) = Routes::open(&mut own);
         let turn = Thread::new(waker.clone(), inbox, signals.clone(), shared, salt, (own, routes), clock)?;
         let thread = std::thread::Builder::new().name("sluice-io".to_owned()).spawn(move || turn.run())?;
-        Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)), routes_error })
+        Ok(Dataplane { commands, waker, signals, thread: Mutex::new(Some(thread)), routes_error, waiting })
+    }
+
+    /// How many entries of all Listeners wait for their `SendAt`.
+    pub fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     /// Why the kernel does not tell changes of its routes. Then addresses of this machine are looked up every 10 seconds.

@@ -237,7 +237,10 @@ impl Thread {
             Command::Remember(key, ids, reply) => {
                 if let Some(open) = self.open.get_mut(&key) {
                     for Remembered { source, id, ago } in ids {
-                        open.listener.remember(now, source, &id, ago.as_nanos() as u64);
+                        match ago {
+                            Some(ago) => open.listener.remember(now, source, &id, ago.as_nanos() as u64),
+                            None => open.listener.expect(source, &id),
+                        }
                     }
                 }
                 let _ = reply.send(());

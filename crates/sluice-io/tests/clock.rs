@@ -137,6 +137,7 @@ fn keys_of_before_a_suspension_open_and_seal_nothing() {
         published_ms: None,
         body: body.into(),
         refusal: None,
+        due: None,
     }]);
     assert_eq!(exchange(&mut client, &socket, rig.port.bound()).0, 1, "a handshake comes first");
     assert_eq!(exchange(&mut client, &socket, rig.port.bound()).0, 4, "then the packet");

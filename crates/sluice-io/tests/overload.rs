@@ -178,7 +178,7 @@ fn what_all_refuse_has_no_tag_but_a_session() {
     let remote = json!({"Address": "198.51.100.7", "Port": 2});
     let body = json!({"Messages": [{"Data": "aGk=", "Remote": remote}]}).to_string().into_bytes();
     let (id, origin) = ("m".to_owned(), Origin::Source(0));
-    let submission = Submission { id, origin, published_ms: None, body: body.into(), refusal: None };
+    let submission = Submission { id, origin, published_ms: None, body: body.into(), refusal: None, due: None };
     rig.listener.submit(rig.now(), &OwnEndpoints::default(), submission);
     assert!(rig.listener.next_outgoing(rig.now()).is_some(), "whoever is refused by a full queue has spoken");
     assert_eq!(rig.listener.counters().received_packets - received, 6_000);

@@ -128,7 +128,8 @@ fn packet(rig: &Rig) -> Value {
 
 fn submit(rig: &Rig, origin: Origin, body: Value) {
     let body = body.to_string().into_bytes();
-    let document = Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None };
+    let document =
+        Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None, due: None };
     assert_eq!(rig.port.submit([document]), 1);
     let ended = rig.completions(1).remove(0);
     assert_eq!((ended.sent, ended.failures), (1, Vec::new()));

@@ -98,6 +98,14 @@ impl Dataplane {
         Ok(Dataplane { dataplane: Arc::new(dataplane), callbacks: Callbacks::default() })
     }
 
+    fn leave_waiting(&self, entries: u64) {
+        self.dataplane.waiting().leave(entries);
+    }
+
+    fn set_waiting(&self, entries: u64) {
+        self.dataplane.waiting().set(entries);
+    }
+
     fn open(&self, py: Python<'_>, spec_json: &str) -> PyResult<Port> {
         let spec: ListenerSpec = serde_json::from_str(spec_json).map_err(|e| invalid("Listener spec", e))?;
         let name = spec.name.clone();
@@ -134,6 +142,8 @@ struct Port {
     port: sluice_io::Port,
 }
 
+/// Of an entry whose `SendAt` has come: its place in its message, its Ids, whether it is late.
+type DueTuple = (u32, Vec<String>, bool);
 type SubmissionTuple<'py> = (String, Option<f64>, usize, Bound<'py, PyBytes>, Option<(String, String)>);
 
 #[pymethods]
@@ -170,31 +180,22 @@ impl Port {
             published_ms: None,
             body: body_of(body),
             refusal: None,
+            due: None,
         };
         Ok(py.detach(|| self.port.submit([submission])) == 1)
     }
 
     fn submit(&self, py: Python<'_>, messages: Vec<SubmissionTuple<'_>>) -> PyResult<usize> {
-        let mut submissions = Vec::with_capacity(messages.len());
-        for (id, published_at, source, body, refusal) in messages {
-            if source >= self.port.sources() {
-                return Err(PyIndexError::new_err("no such PacketSource"));
-            }
-            let refusal = match refusal {
-                None => None,
-                Some((reason, detail)) => {
-                    let known = Reason::from_name(&reason);
-                    Some((known.ok_or_else(|| invalid("unknown reason", &reason))?, detail))
-                }
-            };
-            submissions.push(sluice_core::Submission {
-                id,
-                origin: Origin::Source(source),
-                published_ms: published_at.map(|at| (at.max(0.0) * 1e3) as u64),
-                body: body_of(body),
-                refusal,
-            });
-        }
+        let submissions = messages.into_iter().map(|message| self.submission(message, None));
+        let submissions = submissions.collect::<PyResult<Vec<_>>>()?;
+        Ok(py.detach(|| self.port.submit(submissions)))
+    }
+
+    fn submit_due(&self, py: Python<'_>, messages: Vec<(SubmissionTuple<'_>, DueTuple)>) -> PyResult<usize> {
+        let submissions = messages.into_iter().map(|(message, (index, ids, overdue))| {
+            self.submission(message, Some(Box::new(sluice_core::Due { index, ids, overdue })))
+        });
+        let submissions = submissions.collect::<PyResult<Vec<_>>>()?;
         Ok(py.detach(|| self.port.submit(submissions)))
     }
 
@@ -212,7 +213,10 @@ impl Port {
     }
 
     fn remember(&self, py: Python<'_>, ids: Vec<(usize, String, f64)>) -> PyResult<()> {
-        let ids = ids.into_iter().map(|(source, id, ago)| Remembered { source, id, ago: seconds(ago) }).collect();
+        let ids = ids
+            .into_iter()
+            .map(|(source, id, ago)| Remembered { source, id, ago: (ago >= 0.0).then(|| seconds(ago)) })
+            .collect();
         py.detach(|| self.dataplane.remember(&self.port, ids)).map_err(gone)
     }
 
@@ -398,6 +402,33 @@ impl Batch {
     }
 }
 
+impl Port {
+    fn submission(
+        &self,
+        (id, published_at, source, body, refusal): SubmissionTuple<'_>,
+        due: Option<Box<sluice_core::Due>>,
+    ) -> PyResult<sluice_core::Submission> {
+        if source >= self.port.sources() {
+            return Err(PyIndexError::new_err("no such PacketSource"));
+        }
+        let refusal = match refusal {
+            None => None,
+            Some((reason, detail)) => {
+                let known = Reason::from_name(&reason);
+                Some((known.ok_or_else(|| invalid("unknown reason", &reason))?, detail))
+            }
+        };
+        Ok(sluice_core::Submission {
+            id,
+            origin: Origin::Source(source),
+            published_ms: published_at.map(|at| (at.max(0.0) * 1e3) as u64),
+            body: body_of(body),
+            refusal,
+            due,
+        })
+    }
+}
+
 #[pyclass(frozen, module = "sluicegate._native")]
 struct Completion(sluice_core::Completion);
 
@@ -442,6 +473,11 @@ impl Completion {
     #[getter]
     fn failures(&self) -> Vec<(Option<u32>, &'static str, String)> {
         self.0.failures.iter().map(|f| (f.index, f.reason.as_str(), f.detail.clone())).collect()
+    }
+
+    #[getter]
+    fn scheduled(&self) -> Vec<(u32, Option<u32>, u64, Option<String>)> {
+        self.0.scheduled.iter().map(|one| (one.index, one.remote_index, one.at_ms, one.id.clone())).collect()
     }
 
     #[getter]

@@ -3,6 +3,7 @@
 
 use super::element::{
     Element, Entry, Field, InnerField, InnerObject, Parsed, RemoteField, RemoteParts, Remotes, Scalar, Target,
+    send_all_at,
 };
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -22,7 +23,11 @@ fn parse_each<'a>(body: &'a str, list: &str) -> Option<Parsed<'a>> {
     let element = |raw: &'a RawValue| {
         serde_json::from_str(raw.get()).unwrap_or_else(|error| Element::Malformed(describe(&error)))
     };
-    Some(Parsed::List(elements.into_iter().map(element).collect()))
+    let mut elements: Vec<_> = elements.into_iter().map(element).collect();
+    if let Some(send_at) = fields.get("SendAt") {
+        send_all_at(&mut elements, &serde_json::from_str(send_at.get()).unwrap_or(Scalar::Other));
+    }
+    Some(Parsed::List(elements))
 }
 
 fn describe(error: &serde_json::Error) -> String {
@@ -292,7 +297,10 @@ impl<'de> Visitor<'de> for ParsedVisitor {
             }
         }
         Ok(match list {
-            List::Elements(elements) => Parsed::List(elements),
+            List::Elements(mut elements) => {
+                send_all_at(&mut elements, &flat.send_at);
+                Parsed::List(elements)
+            }
             List::Null => Parsed::Flat(Box::new(flat)),
             List::Other => Parsed::NotAList,
         })

@@ -99,6 +99,7 @@ pub struct Entry<'a> {
     pub ttl_seconds: Scalar<'a>,
     pub expires_at: Scalar<'a>,
     pub id: Scalar<'a>,
+    pub send_at: Scalar<'a>,
 }
 
 /// What an entry says of its way: the `tag` leads, where there is one.
@@ -132,6 +133,7 @@ impl<'a> Entry<'a> {
             "TtlSeconds" => Field::Scalar(&mut self.ttl_seconds),
             "ExpiresAt" => Field::Scalar(&mut self.expires_at),
             "Id" => Field::Scalar(&mut self.id),
+            "SendAt" => Field::Scalar(&mut self.send_at),
             _ => return None,
         })
     }
@@ -213,6 +215,20 @@ pub enum Element<'a> {
     Null,
     /// Neither; what is wrong with it.
     Malformed(String),
+}
+
+/// Gives the `SendAt` of a message to its entries that have none of their own.
+pub(super) fn send_all_at<'a>(elements: &mut [Element<'a>], send_at: &Scalar<'a>) {
+    if send_at.is_none() {
+        return;
+    }
+    for element in elements {
+        if let Element::Entry(entry) = element
+            && entry.send_at.is_none()
+        {
+            entry.send_at = send_at.clone();
+        }
+    }
 }
 
 /// What a body is.

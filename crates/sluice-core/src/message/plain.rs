@@ -3,7 +3,7 @@
 //! of [`message`](super), and what it does read, that parser would read to the same end.
 
 use super::element::{
-    Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Remotes, Scalar, Target,
+    Element, Entry, Field, InnerField, InnerObject, RemoteField, RemoteParts, Remotes, Scalar, Target, send_all_at,
 };
 use std::borrow::Cow;
 
@@ -16,16 +16,22 @@ const RESERVED: usize = 4_096;
 pub fn read<'a>(body: &'a str, list: &str) -> Option<Vec<Element<'a>>> {
     let mut cursor = Cursor { text: body, at: 0 };
     let mut elements = None;
+    let mut send_at = Scalar::Absent;
     cursor.object(|cursor, key| {
         if key == list {
             elements = Some(cursor.elements()?);
         } else {
-            cursor.scalar()?;
+            let value = cursor.scalar()?;
+            if key == "SendAt" {
+                send_at = value;
+            }
         }
         Some(())
     })?;
     cursor.skip_space();
-    elements.filter(|_| cursor.at == body.len())
+    let mut elements = elements.filter(|_| cursor.at == body.len())?;
+    send_all_at(&mut elements, &send_at);
+    Some(elements)
 }
 
 struct Cursor<'a> {
@@ -292,7 +298,8 @@ mod tests {
     fn entry() -> impl Strategy<Value = Value> {
         let remote = object(&["Address", "IP", "IpAddress", "Port", "PeerKey", "X"]);
         let inner = object(&["SourceAddress", "SourcePort", "DestinationAddress", "DestinationPort", "X"]);
-        let rest = object(&["Data", "Formatter", "Tag", "Remote", "Remotes", "TtlSeconds", "ExpiresAt", "Id", "X"]);
+        let rest =
+            object(&["Data", "Formatter", "Tag", "Remote", "Remotes", "TtlSeconds", "ExpiresAt", "Id", "SendAt", "X"]);
         let target = prop_oneof![object(&["Address", "IP", "Port", "PeerKey", "Tag", "X"]), scalar()];
         let remotes = option::of(vec(target, 0..4));
         (option::of(remote), remotes, option::of(inner), rest).prop_map(|(remote, remotes, inner, mut entry)| {
@@ -309,10 +316,12 @@ mod tests {
         #[test]
         fn both_parsers_agree(
             entries in vec(entry(), 0..4),
+            send_at in option::of(scalar()),
             pretty: bool,
             changes in vec((any::<prop::sample::Index>(), select(b"{}[]\",:\\ \n\t01-.eEntx\x01".to_vec())), 0..3),
         ) {
-            let document = json!({ "Messages": entries });
+            let mut document = json!({ "Messages": entries });
+            send_at.into_iter().for_each(|at| document["SendAt"] = at);
             let text = if pretty { serde_json::to_string_pretty(&document) } else { serde_json::to_string(&document) };
             let mut bytes = text.unwrap().into_bytes();
             for (at, byte) in changes {

@@ -123,7 +123,8 @@ impl Pair {
 
     fn submit(&mut self, origin: Origin, body: Value) {
         let body = body.to_string().into_bytes();
-        let submission = Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None };
+        let submission =
+            Submission { id: "m".into(), origin, published_ms: None, body: body.into(), refusal: None, due: None };
         self.listener.submit(self.now, &OwnEndpoints::default(), submission);
         self.settle();
     }

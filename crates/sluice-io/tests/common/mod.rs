@@ -90,7 +90,14 @@ pub fn document(id: &str, entries: &[(SocketAddr, String)]) -> Submission {
     };
     let entry = |(remote, data): &(SocketAddr, String)| json!({"Data": data, "Formatter": "utf8", "Remote": {"Address": address(remote), "Port": remote.port()}});
     let body = json!({"Messages": entries.iter().map(entry).collect::<Vec<_>>()}).to_string().into_bytes();
-    Submission { id: id.to_owned(), origin: Origin::Source(0), published_ms: None, body: body.into(), refusal: None }
+    Submission {
+        id: id.to_owned(),
+        origin: Origin::Source(0),
+        published_ms: None,
+        body: body.into(),
+        refusal: None,
+        due: None,
+    }
 }
 
 /// `size` bytes that say which packet it is.
