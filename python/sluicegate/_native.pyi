@@ -51,6 +51,12 @@ class Dataplane:
     def fileno(self) -> int:
         """Readable as long as `dispatch` has somebody to call: the one descriptor for everything that waits."""
 
+    def set_waiting(self, entries: int) -> None:
+        """So many entries wait for their `SendAt`, as known from before this start."""
+
+    def leave_waiting(self, entries: int) -> None:
+        """So many of them wait no more, and are not handed to a Port."""
+
     def dispatch(self) -> None:
         """Call each callback of `on_ready`, `on_completions` and `on_peer_changes` whose moment it is, once.
 
@@ -95,6 +101,11 @@ class Port:
     def submit(self, messages: Sequence[_Submission]) -> int:
         """Queue sourced messages in order; how many were taken. The rest did not fit into the ring: try later."""
 
+    def submit_due(self, messages: Sequence[tuple[_Submission, tuple[int, Sequence[str], bool]]]) -> int:
+        """Queue entries whose `SendAt` has come, each alone and flat in its body: `(its index in its message, the Ids
+        that were given with it, True if it is late)`. Of `Remotes`, those that are null are left out. Late ones wait
+        for their turn for longer than `HoldSeconds`."""
+
     def on_completions(self, callback: _Callback | None) -> None:
         """Call `callback` while `completions` or `sent_ids` has something; room in a full ring comes free with the
         former. None: no more."""
@@ -107,7 +118,8 @@ class Port:
         messages that have not ended. Ask after `completions`: then those of each completion are among them."""
 
     def remember(self, ids: Sequence[tuple[int, str, float]]) -> None:
-        """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on."""
+        """`(source, id, seconds ago)` of entries sent before this start, oldest first: duplicates from now on. Less
+        than 0 seconds: it is to be sent later."""
 
     def update(self, spec_json: str) -> None:
         """Put this spec in the place of the one before; the socket stays (`Bind`, `DualStack` and `WireGuard` are not
@@ -231,7 +243,7 @@ class Events:
 @final
 class Completion:
     """A message (or a handler's answer) of which every entry has ended:
-    `entries == sent + duplicates + len(failures)`."""
+    `entries == sent + duplicates + len(failures) + len(scheduled)`."""
 
     @property
     def message_id(self) -> str: ...
@@ -252,6 +264,11 @@ class Completion:
     @property
     def failures(self) -> list[tuple[int | None, str, str]]:
         """`(index of the entry or None for the whole body, reason of contract 4.5, detail)`."""
+
+    @property
+    def scheduled(self) -> list[tuple[int, int | None, int, str | None]]:
+        """`(index, place in Remotes or None, SendAt in Unix milliseconds, Id by which it is remembered or None)` of
+        what is to be sent later: to be kept, and handed to `submit_due` then."""
 
     @property
     def remote_indexes(self) -> list[int | None]:

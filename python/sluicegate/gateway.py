@@ -27,6 +27,8 @@ from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import Config
 from sluicegate.deadletters.places import Keeper
 from sluicegate.destinations import Destination
+from sluicegate.egress.egress import Egress
+from sluicegate.egress.waiting import Waiting
 from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
 from sluicegate.http.auth import Authenticator
@@ -43,7 +45,6 @@ from sluicegate.running.node import Node
 from sluicegate.running.pulse import Pulse
 from sluicegate.running.registry import Registry, fault
 from sluicegate.running.spec import DEDUP_LIMIT, DEDUP_SECONDS
-from sluicegate.sources.base import Sender
 from sluicegate.sources.local.access import LocalAccess
 from sluicegate.sources.local.endpoint import Authorize
 from sluicegate.sources.local.endpoint import busy as sns_busy
@@ -58,6 +59,7 @@ from sluicegate.state.journal import Journal
 from sluicegate.state.keys import KeyFile, KeysError
 from sluicegate.state.local_key import LocalKey, admin_key_file
 from sluicegate.state.notes import remove_note, write_note
+from sluicegate.state.waiting import WaitingTable
 
 log = structlog.get_logger("sluicegate.gateway")
 
@@ -167,6 +169,11 @@ class Gateway:
         if (refusal := dataplane.routes_error) is not None:
             detail = f"this machine's addresses are looked up every 10 s, because netlink does not tell them: {refusal}"
             self._events.emit("RoutesNotFollowed", Reason="NoNetlink", Detail=detail)
+        waiting_table = WaitingTable(state)
+        dataplane.set_waiting(waiting_table.count())
+        waiting = Waiting(waiting_table, self._events, dataplane.leave_waiting)
+        closing.push_async_callback(waiting.close)
+        self._topics.keep_in(waiting, every=settings.sns is not None and settings.sns.durable)
         loop = asyncio.get_running_loop()
         loop.add_reader(dataplane.fileno(), dataplane.dispatch)
         closing.callback(loop.remove_reader, dataplane.fileno())
@@ -180,6 +187,7 @@ class Gateway:
             self._topics,
             self._aws,
             keys,
+            waiting,
         )
         closing.push_async_callback(self._node.close)
         closing.callback(self._live.close)
@@ -189,6 +197,7 @@ class Gateway:
             await self._registry.start()
         except StateError as error:
             raise self._refused(("state",), str(error)) from None
+        waiting.start(self.source, self._source_names)
         self._tasks.append(asyncio.create_task(self._pulse.run(self._listeners), name="pulse"))
         if self._reload_functions:
             watching = reload.watch(_Destinations(self._registry))
@@ -230,6 +239,7 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self.registry.frozen():
             running = self._listeners()
+            await self._node.waiting.stop()
             await self._node.domains.close()
             await asyncio.gather(*(one.stop_sources() for one in running))
             await asyncio.gather(*(asyncio.to_thread(one.port.stop) for one in running))
@@ -289,7 +299,7 @@ class Gateway:
         """The PacketSources with their state (contract section 1.3)."""
         return [views.shown(self.registry, one) for one in self.registry.declared("PacketSource")]
 
-    def source(self, name: str) -> tuple[Sender, int, str] | None:
+    def source(self, name: str) -> tuple[Egress, int, str] | None:
         """`(sender, index, state)` for a message of the PacketSource `name`; None if no Listener runs it."""
         found = self._registry.runtime.source(name) if self._registry is not None else None
         if found is None:
@@ -298,6 +308,12 @@ class Gateway:
         if running.sources[index].state == DRAINING:
             return None  # it is not declared any more
         return running.egress, index, running.sources[index].state
+
+    @property
+    def waiting(self) -> Waiting:
+        """The entries that wait for their `SendAt`."""
+        assert self._node is not None  # noqa: S101  (the API serves from the end of `start` on)
+        return self._node.waiting
 
     def live_events(self, wanted: Filter) -> Subscription:
         """A stream of what happens from now on."""
@@ -326,6 +342,10 @@ class Gateway:
 
     def _listeners(self) -> list[RunningListener]:
         return list(self._registry.runtime.listeners.values()) if self._registry is not None else []
+
+    def _source_names(self) -> list[str]:
+        """The PacketSources that run."""
+        return [place.resource.name for one in self._listeners() for _, place in one.live_sources]
 
     def _dead_letter_places(self) -> list[Keeper]:
         return self._node.dead_letters.used if self._node is not None else []

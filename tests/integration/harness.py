@@ -440,7 +440,8 @@ class Gateway:
         answer = self.api("POST", f"/v1/packet-sources/{source}/messages", message)
         assert answer.status_code == 200, answer.text
         outcome: dict[str, Any] = answer.json()
-        assert outcome["Entries"] == outcome["Sent"] + outcome["Duplicates"] + len(outcome["Failures"])
+        ended = outcome["Sent"] + outcome["Duplicates"] + len(outcome["Failures"])
+        assert outcome["Entries"] == ended + outcome.get("Scheduled", 0)
         return outcome
 
     @property

@@ -21,6 +21,7 @@ class FakeCompletion:
     duplicates: int
     failures: list[FailureTuple] = field(default_factory=list)
     remote_indexes: list[int | None] = field(default_factory=list)
+    scheduled: list[tuple[int, int | None, int, str | None]] = field(default_factory=list)
 
 
 class FakePort:

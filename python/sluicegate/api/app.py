@@ -24,6 +24,7 @@ from sluicegate.api.events import EventsView, event_routes
 from sluicegate.api.metrics import MetricSources, exposition
 from sluicegate.api.openapi import openapi_routes
 from sluicegate.api.resources import ResourcesView, resource_routes
+from sluicegate.api.scheduled import ScheduledView, scheduled_routes
 from sluicegate.api.topics import TopicsView, topic_routes
 from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
 from sluicegate.http.auth import Authenticated, Authenticator
@@ -34,7 +35,7 @@ BODY_LIMIT = 262_144  # as a message to SNS
 ROOM_SECONDS = 5.0  # how long a POST waits for room to send before it answers 429
 
 
-class GatewayView(EventsView, ResourcesView, TopicsView, Protocol):
+class GatewayView(EventsView, ResourcesView, TopicsView, ScheduledView, Protocol):
     """What the API needs to see of a running gateway."""
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
@@ -113,6 +114,7 @@ def create_app(
             *topic_routes(gateway),
             *openapi_routes(),
             *event_routes(gateway),
+            *scheduled_routes(gateway),
         ],
         middleware=middleware,
         exception_handlers=problems.HANDLERS,
@@ -149,6 +151,7 @@ def _shown(outcome: Outcome) -> dict[str, object]:
         "Entries": outcome.entries,
         "Sent": outcome.sent,
         "Duplicates": outcome.duplicates,
+        **({"Scheduled": outcome.scheduled} if outcome.scheduled else {}),
         "Failures": [
             {"Index": failure.index}
             | ({} if failure.remote_index is None else {"RemoteIndex": failure.remote_index})

@@ -210,6 +210,7 @@ _SOURCE = (
     _Spec("source_sent_packets", "Sent", "Entries that were sent."),
     _Spec("source_sent_bytes", "SentBytes", "Payload bytes that were sent."),
     _Spec("source_duplicates", "Duplicates", "Entries not sent because they had been sent before."),
+    _Spec("source_scheduled_entries", "Scheduled", "Entries that were put off to their SendAt."),
     _Spec(
         "source_failed_entries",
         "Failed",

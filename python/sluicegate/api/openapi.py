@@ -78,7 +78,9 @@ def document() -> dict[str, Any]:
         "required": ["Items", "NextToken"],
     }
     schemas["Problem"] = _PROBLEM
-    schemas["Outcome"] = _OUTCOME
+    schemas |= {"Outcome": _OUTCOME, "ScheduledList": _SCHEDULED, "Cancelled": _CANCELLED}
+    schemas["Cancelled"] = _CANCELLED
+    schemas["ScheduledList"] = _SCHEDULED
     paths |= _other_paths()
     for path, operations in paths.items():
         for method in operations.keys() - {"parameters"}:
@@ -166,6 +168,7 @@ _OUTCOME = {
         "Entries": {"type": "integer"},
         "Sent": {"type": "integer"},
         "Duplicates": {"type": "integer"},
+        "Scheduled": {"type": "integer", "description": "Those that wait for their SendAt."},
         "Failures": {
             "type": "array",
             "items": {
@@ -180,6 +183,38 @@ _OUTCOME = {
         },
     },
     "required": ["MessageId", "Entries", "Sent", "Duplicates", "Failures"],
+}
+_CANCELLED = {
+    "type": "object",
+    "properties": {"Cancelled": {"type": "integer", "description": "Each of an entry's Remotes counts."}},
+    "required": ["Cancelled"],
+}
+_SCHEDULED = {
+    "type": "object",
+    "properties": {
+        "Items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "ScheduledId": _TEXT,
+                    "SendAt": {"type": "string", "format": "date-time"},
+                    "PacketSource": _TEXT,
+                    "MessageId": _TEXT,
+                    "Index": {"type": "integer"},
+                    "Entries": {"type": "integer", "description": "Each of its Remotes counts."},
+                    "Id": _TEXT,
+                    "Tag": _TEXT,
+                    "Remote": {"type": ["object", "string"]},
+                    "Bytes": {"type": "integer"},
+                },
+                "required": ["ScheduledId", "SendAt", "PacketSource", "MessageId", "Index", "Entries"],
+            },
+        },
+        "NextToken": {"type": ["string", "null"]},
+        "Waiting": {"type": "integer", "description": "How many entries wait in all."},
+    },
+    "required": ["Items", "NextToken", "Waiting"],
 }
 _PEER = {
     "type": "object",
@@ -284,6 +319,36 @@ def _peer_paths() -> dict[str, Any]:
     }
 
 
+def _scheduled_paths() -> dict[str, Any]:
+    """Entries that wait for their SendAt."""
+    which = [
+        {"name": name, "in": "query", "schema": {"type": "string"}, "description": description}
+        for name, description in (
+            ("PacketSource", "Those of this PacketSource."),
+            ("MessageId", "Those of this message."),
+        )
+    ]
+    pages = [
+        {"name": "Limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1_000}},
+        {"name": "NextToken", "in": "query", "schema": {"type": "string"}},
+    ]
+    number = {"name": "number", "in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "/v1/scheduled": {
+            "get": _operation(
+                "listScheduled", {"200": _answer("ScheduledList")}, ("400", "503"), [*which, *pages]
+            ),
+            "delete": _operation("cancelScheduled", {"200": _answer("Cancelled")}, ("400", "503"), which),
+        },
+        "/v1/scheduled/{number}": {
+            "parameters": [number],
+            "delete": _operation(
+                "cancelOneScheduled", {"204": {"description": "It is not sent."}}, ("404", "503")
+            ),
+        },
+    }
+
+
 def _topic_paths() -> dict[str, Any]:
     topic = {"type": "object", "properties": {"Name": _TEXT}, "required": ["Name"]}
     made = {"type": "object", "properties": {"TopicArn": _TEXT}, "required": ["TopicArn"]}
@@ -347,6 +412,7 @@ def _other_paths() -> dict[str, Any]:
                 ("404",),
             ),
         },
+        **_scheduled_paths(),
         **_topic_paths(),
         "/v1/check": {
             "post": _operation(

@@ -23,6 +23,7 @@ COMMANDS = {
     "keys": "Make, list and revoke API keys and access keys.",
     "cfn": "Prepare an AWS account for templates with a gateway's resources.",
     "sources": "Show PacketSources and their states; approve or reject them.",
+    "scheduled": "Show and cancel what is to be sent later.",
     "peers": "Show, add and remove the peers of a WireGuard Listener.",
     "state": "Export, import and mend what a gateway keeps.",
     "brex": "Try a BREX expression on a packet, and show each step.",

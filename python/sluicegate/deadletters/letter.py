@@ -115,6 +115,8 @@ class FailedMessage:
     at: str
     body: bytes
     failures: Failures
+    first: int = 0
+    """The index of the body's first entry."""
 
     @property
     def held_bytes(self) -> int:
@@ -123,7 +125,7 @@ class FailedMessage:
 
     def letters(self) -> Iterator[DeadLetter]:
         """One for each failure, in their order; then those of `Remotes`."""
-        entries = Entries(self.body)
+        entries = Entries(self.body, self.first)
         alone, shared = self.failures.split()
         for failure in alone:
             yield DeadLetter(self, failure, entries.entry(failure.index))
@@ -162,7 +164,7 @@ class FailedMessage:
 
         A body of `[1,1,1,…]` would else become more than a hundred times as long.
         """
-        entries = Entries(self.body)
+        entries = Entries(self.body, self.first)
         alone, shared = self.failures.split()
         for failures in shared:
             for letter in self._of_remotes(failures, entries.entry(failures[0].index)):

@@ -26,16 +26,18 @@ from dataclasses import dataclass
 
 from sluicegate.deadletters.failures import Failures
 from sluicegate.deadletters.letter import NotKept
-from sluicegate.egress.failing import FailureReports
+from sluicegate.egress.failing import Body, FailureReports
 from sluicegate.egress.message import (
     EgressClosed,
     EgressFull,
     EgressLedger,
     EgressPort,
     Ended,
+    Keeper,
     Message,
     Outcome,
 )
+from sluicegate.egress.putting_off import rows_of
 from sluicegate.events import EventLog
 
 ROOM_RETRY_SECONDS = 0.05
@@ -53,6 +55,9 @@ class _InFlight:
     ended: Callable[[Outcome], None] | None = None
     settles: bool = False
     given_back: bool = False
+    gone: Callable[[], object] | None = None
+    first: int = 0
+    """The index of the body's first entry."""
 
 
 @dataclass(slots=True)
@@ -81,8 +86,10 @@ class Egress:
         destinations: Sequence[str],
         events: EventLog,
         ledger: EgressLedger | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._ledger = ledger
+        self._keeper = keeper
         self.listener = listener
         self._port = port
         self._failing = FailureReports(listener, sources, destinations, events, ledger)
@@ -98,6 +105,9 @@ class Egress:
         self._gathered_failures = 0
         self._gathered_keys: set[_Key] = set()
         self._gathering: asyncio.TimerHandle | None = None
+        # Ended, but for what of it is being written to the state.
+        self._keeping: dict[int, tuple[Ended, _InFlight | None, Failures]] = {}
+        self._kept_so_far = 0
         self._backlog: deque[_Waiter] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
 
@@ -113,6 +123,10 @@ class Egress:
     def holds(self, *, source: int | None = None, destination: int | None = None) -> bool:
         """True while something of this PacketSource or Destination may be under way: it must keep its place."""
         if self._backlog:
+            return True
+        if any(
+            (one.source, one.destination) == (source, destination) for one, _, _ in self._keeping.values()
+        ):
             return True
         return any((one, other) == (source, destination) for _, one, other in self._in_flight)
 
@@ -135,25 +149,30 @@ class Egress:
     @property
     def in_flight(self) -> int:
         """Messages and answers taken by the ring of which some entry has not ended."""
-        return sum(map(len, self._in_flight.values()))
+        return sum(map(len, self._in_flight.values())) + len(self._keeping)
 
-    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
+    def try_submit(
+        self,
+        messages: Sequence[Message],
+        ended: Callable[[Outcome], None] | None = None,
+        gone: Callable[[], object] | None = None,
+    ) -> int:
         """Hand over messages without waiting; how many of them, from the first on, were taken. `ended` gets
-        the outcome of each, except of those that a closed Listener left unfinished; without it they go to the
-        events alone.
+        the outcome of each, except of those that a closed Listener left unfinished: for each of them `gone` is
+        called. Without it they go to the events alone. Those that are `due` come alone.
 
         Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
         """
         if self._closed or self._no_room or not messages:
             return 0
-        taken = self._port.submit([_submission(message) for message in messages])
+        taken = self._put(messages)
         for message in messages[:taken]:
-            self._track_message(message, None, ended)
+            self._track_message(message, None, ended, gone)
         if taken < len(messages):
             self._mark_full()
         return taken
 
-    def submit_later(self, message: Message) -> None:
+    def submit_later(self, message: Message, ended: Callable[[Outcome], None] | None = None) -> None:
         """Hand over a message that must not be refused any more, behind everything that waits already.
 
         For a message that another PacketSource has taken. It is held in memory without a limit of its own, so
@@ -161,8 +180,10 @@ class Egress:
         """
         if self._closed:
             self._report_lost(message)
-        elif self._no_room or not self._take(message, None):
-            self._wait(_Waiter(lambda: self._take(message, None), self._running().create_future(), message))
+        elif self._no_room or not self._take(message, None, ended):
+            self._wait(
+                _Waiter(lambda: self._take(message, None, ended), self._running().create_future(), message)
+            )
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         """Send and wait until every entry has ended.
@@ -220,7 +241,7 @@ class Egress:
 
         Stop the sources and Destinations first: this refuses nothing by itself.
         """
-        if not self._in_flight and not self._backlog:
+        if not self._in_flight and not self._backlog and not self._keeping:
             return True
         idle: asyncio.Future[None] = self._running().create_future()
         self._idle_waiters.append(idle)
@@ -257,6 +278,16 @@ class Egress:
                 lost = Failures([(None, "SendFailed", "the Listener was closed before this ended")])
                 self._note((message_id, source, destination), record, lost)
                 _fail(record.done)
+                if record.gone is not None:
+                    record.gone()
+        for one, kept, _ in self._keeping.values():
+            if kept is not None:
+                _fail(kept.done)
+                if not kept.settles:
+                    indices = dict.fromkeys(index for index, *_ in one.scheduled)
+                    why = "the gateway was closed before this was in its state"
+                    self._note(_key(one), kept, Failures([(index, "SendFailed", why) for index in indices]))
+        self._keeping.clear()
         self._failing.report()
         self._in_flight.clear()
         for waiter in self._backlog:
@@ -275,20 +306,35 @@ class Egress:
             raise EgressClosed(f"Listener {self.listener} is not running")
         return self._loop
 
-    def _take(self, message: Message, done: "asyncio.Future[Outcome] | None") -> bool:
-        if not self._port.submit([_submission(message)]):
+    def _take(
+        self,
+        message: Message,
+        done: "asyncio.Future[Outcome] | None",
+        ended: Callable[[Outcome], None] | None = None,
+    ) -> bool:
+        if not self._put([message]):
             return False
-        self._track_message(message, done)
+        self._track_message(message, done, ended)
         return True
+
+    def _put(self, messages: Sequence[Message]) -> int:
+        due = messages[0].due
+        if due is not None:
+            return self._port.submit_due(
+                [(_submission(messages[0]), (due.index, list(due.ids), due.overdue))]
+            )
+        return self._port.submit([_submission(message) for message in messages])
 
     def _track_message(
         self,
         message: Message,
         done: "asyncio.Future[Outcome] | None",
         ended: Callable[[Outcome], None] | None = None,
+        gone: Callable[[], object] | None = None,
     ) -> None:
         settles = message.settles and (done is not None or ended is not None)
-        record = _InFlight(message.body, done, ended, settles)
+        first = message.due.index if message.due is not None else 0
+        record = _InFlight(message.body, done, ended, settles, gone=gone, first=first)
         self._track((message.message_id, message.source, None), record)
 
     def _track(self, key: _Key, record: _InFlight) -> None:
@@ -373,6 +419,9 @@ class Egress:
         failures = 0
         while self._ended and failures < TURN_FAILURES:
             one = self._ended.popleft()
+            if one.scheduled or (self._keeping and one.duplicates):
+                self._keep(one)
+                continue
             failed = one.entries - one.sent - one.duplicates
             failures += failed
             if not self._gather(one, failed):
@@ -382,6 +431,25 @@ class Egress:
         self._end(told)
         if len(self._gathered) >= GATHER_MESSAGES or self._gathered_failures >= TURN_FAILURES:
             self._end_gathered()
+
+    def _keep(self, one: Ended) -> None:
+        """Have its entries of later written to the state, before anybody is told of it.
+
+        So with duplicates meanwhile: that of which they are one may not be written yet.
+        """
+        record, failures = self._pop(one)
+        number = self._kept_so_far
+        self._kept_so_far += 1
+        self._keeping[number] = (one, record, failures)
+        rows = rows_of(one, record.body, self._failing.source(one.source) or "") if record else []
+        if self._keeper is not None:
+            self._keeper.keep(rows, lambda _: self._on_kept(number))
+
+    def _on_kept(self, number: int) -> None:
+        known = self._keeping.pop(number, None)
+        if known is not None and not self._closed:
+            self._end_known([known])
+            self._wake_idle()
 
     def _on_more(self) -> None:
         if not self._closed:
@@ -416,7 +484,9 @@ class Egress:
         self._end(gathered)
 
     def _end(self, ended: Iterable[Ended]) -> None:
-        known = [(one, *self._pop(one)) for one in ended]
+        self._end_known([(one, *self._pop(one)) for one in ended])
+
+    def _end_known(self, known: Iterable[tuple[Ended, _InFlight | None, Failures]]) -> None:
         self._failing.report()
         for one, record, failures in known:
             try:
@@ -441,7 +511,7 @@ class Egress:
         return record, failures
 
     def _wake_idle(self) -> None:
-        if self._in_flight or self._backlog:
+        if self._in_flight or self._backlog or self._keeping:
             return
         for idle in self._idle_waiters:
             if not idle.done():
@@ -452,7 +522,8 @@ class Egress:
 
     def _note(self, key: _Key, record: _InFlight, failures: Failures) -> None:
         given_back, settles = record.given_back, record.settles
-        self._failing.note(*key, record.body, failures, settles=settles, given_back=given_back)
+        body = Body(record.body, record.first)
+        self._failing.note(*key, body, failures, settles=settles, given_back=given_back)
 
     def _report_lost(self, message: Message) -> None:
         lost = Failures([(None, "SendFailed", "the Listener was closed before this could be sent")])
@@ -467,7 +538,15 @@ def _key(ended: Ended) -> _Key:
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
     if record is None or (record.done is None and record.ended is None):
         return
-    outcome = Outcome(ended.message_id, ended.entries, ended.sent, ended.duplicates, failures, failures.lost)
+    outcome = Outcome(
+        ended.message_id,
+        ended.entries,
+        ended.sent,
+        ended.duplicates,
+        failures,
+        failures.lost,
+        len(ended.scheduled),
+    )
     if record.ended is not None:
         record.ended(outcome)
     elif record.done is not None and not record.done.done():

@@ -6,6 +6,7 @@ costs about the same for one message as for fifty (contract section 4.5).
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -19,10 +20,19 @@ from sluicegate.faults import log_fault
 
 log = structlog.get_logger("sluicegate.egress")
 
+_CANCELLED = "Cancelled"
+"""Somebody wanted that: no dead letter."""
 _Account = tuple[int | None, int | None, bool, bool]
 """`(source, destination, settles, given back)`: what failures are reported together by."""
-_Failed = tuple[str, bytes, Failures]
+_Failed = tuple[str, "Body", Failures]
 """`(message id, body, failures)`."""
+
+
+class Body(NamedTuple):
+    """The body of a message, and the index of its first entry."""
+
+    text: bytes
+    first: int = 0
 
 
 class FailureReports:
@@ -56,7 +66,7 @@ class FailureReports:
         message_id: str,
         source: int | None,
         destination: int | None,
-        body: bytes,
+        body: Body,
         failures: Failures,
         *,
         settles: bool = False,
@@ -91,9 +101,12 @@ class FailureReports:
             return
         at = iso_milliseconds(time.time())
         messages = [
-            FailedMessage(name, self.listener, id_, at, body, failures) for id_, body, failures in failed
+            FailedMessage(name, self.listener, id_, at, body.text, failures, body.first)
+            for id_, body, failures in failed
+            if failures.reasons().keys() != {_CANCELLED}
         ]
-        self._ledger.failed(messages, settles=settles)
+        if messages:
+            self._ledger.failed(messages, settles=settles)
 
     def _emit(self, account: _Account, failed: Sequence[_Failed]) -> None:
         source, destination, _, _ = account
@@ -116,7 +129,7 @@ class FailureReports:
 def _details(failed: Iterable[_Failed], reason: str) -> Iterator[dict[str, object]]:
     """What the events of failures for this reason say of each alone."""
     for message_id, body, failures in failed:
-        entries = Entries(body)
+        entries = Entries(*body)
         for failure in failures:
             if failure.reason == reason:
                 detail: dict[str, object] = {"MessageId": message_id, "Index": failure.index}

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sluicegate.deadletters.failures import Failure
 from sluicegate.deadletters.letter import FailedMessage
+from sluicegate.state.waiting import WaitingRow
 
 
 class EgressClosed(Exception):
@@ -17,12 +18,22 @@ class EgressFull(Exception):
     later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Says of a message that it is an entry whose `SendAt` has come: its place in the message that it came with, the
+    `Id`s that were given with it, and whether it should have left before now."""
+
+    index: int
+    ids: Sequence[str] = ()
+    overdue: bool = False
+
+
 @dataclass(slots=True)
 class Message:
     """One sourced message. `source` is the index of the PacketSource in the Listener's spec, `body` the JSON
     of contract section 4.1 as received, `published_at` Unix seconds. With a `refusal` `(reason, detail)`
     every entry fails so. `settles`: its sender keeps it until `settle` has returned, so that its dead letters
-    need never be dropped."""
+    need never be dropped. `due`: it is an entry that waited in the state."""
 
     message_id: str
     source: int
@@ -30,12 +41,13 @@ class Message:
     published_at: float | None = None
     refusal: tuple[str, str] | None = None
     settles: bool = True
+    due: Due | None = None
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a message ended: `entries == sent + duplicates + len(failures)`, where each of an entry's `Remotes` counts as
-    one. `letters_lost`: there was no room for the
+    """How a message ended: `entries == sent + duplicates + len(failures) + scheduled`, where each of an
+    entry's `Remotes` counts as one. `letters_lost`: there was no room for the
     dead letters of its failures, which only happens to a message that does not settle.
 
     >>> from sluicegate import Outcome
@@ -49,6 +61,7 @@ class Outcome:
     duplicates: int
     failures: Sequence[Failure]
     letters_lost: bool = False
+    scheduled: int = 0
 
 
 class Ended(Protocol):
@@ -70,6 +83,8 @@ class Ended(Protocol):
     def failures(self) -> list[tuple[int | None, str, str]]: ...
     @property
     def remote_indexes(self) -> list[int | None]: ...
+    @property
+    def scheduled(self) -> list[tuple[int, int | None, int, str | None]]: ...
 
 
 class EgressLedger(Protocol):
@@ -83,11 +98,27 @@ class EgressLedger(Protocol):
     async def settle(self, source: str) -> None: ...
 
 
+class Keeper(Protocol):
+    """Keeps entries until their `SendAt`: `sluicegate.egress.waiting.Waiting`."""
+
+    def keep(self, rows: Sequence[WaitingRow], kept: Callable[[Sequence[int]], None]) -> None:
+        """Keep them, and call `kept` once they are on the disk."""
+
+
 class EgressPort(Protocol):
     """The part of `_native.Port` that sends; a test brings its own."""
 
     def submit(
         self, messages: Sequence[tuple[str, float | None, int, bytes, tuple[str, str] | None]], /
+    ) -> int: ...
+    def submit_due(
+        self,
+        messages: Sequence[
+            tuple[
+                tuple[str, float | None, int, bytes, tuple[str, str] | None], tuple[int, Sequence[str], bool]
+            ]
+        ],
+        /,
     ) -> int: ...
     def reply(self, destination: int, request_id: str, body: bytes, /) -> bool: ...
     def on_completions(self, callback: Callable[[], object] | None, /) -> None: ...

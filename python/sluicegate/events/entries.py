@@ -18,12 +18,14 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[][{},]', re.DOTALL)
 
 
 class Entries:
-    """The entries of one message (contract section 4.1, both generations) or of a handler's answer (section 3)."""
+    """The entries of one message (contract section 4.1, both generations) or of a handler's answer (section 3); the
+    first one has the index `first`."""
 
-    __slots__ = ("_body", "_pieces", "_read")
+    __slots__ = ("_body", "_first", "_pieces", "_read")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, first: int = 0) -> None:
         self._body = body
+        self._first = first
         self._read: list[object] | None = None
         self._pieces: list[bytes] | None = None
 
@@ -33,6 +35,7 @@ class Entries:
         if index is None:
             return self._body.decode("utf-8", "replace")
         entries = self._entries()
+        index -= self._first
         if index == 0 and not entries:
             return self._body.decode("utf-8", "replace")
         if not 0 <= index < len(entries):
@@ -60,9 +63,9 @@ class Entries:
     def fields(self, index: int | None, remote_index: int | None = None) -> dict[str, object]:
         """`Id`, `Tag`, `Remote` and `Bytes` of the entry at `index`, as far as it has them; where `remote_index` is
         given, of that one of its `Remotes`."""
-        if index is None or not 0 <= index < len(entries := self._entries()):
+        if index is None or not 0 <= index - self._first < len(entries := self._entries()):
             return {}
-        entry = entries[index]
+        entry = entries[index - self._first]
         if not isinstance(entry, dict):
             return {}
         tag, remote = entry.get("Tag"), entry.get("Remote")

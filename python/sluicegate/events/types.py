@@ -87,6 +87,13 @@ _TYPES = (
         "An entry of a sourced message was not sent.",
     ),
     EventType(
+        "ScheduleFailed",
+        "failure",
+        "out",
+        ("Reason", "Detail"),
+        "Entries that are to be sent later, or messages of a durable topic, could not be written to the state or read.",
+    ),
+    EventType(
         "IcmpError",
         "failure",
         "out",

@@ -126,6 +126,8 @@ class Sns(Api):
     topics), or `admin` (and delete topics)."""
     tls: Tls | None = None
     """Serve https with this certificate; leave out for http."""
+    durable: bool = False
+    """Answer a publish only when its message is on the disk, from where it is sent again after a crash."""
 
 
 class Aws(Resource):

@@ -146,7 +146,8 @@ class Change:
     def switch(self, recalled: Mapping[str, Sequence[tuple[str, float]]]) -> None:
         """Give packets and messages to the new Destinations and sources from here on. The switch cannot be refused.
 
-        `recalled` has, by PacketSource, `(Id, seconds ago)` of entries that it sent before this start.
+        `recalled` has, by PacketSource, `(Id, seconds ago)` of entries that it sent before this start, or is to send
+        later (less than 0).
         """
         running = self.running
         before: list[DestinationPlace] = []

@@ -177,7 +177,9 @@ class RunningListener:
         """Begin to pass on the answers, completions and events of the Port, which is open."""
         loop = asyncio.get_running_loop()
         names = [place.resource.name for place in self.sources], [p.resource.name for p in self.destinations]
-        self._egress = Egress(self.port, self.name, *names, self.node.events, self.node.ledger)
+        self._egress = Egress(
+            self.port, self.name, *names, self.node.events, self.node.ledger, self.node.waiting
+        )
         self._egress.start(loop)
         self.node.log_groups.hold(self, self.resource)
         if self.resource.client_restrictions.domains:

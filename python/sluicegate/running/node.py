@@ -14,6 +14,7 @@ from sluicegate.deadletters.places import DeadLetterPlaces
 from sluicegate.destinations import DestinationContext
 from sluicegate.egress.egress import Egress
 from sluicegate.egress.ledger import Ledger
+from sluicegate.egress.waiting import Waiting
 from sluicegate.events import EventLog, LiveEvents
 from sluicegate.events.log_groups import LOG_SECONDS, LogGroups
 from sluicegate.linefile import Rotation
@@ -46,7 +47,9 @@ class Node:
         topics: Topics,
         aws: Aws,
         wireguard: WireGuardTable,
+        waiting: Waiting,
     ) -> None:
+        self.waiting = waiting
         self.config = config
         self.events = events
         self.live = live
@@ -210,12 +213,15 @@ class Node:
         await self._sns.leftovers.gone(source, seconds)
 
     async def recall(self, sources: set[str]) -> dict[str, list[tuple[str, float]]]:
-        """`(Id, seconds ago)` of the entries that each of these PacketSources sent lately, oldest first."""
+        """`(Id, seconds ago)` of the entries that each of these PacketSources sent lately, oldest first; less than 0 of
+        those that are to be sent later."""
         recalled: dict[str, list[tuple[str, float]]] = {}
         if sources:
             for name, entry_id, ago in await asyncio.to_thread(self.journal.recall):
                 if name in sources:
                     recalled.setdefault(name, []).append((entry_id, ago))
+            for name, entry_id in await self.waiting.ids(sources):
+                recalled.setdefault(name, []).append((entry_id, -1.0))
         return recalled
 
     def note_receive_buffer(self, asked: int, given: int) -> None:

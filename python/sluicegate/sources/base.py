@@ -80,11 +80,17 @@ class Sender(Protocol):
         """True while dead letters of this Listener wait beyond their bound: fetch nothing more, submit nothing more.
         `settle` returns when they are written."""
 
-    def try_submit(self, messages: Sequence[Message], ended: Callable[[Outcome], None] | None = None) -> int:
-        """Take messages without waiting; how many, from the first on. `ended` gets the outcome of each."""
+    def try_submit(
+        self,
+        messages: Sequence[Message],
+        ended: Callable[[Outcome], None] | None = None,
+        gone: Callable[[], object] | None = None,
+    ) -> int:
+        """Take messages without waiting; how many, from the first on. `ended` gets the outcome of each; `gone` is
+        called for each that has none, because the Listener was closed."""
 
-    def submit_later(self, message: Message) -> None:
-        """Take a message that must not be refused any more."""
+    def submit_later(self, message: Message, ended: Callable[[Outcome], None] | None = None) -> None:
+        """Take a message that must not be refused any more. `ended` gets its outcome."""
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         """Take a message, waiting for room, and return once each of its entries has ended.

@@ -125,6 +125,23 @@ _STEPS: list[list[str]] = [
         # rules of its PacketSource, also once that is not declared any more.
         "CREATE TABLE source_documents (source TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
     ],
+    [
+        # Entries until their `SendAt`, alone in `body`; and messages that were acknowledged because they lie here,
+        # which have no index. AUTOINCREMENT, because a number names an entry to whoever cancels it.
+        """CREATE TABLE waiting (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            at_ms INTEGER NOT NULL,
+            source TEXT NOT NULL,
+            message_id TEXT NOT NULL,
+            entry_index INTEGER,
+            entries INTEGER NOT NULL,
+            ids TEXT NOT NULL,
+            published_at REAL,
+            refusal TEXT,
+            body BLOB NOT NULL
+        )""",
+        "CREATE INDEX waiting_until ON waiting (at_ms, id)",
+    ],
 ]
 
 LATEST = len(_STEPS)

@@ -87,14 +87,19 @@ class MemorySender:
     def full(self) -> bool:
         return self._closed or bool(self._waiting) or len(self._held) >= self.room
 
-    def try_submit(self, messages: Sequence[Message], ended: Ended | None = None) -> int:
+    def try_submit(
+        self,
+        messages: Sequence[Message],
+        ended: Ended | None = None,
+        gone: Callable[[], object] | None = None,
+    ) -> int:
         fits = [] if self.full else list(messages)[: self.room - len(self._held)]
         for message in fits:
             self._take(message, ended)
         return len(fits)
 
-    def submit_later(self, message: Message) -> None:
-        self._take(message, None)
+    def submit_later(self, message: Message, ended: Ended | None = None) -> None:
+        self._take(message, ended)
 
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         if self._closed:

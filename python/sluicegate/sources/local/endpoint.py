@@ -10,11 +10,12 @@ the event loop; `Throttled` (429) answers when the sender has no room.
 Whatever a client sends, the answer is 2xx or 4xx with SNS's error document; 500 when the state cannot be written.
 """
 
+import asyncio
 import json
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +30,7 @@ from sluicegate.http.doors import (
     refused_origin,
 )
 from sluicegate.sources.local.attributes import MESSAGE_SIZE, check_attribute, check_tags
-from sluicegate.sources.local.request import message_size, read_message
+from sluicegate.sources.local.request import SnsMessage, message_size, read_message
 from sluicegate.sources.local.topics import InvalidTopic, Throttled, TopicLimitExceeded, TopicNotFound, Topics
 from sluicegate.sources.local.xml import (
     SnsError,
@@ -51,7 +52,7 @@ BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _Fields = Mapping[str, bytes]
-_Action = Callable[[_Fields], str | None]
+_Action = Callable[[_Fields], "str | Awaitable[str] | None"]
 Authorize = Callable[[Scope], Callable[[bytes], Callable[[str], bool]]]
 """Who sends this request, then with this body? The answer tells whether they may do an action. Both steps raise
 `SnsError`: what is refused by its head needs no body."""
@@ -154,7 +155,8 @@ class SnsEndpoint:
             message = f"This access key is not authorized to perform: SNS:{name}"
             raise SnsError("AuthorizationError", message, 403)
         try:
-            return response(name, action(fields), request_id)
+            done = action(fields)
+            return response(name, done if done is None or isinstance(done, str) else await done, request_id)
         except InvalidTopic as error:
             raise invalid_parameter(str(error)) from None
         except TopicNotFound as error:
@@ -228,7 +230,7 @@ class SnsEndpoint:
 
     # Messages
 
-    def _publish(self, fields: _Fields) -> str:
+    def _publish(self, fields: _Fields) -> "str | Awaitable[str]":
         if "PhoneNumber" in fields:
             raise invalid_parameter("PhoneNumber Reason: text messages are not supported by this endpoint")
         parameter = "TopicArn" if "TopicArn" in fields else "TargetArn"
@@ -239,10 +241,16 @@ class SnsEndpoint:
             raise invalid_parameter("Both TopicArn and TargetArn are given, only one is allowed")
         message = read_message(fields, self._topics.get(arn, parameter).message_limit)
         message_id = str(uuid4())
+        if self._topics.is_kept(message.body):
+            return self._publish_kept(arn, message_id, message)
         self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
         return element("MessageId", message_id)
 
-    def _publish_batch(self, fields: _Fields) -> str:
+    async def _publish_kept(self, arn: str, message_id: str, message: SnsMessage) -> str:
+        await self._topics.publish_kept(arn, message_id, message.body, message.attributes, self._clock())
+        return element("MessageId", message_id)
+
+    async def _publish_batch(self, fields: _Fields) -> str:
         arn = _topic_arn(fields)
         batch = list(group(fields, "PublishBatchRequestEntries.member").values())
         _check_batch(batch)
@@ -252,21 +260,28 @@ class SnsEndpoint:
                 "BatchRequestTooLong",
                 "The length of all the batch messages put together is more than the limit.",
             )
-        successful: list[str] = []
-        failed: list[str] = []
-        for entry in batch:
-            entry_id = element("Id", entry["Id"].decode())
-            try:
-                message = read_message(entry, limit)
-                message_id = str(uuid4())
-                self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
-            except SnsError as error:
-                failed.append(entry_id + _failed(error))
-            except Throttled:
-                failed.append(entry_id + _failed(_throttled()))
-            else:
-                successful.append(entry_id + element("MessageId", message_id))
+        ended = await asyncio.gather(*(self._publish_entry(arn, entry, limit) for entry in batch))
+        successful = [answer for done, answer in ended if done]
+        failed = [answer for done, answer in ended if not done]
         return members("Successful", successful) + members("Failed", failed)
+
+    async def _publish_entry(self, arn: str, entry: _Fields, limit: int) -> tuple[bool, str]:
+        """True if it was taken; and the element of the answer."""
+        entry_id = element("Id", entry["Id"].decode())
+        try:
+            message = read_message(entry, limit)
+            message_id = str(uuid4())
+            if self._topics.is_kept(message.body):
+                await self._topics.publish_kept(
+                    arn, message_id, message.body, message.attributes, self._clock()
+                )
+            else:
+                self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
+        except SnsError as error:
+            return False, entry_id + _failed(error)
+        except Throttled:
+            return False, entry_id + _failed(_throttled())
+        return True, entry_id + element("MessageId", message_id)
 
 
 def _check_request(scope: Scope) -> None:

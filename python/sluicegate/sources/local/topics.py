@@ -10,8 +10,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from sluicegate.egress.message import Message
+from sluicegate.egress.waiting import Waiting
 from sluicegate.model import PacketSource
 from sluicegate.sources.base import MessageSource, Sender, SourceContext, SourceError
 from sluicegate.sources.egress_region import ATTRIBUTE, named_regions, shown
@@ -21,6 +23,7 @@ from sluicegate.sources.local.attributes import (
     MESSAGE_SIZE,
     message_limit,
 )
+from sluicegate.state.waiting import WaitingRow
 
 ACCOUNT_ID = "000000000000"
 PAGE_SIZE = 100  # ListTopics answers up to 100 topics, as SNS does
@@ -29,6 +32,9 @@ ATTRIBUTES_LIMIT = 16 << 20  # characters of all topics' attributes together
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,256}", re.ASCII)
 _ARN = re.compile(r"arn:aws(?:-[a-z0-9-]+)?:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?", re.ASCII)
+
+_SEND_AT = re.compile(b"".join(rb"(?:%c|\\u00%02x)" % (one, one) for one in b"SendAt"), re.IGNORECASE)
+"""The name of the field, also where it is written with escapes. What else has this word is kept for nothing."""
 
 Attributes = Mapping[str, str | bytes]
 """Message attributes: String and Number values as `str`, Binary as `bytes`."""
@@ -132,6 +138,8 @@ class Topics:
         for topic in self._topics.values():
             self._note(topic)
         self._bindings: dict[str, list[Binding]] = {}
+        self._waiting: Waiting | None = None
+        self._keeps_every = False
 
     # Topics
 
@@ -231,6 +239,14 @@ class Topics:
 
     # Messages
 
+    def keep_in(self, waiting: Waiting, *, every: bool) -> None:
+        """From now on a message with a `SendAt` is on the disk before its publisher is answered, or `every` one."""
+        self._waiting, self._keeps_every = waiting, every
+
+    def is_kept(self, body: bytes) -> bool:
+        """True for a message that `publish_kept` is to take."""
+        return self._waiting is not None and (self._keeps_every or _SEND_AT.search(body) is not None)
+
     def publish(
         self, arn: str, message_id: str, body: bytes, attributes: Attributes, published_at: float
     ) -> None:
@@ -260,6 +276,40 @@ class Topics:
                 self.throttled += 1
                 raise Throttled(arn)
             taken = True
+        topic.published += 1
+
+    async def publish_kept(
+        self,
+        arn: str,
+        message_id: str,
+        body: bytes,
+        attributes: Attributes,
+        published_at: float,
+    ) -> None:
+        """The same for a message that `is_kept`: it is on the disk before anybody has it, and survives a crash."""
+        waiting = self._waiting
+        if waiting is None:
+            return self.publish(arn, message_id, body, attributes, published_at)
+        topic = self.get(arn)
+        bound = self._bindings.get(arn)
+        if not bound:
+            topic.published += 1
+            self.unrouted += 1
+            return
+        if any(binding.sender.full for binding in bound):
+            self.throttled += 1
+            raise Throttled(arn)
+        bound = list(bound)
+        refusals = [self._refusal(binding, attributes) for binding in bound]
+        rows = [
+            WaitingRow(binding.source, message_id, body, published_at=published_at, refusal=refusal)
+            for binding, refusal in zip(bound, refusals, strict=True)
+        ]
+        numbers = await waiting.accept(rows)
+        for binding, refusal, number in zip(bound, refusals, numbers, strict=True):
+            message = Message(message_id, binding.index, body, published_at, refusal)
+            ended = partial(waiting.end, number, binding.sender, binding.index)
+            binding.sender.submit_later(message, ended)
         topic.published += 1
 
     def _refusal(self, binding: Binding, attributes: Attributes) -> tuple[str, str] | None:

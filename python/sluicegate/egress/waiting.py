@@ -1,0 +1,349 @@
+"""What waits in the state to be sent (contract sections 4.1, 4.2): entries until their `SendAt`, and messages that were
+acknowledged because they lie there.
+
+Theory of operation. Everything that is to be kept or forgotten goes into one batch, and a thread commits it: one fsync
+for all that came while the one before was under way. `keep` calls back after the commit, and not before that anybody is
+told. What is due is handed to the egress of its PacketSource and forgotten once it has
+ended and its dead letters are written: a crash in between sends it again, unless it has an `Id`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from sluicegate.backoff import Backoff
+from sluicegate.egress.message import Due, EgressClosed, Message, Outcome
+from sluicegate.events import EventLog
+from sluicegate.faults import log_fault
+from sluicegate.state import StateError
+from sluicegate.state.waiting import WaitingRow, WaitingTable
+from sluicegate.threads import Threads
+
+log = structlog.get_logger("sluicegate.waiting")
+
+UNDER_WAY = 1_024
+"""Entries of one PacketSource that are under way at most; the others wait in the state."""
+CHUNK = 512
+OVERDUE_MS = 1_000
+"""So late an entry has missed its time, and waits as long as it takes for its turn."""
+IDLE_SECONDS = 1.0
+"""How often it is looked what has come back: PacketSources, room."""
+BUSY_SECONDS = 0.02
+
+Kept = Callable[[Sequence[int]], None]
+
+
+class DueSender(Protocol):
+    """Where due entries go: `sluicegate.egress.egress.Egress`."""
+
+    @property
+    def congested(self) -> bool: ...
+    def try_submit(
+        self,
+        messages: Sequence[Message],
+        ended: Callable[[Outcome], None] | None = None,
+        gone: Callable[[], object] | None = None,
+    ) -> int: ...
+    def submit_later(self, message: Message) -> None: ...
+    def settled(self, source: int) -> bool: ...
+    async def settle(self, source: int) -> None: ...
+
+
+Find = Callable[[str], tuple[DueSender, int, str] | None]
+"""`(sender, index, state)` of a PacketSource that runs."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    add: list[WaitingRow] = field(default_factory=list)
+    remove: list[int] = field(default_factory=list)
+    kept: list[tuple[int, Kept]] = field(default_factory=list)
+
+
+class Waiting:
+    """Belongs to the event loop. `leave(n)`: n entries wait no more, of which the native side does not know."""
+
+    def __init__(
+        self,
+        table: WaitingTable,
+        events: EventLog,
+        leave: Callable[[int], None] = lambda _: None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._table = table
+        self._events = events
+        self._leave = leave
+        self._clock = clock
+        self._threads = Threads("waiting entries")
+        self._readers = Threads("due entries")
+        self._batch = _Batch()
+        self._writing: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._next_ms: int | None = None
+        self._under_way: dict[int, str] = {}
+        self._cancelled: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._run_task: asyncio.Task[None] | None = None
+        self._find: Find = lambda _: None
+        self._sources: Callable[[], Iterable[str]] = tuple
+        self._closed = False
+
+    # Keeping
+
+    def keep(self, rows: Sequence[WaitingRow], kept: Kept | None = None, remove: Iterable[int] = ()) -> None:
+        """Keep `rows` and forget others; `kept` is called with the numbers of `rows` once all that is on the disk. It
+        is not called if the gateway stops first."""
+        batch = self._batch
+        if kept is not None:
+            batch.kept.append((len(rows), kept))
+        elif rows:
+            batch.kept.append((len(rows), lambda _: None))
+        batch.add += rows
+        batch.remove += remove
+        if self._writing is None and not self._closed:
+            self._writing = asyncio.create_task(self._write(), name="keep what waits")
+
+    async def accept(self, rows: Sequence[WaitingRow]) -> Sequence[int]:
+        """Keep whole messages, which somebody else sends and `end`s; their numbers, once they are on the disk."""
+        kept: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
+        self.keep(rows, lambda numbers: None if kept.done() else kept.set_result(numbers))
+        return await kept
+
+    async def _write(self) -> None:
+        backoff, attempt = Backoff(0.25, 5.0), 0
+        while self._batch.add or self._batch.remove or self._batch.kept:
+            batch, self._batch = self._batch, _Batch()
+            while True:
+                try:
+                    numbers = await self._threads.call(partial(self._table.write, batch.add, batch.remove))
+                    break
+                except Exception as error:
+                    attempt += 1
+                    if attempt == 1:
+                        self._report(
+                            "WriteFailed", error, f"; {len(batch.add)} are not acknowledged until it can"
+                        )
+                    await asyncio.sleep(backoff.pause(attempt))
+            attempt = 0
+            self._note_times(batch.add)
+            at = 0
+            for count, kept in batch.kept:
+                try:
+                    kept(numbers[at : at + count])
+                except Exception as error:
+                    log_fault(log, "what is kept was not told", error)
+                at += count
+        self._writing = None
+
+    def _report(self, reason: str, error: Exception, consequence: str = "") -> None:
+        if not isinstance(error, StateError):
+            log_fault(log, "what waits could not be kept or read", error)
+        cause = str(error) if isinstance(error, StateError) else "an error in the gateway, see its log"
+        self._events.emit("ScheduleFailed", Reason=reason, Detail=cause + consequence)
+
+    def _note_times(self, rows: Iterable[WaitingRow]) -> None:
+        first = min((row.at_ms for row in rows if row.index is not None), default=None)
+        if first is not None and (self._next_ms is None or first < self._next_ms):
+            self._next_ms = first
+            self._wake.set()
+
+    # Sending
+
+    def start(self, find: Find, sources: Callable[[], Iterable[str]]) -> None:
+        """Begin to send what is due. `sources` are the names of the PacketSources that run."""
+        self._find, self._sources = find, sources
+        self._run_task = asyncio.create_task(self._run(), name="send what is due")
+
+    async def stop(self) -> None:
+        """Send nothing more. What is under way may end."""
+        if self._run_task is not None:
+            self._run_task.cancel()
+            await asyncio.gather(self._run_task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Write what is to be written, after the Listeners have ended. Safe to call twice."""
+        await self.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._writing is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._writing, 2.0)
+        self._closed = True
+        self._threads.close()
+        self._readers.close()
+
+    async def _run(self) -> None:
+        last = await self._readers.call(self._table.last)
+        left = {"": 0}
+        while True:
+            try:
+                names = [name for name in self._sources() if self._find(name) is not None]
+                more = await self._send_messages(names, left, last) | await self._send_due(names)
+            except Exception as error:
+                self._report("ReadFailed", error)
+                more = False
+            await self._pause(more)
+
+    async def _pause(self, more: bool) -> None:
+        seconds = BUSY_SECONDS
+        if not more:
+            next_ms = self._next_ms
+            wait = IDLE_SECONDS if next_ms is None else next_ms / 1e3 - self._clock()
+            seconds = max(0.0, min(IDLE_SECONDS, wait))
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+
+    async def _send_messages(self, names: Sequence[str], left: dict[str, int], last: int) -> bool:
+        """Send the messages of before this start; true if there are more at this moment."""
+        found = False
+        for name in names:
+            after = left.get(name, 0)
+            if after >= last or self._busy(name):
+                continue
+            rows = await self._readers.call(partial(self._table.messages, [name], after, last, CHUNK // 8))
+            if not rows:
+                left[name] = last
+            for row in rows:
+                if not self._submit(row):
+                    break
+                left[name] = row.number
+                found = True
+        return found
+
+    async def _send_due(self, names: Sequence[str]) -> bool:
+        now_ms = int(self._clock() * 1e3)
+        blocked = {name for name in names if self._busy(name)}
+        rows: Sequence[WaitingRow] = ()
+        while ready := [name for name in names if name not in blocked]:
+            self._cancelled.clear()
+            skip = list(self._under_way)
+            rows = await self._readers.call(partial(self._table.due, now_ms, ready, skip, CHUNK))
+            before = len(blocked)
+            for row in rows:
+                if row.source not in blocked and (self._busy(row.source) or not self._submit(row)):
+                    blocked.add(row.source)
+            if len(blocked) == before:
+                break
+        self._next_ms = None
+        next_ms = await self._readers.call(partial(self._table.next_ms, now_ms))
+        if next_ms is not None and (self._next_ms is None or next_ms < self._next_ms):
+            self._next_ms = next_ms
+        return bool(blocked) or len(rows) == CHUNK
+
+    def _busy(self, source: str) -> bool:
+        return sum(one == source for one in self._under_way.values()) >= UNDER_WAY
+
+    def _submit(self, row: WaitingRow) -> bool:
+        """Hand over what is due; false if there is no room for it."""
+        if row.number in self._under_way or row.number in self._cancelled:
+            return True
+        found = self._find(row.source)
+        if found is None or found[0].congested:
+            return False
+        sender, index, state = found
+        refusal = row.refusal
+        if refusal is None and state != "Active":
+            refusal = ("SourceDisabled", f"PacketSource {row.source} is {state}")
+        message = Message(row.message_id, index, row.body, row.published_at, refusal)
+        if row.index is not None:
+            overdue = row.at_ms + OVERDUE_MS < self._clock() * 1e3
+            message.published_at, message.due = row.at_ms / 1e3, Due(row.index, tuple(row.ids), overdue)
+        ended = partial(self.end, row.number, sender, index)
+        if not sender.try_submit([message], ended, partial(self._under_way.pop, row.number, None)):
+            return False
+        self._under_way[row.number] = row.source
+        return True
+
+    def end(self, number: int, sender: DueSender, index: int, outcome: Outcome) -> None:
+        """What was kept under `number` has ended so: it is forgotten once its dead letters are written."""
+        if not outcome.failures or sender.settled(index):
+            self._forget(number)
+            return
+        task = asyncio.create_task(self._settle(number, sender, index), name="settle what waited")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, number: int, sender: DueSender, index: int) -> None:
+        with contextlib.suppress(EgressClosed):
+            await sender.settle(index)
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        def forgotten(_: Sequence[int]) -> None:
+            self._under_way.pop(number, None)
+
+        self.keep((), forgotten, [number])
+
+    # Looking at them, and cancelling
+
+    async def ids(self, sources: Iterable[str]) -> list[tuple[str, str]]:
+        """`(source, Id)` of what waits for these PacketSources. Raises `StateError`."""
+        return await self._readers.call(partial(self._table.ids, list(sources)))
+
+    async def count(self) -> int:
+        """How many entries wait. Raises `StateError`."""
+        return await self._readers.call(self._table.count)
+
+    async def page(
+        self, source: str | None, message_id: str | None, after: int, limit: int
+    ) -> list[WaitingRow]:
+        """Entries that wait, by their numbers from above `after` on. Raises `StateError`."""
+        return await self._readers.call(partial(self._table.page, source, message_id, after, limit))
+
+    async def cancel(self, number: int) -> bool:
+        """Cancel the entry with this number; false if there is none that waits."""
+        row = await self._readers.call(partial(self._table.one, number))
+        return row is not None and await self._cancel([row]) > 0
+
+    async def cancel_all(self, source: str | None, message_id: str | None) -> int:
+        """Cancel the entries of this PacketSource and message, where given; how many, each of their `Remotes`
+        counted."""
+        cancelled, after = 0, 0
+        while rows := await self.page(source, message_id, after, CHUNK):
+            after = rows[-1].number
+            cancelled += await self._cancel(rows)
+        return cancelled
+
+    async def _cancel(self, rows: Sequence[WaitingRow]) -> int:
+        waiting = [row for row in rows if row.number not in self._under_way]
+        if not waiting:
+            return 0
+        numbers = [row.number for row in waiting]
+        self._under_way.update((row.number, row.source) for row in waiting)  # nobody else takes them
+        gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.keep((), lambda _: None if gone.done() else gone.set_result(None), numbers)
+        await gone
+        self._cancelled.update(numbers)
+        for row in waiting:
+            del self._under_way[row.number]
+            self._tell_cancelled(row)
+        return sum(row.entries for row in waiting)
+
+    def _tell_cancelled(self, row: WaitingRow) -> None:
+        """An event and a counter, by the way that failed entries have."""
+        reason, detail = "Cancelled", "it was cancelled before its SendAt"
+        found = self._find(row.source)
+        if found is not None:
+            sender, index, _ = found
+            due = Due(row.index or 0, tuple(row.ids), overdue=False)
+            message = Message(row.message_id, index, row.body, row.at_ms / 1e3, (reason, detail), due=due)
+            sender.submit_later(message)
+            return
+        self._leave(row.entries)
+        self._events.emit(
+            "SourceFailed",
+            PacketSource=row.source,
+            MessageId=row.message_id,
+            Index=row.index,
+            Reason=reason,
+            Detail=detail,
+        )
