@@ -37,7 +37,13 @@ class Gateway(Process):
     own SNS endpoint has it."""
 
     def __init__(
-        self, directory: Path, destinations: str = "", command: str = "run", aws: str = "", others: str = ""
+        self,
+        directory: Path,
+        destinations: str = "",
+        command: str = "run",
+        aws: str = "",
+        others: str = "",
+        durable: bool = False,
     ) -> None:
         self.port = free_port(socket.SOCK_DGRAM)
         self.api = f"http://127.0.0.1:{free_port()}"
@@ -46,6 +52,8 @@ class Gateway(Process):
         (directory / "handlers" / "echo.py").write_text(ECHO)
         self.file = file = directory / "gateway.yaml"
         topics = f"endpoint_url: {aws}" if aws else f"bind: {self.sns.removeprefix('http://')}"
+        if durable:
+            topics += ", durable: true"
         file.write_text(
             "region: us-east-1\nstate: ./sluicegate.db\n"
             f"api: {{ bind: {self.api.removeprefix('http://')} }}\n"

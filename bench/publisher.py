@@ -1,5 +1,5 @@
-"""`python -m bench.publisher ENDPOINT SINK_PORT REMOTES SIZE COUNT`: a boto3 client that publishes messages of up to
-256 KiB, one after the other, until COUNT entries are out. Prints how it went."""
+"""`python -m bench.publisher ENDPOINT SINK_PORT REMOTES SIZE COUNT [single]`: a boto3 client that publishes messages of
+up to 256 KiB, or of a single entry, one after the other, until COUNT entries are out. Prints how it went."""
 
 import json
 import resource
@@ -30,6 +30,8 @@ def main() -> None:
     endpoint = sys.argv[1]
     port, remotes, size, count = map(int, sys.argv[2:6])
     bodies = prepare(port, remotes, size, count)
+    if len(sys.argv) > 6:
+        bodies = [part for number in range(count) for part in prepare(port, remotes, size, 1)]
     sns = client(endpoint)
     sns.list_topics()  # the connection, and what boto3 reads at first use
     print("ready", flush=True)

@@ -219,8 +219,9 @@ fn send_at(around: &Surroundings, entry: &Entry) -> Result<Option<u64>, Refused>
     let malformed = |detail: &str| Err((Reason::MalformedMessage, detail.to_owned()));
     let at = match &entry.send_at {
         Scalar::Absent | Scalar::Null => return Ok(None),
-        Scalar::Text(text) => time::parse_rfc3339(text),
-        Scalar::Number(seconds) if *seconds >= 0.0 => Some((*seconds * 1e3) as u64),
+        // Never early: what is finer than a millisecond counts as one.
+        Scalar::Text(text) => time::parse_rfc3339(text).map(|at| at + u64::from(is_fine(text))),
+        Scalar::Number(seconds) if *seconds >= 0.0 => Some((*seconds * 1e3).ceil() as u64),
         _ => None,
     };
     match at {
@@ -228,6 +229,11 @@ fn send_at(around: &Surroundings, entry: &Entry) -> Result<Option<u64>, Refused>
         Some(at) if at > around.now.unix_ms.saturating_add(AHEAD_MS) => malformed("SendAt is more than 7 days ahead"),
         at => Ok(at),
     }
+}
+
+/// True for an RFC 3339 time with more than three digits of a second's fraction.
+fn is_fine(text: &str) -> bool {
+    text.bytes().skip("2026-06-09T10:00:00.".len()).take_while(u8::is_ascii_digit).count() > 3
 }
 
 /// The Unix millisecond at which an entry becomes stale: the earlier of its TTL (or the source's default) and `ExpiresAt`;

@@ -62,6 +62,17 @@ fn times_that_are_none_or_too_far_are_malformed_and_past_ones_are_now() {
 }
 
 #[test]
+fn what_is_finer_than_a_millisecond_is_not_early() {
+    let mut node = Node::new(|_| {});
+    let fine = [json!(START + 60.0005), json!("2026-05-28T20:27:40.0001Z"), json!("2026-05-28T20:27:40.001Z")];
+    for at in fine {
+        let mut entry = entry(at);
+        entry["Id"] = json!(null);
+        assert_eq!(node.publish(entry).scheduled[0].at_ms, 1_780_000_060_001);
+    }
+}
+
+#[test]
 fn a_messages_time_is_that_of_its_entries_unless_they_have_their_own() {
     let mut node = Node::new(|_| {});
     let bare = |n| json!({"Data": "", "Remote": remote(n)});
