@@ -95,5 +95,14 @@ class FakePort:
         if self.announce:
             os.eventfd_write(self._fd, 1)
 
+    def finish(self, completion: FakeCompletion) -> None:
+        """End the oldest message so."""
+        self.ring.popleft()
+        self._ended.append(completion)
+        os.eventfd_write(self._fd, 1)
+
+    def submit_due(self, messages: "Sequence[tuple[Submission, tuple[int, Sequence[str], bool]]]", /) -> int:
+        return self.submit([message for message, _ in messages])
+
     def close(self) -> None:
         os.close(self._fd)
