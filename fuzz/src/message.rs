@@ -21,6 +21,7 @@ pub fn check(body: &[u8]) {
         for round in 0..2 {
             let (completion, sent) = world.settle(Origin::Source(0), None, body);
             check_entries(entries, &completion);
+            check_scheduled(&world, &completion);
             for sent in &sent {
                 check_policy(&world, sent);
             }
@@ -80,6 +81,14 @@ fn packets(entry: &Value) -> usize {
     match entry.get("Remotes").and_then(Value::as_array) {
         Some(remotes) if none("Remote") && none("Tag") => remotes.len().max(1),
         _ => 1,
+    }
+}
+
+/// Contract 4.1: later than now, and at most 7 days ahead.
+fn check_scheduled(world: &World, completion: &Completion) {
+    for one in &completion.scheduled {
+        let latest = world.now.unix_ms + 7 * 86_400_000;
+        assert!(START.unix_ms < one.at_ms && one.at_ms <= latest, "{one:?}");
     }
 }
 
@@ -148,8 +157,11 @@ fn elements_stand_alone(body: &[u8]) {
     };
     let parsed = parsed.expect("the body is an object with an array of values");
     assert_eq!(parsed.len(), alone.len());
+    // The message's own SendAt holds for each of them.
+    let fields: HashMap<Cow<str>, &RawValue> = serde_json::from_slice(body).expect("it was cut");
+    let send_at = fields.get("SendAt").map_or("null", |raw| raw.get());
     for (among, raw) in parsed.iter().zip(alone) {
-        let wrapped = format!("{{\"Messages\":[{}]}}", raw.get());
+        let wrapped = format!("{{\"Messages\":[{}],\"SendAt\":{send_at}}}", raw.get());
         match (among, parse_message(wrapped.as_bytes()).as_deref()) {
             (Element::Malformed(_), Ok([Element::Malformed(_)])) => {}
             (among, Ok([single])) => assert_eq!(among, single),
