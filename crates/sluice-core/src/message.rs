@@ -159,10 +159,15 @@ mod tests {
     #[test]
     fn remotes_of_any_type() {
         let body =
-            br#"{"Data": "YQ==", "Remotes": [{"IP": "203.0.113.42", "Port": 1}, {"Tag": "t"}, null, 5, [1], {}]}"#;
+            br#"{"Data": "YQ==", "Remotes": [{"Address": "203.0.113.42", "Port": 1}, {"Tag": "t"}, null, 5, [1], {}]}"#;
         let elements = parse_message(body).unwrap();
         let [Element::Entry(Entry { remotes: Some(remotes), .. })] = &elements[..] else { panic!("{elements:?}") };
-        let none = RemoteField::Object { address: Scalar::Absent, port: Scalar::Absent, peer_key: Scalar::Absent };
+        let none = RemoteField::Object {
+            address: Scalar::Absent,
+            spelling: "Address",
+            port: Scalar::Absent,
+            peer_key: Scalar::Absent,
+        };
         let target = |remote| Target { remote, tag: Scalar::Absent };
         let tagged = Target { remote: none.clone(), tag: text("t") };
         let other = target(RemoteField::Other);
