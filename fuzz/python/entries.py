@@ -1,5 +1,7 @@
 """What events say of failed entries: any body gives fields that are bounded and can be written as JSON."""
 
+import itertools
+
 import orjson
 
 from sluicegate.deadletters.failures import Failures
@@ -15,8 +17,8 @@ TEXT_LIMIT = 256
 def check(data: bytes) -> None:
     """Any bytes as the body of a message or an answer."""
     entries = Entries(data)
-    for index, remote in ((index, remote) for index in INDEXES for remote in (None, -1, 0, 1, 1_000_000)):
-        fields = entries.fields(index, remote)
+    for index, place in itertools.product(INDEXES, (None, -1, 0, 1, 1_000_000)):
+        fields = entries.fields(index, place)
         if not fields.keys() <= KNOWN or None in fields.values():
             raise AssertionError(f"fields that no event has: {fields}")
         remote = fields.get("Remote")
@@ -28,7 +30,7 @@ def check(data: bytes) -> None:
         if not isinstance(size, int) or not 0 <= size <= 3 * len(data):
             raise AssertionError(f"{size} bytes in a body of {len(data)}")
         _check_event(index, fields)
-        _check_letters(data, index, remote)
+        _check_letters(data, index, place)
 
 
 def _check_letters(data: bytes, index: int | None, remote: int | None) -> None:
