@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use sluice_core::{
-    DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission, reason::Rejected,
+    DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission, own::Local,
+    reason::Rejected,
 };
 use std::sync::Arc;
 
@@ -79,7 +80,7 @@ impl Node {
 
     fn submit(&mut self, origin: Origin, body: Value) -> Vec<Reason> {
         let body = body.to_string().into_bytes().into();
-        let submission = Submission { id: "s".into(), origin, published_ms: None, body, refusal: None };
+        let submission = Submission { id: "s".into(), origin, published_ms: None, body, refusal: None, due: None };
         self.listener.submit(self.now, &self.own, submission);
         self.drain();
         let completion = self.listener.poll_completion().unwrap();
@@ -95,7 +96,7 @@ impl Node {
         self.listener.judge_protocol(&self.own);
         while let Some(outgoing) = self.listener.next_outgoing(self.now) {
             assert_eq!(outgoing.local, Some(GATEWAY.parse().unwrap()));
-            self.wire.push((outgoing.remote.to_string(), outgoing.payload.clone()));
+            self.wire.push((outgoing.remote.to_string(), outgoing.payload.to_vec()));
             self.listener.sent(self.now);
         }
         while let Some((destination, batch)) = self.listener.poll_batch() {
@@ -326,7 +327,7 @@ fn nothing_goes_where_no_answer_may_go() {
     for remote in ["169.254.169.254:53", "192.0.2.10:5683", "198.51.100.7:0"] {
         node.receive(remote, GET);
     }
-    node.own.routes.add(GATEWAY.parse::<std::net::IpAddr>().unwrap().into());
+    node.own.routes.add(GATEWAY.parse::<std::net::IpAddr>().unwrap().into(), Local::Address);
     node.pass(2.0);
     let to: Vec<_> = node.wire.iter().map(|(remote, _)| remote.as_str()).collect();
     assert!(to.is_empty(), "{to:?}");
