@@ -14,6 +14,7 @@
 //! - Batches close as full as before: never less is admitted than what fills them within their time.
 
 use crate::{Now, time::SECOND};
+use std::ops::Range;
 
 /// How long the reader is watched before the rate changes, in nanoseconds; also the longest time that credit is kept for.
 const WINDOW: u64 = SECOND / 10;
@@ -46,6 +47,9 @@ pub struct Pushed {
 pub struct Intake {
     limit: Option<Limit>,
     window: Window,
+    /// Packets that were rendered so far, and of these, those that left the queue.
+    rendered: u64,
+    left: u64,
 }
 
 /// While the queue is full.
@@ -79,14 +83,25 @@ impl Intake {
         self.limit.as_mut().is_none_or(|limit| limit.admit(now))
     }
 
-    /// A batch was added to the queue. `fills`: the packets a second that fill batches within their time.
-    pub fn pushed(&mut self, now: Now, pushed: Pushed, fills: f64) {
+    /// A packet was rendered: its number.
+    #[inline]
+    pub fn number(&mut self) -> u64 {
+        self.rendered += 1;
+        self.rendered - 1
+    }
+
+    /// A batch was added to the queue: the numbers of the packets that gave way. `fills`: the packets a second that fill
+    /// batches within their time.
+    pub fn pushed(&mut self, now: Now, pushed: Pushed, fills: f64) -> Range<u64> {
         self.window.taken += pushed.taken;
         self.window.evicted += pushed.evicted;
         if now.mono.saturating_sub(self.window.began) >= WINDOW {
             let window = std::mem::replace(&mut self.window, Window { began: now.mono, ..Window::default() });
             self.adapt(now, &window, pushed.roomy, fills);
         }
+        let read = self.left + pushed.taken as u64;
+        self.left = read + pushed.evicted as u64;
+        read..self.left
     }
 
     fn adapt(&mut self, now: Now, window: &Window, roomy: bool, fills: f64) {

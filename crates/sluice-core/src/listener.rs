@@ -8,7 +8,7 @@ use crate::{
     counters::{DestinationCounters, SourceCounters},
     egress::Egress,
     event::{About, Event, Kinds},
-    format::View,
+    format::{Formatter, View},
     intake::{Intake, Pushed},
     judge::{Surroundings, may_converse},
     pacing::Recipient,
@@ -203,8 +203,9 @@ impl Listener {
                     ready.push_back((index, batch));
                 },
             );
+            let number = self.intakes[index].number();
             if let (Some(exchanges), View::Coap(message)) = (&mut self.egress.exchanges, &view) {
-                exchanges.begin(now, delivery.way_back(local, remote), message);
+                exchanges.begin(now, delivery.way_back(local, remote), message, number);
             }
         }
         self.counters.expression_limits += u64::from(budget.exceeded());
@@ -277,6 +278,9 @@ impl Listener {
                 batch.or_else(|| leaves.then(|| self.batchers[index].expire(now, true)).flatten())
             }
             _ => {
+                if let (Some(exchanges), Formatter::Coap) = (&mut self.egress.exchanges, spec.formatter) {
+                    exchanges.renumber();
+                }
                 put(&mut self.batchers, index, Batcher::new(spec));
                 put(&mut self.intakes, index, Intake::default());
                 put(&mut self.counters.destinations, index, DestinationCounters::new(&spec.name));
@@ -496,7 +500,12 @@ impl Listener {
     /// The queue of Destination `index` took a batch. What it dropped for that counts as `QueueFull`; packets that come
     /// while it is full may be refused.
     pub fn pushed(&mut self, now: Now, index: usize, pushed: Pushed) {
-        self.intakes[index].pushed(now, pushed, self.batchers[index].fills());
+        let lost = self.intakes[index].pushed(now, pushed, self.batchers[index].fills());
+        if let (Some(exchanges), Formatter::Coap) =
+            (&mut self.egress.exchanges, self.spec.destinations[index].formatter)
+        {
+            exchanges.lose(lost);
+        }
         self.counters.destinations[index].batches -= u64::from(pushed.joined);
         if pushed.evicted > 0 {
             self.dropped(index, Dropped::QueueFull, pushed.evicted);

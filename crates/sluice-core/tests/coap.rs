@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use sluice_core::{
-    DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Reason, Shared, Submission, own::Local,
+    DataplaneSpec, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Pushed, Reason, Shared, Submission, own::Local,
     reason::Rejected,
 };
 use std::sync::Arc;
@@ -159,6 +159,34 @@ fn a_repeated_message_gets_its_answer_again_and_is_delivered_once() {
     let counters = node.listener.counters();
     assert_eq!(counters.received_packets, 5);
     assert_eq!(counters.destinations[0].packets + counters.rejected.values().sum::<u64>(), 5);
+}
+
+#[test]
+fn a_message_that_gave_way_in_a_full_queue_is_delivered_when_it_comes_again() {
+    let mut node = Node::housekeeping();
+    let pushed = |node: &mut Node, taken, evicted| {
+        node.listener.pushed(node.now, 0, Pushed { taken, evicted, ..Pushed::default() });
+    };
+    node.receive(CLIENT, b"\x50\x01\x00\x01\xb4time");
+    for remote in [CLIENT, OTHER, "198.51.100.9:1"] {
+        node.receive(remote, GET);
+    }
+    // The first request was read; the second gave way; the third waits.
+    pushed(&mut node, 2, 1);
+    assert_eq!(node.delivered.len(), 4);
+    for remote in [CLIENT, OTHER, "198.51.100.9:1"] {
+        node.receive(remote, GET);
+    }
+    assert_eq!((node.delivered.len(), node.rejected(Rejected::CoapRepeated)), (5, 2));
+    // Nobody acknowledges what nobody will read; what was answered before it gave way is not delivered again.
+    node.reply(3, content(2, 7));
+    pushed(&mut node, 0, 2);
+    node.sent();
+    node.pass(2.0);
+    assert_eq!(node.wire.iter().map(|(remote, _)| remote.as_str()).collect::<Vec<_>>(), [CLIENT]);
+    node.receive("198.51.100.9:1", GET);
+    node.receive(OTHER, GET);
+    assert_eq!((node.delivered.len(), node.rejected(Rejected::CoapRepeated)), (6, 3));
 }
 
 #[test]

@@ -23,6 +23,7 @@ use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
+    ops::Range,
 };
 
 /// Nanoseconds for which a Message ID is not used again (section 4.8.2).
@@ -115,6 +116,8 @@ pub struct Exchanges {
     deduplicate: bool,
     acknowledge_after: Option<u64>,
     exchanges: LinkedHashMap<Key, Exchange, RandomState>,
+    /// Those whose message may still wait for its reader, by its number among the packets of the Destination.
+    unread: VecDeque<(u64, Key)>,
     /// Bytes in `given` of all of them.
     bytes: usize,
     repeats: HashMap<Key, Repeat, RandomState>,
@@ -137,6 +140,7 @@ impl Exchanges {
             deduplicate: false,
             acknowledge_after: None,
             exchanges: LinkedHashMap::with_hasher(RandomState::new()),
+            unread: VecDeque::new(),
             bytes: 0,
             repeats: HashMap::with_hasher(RandomState::new()),
             repeated_bytes: 0,
@@ -176,15 +180,32 @@ impl Exchanges {
         }
     }
 
-    /// A message was delivered that came by `way`.
-    pub fn begin(&mut self, now: Now, way: Way, message: &Message<'_>) {
+    /// A message came by `way`, and is packet `number` of its Destination.
+    pub fn begin(&mut self, now: Now, way: Way, message: &Message<'_>, number: u64) {
         let key = (way.who(), message.id);
         if message.kind != Kind::Confirmable || message.code == Code::EMPTY || self.exchanges.contains_key(&key) {
             return;
         }
         let timer = self.acknowledge_after.map(|after| self.start(now, after, Timer::Acknowledge(key)));
         self.exchanges.insert(key, Exchange { began: now.mono, way, timer, given: None, acknowledged: false });
+        self.unread.push_back((number, key));
         self.expire(now);
+    }
+
+    /// The Destination's packets before `lost` were read, and those in it never will be: a repetition is delivered.
+    pub fn lose(&mut self, lost: Range<u64>) {
+        while self.unread.pop_front_if(|(number, _)| *number < lost.start).is_some() {}
+        while let Some((_, key)) = self.unread.pop_front_if(|(number, _)| *number < lost.end) {
+            if self.exchanges.get(&key).is_some_and(|exchange| exchange.given.is_none()) {
+                let exchange = self.exchanges.remove(&key).expect("it is there");
+                self.forget(exchange);
+            }
+        }
+    }
+
+    /// The Destination gives way to another: its packets are counted anew.
+    pub fn renumber(&mut self) {
+        self.unread.clear();
     }
 
     /// Somebody answers `who` with `datagram`: what leaves instead, and what that changes ([`answered`](Self::answered)).
@@ -308,10 +329,14 @@ impl Exchanges {
                 || self.bytes > BYTES)
         {
             let (_, oldest) = self.exchanges.pop_front().expect("it is in front");
-            self.bytes -= oldest.given.map_or(0, |given| given.len());
-            if let Some(timer) = oldest.timer {
-                self.timers.remove(&timer);
-            }
+            self.forget(oldest);
+        }
+    }
+
+    fn forget(&mut self, exchange: Exchange) {
+        self.bytes -= exchange.given.map_or(0, |given| given.len());
+        if let Some(timer) = exchange.timer {
+            self.timers.remove(&timer);
         }
     }
 
@@ -368,7 +393,7 @@ mod tests {
     }
 
     fn begin(exchanges: &mut Exchanges, now: Now, port: u16, id: u16) {
-        exchanges.begin(now, way(port), &Message::parse(&get(id)).unwrap());
+        exchanges.begin(now, way(port), &Message::parse(&get(id)).unwrap(), 0);
     }
 
     fn answer(exchanges: &mut Exchanges, now: Now, port: u16, id: u16, size: usize) {
