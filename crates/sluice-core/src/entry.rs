@@ -138,6 +138,17 @@ impl Common<'_, '_> {
         index: u32,
         target: &Target,
     ) -> Result<Read, Refused> {
+        self.read_one(around, session, exchanges, index, target).map_err(|refused| named(index, refused))
+    }
+
+    fn read_one(
+        &self,
+        around: &Surroundings,
+        session: &Session,
+        exchanges: Option<&mut Exchanges>,
+        index: u32,
+        target: &Target,
+    ) -> Result<Read, Refused> {
         let way = Way { tag: tag_of(&target.tag)?, remote: &target.remote, inner: &self.entry.inner };
         let mut answer = None;
         let (to, payload) = session.address(around, way, |who| {
@@ -161,6 +172,16 @@ impl Common<'_, '_> {
             answer,
         })
     }
+}
+
+/// A refusal of an entry's `Remote` or `Tag`, as one of what is in its `Remotes`. No detail of those repeats a user's text.
+fn named(index: u32, (reason, detail): Refused) -> Refused {
+    let place = format!("Remotes[{index}]");
+    let detail = match detail.strip_prefix("Tag ") {
+        Some(rest) => format!("{place}.Tag {rest}"),
+        None => detail.replace("Remote (or Tag)", &place).replace("Remote.", &format!("{place}.")),
+    };
+    (reason, detail)
 }
 
 fn data_of<'e>(entry: &'e Entry) -> Result<&'e str, Refused> {

@@ -10,6 +10,11 @@ fn failures(completion: &Completion) -> Vec<(Option<u32>, Option<u32>, Reason)> 
     completion.failures.iter().map(|failed| (failed.index, failed.remote_index, failed.reason)).collect()
 }
 
+/// Why the only one of these `Remotes` fails.
+fn detail_of(node: &mut Node, remotes: Value) -> String {
+    node.publish(json!({"Data": "", "Remotes": remotes})).failures.remove(0).detail
+}
+
 #[test]
 fn each_remote_gets_the_payload_and_the_bad_ones_fail_alone() {
     let mut node = Node::new(|_| {});
@@ -28,6 +33,9 @@ fn each_remote_gets_the_payload_and_the_bad_ones_fail_alone() {
         (Some(1), Some(99), Reason::InvalidTag),
     ];
     assert_eq!(failures(&completion), expected);
+    let detail = |place: usize| completion.failures[place].detail.as_str();
+    assert_eq!(detail(0), "Remotes[7] is missing or not an object");
+    assert_eq!(detail(2), "Remotes[21].Port is not a whole number from 1 to 65535");
     assert_eq!(node.wire.len(), 97);
     assert!(node.wire[1..].iter().all(|(_, payload)| payload == &[4, 5, 6]));
     let counters = node.listener.counters();
@@ -39,6 +47,8 @@ fn each_remote_gets_the_payload_and_the_bad_ones_fail_alone() {
     };
     assert_eq!(place(&places[0]), (0, None));
     assert_eq!((place(&places[1]), place(&places[96])), ((1, Some(0)), (1, Some(98))));
+    assert_eq!(detail_of(&mut node, json!([{"IP": "127.1", "Port": 1}])), "Remotes[0].IP is not an IP address");
+    assert_eq!(detail_of(&mut node, json!([{"Tag": 5}])), "Remotes[0].Tag is not a string");
 }
 
 #[test]
