@@ -19,7 +19,7 @@ async def get(client: Any, uri: str, path: str, tuning: Any = CON) -> Any:
 
 async def put(client: Any, uri: str) -> Any:
     """More than one block: by Block1."""
-    request = aiocoap.Message(code=aiocoap.PUT, uri=uri + "/store", payload=BODY)
+    request = aiocoap.Message(code=aiocoap.PUT, uri=uri + "/other", payload=BODY)
     answer = await client.request(request).response
     return {"Code": answer.code.dotted, "Payload": answer.payload.hex()}
 
@@ -46,7 +46,8 @@ async def main(uri: str, *steps: str) -> None:
         "con": lambda: get(client, uri, "/hello"),
         "non": lambda: get(client, uri, "/hello", NON),
         "block1": lambda: put(client, uri),
-        "block2": lambda: get(client, uri, "/store"),
+        "block2": lambda: get(client, uri, "/other"),
+        "slow": lambda: get(client, uri, "/slow"),
         "separate": lambda: get(client, uri, "/separate"),
         "observe": lambda: observe(client, uri),
     }

@@ -1,13 +1,17 @@
-"""A handler that speaks CoAP by the formatter: `/hello`, `/store` in blocks (RFC 7959), `/separate`. One worker."""
+"""A handler that speaks CoAP by the formatter: `/hello`, `/store…` in blocks (RFC 7959), `/separate`, and `/slow`, whose
+answer waits until there is a file `answer` beside this one."""
 
 import json
+import time
 from base64 import b64decode, b64encode
 from itertools import count
+from pathlib import Path
+from random import randrange
 
 CON, NON, ACK, RST = range(4)
 BLOCK2, BLOCK1 = 23, 27
-ids = count(1)
-stored = bytearray()
+HERE = Path(__file__).parent
+ids = count(randrange(1 << 15))
 
 
 def handler(event, context):
@@ -24,35 +28,37 @@ def answers(message):
     path = message.get("Path")
     if path == "/hello":
         yield response(message, "2.05", payload=b"hello")
+    elif path == "/slow":
+        while not (HERE / "answer").exists():
+            time.sleep(0.01)
+        yield response(message, "2.05", payload=b"hello")
     elif path == "/separate":
         yield {"Type": ACK, "Code": "0.00", "MessageId": message["MessageId"], "Token": ""}
         made = response(message, "2.05", payload=b"later")
         yield {**made, "Type": CON, "MessageId": next(ids)}
-    elif path == "/store" and message["Method"] == "PUT":
-        yield put(message)
-    elif path == "/store":
-        yield get(message)
+    elif path in ("/store", "/other"):
+        yield (put if message["Method"] == "PUT" else get)(message, HERE / path[1:])
     elif path is not None:
         yield response(message, "4.04")
 
 
-def put(message):
+def put(message, file):
     number, more, size = block(message, BLOCK1)
-    if number == 0:
-        stored.clear()
-    if len(stored) != number << size + 4:
+    before = file.read_bytes() if number else b""
+    if len(before) != number << size + 4:
         return response(message, "4.08")
-    stored.extend(b64decode(message.get("Payload", "")))
+    file.write_bytes(before + b64decode(message.get("Payload", "")))
     return response(message, "2.31" if more else "2.04", [option(BLOCK1, number, more, size)])
 
 
-def get(message):
+def get(message, file):
+    stored = file.read_bytes()
     number, _, size = block(message, BLOCK2)
     start, step = number << size + 4, 1 << size + 4
     more = len(stored) > start + step
     # Unsorted: the gateway sorts them.
     options = [option(BLOCK2, number, more, size), {"Number": 12, "Value": "Kg=="}]
-    return response(message, "2.05", options, bytes(stored[start : start + step]))
+    return response(message, "2.05", options, stored[start : start + step])
 
 
 def response(request, code, options=(), payload=b""):

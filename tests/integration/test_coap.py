@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples/coap-observe"
 SERVER = (HERE / "coap_server.py").read_text()
 BODY = bytes(range(256)) * 12
+CONCURRENCY = 4
 TOPIC = "arn:aws:sns:us-east-1:000000000000:notifications"
 LIBCOAP = next(filter(None, map(shutil.which, ("coap-client", "coap-client-notls"))), None)
 needs_libcoap = pytest.mark.skipif(LIBCOAP is None, reason="needs coap-client (libcoap3-bin)")
@@ -74,7 +75,7 @@ listeners:
         destination_arn: function:{handler}.py:handler
         formatter: coap
         batching: {{ count: 1 }}
-        arguments: {{ Concurrency: 1 }}
+        arguments: {{ Concurrency: {CONCURRENCY} }}
       - {{ name: raw, formatter: hex, destination_arn: "file:raw.ndjson", batching: {{ count: 1 }} }}
 packet_sources:
   - name: notifications
@@ -128,33 +129,26 @@ def answers(peer: Process, count: int) -> dict[str, Any]:
 
 
 @needs_libcoap
-def test_libcoap_gets_puts_and_gets_in_blocks(starts: Starts, tmp_path: Path) -> None:
-    lan = starts()
-    body = (b"0123456789abcdef" * 61)[:-5]
-    (tmp_path / "body").write_bytes(body)
-    assert lan.libcoap("/hello").strip() == b"hello"
-    assert lan.libcoap("/hello", "-N").strip() == b"hello"
-    assert lan.libcoap("/separate").strip() == b"later"
-    lan.libcoap("/store", "-m", "put", "-b", "64", "-f", "body")
-    assert lan.libcoap("/store", "-b", "128").strip() == body
-    assert lan.libcoap("/store").strip() == body
-    assert lan.gateway.metrics().by("reason", "destination_dropped_packets") == {}
-
-
-def test_aiocoap_gets_puts_and_gets_in_blocks(starts: Starts) -> None:
+def test_stock_clients_get_and_put_in_blocks_and_get_separate_answers(starts: Starts, tmp_path: Path) -> None:
     lan = starts()
     steps = ("con", "non", "separate", "block1", "block2")
-    peer = lan.aiocoap(*steps)
-    try:
+    with closing(lan.aiocoap(*steps)) as peer:
+        body = (b"0123456789abcdef" * 61)[:-5]
+        (tmp_path / "body").write_bytes(body)
+        assert lan.libcoap("/hello").strip() == b"hello"
+        assert lan.libcoap("/hello", "-N").strip() == b"hello"
+        assert lan.libcoap("/separate").strip() == b"later"
+        lan.libcoap("/store", "-m", "put", "-b", "64", "-f", "body")
+        assert lan.libcoap("/store", "-b", "128").strip() == body
+        assert lan.libcoap("/store").strip() == body
         got = answers(peer, len(steps))
         assert peer.wait() == 0, peer.stderr.text
-    finally:
-        peer.close()
     hello = {"Code": "2.05", "Payload": b"hello".hex()}
     assert (got["con"], got["non"]) == (hello, hello)
     assert got["separate"] == {"Code": "2.05", "Payload": b"later".hex()}
     assert got["block1"]["Code"] == "2.04"
     assert got["block2"] == {"Code": "2.05", "Payload": BODY.hex()}
+    assert lan.gateway.metrics().by("reason", "destination_dropped_packets") == {}
 
 
 class Loss:
@@ -197,63 +191,46 @@ def requests(running: Gateway) -> list[str]:
 
 @needs_libcoap
 @pytest.mark.netns
-def test_a_lost_acknowledgement_leads_to_one_delivery(kept: Starts, tmp_path: Path) -> None:
+def test_lost_acknowledgements_and_answers_of_a_slow_handler_lead_to_one_delivery(
+    kept: Starts, tmp_path: Path
+) -> None:
     lan = kept()
-    assert LIBCOAP is not None
-    assert lan.libcoap("/hello").strip() == b"hello"
-    loss = Loss(lan)
-    peer = Process(
-        [LIBCOAP, "-v", "0", "-B", "40", "-m", "put", "-e", "once", lan.uri + "/store"], tmp_path, lan.place
-    )
-    try:
-        until(lambda: loss.count >= 1, "the acknowledgement is lost")
-        loss.end()
-        assert peer.wait() == 0, peer.stderr.text
-    finally:
-        peer.close()
-    assert lan.libcoap("/store").strip() == b"once"
-    assert len(requests(lan.gateway)) == 3
-    metrics = lan.gateway.metrics()
-    assert metrics.value("rejected_packets", reason="CoapRepeated") >= 1
-    assert metrics.value("coap_answered_again") >= 1
-
-
-SLOW = SERVER.replace("def answers(message):", "def answers(message):\n    import time; time.sleep(3)")
-
-
-@needs_libcoap
-@pytest.mark.netns
-def test_a_slow_handler_is_acknowledged_and_its_answer_survives_a_loss(kept: Starts, tmp_path: Path) -> None:
-    lan = kept("server", server=SLOW)
-    assert LIBCOAP is not None
-    peer = Process([LIBCOAP, "-v", "0", "-w", "-B", "40", lan.uri + "/hello"], tmp_path, lan.place)
     metrics = lan.gateway.metrics
-    try:
-        until(lambda: metrics().value("coap_acknowledgements") == 1, "it is acknowledged")
+
+    def libcoap(*options: str) -> Process:
+        assert LIBCOAP is not None
+        return stack.enter_context(
+            closing(Process([LIBCOAP, "-v", "0", "-B", "60", *options], tmp_path, lan.place))
+        )
+
+    with ExitStack() as stack:
+        assert lan.libcoap("/hello").strip() == b"hello"
+        slow = libcoap("-w", lan.uri + "/slow")
+        other = stack.enter_context(closing(lan.aiocoap("slow", "non")))
+        until(lambda: metrics().value("coap_acknowledgements") == 2, "both are acknowledged")
         loss = Loss(lan)
-        until(lambda: loss.count >= 1, "the answer is lost")
+        put = libcoap("-m", "put", "-e", "once", lan.uri + "/store")
+        until(lambda: loss.count >= 1, "the acknowledgement of the PUT is lost")
+        stored = loss.count
+        (lan.gateway.directory / "answer").touch()
+        until(lambda: loss.count >= stored + 2, "the slow answers are lost")
         loss.end()
-        assert peer.wait() == 0, peer.stderr.text
-        assert peer.stdout.text.strip() == "hello"
-    finally:
-        peer.close()
+        for peer in (put, slow):
+            assert peer.wait() == 0, peer.stderr.text
+        assert slow.stdout.text.strip() == "hello"
+        assert lan.libcoap("/store").strip() == b"once"
+        got = answers(other, 2)
+    assert [got[step]["Payload"] for step in ("slow", "non")] == [b"hello".hex()] * 2
     until(
-        lambda: metrics().value("rejected_packets", reason="CoapAcknowledged") == 1,
-        "the answer is acknowledged",
+        lambda: metrics().value("rejected_packets", reason="CoapAcknowledged") == 2,
+        "the slow answers are acknowledged",
     )
-    assert metrics().value("coap_retransmissions") >= 1
-    assert len(requests(lan.gateway)) == 1
-
-
-def test_aiocoap_and_a_slow_handler(kept: Starts) -> None:
-    lan = kept("server", server=SLOW)
-    peer = lan.aiocoap("con", "non")
-    try:
-        got = answers(peer, 2)
-    finally:
-        peer.close()
-    assert [got[step]["Payload"] for step in ("con", "non")] == [b"hello".hex()] * 2
-    assert lan.gateway.metrics().value("coap_unacknowledged_answers") == 0
+    # hello, /slow twice, PUT and GET.
+    assert len(requests(lan.gateway)) == 5
+    assert metrics().value("rejected_packets", reason="CoapRepeated") >= 1
+    assert metrics().value("coap_answered_again") >= 1
+    assert metrics().value("coap_retransmissions") >= 2
+    assert metrics().value("coap_unacknowledged_answers") == 0
 
 
 class Example:
@@ -283,42 +260,33 @@ def example(starts: Starts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return lan, Example(lan, tmp_path)
 
 
-def test_aiocoap_observes_and_cancels_by_a_reset(example: tuple[Lan, Example]) -> None:
+@needs_libcoap
+def test_stock_clients_observe_and_cancel(example: tuple[Lan, Example], tmp_path: Path) -> None:
     lan, clock = example
-    peer = lan.aiocoap("observe")
-    try:
+    assert LIBCOAP is not None
+    with ExitStack() as stack:
+        peer = stack.enter_context(closing(lan.aiocoap("observe")))
         peer.stdout.wait(lambda lines: len(lines) >= 1, "the registration")
         assert json.loads(peer.stdout.all[0]) == {"Registered": True}
-        for notification in (2, 3):
-            assert clock.notify("--confirmable") == 1
-            peer.stdout.wait(lambda lines, many=notification: len(lines) >= many, "a notification")
+        # Cancels by a request after its 5 s.
+        watch = [LIBCOAP, "-v", "0", "-w", "-s", "5", lan.uri + "/time"]
+        libcoap = stack.enter_context(closing(Process(watch, tmp_path, lan.place)))
+        libcoap.stdout.wait(lambda lines: len(lines) >= 1, "the registration")
+        assert clock.notify("--confirmable") == 2
+        libcoap.stdout.wait(lambda lines: len(lines) >= 2, "a notification")
+        peer.stdout.wait(lambda lines: len(lines) >= 2, "a notification")
+        assert libcoap.wait() == 0, libcoap.stderr.text
+        assert clock.notify() == 1, "libcoap's client observes no more"
         peer.stdout.wait(lambda lines: len(lines) >= 4, "that it has no use for more")
         # The next one is answered by a reset, and the handler forgets the observer.
         assert clock.notify("--confirmable") == 1
         until(lambda: clock.notify("--confirmable") == 0, "nobody observes any more")
-    finally:
-        peer.close()
     resets = [
         packet
         for packet in wait_for_records(lan.gateway.directory / "raw.ndjson", 2)
         if packet["Data"][:4] == "7000"
     ]
     assert resets, "it was cancelled by a reset"
-
-
-@needs_libcoap
-def test_libcoap_observes_and_cancels(example: tuple[Lan, Example], tmp_path: Path) -> None:
-    lan, clock = example
-    assert LIBCOAP is not None
-    peer = Process([LIBCOAP, "-v", "0", "-w", "-s", "2", lan.uri + "/time"], tmp_path, lan.place)
-    try:
-        peer.stdout.wait(lambda lines: len(lines) >= 1, "the registration")
-        assert clock.notify() == 1
-        peer.stdout.wait(lambda lines: len(lines) >= 2, "a notification")
-        assert peer.wait() == 0, peer.stderr.text
-    finally:
-        peer.close()
-    until(lambda: clock.notify() == 0, "nobody observes any more")
 
 
 def test_malformed_messages_are_counted_and_never_answered(gateway: StartGateway) -> None:

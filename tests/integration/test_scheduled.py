@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import subprocess
 import threading
 import time
@@ -16,6 +17,11 @@ from harness import PROGRAM, Client, Gateway, records, source_of, until
 
 from conftest import StartGateway
 
+ENTRIES = int(os.environ.get("SLUICEGATE_SCHEDULED_ENTRIES", "500"))
+SECONDS = float(os.environ.get("SLUICEGATE_SCHEDULED_SECONDS", "4"))
+"""10,000 over 60 s in the long form."""
+KILLS = int(os.environ.get("SLUICEGATE_SCHEDULED_KILLS", "2"))
+"""20 in the long form."""
 LISTENER = """
 listeners:
   - { name: decoder, bind: "127.0.0.1:0" }
@@ -152,10 +158,10 @@ def test_what_is_cancelled_is_an_event_and_no_letter(gateway: StartGateway) -> N
 
 def test_scheduled_entries_survive_a_crash_and_none_is_early(gateway: StartGateway) -> None:
     one = gateway(source())
-    count, seconds = 1_000, 6.0
+    count = ENTRIES
     with Arrivals() as arrivals:
         start = time.time() + 1
-        due = {f"e{n}": start + seconds * n / count for n in range(count)}
+        due = {f"e{n}": start + SECONDS * n / count for n in range(count)}
         names = list(due)
         for at in range(0, count, 100):
             messages = [
@@ -189,13 +195,15 @@ def test_what_is_overdue_is_sent_at_the_start_at_its_pace(gateway: StartGateway)
     pace = "    rate_limit: { packets_per_second: 50, burst: 1 }\n    hold_seconds: 1\n"
     one = gateway(source(pace))
     with Arrivals() as arrivals:
-        one.post({"Messages": [entry(arrivals.client, f"e{n}", 1.0) for n in range(120)]})
+        entries = [entry(arrivals.client, f"e{n}", 2.0) for n in range(75)]
+        assert one.post({"Messages": entries})["Scheduled"] == 75
         one.stop()
-        time.sleep(2.5)  # its time passes while nothing runs
+        # Its time passes while nothing runs.
+        until(lambda: time.time() > entries[-1]["SendAt"], "its time has passed")
         one.start()
-        until(lambda: len(arrivals.at) == 120, "all are sent")
+        until(lambda: len(arrivals.at) == 75, "all are sent")
         times = sorted(each[0] for each in arrivals.at.values())
-        assert times[-1] - times[0] > 1.8
+        assert times[-1] - times[0] > 1.2, "longer than hold_seconds"
         assert not one.named("SourceFailed")
 
 
@@ -246,6 +254,7 @@ def test_a_durable_endpoint_loses_nothing_that_it_has_acknowledged(
         one.edit("sns: {", "sns: { durable: true,")
         one.start()
     with Arrivals() as arrivals:
-        acknowledged = crashing(one, arrivals, 3, later=later)
-        assert len(acknowledged) > 150
+        acknowledged = crashing(one, arrivals, KILLS, later=later)
+        assert len(acknowledged) > 50 * KILLS
+        print(f"{len(acknowledged)} publishes acknowledged, {KILLS} kills")
         until(lambda: not set(acknowledged) - arrivals.at.keys(), "none is lost")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def test_a_batch_and_a_thousand_remotes(one: Gateway, topic: Topic) -> None:
         for number, device in enumerate(devices):
             assert device.receive_data(10) == [str(n).encode() for n in range(number, 1_000, 100)]
     assert one.metrics().value("source_sent_packets") == 1_010
+
+
+def test_remotes_and_entries_of_later(one: Gateway, topic: Topic) -> None:
+    with Client() as now, Client() as later:
+        due = time.time() + 2
+        published = topic.publish(
+            {
+                "Messages": [
+                    {**entry(now, "many"), "Remote": None, "Remotes": [now.remote, None, now.remote]},
+                    {**entry(later, "due"), "SendAt": due, "Id": "fw-1"},
+                ]
+            }
+        )
+        (failed,) = one.wait_for("SourceFailed", 1)
+        assert (failed["MessageId"], failed["Index"], failed["RemoteIndex"]) == (published, 0, 1)
+        assert now.receive_data(2) == [b"many"] * 2
+        # What waits lies in the state, and no more in the queue.
+        wait_until_empty(topic.queue())
+        assert later.receive_data(1) == [b"due"]
+        assert time.time() >= due
+    assert one.metrics().value("source_scheduled_entries") == 1
 
 
 def test_regions(ministack: Ministack, brisk: Served, topic: Topic) -> None:

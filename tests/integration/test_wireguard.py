@@ -251,6 +251,32 @@ def test_a_push_reaches_a_socket_behind_the_peer_wherever_it_moves(site: Site, g
     assert {port for port, _ in capture.seen} == {peer.listen_port}
 
 
+def test_remotes_and_entries_of_later_reach_a_peer(site: Site, gateway: StartGateway) -> None:
+    running, peer = connected(site, gateway)
+    client = site.client(INNER, 5000)
+    client.send(b"I am here", (FAR, 5683))
+    assert client.receive() == (b"I am here", (FAR, 5683))
+    (packet,) = wait_for_records(running.directory / "packets.ndjson", 1)
+    stranger = b64(bytes(range(32)))
+    remotes: list[dict[str, Any]] = [
+        {"PeerKey": peer.public_key},
+        {"PeerKey": stranger},
+        {"Tag": packet["Tag"]},
+        {"PeerKey": "short"},
+    ]
+    outcome = running.post({"Data": b64(b"now"), "Remotes": remotes})
+    assert (outcome["Entries"], outcome["Sent"]) == (4, 2)
+    failed = [(each["RemoteIndex"], each["Reason"]) for each in outcome["Failures"]]
+    assert failed == [(1, "UnknownPeer"), (3, "MalformedRemote")]
+    assert outcome["Failures"][1]["Detail"] == "Remotes[3].PeerKey is not the Base64 of 32 bytes"
+    assert [client.receive() for _ in range(2)] == [(b"now", (FAR, 5683))] * 2
+    due = time.time() + 0.5
+    outcome = running.post({"Data": b64(b"later"), "Remotes": [remotes[0], remotes[2]], "SendAt": due})
+    assert outcome["Scheduled"] == 2
+    assert [client.receive() for _ in range(2)] == [(b"later", (FAR, 5683))] * 2
+    assert time.time() >= due
+
+
 def test_a_restarted_gateway_speaks_first_and_repeats_no_counter(site: Site, gateway: StartGateway) -> None:
     running, peer = connected(site, gateway)
     capture = site.capture()
