@@ -1,5 +1,5 @@
-"""A handler that speaks CoAP by the formatter: `/hello`, `/store…` in blocks (RFC 7959), `/separate`, and `/slow`, whose
-answer waits until there is a file `answer` beside this one."""
+"""A handler that speaks CoAP by the formatter: `/hello`, `/store…` in blocks (RFC 7959), `/separate`, and `/slow`,
+whose answer waits until there is a file `answer` beside this one."""
 
 import json
 import time

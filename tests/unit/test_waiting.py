@@ -289,3 +289,17 @@ async def test_an_egress_tells_nobody_of_a_message_before_its_entries_of_later_a
     assert await egress.drain(0.0)
     egress.close()
     port.close()
+
+
+async def test_what_fell_due_before_the_start_is_overdue_and_later_ones_only_after_a_second(
+    table: WaitingTable,
+) -> None:
+    rig = Rig(table)
+    rig.waiting.keep([row(0, at=NOW - 0.1), row(1, at=NOW + 0.1), row(2, at=NOW + 2)])
+    await until(lambda: table.count() == 3)
+    rig.now = NOW + 2.5
+    sender = rig.start("replies")
+    await until(lambda: len(sender.taken) == 3)
+    overdue = [message.due.overdue for message, _, _ in sender.taken if message.due is not None]
+    assert overdue == [True, True, False]
+    await rig.waiting.close()

@@ -31,7 +31,8 @@ UNDER_WAY = 1_024
 """Entries of one PacketSource that are under way at most; the others wait in the state."""
 CHUNK = 512
 OVERDUE_MS = 1_000
-"""So late an entry has missed its time, and waits as long as it takes for its turn."""
+"""So late an entry has missed its time, and waits as long as it takes for its turn. One that fell due before the start
+has missed it however late it is."""
 IDLE_SECONDS = 1.0
 """How often it is looked what has come back: PacketSources, room."""
 BUSY_SECONDS = 0.02
@@ -91,6 +92,7 @@ class Waiting:
         self._cancelled: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_task: asyncio.Task[None] | None = None
+        self._began_ms = clock() * 1e3
         self._find: Find = lambda _: None
         self._sources: Callable[[], Iterable[str]] = tuple
         self._closed = False
@@ -255,7 +257,7 @@ class Waiting:
             refusal = ("SourceDisabled", f"PacketSource {row.source} is {state}")
         message = Message(row.message_id, index, row.body, row.published_at, refusal)
         if row.index is not None:
-            overdue = row.at_ms + OVERDUE_MS < self._clock() * 1e3
+            overdue = row.at_ms < max(self._began_ms, self._clock() * 1e3 - OVERDUE_MS)
             message.published_at, message.due = row.at_ms / 1e3, Due(row.index, tuple(row.ids), overdue)
         ended = partial(self.end, row.number, sender, index)
         if not sender.try_submit([message], ended, partial(self._under_way.pop, row.number, None)):
