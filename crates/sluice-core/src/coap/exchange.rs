@@ -194,9 +194,12 @@ impl Exchanges {
 
     /// The Destination's packets before `lost` were read, and those in it never will be: a repetition is delivered.
     pub fn lose(&mut self, lost: Range<u64>) {
-        while self.unread.pop_front_if(|(number, _)| *number < lost.start).is_some() {}
-        while let Some((_, key)) = self.unread.pop_front_if(|(number, _)| *number < lost.end) {
-            if self.exchanges.get(&key).is_some_and(|exchange| exchange.given.is_none()) {
+        while let Some(&(number, key)) = self.unread.front()
+            && number < lost.end
+        {
+            self.unread.pop_front();
+            let unanswered = self.exchanges.get(&key).is_some_and(|exchange| exchange.given.is_none());
+            if unanswered && lost.contains(&number) {
                 let exchange = self.exchanges.remove(&key).expect("it is there");
                 self.forget(exchange);
             }
