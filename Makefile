@@ -30,7 +30,7 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 RUST_SOURCES := $(shell find crates -type f -o -type d) Cargo.toml Cargo.lock pyproject.toml
 NATIVE_MISSING := $(if $(wildcard python/sluicegate/_native*.so),,FORCE)
 
-.PHONY: help setup run test check bench fuzz lock clean test-tools rust-tools FORCE
+.PHONY: help setup run test soak check bench fuzz lock clean test-tools rust-tools FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,13 @@ test: $(VENV)/.dev $(VENV)/.native test-tools ## Run the tests of Rust and Pytho
 	$(CARGO) test --workspace --locked $(CARGO_TEST_ARGS)
 	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --locked
 	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
+
+# Tests that are short in `make test`, as their subjects ask for them: minutes instead of seconds, one after the other.
+soak: $(VENV)/.dev $(VENV)/.native test-tools ## Run the long forms of tests that wait or kill for long
+	SLUICEGATE_SCHEDULED_ENTRIES=10000 SLUICEGATE_SCHEDULED_SECONDS=60 SLUICEGATE_SCHEDULED_KILLS=20 \
+	  $(BIN)/python -m pytest -n 0 -rP $(PYTEST_ARGS) tests/integration/test_scheduled.py
+	SLUICEGATE_FULL_DISK_SECONDS=30 SLUICEGATE_FLOOD_SECONDS=60 \
+	  $(BIN)/python -m pytest -n 0 $(PYTEST_ARGS) tests/integration/test_full_disk.py tests/integration/test_flood.py
 
 # Not Markdown: the README shows what `sluicegate dev` prints, to the letter.
 check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints

@@ -189,6 +189,7 @@ def test_scheduled_entries_survive_a_crash_and_none_is_early(gateway: StartGatew
         assert not early
         twice = [name for name, times in arrivals.at.items() if len(times) > 1]
         assert len(twice) <= count // 20, "only those of the last turn"
+        print(f"{len(arrivals.at)} of {count} sent, {len(cancelled)} cancelled, {len(twice)} twice")
 
 
 def test_what_is_overdue_is_sent_at_the_start_at_its_pace(gateway: StartGateway) -> None:
