@@ -12,6 +12,7 @@ from pathlib import Path
 from sluicegate.functions.code import Code
 from sluicegate.functions.pool import WorkerPool
 from sluicegate.functions.runtime_api import Invocation, deadline_ms
+from sluicegate.functions.streamed import Consume
 from sluicegate.functions.worker import Program
 
 INIT_SECONDS = 10.0  # Lambda's limit for the init phase; a longer timeout extends it here
@@ -68,8 +69,14 @@ class Function:
         """Start the first worker, so that an error at import shows early. Raises `FunctionInitFailed`."""
         await self._pool.warm_up()
 
-    async def invoke(self, payload: bytes, request_id: str | None = None) -> bytes:
+    async def invoke(
+        self, payload: bytes, request_id: str | None = None, consume: Consume | None = None
+    ) -> bytes:
         """The handler's result for `payload` (JSON), as the runtime sent it.
+
+        A response that the runtime streams goes to `consume`, piece by piece as it comes, and the result is b"". After
+        a failure, what was consumed stays consumed, and nothing follows. Without `consume` it is a result like any
+        other.
 
         Raises a `FunctionFailure`: `FunctionError` (the handler raised), `FunctionTimeout`,
         `FunctionCrashed`, `FunctionInitFailed`. Each concerns this invocation alone.
@@ -77,7 +84,7 @@ class Function:
         request_id = request_id or str(uuid.uuid4())
 
         def invocation() -> Invocation:
-            return Invocation(request_id, payload, deadline_ms(self._timeout), self.arn, _trace_id())
+            return Invocation(request_id, payload, deadline_ms(self._timeout), self.arn, _trace_id(), consume)
 
         return await self._pool.invoke(invocation, self._timeout)
 

@@ -12,11 +12,16 @@ The states, as in AWS's runtime interface emulator, whose statuses and error typ
         └──init/error──► failed
 
 `next` while running is 403 (the runtime must answer first); a request id that is not the running one is 400.
+
+A `response` with the header `Lambda-Runtime-Function-Response-Mode: streaming` is handed to the invocation's `consume`
+as it comes. The trailers `Lambda-Runtime-Function-Error-Type` and `-Error-Body` (base64 of the JSON that `error` takes)
+behind its body say that the handler failed in the middle. Without `consume` it is an answer like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import socket
 import time
@@ -28,12 +33,16 @@ import structlog
 from sluicegate.functions import owner
 from sluicegate.functions.errors import FunctionError, FunctionFailure, FunctionInitFailed
 from sluicegate.functions.runtime_http import RESPONSE_LIMIT, Connection, Request
+from sluicegate.functions.streamed import Consume, Streamed
 
 log = structlog.get_logger("sluicegate.functions")
 
 PREFIX = "/2018-06-01/runtime/"
 CONNECTIONS = 32  # a runtime needs two
 REFUSED_SECONDS = 10.0  # between two lines of the log about connections that were refused
+
+CUT_SECONDS = 1.0
+"""From the end of a connection in the middle of a response until the handler is blamed: the worker may have died."""
 
 # Of a frame as the `traceback` module writes it: the file's name and the line.
 _PLACE = re.compile(r'^  File "(?:[^"\n]*/)?([^"/\n]+)", line ([0-9]+)', re.MULTILINE)
@@ -45,7 +54,8 @@ class Invocation:
     """One event for the handler. `deadline_ms` is Unix time in milliseconds; `answer` gets the body of the
     response.
 
-    `taken` is true once the worker has it: from then on the handler may have run.
+    `taken` is true once the worker has it: from then on the handler may have run. `consume` takes a streamed response
+    as it comes; `answer` is b"" then.
     """
 
     request_id: str
@@ -53,12 +63,19 @@ class Invocation:
     deadline_ms: int
     arn: str
     trace_id: str
+    consume: Consume | None = None
     answer: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     taken: bool = False
+    stream: Streamed | None = None
 
     def fail(self, failure: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(failure)
+
+    def close(self) -> None:
+        """It has ended: consume nothing more."""
+        if self.stream is not None:
+            self.stream.close()
 
 
 class RuntimeApi:
@@ -120,7 +137,7 @@ class RuntimeApi:
     # Connections
 
     def _accept(self) -> Connection:
-        return Connection(self._admit, self._exchange, self._lost)
+        return Connection(self._admit, self._begin, self._exchange, self._lost)
 
     def _admit(self, connection: Connection, transport: asyncio.Transport) -> bool:
         if self._server is not None:
@@ -154,10 +171,29 @@ class RuntimeApi:
         self._connections.discard(connection)
         if self._poller is connection:
             self._poller = None
+        invocation = self._running
+        if (
+            connection.stream is not None
+            and invocation is not None
+            and invocation.stream is connection.stream
+        ):
+            self._running, self._answered_id = None, invocation.request_id
+            cut = FunctionError("Runtime.TruncatedResponse", "its response ended in the middle")
+            asyncio.get_running_loop().call_later(CUT_SECONDS, connection.stream.end, cut)
+
+    def _begin(self, connection: Connection, request: Request) -> Streamed | None:
+        """Where a response goes whose head has come: to the running invocation, if it can take it in pieces."""
+        invocation = self._running
+        if invocation is None or invocation.consume is None or invocation.stream is not None:
+            return None
+        if (request.method, request.path) != ("POST", f"{PREFIX}invocation/{invocation.request_id}/response"):
+            return None
+        invocation.stream = Streamed(invocation.consume, invocation.answer, connection.hold)
+        return invocation.stream
 
     def _exchange(self, connection: Connection, request: Request) -> None:
         if request.path != PREFIX + "invocation/next":
-            connection.answer(*self._post(request.method, request.path, request.headers, request.body))
+            connection.answer(*self._post(request))
         elif request.method != "GET":
             connection.answer(405)
         else:
@@ -190,17 +226,15 @@ class RuntimeApi:
         )
         connection.answer(200, invocation.payload, headers)
 
-    def _post(
-        self, method: str, path: str, headers: dict[bytes, bytes], body: bytes | None
-    ) -> tuple[int, bytes]:
-        parts = path.removeprefix(PREFIX).split("/") if path.startswith(PREFIX) else []
-        match parts:
-            case ["init", "error"] | ["invocation", _, "response" | "error"] if method != "POST":
+    def _post(self, request: Request) -> tuple[int, bytes]:
+        path = request.path
+        match path.removeprefix(PREFIX).split("/") if path.startswith(PREFIX) else []:
+            case ["init", "error"] | ["invocation", _, "response" | "error"] if request.method != "POST":
                 return 405, b""
             case ["init", "error"]:
-                return self._init_error(headers, body)
+                return self._init_error(request.headers, request.body)
             case ["invocation", request_id, "response" | "error" as what]:
-                return self._result(request_id, what, headers, body)
+                return self._result(request_id, what, request)
         return 404, _error("NotFound", "404 page not found")
 
     def _init_error(self, headers: dict[bytes, bytes], body: bytes | None) -> tuple[int, bytes]:
@@ -211,9 +245,7 @@ class RuntimeApi:
         self.initialised.set_exception(FunctionInitFailed(detail + _place_of(body)))
         return 202, _ANSWERS[202]
 
-    def _result(
-        self, request_id: str, what: str, headers: dict[bytes, bytes], body: bytes | None
-    ) -> tuple[int, bytes]:
+    def _result(self, request_id: str, what: str, request: Request) -> tuple[int, bytes]:
         invocation = self._running
         if invocation is None or invocation.request_id != request_id:
             if invocation is None and request_id == self._answered_id:
@@ -221,15 +253,19 @@ class RuntimeApi:
             return 400, _error("InvalidRequestID", "Invalid request ID")
         self._running = None
         self._answered_id = request_id
-        if body is None:
+        if request.stream is not None:
+            request.stream.end(_error_behind(request))
+        elif request.body is None:
             limit = f"the answer is larger than Lambda's limit of {RESPONSE_LIMIT} bytes"
             invocation.fail(_TooLarge(limit))
             message = f"Exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
             return 413, _error("RequestEntityTooLarge", message)
-        if what == "error":
-            invocation.fail(FunctionError(*_error_of(headers, body)))
+        elif what == "error":
+            invocation.fail(FunctionError(*_error_of(request.headers, request.body)))
+        elif (error := _error_behind(request)) is not None:
+            invocation.fail(error)
         elif not invocation.answer.done():
-            invocation.answer.set_result(body)
+            invocation.answer.set_result(request.body)
         return 202, _ANSWERS[202]
 
 
@@ -259,6 +295,17 @@ def _place_of(body: bytes | None) -> str:
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return ""
     return f" ({places[-1][0][:200]}, line {places[-1][1][:9]})" if places else ""
+
+
+def _error_behind(request: Request) -> FunctionError | None:
+    """The error that the trailers of a streamed response tell, if they do."""
+    if not request.streams or not request.trailers:
+        return None
+    try:
+        body = base64.b64decode(request.trailers.get(b"lambda-runtime-function-error-body", b""))
+    except ValueError:
+        body = b""
+    return FunctionError(*_error_of(request.trailers, body))
 
 
 def _error_of(headers: dict[bytes, bytes], body: bytes | None) -> tuple[str, str]:

@@ -203,6 +203,7 @@ class Worker:
             return answer
         finally:
             timer.cancel()
+            invocation.close()
             if look is not None:
                 look.cancel()
         if self.exited.done():
