@@ -313,6 +313,7 @@ async def test_function_answers_what_its_handler_returns(context: DestinationCon
     "source",
     [
         "def handler(e, c): ...",
+        "async def handler(e, c): ...",
         "class App:\n    def __call__(self, e, c): ...\nhandler = App()",
         "handler: object = print",
         "from other import handler",
@@ -334,7 +335,6 @@ def test_function_finds_a_handler_however_it_is_bound(
         ("def handle(e, c): ...", "handle"),
         ("class A:\n    def handler(self, e, c): ...", "has no `handler`"),
         ("def handler(e, c)\n    ...", "line 1"),
-        ("async def handler(e, c): ...", "async"),
         ("\0", "not valid Python"),
     ],
 )

@@ -40,6 +40,22 @@ delivery_id: ContextVar[str] = ContextVar("sluicegate_delivery_id", default="")
 """Id of the batch that the current task delivers, the same for all attempts. It joins our log to the service's log."""
 
 
+class EarlyAnswers(Protocol):
+    """Answers that a service gives while `deliver` still runs, for instance the replies of a stream."""
+
+    async def send(self, body: bytes, /) -> None:
+        """Send an answer as `deliver` returns it, now. Returns once there is room for another one; reports what is
+        wrong with it by itself."""
+
+    def malformed(self, detail: str, /) -> None:
+        """Report a part that is no answer."""
+
+
+early_answers: ContextVar[EarlyAnswers | None] = ContextVar("sluicegate_early_answers", default=None)
+"""Where the current task's delivery sends answers before it completes; `streaming.py` reads them out of a stream. None
+where a test calls `deliver` by itself."""
+
+
 class EventSink(Protocol):
     """Where structured events go (contract section 6). Field names are PascalCase. Never blocks, never raises."""
 

@@ -22,7 +22,14 @@ from typing import Protocol
 import structlog
 
 from sluicegate.backoff import Backoff
-from sluicegate.destinations.base import DeliveryError, Destination, EventSink, PacketBatch, delivery_id
+from sluicegate.destinations.base import (
+    DeliveryError,
+    Destination,
+    EventSink,
+    PacketBatch,
+    delivery_id,
+    early_answers,
+)
 from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.partial import names_others, parts
 from sluicegate.faults import log_fault
@@ -48,6 +55,10 @@ CANCEL_SECONDS = 1.0
 
 OWN_REASONS = ("Shutdown", "InternalError")
 """Why batches fail here, and not in the Destination."""
+
+
+_STOPPED = ("Shutdown", "the gateway stopped before the answer was sent")
+_TOO_LATE = ("Interrupted", "the delivery of the batch ended before this part of its answer was sent")
 
 
 class BatchReader(Protocol):
@@ -93,6 +104,20 @@ class _Job:
     @property
     def ended(self) -> bool:
         return not self.left
+
+
+@dataclass(slots=True, eq=False)
+class _EarlyAnswers:
+    """`EarlyAnswers` of one job."""
+
+    delivery: Delivery
+    job: _Job
+
+    async def send(self, body: bytes, /) -> None:
+        await self.delivery.answer_early(self.job, body)
+
+    def malformed(self, detail: str, /) -> None:
+        self.delivery.answer_malformed(self.job, detail)
 
 
 class Delivery:
@@ -260,6 +285,7 @@ class Delivery:
 
     async def _run(self, job: _Job) -> None:
         delivery_id.set(job.request_id)
+        early_answers.set(_EarlyAnswers(self, job))
         try:
             answer = await self._deliver(job)
         except asyncio.CancelledError:
@@ -306,8 +332,15 @@ class Delivery:
         if 0 < len(found.again) < whole:
             job.batch = RecordBatch.some_of(job.batch, found.again, self._destination.expressions)
 
-    async def _answer(self, job: _Job, answer: bytes) -> None:
-        """Hand on an answer. The packets are delivered whatever happens here."""
+    async def answer_early(self, job: _Job, answer: bytes) -> None:
+        """Hand on an answer of a delivery that still runs. What comes after its end is refused."""
+        if job.ended:
+            return self._reply_failed(job, *_TOO_LATE)
+        await self._answer(job, answer, _TOO_LATE)
+
+    async def _answer(self, job: _Job, answer: bytes, cancelled: tuple[str, str] = _STOPPED) -> None:
+        """Hand on an answer. The packets are delivered whatever happens here. `cancelled` is the reason and detail if
+        the wait for room is cancelled."""
         if not isinstance(answer, bytes):  # whatever a class of others returns
             detail = f"deliver returned {type(answer).__name__}; it returns bytes or None"
             return self._reply_failed(job, "MalformedReply", detail)
@@ -321,7 +354,7 @@ class Delivery:
         try:
             await self._reply(job.request_id, answer)
         except asyncio.CancelledError:
-            self._reply_failed(job, "Shutdown", "the gateway stopped before the answer was sent")
+            self._reply_failed(job, *cancelled)
             raise
         except Exception as error:
             log_fault(
@@ -382,6 +415,10 @@ class Delivery:
         self._stats.packets_failed += packets
         by_reason = self._stats.failed_by_reason
         by_reason[reason] = by_reason.get(reason, 0) + packets
+
+    def answer_malformed(self, job: _Job, detail: str) -> None:
+        """Count and report a part of an answer that is none."""
+        self._reply_failed(job, "MalformedReply", detail)
 
     def _reply_failed(self, job: _Job, reason: str, detail: str) -> None:
         self._stats.replies_failed += 1

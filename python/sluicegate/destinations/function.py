@@ -21,6 +21,7 @@ from sluicegate.destinations.base import (
     PacketBatch,
     delivery_id,
 )
+from sluicegate.destinations.streaming import ReplyStream
 from sluicegate.functions import Function, FunctionFailure
 from sluicegate.functions.answer import misread, suspicious
 from sluicegate.functions.check import check_function
@@ -60,7 +61,8 @@ _CHOOSABLE = ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")
 
 
 class FunctionDestination(Destination):
-    """Invokes a local Lambda function with each batch; its result is the answer.
+    """Invokes a local Lambda function with each batch; its result is the answer. Replies of a function that streams are
+    sent as they come.
 
     Arguments: `TimeoutInSeconds` (60), `MemoryInMb` (128 is what the function sees; a limit of what it and its children
     hold only when given), `Concurrency` (2 workers at most), `Environment` (map). A failed invocation fails its own
@@ -142,14 +144,16 @@ class FunctionDestination(Destination):
             raise DeliveryError("FunctionInitFailed", "the Destination is not provisioned")
         if self._has_moved():
             raise DeliveryError("FunctionInitFailed", self._moved)
+        stream = ReplyStream(self._look_at)
         try:
-            answer = await self._function.invoke(batch.body(), delivery_id.get() or None)
+            consume = stream.feed if stream.wanted else None
+            answer = await self._function.invoke(batch.body(), delivery_id.get() or None, consume)
         except FunctionFailure as failure:
-            raise DeliveryError(failure.reason, failure.detail) from failure
-        if not self._told_keys and suspicious(answer) and (detail := misread(answer)) is not None:
-            self._told_keys = True
-            log.warning("an answer has keys that mean nothing", function=self.name, detail=detail)
-            self._emit("ReplyFailed", Reason="MalformedReply", Detail=detail)
+            stream.end(complete=False)
+            after = f" (after {stream.documents} streamed answers)" if stream.documents else ""
+            raise DeliveryError(failure.reason, failure.detail + after) from failure
+        stream.end()
+        self._look_at(answer)
         return answer
 
     async def close(self) -> None:
@@ -181,6 +185,13 @@ class FunctionDestination(Destination):
         self._function.reload()
         self._told_keys = False
         self._warm_up = asyncio.create_task(self._warm(self._function, changed), name=f"reload {self.name}")
+
+    def _look_at(self, answer: bytes) -> None:
+        """Tell the author of an answer with keys that most likely mean others, once for each load of the code."""
+        if not self._told_keys and suspicious(answer) and (detail := misread(answer)) is not None:
+            self._told_keys = True
+            log.warning("an answer has keys that mean nothing", function=self.name, detail=detail)
+            self._emit("ReplyFailed", Reason="MalformedReply", Detail=detail)
 
     def _has_moved(self) -> bool:
         """True if a link was put on the way to code of a document of the API, after the document was checked."""

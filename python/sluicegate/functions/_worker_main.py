@@ -4,6 +4,9 @@ Run by path as `python -P _worker_main.py HANDLER SOCKET`; it imports nothing of
 interpreter as AWS would leave it. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API
 is.
 
+AWS's runtime knows functions that return a result. Here a handler may also be `async def`, and may be a generator: each
+thing that it yields is posted at once, as a line of a streamed response. So is what an iterator returns.
+
 The handler's folder may have modules with names of the standard library. What AWS's runtime itself imports is loaded
 before the folder is searched, and stays Python's own. What only this program needs is taken away again where the folder
 has a module of that name. So `import uuid` finds there what it finds on AWS.
@@ -16,15 +19,25 @@ _FOLDERS = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if
 _SEARCHED = sys.path[:]
 sys.path[:] = [one for one in sys.path if one not in _FOLDERS]  # what is imported here is Python's own
 
+import binascii  # noqa: E402
 import select  # noqa: E402
 import socket  # noqa: E402
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator  # noqa: E402
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _INVOCATION = "/2018-06-01/runtime/invocation/"
 _INIT_ERROR = "/2018-06-01/runtime/init/error"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
+_STREAMING = "Lambda-Runtime-Function-Response-Mode: streaming\r\n"
+_ERROR_TYPE, _ERROR_BODY = "Lambda-Runtime-Function-Error-Type", "Lambda-Runtime-Function-Error-Body"
 _LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
 _RECEIVE_BYTES = 1 << 18
-_OURS = frozenset(["_socket", "array", "errno", "select", "selectors", "socket"])
+_ERROR_CHARACTERS = 10_000
+"""Of a message behind a streamed response, which goes with the headers."""
+_OURS = frozenset(["_socket", "array", "binascii", "errno", "select", "selectors", "socket"])
 """What is imported here and AWS's runtime does without."""
 
 
@@ -35,7 +48,7 @@ def main() -> None:
     from awslambdaric.__main__ import main as runtime  # type: ignore[import-untyped]
 
     of_aws = frozenset(sys.modules) - started
-    _speed_up_json()
+    _speed_up_json(client)
     _take_over_http(client)
     _search_the_folder(target, (frozenset(sys.modules) - started - of_aws) | _OURS)
     runtime(sys.argv)
@@ -55,8 +68,9 @@ def _search_the_folder(handler: str, ours: frozenset[str]) -> None:
                 del sys.modules[loaded]
 
 
-def _speed_up_json() -> None:
-    """Events and results through orjson, a third of the time; what it refuses goes the runtime's own way.
+def _speed_up_json(client: "_Client") -> None:
+    """Events and results through orjson, a third of the time; what it refuses goes the runtime's own way. What a result
+    still has to do is done here, where the runtime reports its exceptions as the handler's.
 
     The runtime names this attribute as the place to do so; a handler that sets its own comes later and wins.
     """
@@ -84,9 +98,56 @@ def _speed_up_json() -> None:
                     return orjson.dumps(response, None, options), "application/json"
                 except TypeError:
                     pass
+                if isinstance(response, Awaitable):
+                    return self.marshal_response(_run(_result_of(response)))
+                if isinstance(response, Iterator | AsyncIterator):
+                    _for_each(response, self._post)
+                    return b"null", "application/json"
             return super().marshal_response(response)  # type: ignore[no-any-return]
 
+        def _post(self, one: object) -> None:
+            """Post one thing that a handler has yielded. Bytes are a part of a document, whose author cuts it."""
+            if isinstance(one, bytes):
+                return client.post_piece(one)
+            if one is None:
+                return None
+            try:
+                document = orjson.dumps(one, None, options)
+            except TypeError:
+                document = super().marshal_response(one)[0].encode("utf-8", "replace")
+            return client.post_piece(document + b"\n")
+
     BaseLambdaRuntimeClient.marshaller = Marshaller()
+
+
+_runner: "Any" = None
+"""The event loop of `async` handlers, kept from one invocation to the next: so may clients be that belong to it."""
+
+
+def _run(work: "Coroutine[Any, Any, object]") -> object:
+    global _runner
+    import asyncio  # only where the handler needs it; found as its own import would find it
+    import contextvars
+
+    _runner = _runner or asyncio.Runner()
+    return _runner.run(work, context=contextvars.copy_context())
+
+
+async def _result_of(awaitable: Awaitable[object]) -> object:
+    return await awaitable
+
+
+def _for_each(results: Iterator[object] | AsyncIterator[object], post: Callable[[object], None]) -> None:
+    if isinstance(results, AsyncIterator):
+        _run(_for_each_async(results, post))
+    else:
+        for one in results:
+            post(one)
+
+
+async def _for_each_async(results: AsyncIterator[object], post: Callable[[object], None]) -> None:
+    async for one in results:
+        post(one)
 
 
 def _take_over_http(client: "_Client") -> None:
@@ -119,6 +180,8 @@ class _Client:
         self._host = "Host: runtime\r\n"
         self._next = f"GET {_INVOCATION}next HTTP/1.1\r\n{self._host}\r\n".encode()
         self._posted = False
+        self._request_id = ""
+        self._streaming = False  # the head of a response has been sent, and not its end
         self._read = b""
         self._socket = socket.socket(fileno=descriptor)
         # What the handler starts has no part in it.
@@ -145,17 +208,45 @@ class _Client:
         status, headers, event = self._answer()
         if status != "200":
             raise RuntimeError(f"Failed to get next: status {status}")
+        self._request_id = headers["Lambda-Runtime-Aws-Request-Id"]
         return event, headers | {_DEADLINE: int(headers[_DEADLINE])}
+
+    def post_piece(self, piece: bytes) -> None:
+        """The next piece of a response that is posted while the handler goes on."""
+        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
+        if not self._streaming:
+            self._streaming = True
+            chunk = (
+                f"POST {_INVOCATION}{self._request_id}/response HTTP/1.1\r\n{self._host}{_STREAMING}"
+                "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n"
+                f"Trailer: {_ERROR_TYPE}, {_ERROR_BODY}\r\n\r\n"
+            ).encode() + chunk
+        self._socket.sendall(chunk)
+
+    def _end_pieces(self, trailers: str = "") -> None:
+        self._streaming, self._posted = False, True
+        self._socket.sendall(f"0\r\n{trailers}\r\n".encode("latin-1", "replace") + self._next)
 
     def post_invocation_result(
         self, request_id: str, result: bytes, content_type: str, invocation_id: str | None = None
     ) -> None:
-        self._post(f"{request_id}/response", result, content_type)
+        if self._streaming:
+            return self._end_pieces()
+        return self._post(f"{request_id}/response", result, content_type)
 
     def post_error(
         self, request_id: str, error: str, xray_fault: str, invocation_id: str | None = None
     ) -> None:
-        self._post(f"{request_id}/error", error.encode("utf-8", "replace"), "application/json")
+        if not self._streaming:
+            return self._post(f"{request_id}/error", error.encode("utf-8", "replace"), "application/json")
+        import json  # AWS's runtime has imported it
+
+        report = json.loads(error)
+        kind, message = str(report["errorType"]), str(report["errorMessage"])
+        shown = json.dumps({"errorType": kind[:200], "errorMessage": message[:_ERROR_CHARACTERS]})
+        body = binascii.b2a_base64(shown.encode(), newline=False).decode()
+        kind = "".join(c if " " <= c <= "~" else "?" for c in kind[:200])
+        return self._end_pieces(f"{_ERROR_TYPE}: {kind}\r\n{_ERROR_BODY}: {body}\r\n")
 
     def _post(self, path: str, body: bytes, content_type: str) -> None:
         head = (

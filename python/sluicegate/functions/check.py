@@ -107,13 +107,12 @@ def _check_source(path: Path, function: str) -> Finding | None:
         return Finding((), f"the handler file {path} is not Python source", "correct it")
     names, anything = _top_level(tree.body)
     if function not in names and not anything:
-        functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        functions = [
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
         has = f"it defines: {', '.join(functions)}" if functions else "it defines no function"
         cause = f"{path} has no `{function}` at its top level"
         return Finding((), cause, f"{has}; correct the name after the colon")
-    if any(isinstance(node, ast.AsyncFunctionDef) and node.name == function for node in tree.body):
-        cause = f"{function} in {path} is async, and Lambda's Python runtime calls handlers synchronously"
-        return Finding((), cause, "make it a plain def that calls asyncio.run")
     return None
 
 
