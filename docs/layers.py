@@ -26,7 +26,7 @@ LAYERS = [
     ("http",),
     ("httpclient", "model", "state"),
     ("entrypoints", "linefile", "localcode", "paths"),
-    ("backoff", "faults", "loopwatch", "regular", "threads"),
+    ("backoff", "faults", "handlers", "loopwatch", "regular", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""
 

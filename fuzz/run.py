@@ -19,7 +19,7 @@ from typing import IO
 
 FUZZ = Path(__file__).resolve().parent
 RUST = ("message", "replies", "tag", "datagram", "brex", "coap", "time", "handshake", "tunnel", "inner")
-PYTHON = ("config", "sns", "entries")
+PYTHON = ("config", "sns", "entries", "framing")
 RSS_LIMIT_MB = 2048
 INPUT_SECONDS = 10  # one input that takes longer has failed
 MAX_LENGTH = {

@@ -26,7 +26,7 @@ def check_of(target: str) -> Callable[[bytes], None]:
 
 
 def test_every_target_has_seeds() -> None:
-    assert {target for target, _ in SEEDS} == {"config", "entries", "sns"}
+    assert {target for target, _ in SEEDS} == {"config", "entries", "framing", "sns"}
 
 
 @pytest.mark.parametrize(("target", "seed"), SEEDS, ids=[f"{target}-{seed.name}" for target, seed in SEEDS])
