@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Client, Gateway
+from harness import Client
 from test_function_destination import Reader
 
+from conftest import StartGateway
 from sluicegate.destinations.delivery import Delivery
 from sluicegate.destinations.function import FunctionDestination
 from sluicegate.events import EventLog, MemorySink
@@ -213,12 +214,7 @@ listeners:
 """
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    echo = 'def handler(event, context):\n    return {"Replies": event["Messages"]}\n'
-    made = Gateway(tmp_path, CONFIGURATION, {"stream": STREAM, "echo": echo}).start()
-    yield made
-    made.close()
+ECHO = 'def handler(event, context):\n    return {"Replies": event["Messages"]}\n'
 
 
 def received(client: Client, folder: Path, name: str, *numbers: int) -> None:
@@ -229,15 +225,17 @@ def received(client: Client, folder: Path, name: str, *numbers: int) -> None:
         (folder / f"{name} {number}").touch()
 
 
-def test_each_reply_is_with_the_client_before_the_handler_goes_on(gateway: Gateway, tmp_path: Path) -> None:
+def test_each_reply_is_with_the_client_before_the_handler_goes_on(gateway: StartGateway) -> None:
+    running = gateway(CONFIGURATION, {"stream": STREAM, "echo": ECHO})
+    folder = running.directory
     with Client() as first, Client() as second, Client() as third:
-        first.send(b"first", gateway.address("slow"))
-        received(first, tmp_path, "first", 1, 2)
-        second.send(b"second", gateway.address("slow"))
-        received(second, tmp_path, "second", 1)
+        first.send(b"first", running.address("slow"))
+        received(first, folder, "first", 1, 2)
+        second.send(b"second", running.address("slow"))
+        received(second, folder, "second", 1)
         assert second.receive_data(1) == [b"second 2"]
-        (tmp_path / "die second").touch()  # killed in the middle: nothing else notices
-        failed = gateway.event("DeliveryFailed")
+        (folder / "die second").touch()  # killed in the middle: nothing else notices
+        failed = running.event("DeliveryFailed")
         assert (failed["Destination"], failed["Reason"], failed["Packets"]) == (
             "stream",
             "FunctionCrashed",
@@ -246,15 +244,28 @@ def test_each_reply_is_with_the_client_before_the_handler_goes_on(gateway: Gatew
         assert (
             "exited with status 3 while it handled the batch (after 2 streamed answers)" in failed["Detail"]
         )
-        third.send(b"quick", gateway.address("other"))
+        third.send(b"quick", running.address("other"))
         assert third.receive_data(1) == [b"quick"]
-        received(first, tmp_path, "first", 3, 4, 5)
-        third.send(b"third", gateway.address("slow"))
-        received(third, tmp_path, "third", 1)
+        received(first, folder, "first", 3, 4, 5)
+        third.send(b"third", running.address("slow"))
+        received(third, folder, "third", 1)
         # A stop goes on for a while with what has begun: its replies leave still.
-        gateway.process.signal(signal.SIGTERM)
-        received(third, tmp_path, "third", 2, 3, 4, 5)
-        assert gateway.process.wait() == 0
+        running.process.signal(signal.SIGTERM)
+        received(third, folder, "third", 2, 3, 4, 5)
+        assert running.process.wait() == 0
         assert second.waiting() == []
-    assert len(gateway.named("DeliveryFailed")) == 1
-    assert gateway.named("ReplyFailed") == []
+    assert len(running.named("DeliveryFailed")) == 1
+    assert running.named("ReplyFailed") == []
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples/stream"
+
+
+def test_the_example_answers_at_once_and_goes_on(gateway: StartGateway) -> None:
+    text = (EXAMPLE / "sluicegate.yaml").read_text().partition("\nlisteners:")[2]
+    running = gateway(f"listeners:{text.replace(':2048', '')}", start=False)
+    shutil.copytree(EXAMPLE / "handlers", running.directory / "handlers")
+    running.start()
+    with Client() as client:
+        client.send(b"hello", running.address("measure"))
+        assert client.receive_data(2) == [b"accepted", b"5 bytes"]
