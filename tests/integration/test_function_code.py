@@ -201,9 +201,13 @@ REFUSED = {
     "src:absent.handler": "does not exist",
     "src:../main.handler": "is not the name",
     "absent:main.handler": "does not exist",
-    "node:index.handler": "JavaScript",
-    "node/index.js:handler": "JavaScript",
-    "node:module.handler": "JavaScript",
+    "other:app.handler": "TypeScript.*esbuild",
+    "other:app/main.handler": "Ruby.*aws_lambda_ric",
+    "other:main.handler": "Go source.*go build -o bootstrap",
+    "other/main.go": "Go source.*go build -o bootstrap",
+    "other/lib.rs": "Rust source.*cargo build",
+    "other/app.jar": "Java.*AWSLambda",
+    "other/app.dll": "dotnet publish",
     "go:main.handler": "write function:.*go/bootstrap:main.handler",
     "src:os.handler": "built-in",
     "src:sys.handler": "built-in",
@@ -218,9 +222,9 @@ async def test_what_cannot_start_is_refused_with_a_next_step(target: str, tmp_pa
     source = "def handler(event, context): ...\n"
     root = write(tmp_path / "src", main=source, os=source, sys=source, encodings=source, email__own=source)
     write(root, main__inner=source)
-    (tmp_path / "node").mkdir()
-    (tmp_path / "node/index.js").write_text("exports.handler = async () => ({})\n")
-    (tmp_path / "node/module.mjs").write_text("export const handler = async () => ({})\n")
+    (tmp_path / "other/app").mkdir(parents=True)
+    for name in ("app.ts", "main.go", "lib.rs", "app.jar", "app.dll", "app/main.rb"):
+        (tmp_path / "other" / name).touch()
     (tmp_path / "go").mkdir()
     (tmp_path / "go/bootstrap").write_bytes(b"\x7fELF")
     with pytest.raises(DestinationError) as refused:

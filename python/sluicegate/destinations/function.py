@@ -1,5 +1,5 @@
-"""`function:PATH.py:HANDLER`, `function:FOLDER:MODULE.NAME`, `function:PATH`: a Lambda function on this machine
-(contract section 1.2)."""
+"""`function:PATH.py:HANDLER`, `function:PATH.js:HANDLER`, `function:FOLDER:MODULE.NAME`, `function:PATH`: a Lambda
+function on this machine (contract section 1.2)."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def _parse_target(name: str, target: str, context: DestinationContext) -> tuple[
     found = read_target(target, context.local_path)
     if not isinstance(found, Finding):
         path, handler = found
-        if handler is not None and (path.is_dir() or path.suffix == ".py"):
+        if handler is not None and Code.of(path, handler).kind != "exec":
             # The module's own file, which may be a link.
             file = Code.of(path, handler).file
             context.local_path(str(file))

@@ -2,7 +2,8 @@
 
 Run as `python -I -S _keeper_main.py PARENT CONTROL INHERITED MEMORY GROUP COMMAND…`; it imports nothing of ours. PARENT
 is the gateway's process id. CONTROL is the descriptor of a socket: the worker writes its process id there and waits for
-a byte before it becomes COMMAND. INHERITED is the descriptor that COMMAND gets beside its standard streams, or -1.
+a byte before it becomes COMMAND. INHERITED is the descriptor that COMMAND gets beside its standard streams, as number
+3, or -1.
 MEMORY is in bytes, or 0 for no limit. GROUP is the folder of the worker's control group (`cgroup.py`), or empty.
 
 Theory of operation. What a handler starts may leave the worker's process group and session, and lose its parents one
@@ -33,6 +34,7 @@ else:
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36  # prctl(2)
 FILES = 1024  # as on AWS; the gateway's own limit is higher, and libraries with select(2) would not bear it
+INHERITED = 3
 STACKS = 64
 """Threads whose stacks have room beside twice the memory: a stack counts as a whole for `RLIMIT_DATA`, however little
 of it is touched."""
@@ -75,7 +77,7 @@ def main() -> None:
         os._exit(1)
     if not worker:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _become(sys.argv[6:], keeper, control, memory, group)
+        _become(sys.argv[6:], keeper, (control, inherited), memory, group)
     for descriptor in (control, inherited):
         if descriptor >= 0:
             os.close(descriptor)
@@ -90,8 +92,9 @@ def main() -> None:
 # The worker
 
 
-def _become(command: list[str], keeper: int, control: int, memory: int, group: str) -> None:
+def _become(command: list[str], keeper: int, sockets: tuple[int, int], memory: int, group: str) -> None:
     """Be the worker, in a session and a process group of its own. Does not return."""
+    control, inherited = sockets
     os.setsid()
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # it survives the exec below
     if os.getppid() != keeper:
@@ -109,6 +112,10 @@ def _become(command: list[str], keeper: int, control: int, memory: int, group: s
     os.write(control, str(os.getpid()).encode())
     if not os.read(control, 1):
         os._exit(1)
+    if inherited not in (-1, INHERITED):
+        # A low number: Node.js marks the first ones as not to be inherited further, and can do so with no other.
+        os.set_inheritable(inherited, False)
+        os.dup2(inherited, INHERITED)
     _execute(command)
 
 

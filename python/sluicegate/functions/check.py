@@ -8,13 +8,23 @@ from collections.abc import Iterable
 from importlib.machinery import FrozenImporter, PathFinder
 from pathlib import Path
 
-from sluicegate.functions.code import Code
+from sluicegate.functions import build, node
+from sluicegate.functions.code import NODE, Code, node_module
 from sluicegate.model import Finding
 
-_SCRIPTS = {
-    ".js": "JavaScript", ".mjs": "JavaScript", ".cjs": "JavaScript", ".ts": "TypeScript", ".rb": "Ruby",
-    ".jar": "Java", ".java": "Java", ".class": "Java", ".go": "Go source", ".rs": "Rust source",
+_SOURCES = {
+    ".ts": ("TypeScript", f"{build.TYPESCRIPT}, and name that file"),
+    ".mts": ("TypeScript", f"{build.TYPESCRIPT}, and name that file"),
+    ".tsx": ("TypeScript", f"{build.TYPESCRIPT}, and name that file"),
+    ".go": ("Go source", f"{build.GO}, and name that program"),
+    ".rs": ("Rust source", f"{build.RUST}, and name that program"),
+    ".cs": ("C# source", f"{build.DOTNET}, and name that program"),
+    ".dll": (".NET code", f"{build.DOTNET}, and name that program"),
+    ".java": ("Java", build.JAVA), ".jar": ("Java", build.JAVA), ".class": ("Java", build.JAVA),
+    ".rb": ("Ruby", build.RUBY),
 }  # fmt: skip
+"""What does not run as it is: what it is, and how to go on."""
+_EXPORT = re.compile(r"[^\s./:]+(\.[^\s./:]+)*")
 _STARTED = ("encodings", "site")  # Python has imported them before it knows of the handler
 
 
@@ -22,13 +32,16 @@ def check_function(path: Path, handler: str | None) -> Finding | None:
     """What keeps the code that `path` and `handler` name (`Code.of`) from being started.
 
     A Python handler must be defined at the top level of its file; the file is parsed and never imported, because
-    validating a configuration must not have the effects of running it.
+    validating a configuration must not have the effects of running it. Of a handler for Node.js the file must be there,
+    and a program `node`.
     """
     if not path.exists() or not (path.is_file() or (path.is_dir() and handler is not None)):
         return _no_file(path)
     code = Code.of(path, handler)
     if code.kind == "exec":
         return _check_program(code.file)
+    if code.kind == "node":
+        return _check_script(path, code, handler or "")
     module, _, function = code.handler.rpartition(".")
     if not function.isidentifier() or not all(re.split(r"[./]", module)):
         name = "MODULE.NAME" if path.is_dir() else "handler"
@@ -41,14 +54,28 @@ def check_function(path: Path, handler: str | None) -> Finding | None:
 
 
 def _check_program(path: Path) -> Finding | None:
-    if path.suffix in _SCRIPTS:
-        cause = f"{path} is {_SCRIPTS[path.suffix]}, which does not run here"
-        return Finding(
-            (), cause, "write the handler in Python, or name a program that speaks the Runtime API"
-        )
+    if path.suffix in _SOURCES:
+        return _unbuilt(path)
+    if path.suffix in NODE:
+        return Finding((), f"{path} is named without a handler", f"write function:{path}:handler")
     if os.access(path, os.X_OK):
         return None
     return Finding((), f"{path} is not executable", f"make it executable (chmod +x {path.name})")
+
+
+def _check_script(path: Path, code: Code, handler: str) -> Finding | None:
+    *folders, _ = code.handler.split("/")
+    if ".." in folders or (folders and path.is_file()) or not _EXPORT.fullmatch(code.export):
+        name = "MODULE.NAME" if path.is_dir() else "handler"
+        return Finding((), f'"{handler}" is not the name of a function', f"write {path.name}:{name}")
+    if node.program() is None:
+        return Finding((), f"{code.file} is JavaScript, and {node.MISSING}", node.INSTALL)
+    return None
+
+
+def _unbuilt(path: Path) -> Finding:
+    what, fix = _SOURCES[path.suffix]
+    return Finding((), f"{path} is {what}, which does not run here as it is", fix)
 
 
 def _no_file(path: Path) -> Finding:
@@ -59,12 +86,11 @@ def _no_file(path: Path) -> Finding:
 
 def _no_module(path: Path, code: Code) -> Finding:
     """There is no such Python file. Says what is there instead, as other runtimes have the same layout."""
-    for suffix, language in _SCRIPTS.items():
-        if (other := code.file.with_suffix(suffix)).is_file():
-            cause = f"{other} is {language}, which does not run here"
-            return Finding(
-                (), cause, "write the handler in Python, or name a program that speaks the Runtime API"
-            )
+    module = node_module(code.root, code.handler)
+    for suffix in _SOURCES:
+        for other in (code.file.with_suffix(suffix), module.with_name(module.name + suffix)):
+            if other.is_file():
+                return _unbuilt(other)
     program = code.root / "bootstrap"
     if program.is_file():
         cause = f"there is no {code.file}, but a program {program}"

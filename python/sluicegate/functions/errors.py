@@ -53,10 +53,16 @@ class FunctionOutOfMemory(FunctionCrashed):
 
     reason = "FunctionOutOfMemory"
 
-    def __init__(self, used: int, limit: int) -> None:
+    def __init__(self, used: int | None, limit: int) -> None:
+        """`used` is None where the runtime itself has found its heap full."""
         mb = 1 << 20
+        what = (
+            f"{-(-used // mb)} MB used"
+            if used is not None
+            else "the JavaScript heap is full, which has its share"
+        )
         super().__init__(
-            f"Runtime.OutOfMemory: {-(-used // mb)} MB used of {limit // mb} MB (MemoryInMb); the worker was ended,"
+            f"Runtime.OutOfMemory: {what} of {limit // mb} MB (MemoryInMb); the worker was ended,"
             " raise MemoryInMb or keep less in memory"
         )
 

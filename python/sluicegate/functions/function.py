@@ -23,8 +23,8 @@ class Function:
     the first use.
 
     `path` is a `.py` file with `handler` (`NAME`, a function in it, or `MODULE.NAME` as in Lambda's own setting, found
-    from the file's directory), a folder with `MODULE.NAME`, or an executable that speaks the Runtime API (`handler` is
-    then what it is told as `_HANDLER`).
+    from the file's directory), a `.js`, `.mjs` or `.cjs` file with the name of what it exports, a folder with
+    `MODULE.NAME`, or an executable that speaks the Runtime API (`handler` is then what it is told as `_HANDLER`).
     `timeout` in seconds, `memory` in MB (None: 128 for the function to see, and no limit), `concurrency` the
     most workers.
     """
@@ -49,7 +49,8 @@ class Function:
         code = Code.of(Path(os.path.abspath(path)), handler)  # noqa: PTH100
         program = Program(
             kind=code.kind,
-            target=str(code.file) if code.kind == "exec" else code.handler,
+            target=code.handler if code.kind == "python" else str(code.file),
+            export=code.export if code.kind == "node" else "",
             handler=code.handler,
             directory=code.root,
             name=name,

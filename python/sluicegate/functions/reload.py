@@ -1,10 +1,11 @@
 """Loads a function anew when its code is saved: for `sluicegate dev`.
 
 Theory of operation. Twice a second the sizes and times of the handler's file, of the Python files beside it and of
-those in packages beside it are compared with the last look. Of a folder (`function:FOLDER:MODULE.NAME`) it is all
-Python files, but for hidden folders and `node_modules`. A change counts once two looks agree, so that a file is not
-loaded while an editor is writing it. What changes outside of the directory (an installed package) is not seen. After a
-change no old code runs any more, not even when the new code is broken: what answers is always what was saved last.
+those in packages beside it are compared with the last look. Of a folder (`function:FOLDER:MODULE.NAME`) it is all files
+of Python and Node.js, but for hidden folders and `node_modules`; around a handler for Node.js it is all files of
+Node.js. A change counts once two looks agree, so that a file is not loaded while an editor is writing it. What changes
+outside of the directory (an installed package) is not seen. After a change no old code runs any more, not even when the
+new code is broken: what answers is always what was saved last.
 """
 
 import asyncio
@@ -13,7 +14,10 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from sluicegate.functions.code import NODE
+
 POLL_SECONDS = 0.5
+_OF_NODE = (*NODE, ".json")
 
 _Look = dict[Path, tuple[int, int, int]]
 
@@ -82,24 +86,27 @@ class Code:
 
     def _now(self) -> _Look:
         found: _Look = {}
-        if self._root != self._handler:
+        if self._root == self._handler:
+            _files(self._root, found, (".py", *_OF_NODE), whole=True)
+        else:
             _note(found, self._handler)
-        _python_files(self._root, found, whole=self._root == self._handler)
+            is_node = self._handler.suffix in NODE
+            _files(self._root, found, _OF_NODE if is_node else (".py",), whole=is_node)
         return found
 
 
-def _python_files(directory: Path, found: _Look, *, whole: bool) -> None:
-    """Note the Python files in `directory` and in the packages below it; `whole`: in all folders below it."""
+def _files(directory: Path, found: _Look, suffixes: tuple[str, ...], *, whole: bool) -> None:
+    """Note the files of such names in `directory` and in the packages below it; `whole`: in all folders below it."""
     try:
         entries = list(os.scandir(directory))
     except OSError:
         return
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.endswith(".py"):
+        if entry.name.endswith(suffixes):
             _note(found, path)
         elif entry.is_dir(follow_symlinks=False) and _is_code(path, whole):
-            _python_files(path, found, whole=whole)
+            _files(path, found, suffixes, whole=whole)
 
 
 def _is_code(directory: Path, whole: bool) -> bool:

@@ -46,6 +46,10 @@ CUT_SECONDS = 1.0
 
 # Of a frame as the `traceback` module writes it: the file's name and the line.
 _PLACE = re.compile(r'^  File "(?:[^"\n]*/)?([^"/\n]+)", line ([0-9]+)', re.MULTILINE)
+# Of a frame as Node.js writes it, or of the line before a syntax error: the file's name and the line.
+_NODE_PLACE = re.compile(
+    r"(?:^|[ (])(?:file://)?/(?:[^()\n]*/)?([^()/:\n]+):([0-9]+)(?::[0-9]+\)?)?$", re.MULTILINE
+)
 _ANSWERS = {202: b'{"status":"OK"}\n'}
 
 
@@ -291,10 +295,12 @@ def _transition(before: str, after: str) -> bytes:
 def _place_of(body: bytes | None) -> str:
     """` (main.py, line 3)`, the innermost place of a reported error; empty where the message has it already."""
     try:
-        places = _PLACE.findall("\n".join(orjson.loads(body or b"")["stackTrace"]))
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+        report = orjson.loads(body or b"")
+        places = _PLACE.findall("\n".join(report.get("stackTrace") or ()))
+        place = places[-1] if places else _NODE_PLACE.findall("\n".join(report.get("trace") or ()))[0]
+    except (orjson.JSONDecodeError, AttributeError, IndexError, TypeError):
         return ""
-    return f" ({places[-1][0][:200]}, line {places[-1][1][:9]})" if places else ""
+    return f" ({place[0][:200]}, line {place[1][:9]})"
 
 
 def _error_behind(request: Request) -> FunctionError | None:

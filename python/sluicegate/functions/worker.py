@@ -2,7 +2,8 @@
 for it.
 
 The process gets a session, a process group and a clean environment of its own. It inherits its standard streams
-and, where it runs Python, one end of a socket pair at whose other end the Runtime API is; an executable gets a port.
+and, where it runs Python or Node, one end of a socket pair at whose other end the Runtime API is; an executable gets a
+port.
 
 It is the child of a keeper (`_keeper_main.py`), which is ours. The keeper ends everything that came from the worker,
 and then as the worker did; so it does too when the gateway dies. We wait for its end on a pidfd and reap it ourselves.
@@ -31,6 +32,7 @@ from typing import IO, Literal
 import structlog
 
 from sluicegate.functions import cgroup
+from sluicegate.functions._keeper_main import INHERITED
 from sluicegate.functions.errors import (
     FunctionCrashed,
     FunctionError,
@@ -40,6 +42,7 @@ from sluicegate.functions.errors import (
     InvocationNotTaken,
 )
 from sluicegate.functions.memory import LOOK_SECONDS, Memory
+from sluicegate.functions.node import HEAP_FULL, NodeMissing, command
 from sluicegate.functions.output import OutputForwarder
 from sluicegate.functions.owner import Unavailable
 from sluicegate.functions.runtime_api import Invocation, RuntimeApi
@@ -60,18 +63,20 @@ LAST_ANSWER_SECONDS = 0.05  # after the end of the process
 class Program:
     """What a worker runs.
 
-    `kind` is `python` (`target` is Lambda's `MODULE.FUNCTION`, found in `directory`) or `exec` (`target` is
-    the absolute path of a program that speaks the Runtime API). `handler` is what it finds in `_HANDLER`.
+    `kind` is `python` (`target` is Lambda's `MODULE.FUNCTION`, found in `directory`), `node` (`target` is the absolute
+    path of the handler's file, `export` its name there) or `exec` (`target` is the absolute path of a program that
+    speaks the Runtime API). `handler` is what it finds in `_HANDLER`.
     `memory_mb` is what the function is told; `limit_memory` makes it a limit.
     `environment` may hold secrets: it is not part of the repr.
     """
 
-    kind: Literal["python", "exec"]
+    kind: Literal["python", "node", "exec"]
     target: str
     directory: Path
     name: str
     region: str
     handler: str
+    export: str = ""
     memory_mb: int = 128
     limit_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -83,12 +88,16 @@ class Program:
 
     def command(self, control: int, inherited: int | None = None, group: str = "") -> list[str]:
         """The keeper's command line. `control` is the descriptor of its socket, `inherited` that of the worker's, where
-        it inherits one, `group` the folder of its control group, if it has one."""
+        it inherits one, `group` the folder of its control group, if it has one. Raises `NodeMissing`."""
         numbers = map(str, (os.getpid(), control, -1 if inherited is None else inherited, self.memory_limit))
         keeper = [sys.executable, "-I", "-S", str(_KEEPER), *numbers, group]
-        if inherited is None:
-            return [*keeper, self.target]
-        return [*keeper, sys.executable, "-P", str(_MAIN), self.target, str(inherited)]
+        match self.kind:
+            case "exec":
+                return [*keeper, self.target]
+            case "node":
+                node = command(self.memory_limit >> 20, self.environment)
+                return [*keeper, *node, self.target, self.export, str(INHERITED)]
+        return [*keeper, sys.executable, "-P", str(_MAIN), self.target, str(INHERITED)]
 
     def variables(self, api: str) -> dict[str, str]:
         """The worker's environment; `api` is the `host:port` of its Runtime API."""
@@ -129,7 +138,7 @@ class Worker:
         self._trouble: OSError | None = None
         self._memory: Memory | None = None
         self._group: cgroup.Group | None = None
-        self._killed_by_kernel: FunctionOutOfMemory | None = None
+        self._killed_by_memory: FunctionOutOfMemory | None = None
         self._looked = 0.0
         self._looking: asyncio.Task[None] | None = None
         self.pid: int | None = None
@@ -152,7 +161,7 @@ class Worker:
             await self._connect_output()
         except OSError as error:
             raise FunctionInitFailed(_why_not_started(error)) from error
-        except Unavailable as error:
+        except (Unavailable, NodeMissing) as error:
             raise FunctionInitFailed(str(error)) from None
         initialised = self._api.initialised
         end = self._loop.time() + seconds
@@ -169,9 +178,8 @@ class Worker:
             return initialised.result()
         note = self._hindrance()
         if self.exited.done():
-            if self._killed_by_kernel is not None:
-                raise FunctionInitFailed(self._killed_by_kernel.detail)
-            raise FunctionInitFailed(await self._how_it_ended("before it was ready") + note)
+            how = await self._how_it_ended("before it was ready")
+            raise FunctionInitFailed(self._killed_by_memory.detail if self._killed_by_memory else how + note)
         raise FunctionInitFailed(f"the process was not ready within {seconds:g} s{note}")
 
     async def invoke(self, invocation: Invocation, seconds: float) -> bytes:
@@ -209,9 +217,8 @@ class Worker:
         if self.exited.done():
             if not invocation.taken:
                 raise InvocationNotTaken
-            if self._killed_by_kernel is not None:
-                raise self._killed_by_kernel
-            raise FunctionCrashed(await self._how_it_ended("while it handled the batch"))
+            how = await self._how_it_ended("while it handled the batch")
+            raise self._killed_by_memory or FunctionCrashed(how)
         self.kill()
         raise FunctionTimeout(f"no answer within {seconds:g} s; the worker was killed")
 
@@ -369,7 +376,7 @@ class Worker:
             return
         self._group.kill()
         if self._program.limit_memory and (used := self._group.out_of_memory()) is not None:
-            self._killed_by_kernel = FunctionOutOfMemory(used, self._program.memory_limit)
+            self._killed_by_memory = FunctionOutOfMemory(used, self._program.memory_limit)
 
     def _signal(self, number: signal.Signals) -> None:
         """To the keeper."""
@@ -404,6 +411,10 @@ class Worker:
                 await asyncio.wait(waiting, timeout=OUTPUT_SECONDS)
 
     def _log_line(self, stream: str, request_id: str, line: str) -> None:
+        if HEAP_FULL in line and self._program.kind == "node" and self._program.limit_memory:
+            self._killed_by_memory = self._killed_by_memory or FunctionOutOfMemory(
+                None, self._program.memory_limit
+            )
         log.info(
             "function output",
             function=self._program.name,
