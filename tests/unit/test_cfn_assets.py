@@ -100,6 +100,6 @@ def test_code_that_cannot_run_here_is_named(assembly: Path) -> None:
     image = {"aws:asset:path": "asset.1", "aws:asset:property": "Code.ImageUri"}
     assert "it is a container image" in bound(assembly, image, Code={"ImageUri": "x"}, PackageType="Image")[1]
     _, said = bound(assembly, "asset.1", Runtime="nodejs22.x")
-    assert "the runtime nodejs22.x does not run here: Python and provided.* do" in said
+    assert f"there is no {assembly}/asset.1/index.js (.mjs, .cjs): correct Handler" in said
     _, said = bound(assembly, "asset.1", Handler="gone.handler")
     assert f"there is no {assembly}/asset.1/gone.py: correct Handler" in said

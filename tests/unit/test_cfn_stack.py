@@ -1,5 +1,6 @@
 """What the resources of a template become here, and what is said of those that become nothing."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,41 @@ def test_inline_code_is_written_where_it_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "handler", "target"),
+    [
+        ("index.js", "index.handler", "index.js:handler"),
+        ("index.mjs", "index.handler", "index.mjs:handler"),
+        ("index.cjs", "index.api.handler", "index.cjs:api.handler"),
+        ("dist/app.js", "dist/app.handler", ":dist/app.handler"),
+        ("app.js", "app.handler", "app.js:handler"),
+    ],
+)
+def test_code_for_node_in_a_directory(file: str, handler: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / "src" / file).parent.mkdir(parents=True)
+    (tmp_path / "src" / file).touch()
+    (tmp_path / "src/app.py").touch()
+    destination, _ = bound(tmp_path, f"{{ Runtime: nodejs22.x, CodeUri: src, Handler: {handler} }}")
+    expected = f"{tmp_path}/src{target}" if target.startswith(":") else f"{tmp_path}/src/{target}"
+    assert destination["DestinationArn"] == f"function:{expected}"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("exports.handler = async () => 1;", "index.js"),
+        ("export const handler = async () => 1;", "index.mjs"),
+        ("import x from 'node:fs';\nexport default x;", "index.mjs"),
+        ("exports.handler = () => import('node:fs');", "index.js"),
+    ],
+)
+def test_inline_code_for_node(code: str, name: str, tmp_path: Path) -> None:
+    function = {"Runtime": "nodejs22.x", "Handler": "index.handler", "InlineCode": code}
+    destination, made = bound(tmp_path, json.dumps(function))
+    assert made.code == {tmp_path / "made/F" / name: code}
+    assert destination["DestinationArn"] == f"function:{tmp_path}/made/F/{name}:handler"
+
+
+@pytest.mark.parametrize(
     ("handler", "rest"),
     [
         ("any", ":any"),
@@ -118,10 +154,30 @@ def test_a_program_is_told_the_handler_of_the_template(handler: str, rest: str, 
 @pytest.mark.parametrize(
     ("properties", "sentence"),
     [
+        ("{ Runtime: nodejs22.x, InlineCode: x, Handler: app.h }", "inline code is index.js in Lambda too"),
         (
-            "{ Runtime: nodejs22.x, InlineCode: x, Handler: index.h }",
-            "the runtime nodejs22.x does not run here",
+            "{ Runtime: nodejs22.x, CodeUri: ., Handler: gone.h }",
+            "gone.js (.mjs, .cjs): correct Handler or CodeUri",
         ),
+        (
+            "{ Runtime: nodejs22.x, CodeUri: other, Handler: app.h }",
+            "app.ts is TypeScript, and not built: build it",
+        ),
+        (
+            "{ Runtime: nodejs22.x, CodeUri: other, Handler: in/both.h }",
+            "both.py comes before",
+        ),
+        ("{ Runtime: python3.12, CodeUri: other, Handler: js.h }", "there is no"),
+        ("{ Runtime: dotnet8, CodeUri: ., Handler: A::B.C::D }", "dotnet publish -c Release -r linux-x64"),
+        ("{ Runtime: java21, CodeUri: ., Handler: a.B }", "exec java -cp"),
+        ("{ Runtime: ruby3.3, CodeUri: ., Handler: a.b }", "gem install aws_lambda_ric"),
+        ("{ Runtime: go1.x, CodeUri: ., Handler: main }", "go build -o bootstrap"),
+        (
+            "{ Runtime: cobol1, CodeUri: ., Handler: a.b }",
+            "the runtime cobol1 does not run here: those of Python",
+        ),
+        ("{ CodeUri: ., Handler: a.b }", "the runtime (none) does not run here"),
+        ("{ Runtime: provided.al2023, CodeUri: other, Handler: h }", "go build -o bootstrap .), there"),
         ("{ PackageType: Image, ImageUri: x }", "it is a container image"),
         ("{ Runtime: python3.12, CodeUri: s3://b/k, Handler: a.h }", "its code is in S3 (s3://b/k)"),
         ("{ Runtime: python3.12, CodeUri: { Bucket: b, Key: k }, Handler: a.h }", "its code is in S3"),
@@ -130,11 +186,14 @@ def test_a_program_is_told_the_handler_of_the_template(handler: str, rest: str, 
         ("{ Runtime: python3.12, CodeUri: ., Handler: gone.h }", "correct Handler or CodeUri, or build it"),
         ("{ Runtime: python3.12, InlineCode: x, Handler: app.h }", "write index.h"),
         ("{ Runtime: python3.12, CodeUri: ., Handler: h }", 'its Handler "h" is not FILE.FUNCTION'),
-        ("{ Runtime: provided.al2023, CodeUri: ., Handler: h }", "build it there"),
+        ("{ Runtime: provided.al2023, CodeUri: ., Handler: h }", "build it, there"),
         ("{ Runtime: python3.12, Handler: h }", "it has no code"),
     ],
 )
 def test_a_function_that_does_not_run_here(tmp_path: Path, properties: str, sentence: str) -> None:
+    (tmp_path / "other/in").mkdir(parents=True)
+    for name in ("app.ts", "main.go", "in/both.py", "in/both.js", "js.js"):
+        (tmp_path / "other" / name).touch()
     destination, made = bound(tmp_path, properties)
     assert "DestinationArn" not in destination
     said = texts(made)
