@@ -30,10 +30,10 @@ unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 RUST_SOURCES := $(shell find crates -type f -o -type d) Cargo.toml Cargo.lock pyproject.toml
 NATIVE_MISSING := $(if $(wildcard python/sluicegate/_native*.so),,FORCE)
 
-.PHONY: help setup run test soak check bench fuzz lock clean test-tools rust-tools FORCE
+.PHONY: help setup run test soak test-languages check bench fuzz lock clean test-tools rust-tools FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(VENV)/.run $(VENV)/.native ## Make .venv and build everything into it
 
@@ -51,6 +51,10 @@ soak: $(VENV)/.dev $(VENV)/.native test-tools ## Run the long forms of tests tha
 	  $(BIN)/python -m pytest -n 0 -rP $(PYTEST_ARGS) tests/integration/test_scheduled.py
 	SLUICEGATE_FULL_DISK_SECONDS=30 SLUICEGATE_FLOOD_SECONDS=60 \
 	  $(BIN)/python -m pytest -n 0 $(PYTEST_ARGS) tests/integration/test_full_disk.py tests/integration/test_flood.py
+
+# A minute more where nothing is cached; `make test` then runs what this has built.
+test-languages: $(VENV)/.dev $(VENV)/.native test-tools ## Build the examples in Go and Rust, and run them
+	SLUICEGATE_TEST_LANGUAGES=1 $(BIN)/python -m pytest -n 0 tests/integration/test_languages.py $(PYTEST_ARGS)
 
 # Not Markdown: the README shows what `sluicegate dev` prints, to the letter.
 check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
@@ -118,7 +122,7 @@ elif [ "$$(printf '%s\n' "$$wanted" "$$have" | sort -V | head -1)" != "$$wanted"
 endef
 
 # Tests that need one of these commands skip themselves without it, and say so.
-TEST_TOOLS := ip:iproute2 nft:nftables ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go coap-client-notls:libcoap3-bin
+TEST_TOOLS := ip:iproute2 nft:nftables ping:iputils-ping wg:wireguard-tools wireguard-go:wireguard-go coap-client-notls:libcoap3-bin node:nodejs
 
 test-tools:
 	@absent=; for tool in $(TEST_TOOLS); do command -v "$${tool%%:*}" >/dev/null || absent="$$absent $${tool##*:}"; done; \

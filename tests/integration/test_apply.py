@@ -454,6 +454,52 @@ def test_refusals_name_the_destination_and_the_property(apply: Apply, tmp_path: 
     assert "Destination d, Batching.Count: " in apply(file).stderr
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node (apt-get install nodejs)")
+def test_functions_for_node_inline_and_in_a_folder(running: Gateway, apply: Apply, tmp_path: Path) -> None:
+    text = """
+Resources:
+  Inline:
+    Type: AWS::Lambda::Function
+    Properties:
+      Runtime: nodejs22.x
+      Handler: index.handler
+      MemorySize: 128
+      Environment: { Variables: { WORD: inline } }
+      Code:
+        ZipFile: |
+          exports.handler = (event, context, callback) => callback(null, {
+            Replies: event.Messages.map(({ Tag }) => ({ Tag, Data: Buffer.from(process.env.WORD).toString("base64") })),
+          });
+  Folder:
+    Type: AWS::Serverless::Function
+    Properties: { Runtime: nodejs22.x, Handler: dist/app.echo, CodeUri: code }
+  One:
+    Type: Custom::SluicegateListener
+    Properties:
+      Bind: 127.0.0.1
+      ClientRestrictions: { Networks: [127.0.0.0/8] }
+      Destinations: [{ Name: inline, DestinationArn: !GetAtt Inline.Arn, Batching: { TimeoutInSeconds: 0.01 } }]
+  Two:
+    Type: Custom::SluicegateListener
+    Properties:
+      Bind: 127.0.0.1
+      ClientRestrictions: { Networks: [127.0.0.0/8] }
+      Destinations: [{ Name: folder, DestinationArn: !GetAtt Folder.Arn, Batching: { TimeoutInSeconds: 0.01 } }]
+Outputs:
+  One: { Value: !GetAtt One.Port }
+  Two: { Value: !GetAtt Two.Port }
+"""
+    (tmp_path / "code/dist").mkdir(parents=True)
+    (tmp_path / "code/dist/app.mjs").write_text(
+        "export const echo = async ({ Messages }) => ({ Replies: Messages.map(({ Tag, Data }) => ({ Tag, Data })) });\n"
+    )
+    outputs = applied(apply(written(tmp_path, text), "--output", "json"))["Outputs"]
+    with Client() as device:
+        for port, answer in ((outputs["One"], b"inline"), (outputs["Two"], b"hello")):
+            device.send(b"hello", ("127.0.0.1", int(port)))
+            assert device.receive() == (answer, ("127.0.0.1", int(port)))
+
+
 def test_nulls_are_absent_as_terraform_writes_them(apply: Apply, tmp_path: Path) -> None:
     text = """
 Resources:
@@ -478,7 +524,7 @@ def test_what_does_not_run_here_is_listed_with_the_consequence(
     text = """
 Resources:
   Table: { Type: AWS::DynamoDB::Table }
-  Js: { Type: AWS::Serverless::Function, Properties: { Runtime: nodejs22.x, Handler: index.h, InlineCode: "x" } }
+  Net: { Type: AWS::Serverless::Function, Properties: { Runtime: dotnet8, Handler: A::B::C, CodeUri: . } }
   Nightly:
     Type: AWS::Serverless::Function
     Properties: { Runtime: python3.12, Handler: index.h, Environment: { Variables: { T: !Ref Table } } }
@@ -486,13 +532,13 @@ Resources:
     Type: Custom::SluicegateListener
     Properties:
       Destinations:
-        - { Name: js, DestinationArn: !GetAtt Js.Arn }
+        - { Name: net, DestinationArn: !GetAtt Net.Arn }
         - { Name: other, DestinationArn: !Sub "arn:aws:sqs:${AWS::Region}:${AWS::AccountId}:queue" }
 """
     made = applied(apply(written(tmp_path, text), "--output", "json"))
     notes = {(note["LogicalId"], note["Line"]): note["Text"] for note in made["Notes"]}
     said = "\n".join(f"{key} {text}" for key, text in notes.items())
-    assert "js are dropped and counted: Js: the runtime nodejs22.x does not run here" in str(made["Notes"])
+    assert "net are dropped and counted: Net: the runtime dotnet8 does not run here" in str(made["Notes"])
     assert "packets for other are dropped and counted" in str(made["Notes"])
     assert "no Destination delivers to it" in notes["Nightly", 5], said
     assert "Nightly get a placeholder for it" in notes["Table", 3], said
