@@ -65,6 +65,11 @@ exports.streamed = awslambda.streamifyResponse(async (event, stream) => {
   stream.write(": []}");
   stream.end();
 });
+exports.http = awslambda.streamifyResponse(async (event, stream) => {
+  const answer = awslambda.HttpResponseStream.from(stream, { statusCode: 200, headers: {} });
+  answer.setContentType("application/json");
+  require("node:stream").Readable.from(["[1", ", 2]"]).pipe(answer);
+});
 exports.children = async () => require("node:child_process").execFileSync("ls", ["-l", "/proc/self/fd"]).toString();
 """
 
@@ -81,6 +86,7 @@ ANSWERS: dict[str, Any] = {
     "nested.inner": "inner",
     "twice": "first",
     "streamed": {"Replies": []},
+    "http": [1, 2],
 }
 
 

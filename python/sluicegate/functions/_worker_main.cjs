@@ -17,7 +17,6 @@ const { Writable } = require("node:stream");
 const { pathToFileURL } = require("node:url");
 
 const INVOCATION = "/2018-06-01/runtime/invocation/";
-const HTTP_PRELUDE = "application/vnd.awslambda.http-integration-response";
 const STREAMED = Symbol("streamed"); // marks a handler of `streamifyResponse`
 const NEVER_SETTLED = "a promise was never settled, and nothing is left that could settle it";
 
@@ -173,7 +172,6 @@ class ResponseStream extends Writable {
   constructor(options) {
     super({ ...options, decodeStrings: true });
     this.type = "application/octet-stream";
-    this.begun = false;
     this.parts = [];
   }
 
@@ -182,10 +180,6 @@ class ResponseStream extends Writable {
   }
 
   write(chunk, ...rest) {
-    if (!this.begun) {
-      this.begun = true;
-      this._onBeforeFirstWrite?.((first) => super.write(first));
-    }
     const bytes = typeof chunk === "string" || chunk instanceof Uint8Array ? chunk : JSON.stringify(chunk);
     return super.write(bytes, ...rest);
   }
@@ -201,16 +195,8 @@ globalThis.awslambda = {
     handler[STREAMED] = options || {};
     return handler;
   },
-  HttpResponseStream: {
-    from(stream, prelude) {
-      stream.setContentType(HTTP_PRELUDE);
-      stream._onBeforeFirstWrite = (write) => {
-        write(JSON.stringify(prelude));
-        write(Buffer.alloc(8));
-      };
-      return stream;
-    },
-  },
+  // No client of UDP gets a status or headers: what follows them is the answer.
+  HttpResponseStream: { from: (stream) => stream },
 };
 
 // The handler

@@ -60,7 +60,8 @@ class DestinationSpec(Resource):
     """The role that is assumed for the delivery and for `log_group_name`: its ARN, or `{Arn, Duration}`."""
     batching: Batching = Field(default_factory=Batching)
     destination_arn: str | dict[str, str] | None = None
-    """An ARN, a URL, `function:PATH.py:HANDLER`, `function:FOLDER:MODULE.NAME`, `file:PATH.ndjson` or `console:`;
+    """An ARN, a URL, `function:PATH.py:HANDLER`, `function:PATH.js:HANDLER`, `function:FOLDER:MODULE.NAME`,
+    `function:PATH`, `file:PATH.ndjson` or `console:`;
     or a map of regions (and `*`) to these. Packets are dropped and counted while absent."""
     formatter: Formatter = "base64"
     """How the payload appears in `Data`, in packets and in replies. The last one shows CoAP messages as JSON
