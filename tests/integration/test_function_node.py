@@ -275,6 +275,65 @@ async def test_the_end_of_a_worker_lets_its_handler_clean_up(make: Make, tmp_pat
     assert not proc(worker).exists()
 
 
+STREAMS = """
+const fs = require("node:fs");
+const until = async (name) => { while (!fs.existsSync(name)) await new Promise((done) => setTimeout(done, 1)); };
+exports.handler = awslambda.streamifyResponse(async (event, stream) => {
+  for (const piece of event.pieces) {
+    stream.write(piece);
+    await until(`seen-${piece}`);
+  }
+  if (event.fail === "throws") throw new TypeError("in the middle " + "ä".repeat(9000));
+  if (event.fail === "crashes") setTimeout(() => { throw new RangeError("nobody caught it"); }, 1);
+  else if (event.fail === "exits") process.exit(4);
+  else stream.end(event.last);
+});
+"""
+
+
+async def test_pieces_of_a_stream_leave_as_they_are_written(make: Make, tmp_path: Path) -> None:
+    function = make(STREAMS)
+    consumed: list[bytes] = []
+
+    async def consume(piece: bytes) -> None:
+        consumed.append(piece)
+        if len(piece) < 10:
+            (tmp_path / f"seen-{piece.decode()}").touch()  # the handler goes on when it is seen
+
+    for pieces, last in (["one", "two", "three"], ""), ([], "only"), ([], ""), (["x"], "y" * (20 << 20)):
+        consumed.clear()
+        event = json.dumps({"pieces": pieces, "last": last}).encode()
+        assert await function.invoke(event, consume=consume) == b""
+        assert b"".join(consumed).decode() == "".join(pieces) + last
+        assert [piece.decode() for piece in consumed[: len(pieces)]] == pieces
+
+
+@pytest.mark.parametrize(
+    ("fail", "failure", "said"),
+    [
+        ("throws", FunctionError, "TypeError: in the middle ä"),
+        ("crashes", FunctionError, "RangeError: nobody caught it"),
+        ("exits", FunctionCrashed, "exited with status 4"),
+    ],
+)
+@pytest.mark.parametrize("pieces", [[], ["one"]])
+async def test_a_stream_that_fails_fails_after_its_pieces(
+    fail: str, failure: type[Exception], said: str, pieces: list[str], make: Make, tmp_path: Path
+) -> None:
+    function = make(STREAMS)
+    consumed: list[bytes] = []
+
+    async def consume(piece: bytes) -> None:
+        consumed.append(piece)
+        (tmp_path / f"seen-{piece.decode()}").touch()
+
+    for _ in range(2):
+        with pytest.raises(failure, match=said):
+            await function.invoke(json.dumps({"pieces": pieces, "fail": fail}).encode(), consume=consume)
+    assert [piece.decode() for piece in consumed] == pieces * 2
+    assert await function.invoke(b'{"pieces": [], "last": "fine"}') == b"fine"
+
+
 # What fails
 
 FAILS = {

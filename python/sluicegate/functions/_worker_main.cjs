@@ -18,6 +18,7 @@ const { pathToFileURL } = require("node:url");
 
 const INVOCATION = "/2018-06-01/runtime/invocation/";
 const STREAMED = Symbol("streamed"); // marks a handler of `streamifyResponse`
+const TRAILER_TEXT = 1000; // characters of an error's message in a trailer
 const NEVER_SETTLED = "a promise was never settled, and nothing is left that could settle it";
 
 const env = process.env;
@@ -168,11 +169,13 @@ function crash(what, error, status) {
 
 // Streamed answers
 
+// What the handler writes leaves at once, as a chunk of the response; `write` returns false while the gateway is slow.
 class ResponseStream extends Writable {
-  constructor(options) {
+  constructor(where, options) {
     super({ ...options, decodeStrings: true });
+    this.where = where;
     this.type = "application/octet-stream";
-    this.parts = [];
+    this.begun = false;
   }
 
   setContentType(type) {
@@ -185,8 +188,35 @@ class ResponseStream extends Writable {
   }
 
   _write(chunk, encoding, done) {
-    this.parts.push(chunk);
-    done();
+    if (!chunk.length) return done(); // an empty chunk would be the end
+    const framed = [Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from("\r\n")];
+    client.socket.write(Buffer.concat(this.begun ? framed : [this.head(), ...framed]), done);
+  }
+
+  head() {
+    this.begun = true;
+    return Buffer.from(
+      `POST ${this.where}/response HTTP/1.1\r\nHost: runtime\r\nContent-Type: ${header(this.type)}\r\n` +
+        "Lambda-Runtime-Function-Response-Mode: streaming\r\nTransfer-Encoding: chunked\r\n" +
+        "Trailer: Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body\r\n\r\n",
+    );
+  }
+
+  // What is left to be sent when the handler has ended the stream.
+  last() {
+    return Buffer.concat([this.begun ? Buffer.alloc(0) : this.head(), Buffer.from("0\r\n\r\n")]);
+  }
+
+  // The same for a handler that has failed: nothing that it writes later is sent.
+  failed(error) {
+    this.destroy();
+    if (!this.begun) return postError(`${this.where}/error`, error);
+    const { errorType, errorMessage, trace } = described(error);
+    const body = JSON.stringify({ errorType, errorMessage: errorMessage.slice(0, TRAILER_TEXT), trace: trace.slice(0, 2) });
+    return Buffer.from(
+      `0\r\nLambda-Runtime-Function-Error-Type: ${header(errorType)}\r\n` +
+        `Lambda-Runtime-Function-Error-Body: ${Buffer.from(body).toString("base64")}\r\n\r\n`,
+    );
   }
 }
 
@@ -253,7 +283,7 @@ function invoke(handler, { headers, body }) {
     const fail = (error) => {
       if (whenCrashed === null) return;
       logError("Invoke Error", error);
-      end(postError(`${where}/error`, error));
+      end(whenCrashed(error));
     };
     const succeed = (result) => {
       if (whenCrashed === null) return;
@@ -297,7 +327,7 @@ function invoke(handler, { headers, body }) {
     };
     try {
       const event = JSON.parse(body.toString());
-      if (handler[STREAMED]) return stream(handler, event, context, where, end, fail);
+      if (handler[STREAMED]) return stream(handler, event, context, new ResponseStream(where, handler[STREAMED]), end, fail);
       const result = handler(event, context, callback);
       if (typeof result?.then === "function") result.then(succeed, fail);
     } catch (error) {
@@ -306,11 +336,11 @@ function invoke(handler, { headers, body }) {
   });
 }
 
-function stream(handler, event, context, where, end, fail) {
-  const answer = new ResponseStream(handler[STREAMED]);
-  answer.on("finish", () => end(post(`${where}/response`, Buffer.concat(answer.parts), answer.type)));
-  answer.on("error", fail);
+function stream(handler, event, context, answer, end, fail) {
+  whenCrashed = (error) => answer.failed(error);
   whenEmpty = () => fail(new RuntimeError("StreamError", "the response stream was never ended; call responseStream.end()"));
+  answer.on("finish", () => whenCrashed !== null && end(answer.last()));
+  answer.on("error", fail);
   const result = handler(event, answer, context);
   if (typeof result?.then === "function") result.then(undefined, fail);
 }
