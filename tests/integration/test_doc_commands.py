@@ -1,7 +1,7 @@
 """Every block of every page runs: configurations start, commands and programs end well, sessions print what they show.
 
 A page is read from its beginning, as a newcomer does, in a folder with the repository's examples. Each configuration
-starts a gateway, which replaces the one before. `NOT_RUN` has what a machine without an account and without rights
+starts a gateway, which replaces the one before, and so does each `sluicegate run`. `NOT_RUN` has what a machine without an account and without rights
 cannot run.
 """
 
@@ -42,6 +42,8 @@ NOT_RUN = {
     "wg-quick up": "changes the machine, as root; test_wireguard.py has a stock client",
     "ping": "needs the tunnel of wg-quick; test_wireguard.py does it",
     "echo hello | nc": "needs the tunnel of wg-quick; test_wireguard.py does it",
+    "coap-client": "goes on for 30 s; test_coap.py runs the example",
+    "python examples/coap-observe/notify.py": "needs who observes; test_coap.py runs the example",
     "cdk synth": "needs node; tests/cdk has what it writes",
     "pip install -e . pytest && pytest": "needs a package index; test_write_a_destination.py runs the tests",
     "Parameters:": "a part of a template, without its function and role; test_cloudformation.py has whole ones",
@@ -190,6 +192,8 @@ class Page:
                 done = self.terminal.run(self.filled(script))
                 assert done.returncode == 0, done.stderr
         if goes_on(command):
+            if command.startswith("sluicegate run "):
+                self.stop()
             self._go_on(command)
             return
         done = self.terminal.run(self.filled(f"set -eu\n{before}{command}"))
@@ -300,7 +304,12 @@ PAGES_SUPPOSE = {
     ),
     "docs/sns-endpoint.md": Supposed(starts={"sluicegate keys create": DECODER}),
     "docs/packet-sourcing.md": Supposed(
-        starts={"sluicegate replay dead": LETTERS, "sluicegate replay letters": LETTERS},
+        own={"cancel 12": "cancel 1"},
+        starts={
+            "sluicegate send --to 198.51.100.7": LETTERS,
+            "sluicegate replay dead": LETTERS,
+            "sluicegate replay letters": LETTERS,
+        },
         first={
             "sluicegate replay dead": "sluicegate send --to 192.0.2.1:9 --data x || test -s dead.ndjson",
             "sluicegate replay letters": f"echo '{LETTER}' > letters.ndjson",

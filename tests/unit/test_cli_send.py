@@ -82,6 +82,22 @@ def test_the_only_source_is_used(api: Api) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [
+        ("2026-06-09T10:00:00Z", "2026-06-09T10:00:00Z"),
+        ("1781000000", 1_781_000_000),
+        ("1781000000.5", 1_781_000_000.5),
+        ("inf", "inf"),
+    ],
+)
+def test_a_time_of_later(api: Api, at: str, shown: Any) -> None:
+    api.answer = SENT | {"Sent": 0, "Scheduled": 1}
+    done = api.send("--to", "192.0.2.7:5683", "--data", "hello", "--at", at)
+    assert (done.exit_code, done.stdout) == (0, "scheduled 1 of 1, 5 bytes by replies (message m-1)\n")
+    assert api.entry["SendAt"] == shown
+
+
 def test_a_named_source_is_not_looked_up(api: Api) -> None:
     assert api.send("--source", "a b/c", "--tag", "T", "--data", "é").exit_code == 0
     assert [request[:2] for request in api.requests] == [("POST", "/v1/packet-sources/a%20b%2Fc/messages")]

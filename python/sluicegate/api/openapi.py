@@ -79,8 +79,6 @@ def document() -> dict[str, Any]:
     }
     schemas["Problem"] = _PROBLEM
     schemas |= {"Outcome": _OUTCOME, "ScheduledList": _SCHEDULED, "Cancelled": _CANCELLED}
-    schemas["Cancelled"] = _CANCELLED
-    schemas["ScheduledList"] = _SCHEDULED
     paths |= _other_paths()
     for path, operations in paths.items():
         for method in operations.keys() - {"parameters"}:

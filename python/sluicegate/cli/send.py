@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from sluicegate.regular import read_regular
 @click.option("--hex", "hexadecimal", type=HexBytes(), help="The payload in hex.")
 @click.option("--base64", "encoded", metavar="B64", help="The payload in base64.")
 @click.option("--file", "file", type=click.Path(path_type=Path), help="The payload from a file.")
+@click.option(
+    "--at", metavar="TIME", help="When to send it: a time with an offset, or seconds since 1970. Else now."
+)
 @click.argument("stdin", required=False, type=click.Choice(["-"]), metavar="[-]")
 @api_option
 @output_option
@@ -40,6 +44,7 @@ def command(
     hexadecimal: bytes | None,
     encoded: str | None,
     file: Path | None,
+    at: str | None,
     stdin: str | None,
     api: Api,
     output: str,
@@ -50,6 +55,7 @@ def command(
     sluicegate send --to 127.0.0.1:50123 --hex 01020304
     sluicegate send --to 192.0.2.7:5683 --to 192.0.2.8:5683 --data hello
     echo -n hello | sluicegate send --tag TAG -
+    sluicegate send --to 192.0.2.7:5683 --data hello --at 2026-06-09T10:00:00Z
     """
     if (not to and peer is None) == (tag is None):
         raise click.UsageError("say where to send: --to HOST:PORT, --peer KEY or --tag TAG")
@@ -64,11 +70,14 @@ def command(
         places = [{"Address": host, "Port": port} for host, port in to] or [{}]
         remotes = [place | ({"PeerKey": peer} if peer else {}) for place in places]
         entry |= {"Remote": remotes[0]} if len(remotes) == 1 else {"Remotes": remotes}
+    if at is not None:
+        entry["SendAt"] = _seconds(at)
     path = f"/v1/packet-sources/{quote(name, safe='')}/messages"
     answer = call(api, "POST", path, {"Messages": [entry]})
     try:
         entries, sent, failures = answer["Entries"], answer["Sent"], answer["Failures"]
-        done = answer["Duplicates"] + sent
+        waits = answer.get("Scheduled", 0)
+        done = answer["Duplicates"] + sent + waits
         lines = [f"{failure['Reason']}: {failure['Detail']}" for failure in failures]
         message_id = answer["MessageId"]
     except (KeyError, TypeError):
@@ -78,7 +87,8 @@ def command(
     else:
         for line in lines:
             error(line)
-        click.echo(f"sent {sent} of {entries}, {len(payload)} bytes by {name} (message {message_id})")
+        did = f"scheduled {waits}" if waits else f"sent {sent}"
+        click.echo(f"{did} of {entries}, {len(payload)} bytes by {name} (message {message_id})")
     ctx.exit(Exit.OK if done == entries and not failures else Exit.FAILED)
 
 
@@ -103,6 +113,11 @@ def _payload(
         except OSError as problem:
             raise CliError(f"{file} cannot be read: {problem.strerror}") from None
     return sys.stdin.buffer.read()
+
+
+def _seconds(at: str) -> float | str:
+    """What JSON has for a `SendAt`: a number for seconds; else the text, which the gateway reads."""
+    return float(at) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", at) else at
 
 
 def _only_source(api: Api) -> str:
