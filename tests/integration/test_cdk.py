@@ -205,9 +205,11 @@ def test_a_stack_without_restrictions_admits_nobody_and_says_so(shared: Gateway,
 
 def test_a_function_of_another_runtime_is_named(shared: Gateway, assembly: Path) -> None:
     template = assembly / "NodeFunction.template.json"
+    template.write_text(template.read_text().replace("nodejs22.x", "java21"))
     made = applied(shared, template)
-    (said,) = [note["Text"] for note in made["Notes"] if "nodejs22.x" in note["Text"]]
-    assert "the runtime nodejs22.x does not run here: Python and provided.* do" in said
+    (said,) = [note["Text"] for note in made["Notes"] if "java21" in note["Text"]]
+    assert "the runtime java21 does not run" in said
+    assert "give the function Runtime: provided.al2023" in said
 
 
 def test_a_value_for_the_parameter_store_is_a_parameter(shared: Gateway, assembly: Path) -> None:
