@@ -2,6 +2,7 @@
 that the description names."""
 
 import base64
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,6 +102,8 @@ def test_whatever_is_asked_nothing_fails_inside(api: Gateway, http: httpx.Client
             seed(http)
         if existing and "name" in case.path_parameters:
             case.path_parameters["name"] = name or bound(http)
+        if existing and "number" in case.path_parameters:
+            case.path_parameters["number"] = scheduled(http)
         if existing and "key" in case.path_parameters:
             case.path_parameters["key"] = PEER["PublicKey"].replace("/", "%2F")
         if existing and taken:
@@ -124,6 +127,14 @@ def seed(http: httpx.Client) -> None:
     for path, body in SEEDS:
         made = http.post(path, json=body)
         assert made.status_code in (201, 409), (path, made.text)
+
+
+def scheduled(http: httpx.Client) -> str:
+    """The number of an entry that waits."""
+    entry = {"Data": "AQID", "Remote": {"Address": "127.0.0.1", "Port": 9}, "SendAt": time.time() + 3_600}
+    done = http.post("/v1/packet-sources/replies/messages", json={"Messages": [entry]}).json()
+    query = {"MessageId": done["MessageId"]}
+    return str(http.get("/v1/scheduled", params=query).json()["Items"][0]["ScheduledId"])
 
 
 def bound(http: httpx.Client) -> str:

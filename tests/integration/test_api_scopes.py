@@ -33,7 +33,7 @@ def test_every_operation_refuses_without_the_scope_that_it_names(
     document = http.get("/v1/openapi.json", headers=bearer(keys["admin"])).json()
     seen = set()
     for path, operations in document["paths"].items():
-        place = path.format(name="replies", key="x", kind="Listener")
+        place = path.format(name="replies", key="x", kind="Listener", number="1")
         for method in operations.keys() - {"parameters"}:
             call = f"{method} {path}"
 

@@ -1,8 +1,8 @@
 """Every block of every page runs: configurations start, commands and programs end well, sessions print what they show.
 
 A page is read from its beginning, as a newcomer does, in a folder with the repository's examples. Each configuration
-starts a gateway, which replaces the one before, and so does each `sluicegate run`. `NOT_RUN` has what a machine without an account and without rights
-cannot run.
+starts a gateway, which replaces the one before, and so does each `sluicegate run`. `NOT_RUN` has what a machine without
+an account and without rights cannot run.
 """
 
 import contextlib
