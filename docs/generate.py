@@ -39,6 +39,7 @@ from sluicegate.model import (
     support,
 )
 from sluicegate.model.base import pascal_case
+from sluicegate.model.described import descriptions
 from sluicegate.running.documents import KINDS
 from sluicegate.running.views import VIEWS
 
@@ -292,9 +293,9 @@ def _attribute(kind: str, name: str) -> str:
     if (kind, name) == ("DestinationArn", "Id"):
         return "`DESTINATION@REGION`; `Ref` gives it too."
     for model in (VIEWS[kind], KINDS[kind]):
-        for field in model.model_fields.values():
-            if field.alias == name and field.description:
-                return field.description
+        for field, text in descriptions(model).items():
+            if field in model.model_fields and model.model_fields[field].alias == name:
+                return text
     raise LookupError(f"{kind}.{name} is declared nowhere")
 
 

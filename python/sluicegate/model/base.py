@@ -15,12 +15,16 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import (
     BaseModel,
     ConfigDict,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
+
+from sluicegate.model.described import descriptions
 
 Path = tuple[str | int, ...]
 """Where in a document: field names in snake_case and list indexes, from the root."""
@@ -171,7 +175,6 @@ class Resource(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
     synonyms: ClassVar[Mapping[str, str]] = {}
 
@@ -232,6 +235,18 @@ class Resource(BaseModel):
             if value is not None or type(None) in get_args(cls.model_fields[field].annotation):
                 out[field] = value
         return out, twice
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        described = handler(schema)
+        properties = handler.resolve_ref_schema(described).get("properties", {})
+        for name, text in descriptions(cls).items():
+            if name in cls.model_fields:
+                for key in properties.keys() & {name, cls.model_fields[name].alias}:
+                    properties[key].setdefault("description", text)
+        return described
 
     @model_validator(mode="wrap")
     @classmethod
