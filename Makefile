@@ -25,6 +25,8 @@ export VIRTUAL_ENV := $(VENV)
 export PYO3_PYTHON := $(BIN)/python
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
+# Tests start gateways by the hundred: each would compile every module anew, a quarter of what its start costs.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Directories too: their time changes when a file is deleted.
 RUST_SOURCES := $(shell find crates -type f -o -type d) Cargo.toml Cargo.lock pyproject.toml
@@ -79,7 +81,7 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 
 clean: ## Remove everything that make made
 	rm -rf .venv target dist fuzz/target fuzz/corpus fuzz/artifacts .mypy_cache .pytest_cache .ruff_cache .hypothesis python/sluicegate/_native*.so
-	find python tests docs examples -type d -name __pycache__ -prune -exec rm -rf {} +
+	find python tests docs examples bench fuzz -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The environment. The locks name every package with its hash; the development one contains the other.
 
