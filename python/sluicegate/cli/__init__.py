@@ -4,7 +4,10 @@ One module per command, imported when the command is called and not before: `slu
 the gateway's imports. Each module `cli/NAME.py` exposes `command`.
 """
 
+import gc
 import importlib
+import sys
+from types import ModuleType
 
 import click
 
@@ -42,7 +45,7 @@ class _Lazy(click.Group):
         if cmd_name in ("run", "dev"):
             # Before the imports of the command, which take a while.
             importlib.import_module(f"{__name__}.signals").await_reload()
-        command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        command = _load(f"{__name__}.{cmd_name}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"cli/{cmd_name}.py must expose a click command")
         return command
@@ -50,6 +53,19 @@ class _Lazy(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _load(name: str) -> ModuleType:
+    """The module `name`, imported without the search for garbage: what an import makes stays, and Python would go
+    through all of it again and again. It is left out of later searches too."""
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
