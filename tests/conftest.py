@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,6 +11,12 @@ import pytest
 # No test fails on a wall-clock time.
 hypothesis.settings.register_profile("sluicegate", deadline=None)
 hypothesis.settings.load_profile("sluicegate")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bare_programs() -> None:
+    """Programs that tests start do not find what only tests need (`bare/sitecustomize.py`)."""
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).parent / "bare"))
 
 
 @pytest.fixture(scope="session", autouse=True)
