@@ -334,6 +334,61 @@ async def test_a_stream_that_fails_fails_after_its_pieces(
     assert await function.invoke(b'{"pieces": [], "last": "fine"}') == b"fine"
 
 
+@pytest.mark.parametrize("caught", [True, False])
+async def test_what_was_written_before_a_failure_is_sent_however_much_waits(caught: bool, make: Make) -> None:
+    throw = "throw new Error('m'.repeat(300_000));"
+    function = make(
+        f"""
+        exports.handler = awslambda.streamifyResponse(async (event, stream) => {{
+          for (let piece = 0; piece < 100; piece++) stream.write(`${{piece}}:` + "x".repeat(5_000) + "\\n");
+          stream.write("");
+          {throw if caught else f"setImmediate(() => {{ {throw} }}); await new Promise(() => {{}});"}
+        }});
+        """
+    )
+    consumed: list[bytes] = []
+
+    async def consume(piece: bytes) -> None:
+        consumed.append(piece)
+
+    with pytest.raises(FunctionError, match="Error: mmm"):
+        await function.invoke(b"{}", consume=consume)
+    lines = b"".join(consumed).decode().splitlines()
+    assert lines == [f"{piece}:" + "x" * 5_000 for piece in range(100)]
+
+
+LATE = """
+let late = null;
+const after = (event, act) => {
+  if (event.first) late = act;
+  else setImmediate(() => { late(); setImmediate(act); });
+};
+exports.callback = (event, context, callback) => {
+  context.callbackWaitsForEmptyEventLoop = false;
+  if (event.first) callback(null, "first");
+  after(event, () => callback(null, event.first ? "late" : "second"));
+};
+exports.fails = (event, context, callback) => {
+  context.callbackWaitsForEmptyEventLoop = false;
+  if (event.first) callback(null, "first");
+  after(event, () => (event.first ? context.fail(new Error("late")) : callback(null, "second")));
+};
+exports.streamed = awslambda.streamifyResponse(async (event, stream) => {
+  if (event.first) stream.end('"first"');
+  after(event, () => (event.first ? stream.write("late") : stream.end('"second"')));
+});
+"""
+
+
+@pytest.mark.parametrize("handler", ["callback", "fails", "streamed"])
+async def test_what_an_event_says_after_its_end_does_not_harm_the_next_one(handler: str, make: Make) -> None:
+    function = make(LATE, handler, timeout=10.0)
+    assert await call(function, first=True) == "first"
+    pids = function.pids
+    assert await call(function, first=False) == "second"
+    assert function.pids == pids
+
+
 # What fails
 
 FAILS = {
@@ -408,6 +463,20 @@ async def test_an_error_that_nobody_catches_ends_the_worker_and_is_told(
         with pytest.raises(FunctionError, match="later") as failed:
             await call(function)
         assert failed.value.error_type == kind
+
+
+@pytest.mark.parametrize("begin", ["", "stream.write('x');"])
+async def test_an_error_with_a_name_and_words_of_any_length_is_told(begin: str, make: Make) -> None:
+    function = make(
+        f"""
+        exports.handler = awslambda.streamifyResponse(async (event, stream) => {{
+          {begin}
+          throw Object.assign(new Error("m".repeat(300_000)), {{ name: "n".repeat(300_000) }});
+        }});
+        """
+    )
+    with pytest.raises(FunctionError, match="raised nnn"):
+        await call(function)
 
 
 async def test_an_exit_in_the_middle_of_an_event(make: Make) -> None:

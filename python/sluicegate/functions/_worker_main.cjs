@@ -18,7 +18,8 @@ const { pathToFileURL } = require("node:url");
 
 const INVOCATION = "/2018-06-01/runtime/invocation/";
 const STREAMED = Symbol("streamed"); // marks a handler of `streamifyResponse`
-const TRAILER_TEXT = 1000; // characters of an error's message in a trailer
+const HEADER_TEXT = 200; // characters of a value in a head
+const TRAILER_TEXT = 1000; // characters of an error's message in a trailer, and of each line of its trace
 const NEVER_SETTLED = "a promise was never settled, and nothing is left that could settle it";
 
 const env = process.env;
@@ -26,7 +27,8 @@ const [file, name, descriptor] = process.argv.splice(1, 4).slice(1);
 process.argv.push(file);
 
 let whenEmpty = null; // called when the event loop has nothing left to do
-let whenCrashed = null; // `(error)`: takes an error that nobody has caught to the gateway; null while nothing runs
+let whenCrashed = null; // `(error)`: takes an error that nobody has caught to the gateway; null while nothing runs,
+// and a function of its own for each event, by which that event knows whether it is still the one that runs
 
 // The Runtime API
 
@@ -118,7 +120,7 @@ function postError(where, error) {
 }
 
 function header(text) {
-  return String(text).replace(/[^\x20-\x7e]+/g, " ");
+  return String(text).slice(0, HEADER_TEXT).replace(/[^\x20-\x7e]+/g, " ");
 }
 
 // Errors
@@ -189,8 +191,12 @@ class ResponseStream extends Writable {
 
   _write(chunk, encoding, done) {
     if (!chunk.length) return done(); // an empty chunk would be the end
-    const framed = [Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from("\r\n")];
-    client.socket.write(Buffer.concat(this.begun ? framed : [this.head(), ...framed]), done);
+    client.socket.write(this.framed(chunk), done);
+  }
+
+  framed(chunk) {
+    const parts = [Buffer.from(`${chunk.length.toString(16)}\r\n`), chunk, Buffer.from("\r\n")];
+    return Buffer.concat(this.begun ? parts : [this.head(), ...parts]);
   }
 
   head() {
@@ -207,17 +213,26 @@ class ResponseStream extends Writable {
     return Buffer.concat([this.begun ? Buffer.alloc(0) : this.head(), Buffer.from("0\r\n\r\n")]);
   }
 
-  // The same for a handler that has failed: nothing that it writes later is sent.
+  // The same for a handler that has failed: what it had written before is sent, and nothing that it writes later.
   failed(error) {
+    const written = (this.writableBuffer ?? []).filter(({ chunk }) => chunk.length).map(({ chunk }) => this.framed(chunk));
     this.destroy();
+    return Buffer.concat([...written, this.failure(error)]);
+  }
+
+  failure(error) {
     if (!this.begun) return postError(`${this.where}/error`, error);
     const { errorType, errorMessage, trace } = described(error);
-    const body = JSON.stringify({ errorType, errorMessage: errorMessage.slice(0, TRAILER_TEXT), trace: trace.slice(0, 2) });
+    const body = JSON.stringify({ errorType: cut(errorType), errorMessage: cut(errorMessage), trace: trace.slice(0, 2).map(cut) });
     return Buffer.from(
       `0\r\nLambda-Runtime-Function-Error-Type: ${header(errorType)}\r\n` +
         `Lambda-Runtime-Function-Error-Body: ${Buffer.from(body).toString("base64")}\r\n\r\n`,
     );
   }
+}
+
+function cut(text) {
+  return text.slice(0, TRAILER_TEXT);
 }
 
 globalThis.awslambda = {
@@ -281,12 +296,12 @@ function invoke(handler, { headers, body }) {
       resolve(bytes);
     };
     const fail = (error) => {
-      if (whenCrashed === null) return;
+      if (whenCrashed !== crashed) return; // it has ended, and another event may run by now
       logError("Invoke Error", error);
-      end(whenCrashed(error));
+      end(crashed(error));
     };
     const succeed = (result) => {
-      if (whenCrashed === null) return;
+      if (whenCrashed !== crashed) return;
       try {
         end(post(`${where}/response`, JSON.stringify(result === undefined ? null : result)));
       } catch {
@@ -296,7 +311,7 @@ function invoke(handler, { headers, body }) {
     const done = (error, result) => (error === null || error === undefined ? succeed(result) : fail(error));
     const callback = (error, result) => {
       if (!waits || (error !== null && error !== undefined)) done(error, result);
-      else if (whenCrashed !== null) whenEmpty = () => succeed(result);
+      else if (whenCrashed === crashed) whenEmpty = () => succeed(result);
     };
     const context = {
       get callbackWaitsForEmptyEventLoop() {
@@ -320,14 +335,16 @@ function invoke(handler, { headers, body }) {
       fail,
     };
     env._X_AMZN_TRACE_ID = headers["lambda-runtime-trace-id"];
-    whenCrashed = (error) => postError(`${where}/error`, error);
+    const answer = handler[STREAMED] ? new ResponseStream(where, handler[STREAMED]) : null;
+    const crashed = (error) => (answer ? answer.failed(error) : postError(`${where}/error`, error));
+    whenCrashed = crashed;
     whenEmpty = () => {
       process.stderr.write("WARN\tthe handler left no answer: it has not called back, or " + NEVER_SETTLED + "\n");
       succeed(null);
     };
     try {
       const event = JSON.parse(body.toString());
-      if (handler[STREAMED]) return stream(handler, event, context, new ResponseStream(where, handler[STREAMED]), end, fail);
+      if (answer) return stream(handler, event, context, answer, () => whenCrashed === crashed && end(answer.last()), fail);
       const result = handler(event, context, callback);
       if (typeof result?.then === "function") result.then(succeed, fail);
     } catch (error) {
@@ -336,10 +353,9 @@ function invoke(handler, { headers, body }) {
   });
 }
 
-function stream(handler, event, context, answer, end, fail) {
-  whenCrashed = (error) => answer.failed(error);
+function stream(handler, event, context, answer, finish, fail) {
   whenEmpty = () => fail(new RuntimeError("StreamError", "the response stream was never ended; call responseStream.end()"));
-  answer.on("finish", () => whenCrashed !== null && end(answer.last()));
+  answer.on("finish", finish);
   answer.on("error", fail);
   const result = handler(event, answer, context);
   if (typeof result?.then === "function") result.then(undefined, fail);
