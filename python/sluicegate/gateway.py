@@ -170,8 +170,11 @@ class Gateway:
             detail = f"this machine's addresses are looked up every 10 s, because netlink does not tell them: {refusal}"
             self._events.emit("RoutesNotFollowed", Reason="NoNetlink", Detail=detail)
         waiting_table = WaitingTable(state)
-        dataplane.set_waiting(waiting_table.count())
-        waiting = Waiting(waiting_table, self._events, dataplane.leave_waiting)
+        try:
+            dataplane.set_waiting(waiting_table.count())
+            waiting = Waiting(waiting_table, self._events, dataplane.leave_waiting)
+        except StateError as error:
+            raise self._refused(("state",), str(error)) from None
         closing.push_async_callback(waiting.close)
         self._topics.keep_in(waiting, every=settings.sns is not None and settings.sns.durable)
         loop = asyncio.get_running_loop()

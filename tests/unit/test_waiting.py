@@ -10,11 +10,13 @@ from fake_port import FakeCompletion, FakePort
 
 from sluicegate.deadletters.failures import Failure
 from sluicegate.egress.egress import Egress
-from sluicegate.egress.message import Message, Outcome
+from sluicegate.egress.message import EgressFull, Message, Outcome
 from sluicegate.egress.waiting import UNDER_WAY, Waiting
 from sluicegate.events import EventLog, MemorySink
+from sluicegate.sources.local.topics import Binding, Throttled, Topics
 from sluicegate.state import State, StateError
 from sluicegate.state.waiting import WaitingRow, WaitingTable
+from sluicegate.testing import MemorySender
 from waiting import until
 
 NOW = 1_780_000_000.0
@@ -228,7 +230,7 @@ async def test_cancelled_entries_are_not_sent_and_those_under_way_are(table: Wai
     await rig.waiting.close()
 
 
-async def test_messages_of_before_the_start_are_sent_again_and_later_ones_by_who_took_them(
+async def test_messages_of_before_the_start_are_sent_again_and_later_ones_as_they_are_kept(
     table: WaitingTable,
 ) -> None:
     (old,) = table.write(
@@ -246,10 +248,92 @@ async def test_messages_of_before_the_start_are_sent_again_and_later_ones_by_who
     )
     (number,) = await rig.waiting.accept([WaitingRow("replies", "new", b"{}", published_at=NOW)])
     assert number > old
-    rig.waiting.end(number, sender, 0, Outcome("new", 1, 1, 0, []))
+    assert [message.message_id for message, _, _ in sender.taken] == ["old", "new"], "at once"
+    sender.end()
     sender.end()
     await until(lambda: table.last() == 0)
     assert sender.taken == []
+    await rig.waiting.close()
+
+
+def message_row(name: str) -> WaitingRow:
+    return WaitingRow("replies", name, b"{}", published_at=NOW)
+
+
+async def test_a_message_that_its_listener_left_unfinished_is_sent_by_the_next_one(
+    table: WaitingTable,
+) -> None:
+    table.write([message_row("old")], [])
+    rig = Rig(table)
+    sender = rig.start("replies")
+    await until(lambda: len(sender.taken) == 1)
+    await rig.waiting.accept([message_row("new"), message_row("newer")])
+    for _ in range(2):
+        taken, sender.taken = sender.taken, []
+        assert [message.message_id for message, _, _ in taken] == ["old", "new", "newer"]
+        for _, _, gone in taken:
+            assert gone is not None
+            gone()
+        await until(lambda: len(sender.taken) == 3)
+    for _ in range(3):
+        sender.end()
+    await until(lambda: table.last() == 0)
+    await rig.waiting.close()
+
+
+async def test_a_message_for_which_there_is_no_room_is_acknowledged_and_sent_once_there_is(
+    table: WaitingTable,
+) -> None:
+    rig = Rig(table)
+    sender = rig.start("replies")
+    sender.room = 0
+    await rig.waiting.accept([message_row("m1"), WaitingRow("elsewhere", "m2", b"{}")])
+    await asyncio.sleep(0)
+    assert sender.taken == []
+    sender.room = 10
+    await until(lambda: len(sender.taken) == 1)
+    sender.end()
+    await until(lambda: table.messages(["replies"], 0, 9, [], 9) == [])
+    assert [row.message_id for row in table.messages(["elsewhere"], 0, 9, [], 9)] == ["m2"]
+    later = rig.start("elsewhere", "replies")
+    await until(lambda: len(later.taken) == 1)
+    await rig.waiting.close()
+
+
+async def test_while_much_waits_for_the_disk_no_more_is_taken(
+    table: WaitingTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluicegate.egress.waiting.UNWRITTEN_BYTES", 100)
+    rig, told, full = Rig(table), list[Sequence[int]](), True
+    write = table.write
+
+    def failing(add: Sequence[WaitingRow], remove: Sequence[int]) -> list[int]:
+        if full:
+            raise StateError("the disk is full")
+        return write(add, remove)
+
+    table.write = failing  # type: ignore[method-assign, assignment]
+    topics, sender = Topics("us-east-1"), MemorySender()
+    arn = topics.create("replies")
+    topics.bind(arn, Binding("replies", 0, sender))
+    topics.keep_in(rig.waiting, every=True)
+    port, events = FakePort(), EventLog(MemorySink(), node=1, region="us-east-1")
+    egress = Egress(port, "decoder", ["replies"], [], events, keeper=rig.waiting)
+    egress.start(asyncio.get_running_loop())
+    rig.waiting.keep([WaitingRow("replies", "m1", b"x" * 60)], told.append)
+    assert not egress.full
+    await until(lambda: rig.sink.lines != [])
+    rig.waiting.keep([WaitingRow("replies", "m2", b"x" * 60)], told.append)
+    with pytest.raises(Throttled):
+        await topics.publish_kept(arn, "m3", b"{}", {}, NOW)
+    assert egress.full
+    with pytest.raises(EgressFull, match="disk"):
+        await egress.send(Message("m4", 0, b"{}"), room_seconds=5.0)
+    full = False
+    await until(lambda: len(told) == 2)
+    assert not egress.full
+    egress.close()
+    port.close()
     await rig.waiting.close()
 
 
@@ -257,6 +341,8 @@ async def test_an_egress_tells_nobody_of_a_message_before_its_entries_of_later_a
     port, kept = FakePort(), list[tuple[Sequence[WaitingRow], Callable[[Sequence[int]], None]]]()
 
     class Keeper:
+        full = False
+
         def keep(self, rows: Sequence[WaitingRow], done: Callable[[Sequence[int]], None]) -> None:
             kept.append((rows, done))
 

@@ -132,9 +132,14 @@ class Egress:
 
     @property
     def full(self) -> bool:
-        """True while the ring is known to have no room (`try_submit` would take nothing), or while letters of a message
-        might find none (`congested`): for whoever can refuse it."""
-        return self._no_room or self.congested
+        """True while the ring is known to have no room (`try_submit` would take nothing), while letters of a message
+        might find none (`congested`), or while the state does not take what is to be sent later: for whoever can refuse
+        it."""
+        return self._no_room or self.congested or self._keeper_full
+
+    @property
+    def _keeper_full(self) -> bool:
+        return self._keeper is not None and self._keeper.full
 
     @property
     def _no_room(self) -> bool:
@@ -188,11 +193,14 @@ class Egress:
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         """Send and wait until every entry has ended.
 
-        Waits for room in the ring (`EgressFull` after `room_seconds`, if given), then for the end, which
+        Waits for room in the ring (`EgressFull` after `room_seconds`, if given, and at once while the state does not
+        take what is to be sent later), then for the end, which
         pacing and handshakes may hold back for the source's `HoldSeconds`. `EgressClosed` when the Listener
         stops first. Cancelling the call does not take back a message that the ring has.
         """
         done: asyncio.Future[Outcome] = self._running().create_future()
+        if room_seconds is not None and self._keeper_full:
+            raise EgressFull(f"what is to be sent later waits for the disk on Listener {self.listener}")
         await self._room(lambda: self._take(message, done), room_seconds)
         return await done
 

@@ -101,6 +101,10 @@ class EgressLedger(Protocol):
 class Keeper(Protocol):
     """Keeps entries until their `SendAt`: `sluicegate.egress.waiting.Waiting`."""
 
+    @property
+    def full(self) -> bool:
+        """True while much waits for the disk."""
+
     def keep(self, rows: Sequence[WaitingRow], kept: Callable[[Sequence[int]], None]) -> None:
         """Keep them, and call `kept` once they are on the disk."""
 

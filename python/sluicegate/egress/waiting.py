@@ -4,14 +4,16 @@ acknowledged because they lie there.
 Theory of operation. Everything that is to be kept or forgotten goes into one batch, and a thread commits it: one fsync
 for all that came while the one before was under way. `keep` calls back after the commit, and not before that anybody is
 told. What is due is handed to the egress of its PacketSource and forgotten once it has
-ended and its dead letters are written: a crash in between sends it again, unless it has an `Id`.
+ended and its dead letters are written: a crash in between sends it again, unless it has an `Id`. So are whole messages,
+as soon as they are kept. What an egress had no room for, or has left unfinished as its Listener was closed, lies in the
+state all the same, and is read from there later.
 """
 
 import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -30,6 +32,8 @@ log = structlog.get_logger("sluicegate.waiting")
 UNDER_WAY = 1_024
 """Entries of one PacketSource that are under way at most; the others wait in the state."""
 CHUNK = 512
+UNWRITTEN_BYTES = 32 * 1024 * 1024
+"""From so much on that waits for the disk, whoever can refuse more does."""
 OVERDUE_MS = 1_000
 """So late an entry has missed its time, and waits as long as it takes for its turn. One that fell due before the start
 has missed it however late it is."""
@@ -65,10 +69,12 @@ class _Batch:
     add: list[WaitingRow] = field(default_factory=list)
     remove: list[int] = field(default_factory=list)
     kept: list[tuple[int, Kept]] = field(default_factory=list)
+    size: int = 0
 
 
 class Waiting:
-    """Belongs to the event loop. `leave(n)`: n entries wait no more, of which the native side does not know."""
+    """Belongs to the event loop. `leave(n)`: n entries wait no more, of which the native side does not know. Made
+    before anything is kept; raises `StateError`."""
 
     def __init__(
         self,
@@ -88,8 +94,15 @@ class Waiting:
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._next_ms: int | None = None
+        self._unwritten = 0
         self._under_way: dict[int, str] = {}
-        self._cancelled: set[int] = set()
+        # Of whole messages: those that were handed over as they came, and what of each PacketSource is not.
+        self._live: set[int] = set()
+        self._last = table.last()
+        self._left: dict[str, int] = {}
+        self._came_back = 0
+        # What has been cancelled or sent since the state was read: it may be among what was read.
+        self._ended: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_task: asyncio.Task[None] | None = None
         self._began_ms = clock() * 1e3
@@ -109,13 +122,28 @@ class Waiting:
             batch.kept.append((len(rows), lambda _: None))
         batch.add += rows
         batch.remove += remove
+        size = sum(len(row.body) for row in rows)
+        batch.size += size
+        self._unwritten += size
         if self._writing is None and not self._closed:
             self._writing = asyncio.create_task(self._write(), name="keep what waits")
 
+    @property
+    def full(self) -> bool:
+        """True while much waits for the disk, as it does where that is full or slow."""
+        return self._unwritten >= UNWRITTEN_BYTES
+
     async def accept(self, rows: Sequence[WaitingRow]) -> Sequence[int]:
-        """Keep whole messages, which somebody else sends and `end`s; their numbers, once they are on the disk."""
+        """Keep whole messages, and send each of them as soon as it is on the disk; their numbers, once they are."""
         kept: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
-        self.keep(rows, lambda numbers: None if kept.done() else kept.set_result(numbers))
+
+        def send(numbers: Sequence[int]) -> None:
+            for row, number in zip(rows, numbers, strict=True):
+                self._send_at_once(replace(row, number=number))
+            if not kept.done():
+                kept.set_result(numbers)
+
+        self.keep(rows, send)
         return await kept
 
     async def _write(self) -> None:
@@ -134,6 +162,7 @@ class Waiting:
                         )
                     await asyncio.sleep(backoff.pause(attempt))
             attempt = 0
+            self._unwritten -= batch.size
             self._note_times(batch.add)
             at = 0
             for count, kept in batch.kept:
@@ -183,12 +212,11 @@ class Waiting:
         self._readers.close()
 
     async def _run(self) -> None:
-        last = await self._readers.call(self._table.last)
-        left = {"": 0}
         while True:
             try:
+                self._ended.clear()
                 names = [name for name in self._sources() if self._find(name) is not None]
-                more = await self._send_messages(names, left, last) | await self._send_due(names)
+                more = await self._send_messages(names) | await self._send_due(names)
             except Exception as error:
                 self._report("ReadFailed", error)
                 more = False
@@ -204,29 +232,47 @@ class Waiting:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    async def _send_messages(self, names: Sequence[str], left: dict[str, int], last: int) -> bool:
-        """Send the messages of before this start; true if there are more at this moment."""
+    async def _send_messages(self, names: Sequence[str]) -> bool:
+        """Send the messages that nobody sends: those of before this start, and what was left behind since; true if
+        there are more at this moment."""
         found = False
         for name in names:
-            after = left.get(name, 0)
+            after, last, came_back = self._left.get(name, 0), self._last, self._came_back
             if after >= last or self._busy(name):
                 continue
-            rows = await self._readers.call(partial(self._table.messages, [name], after, last, CHUNK // 8))
+            skip = [*self._live, *self._under_way]
+            rows = await self._readers.call(
+                partial(self._table.messages, [name], after, last, skip, CHUNK // 8)
+            )
+            if self._came_back != came_back:
+                return True  # one that was under way when this was read
             if not rows:
-                left[name] = last
+                self._left[name] = last
             for row in rows:
                 if not self._submit(row):
                     break
-                left[name] = row.number
+                self._left[name] = row.number
                 found = True
         return found
+
+    def _send_at_once(self, row: WaitingRow) -> None:
+        """A message has just been kept."""
+        self._live.add(row.number)
+        if not self._submit(row):
+            self._leave_behind(row)
+
+    def _leave_behind(self, row: WaitingRow) -> None:
+        """Nobody sends this message: it is to be read again."""
+        self._live.discard(row.number)
+        self._came_back += 1
+        self._left[row.source] = min(self._left.get(row.source, 0), row.number - 1)
+        self._last = max(self._last, row.number)
 
     async def _send_due(self, names: Sequence[str]) -> bool:
         now_ms = int(self._clock() * 1e3)
         blocked = {name for name in names if self._busy(name)}
         rows: Sequence[WaitingRow] = ()
         while ready := [name for name in names if name not in blocked]:
-            self._cancelled.clear()
             skip = list(self._under_way)
             rows = await self._readers.call(partial(self._table.due, now_ms, ready, skip, CHUNK))
             before = len(blocked)
@@ -246,7 +292,7 @@ class Waiting:
 
     def _submit(self, row: WaitingRow) -> bool:
         """Hand over what is due; false if there is no room for it."""
-        if row.number in self._under_way or row.number in self._cancelled:
+        if row.number in self._under_way or row.number in self._ended:
             return True
         found = self._find(row.source)
         if found is None or found[0].congested:
@@ -259,13 +305,20 @@ class Waiting:
         if row.index is not None:
             overdue = row.at_ms < max(self._began_ms, self._clock() * 1e3 - OVERDUE_MS)
             message.published_at, message.due = row.at_ms / 1e3, Due(row.index, tuple(row.ids), overdue)
-        ended = partial(self.end, row.number, sender, index)
-        if not sender.try_submit([message], ended, partial(self._under_way.pop, row.number, None)):
+        ended = partial(self._end, row.number, sender, index)
+        if not sender.try_submit([message], ended, partial(self._gone, row)):
             return False
-        self._under_way[row.number] = row.source
+        if row.number not in self._live:
+            self._under_way[row.number] = row.source
         return True
 
-    def end(self, number: int, sender: DueSender, index: int, outcome: Outcome) -> None:
+    def _gone(self, row: WaitingRow) -> None:
+        """Its Listener was closed first."""
+        self._under_way.pop(row.number, None)
+        if row.index is None:
+            self._leave_behind(row)
+
+    def _end(self, number: int, sender: DueSender, index: int, outcome: Outcome) -> None:
         """What was kept under `number` has ended so: it is forgotten once its dead letters are written."""
         if not outcome.failures or sender.settled(index):
             self._forget(number)
@@ -281,6 +334,8 @@ class Waiting:
 
     def _forget(self, number: int) -> None:
         def forgotten(_: Sequence[int]) -> None:
+            self._ended.add(number)
+            self._live.discard(number)
             self._under_way.pop(number, None)
 
         self.keep((), forgotten, [number])
@@ -324,7 +379,7 @@ class Waiting:
         gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.keep((), lambda _: None if gone.done() else gone.set_result(None), numbers)
         await gone
-        self._cancelled.update(numbers)
+        self._ended.update(numbers)
         for row in waiting:
             del self._under_way[row.number]
             self._tell_cancelled(row)

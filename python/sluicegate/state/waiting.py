@@ -65,11 +65,15 @@ class WaitingTable:
         ((at,),) = self._state.read(query, after_ms)
         return at if at is None else int(at)
 
-    def messages(self, sources: Collection[str], after: int, last: int, limit: int) -> list[WaitingRow]:
-        """The first whole messages of these PacketSources with a number above `after` and up to `last`."""
+    def messages(
+        self, sources: Collection[str], after: int, last: int, skip: Collection[int], limit: int
+    ) -> list[WaitingRow]:
+        """The first whole messages of these PacketSources with a number above `after` and up to `last`, without those
+        in `skip`."""
         query = f"""SELECT {_FIELDS} FROM waiting WHERE entry_index IS NULL AND id > ? AND id <= ?
-            AND source IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"""  # noqa: S608
-        return self._rows(query, after, last, json.dumps(list(sources)), limit)
+            AND source IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT value FROM json_each(?))
+            ORDER BY id LIMIT ?"""  # noqa: S608
+        return self._rows(query, after, last, json.dumps(list(sources)), json.dumps(list(skip)), limit)
 
     def last(self) -> int:
         """The highest number that was given."""

@@ -10,7 +10,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 from sluicegate.egress.message import Message
 from sluicegate.egress.waiting import Waiting
@@ -296,20 +295,20 @@ class Topics:
             topic.published += 1
             self.unrouted += 1
             return
-        if any(binding.sender.full for binding in bound):
+        if waiting.full or any(binding.sender.full for binding in bound):
             self.throttled += 1
             raise Throttled(arn)
-        bound = list(bound)
-        refusals = [self._refusal(binding, attributes) for binding in bound]
         rows = [
-            WaitingRow(binding.source, message_id, body, published_at=published_at, refusal=refusal)
-            for binding, refusal in zip(bound, refusals, strict=True)
+            WaitingRow(
+                binding.source,
+                message_id,
+                body,
+                published_at=published_at,
+                refusal=self._refusal(binding, attributes),
+            )
+            for binding in bound
         ]
-        numbers = await waiting.accept(rows)
-        for binding, refusal, number in zip(bound, refusals, numbers, strict=True):
-            message = Message(message_id, binding.index, body, published_at, refusal)
-            ended = partial(waiting.end, number, binding.sender, binding.index)
-            binding.sender.submit_later(message, ended)
+        await waiting.accept(rows)
         topic.published += 1
 
     def _refusal(self, binding: Binding, attributes: Attributes) -> tuple[str, str] | None:
