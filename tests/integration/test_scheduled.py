@@ -9,13 +9,18 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from harness import PROGRAM, Client, Gateway, records, source_of, until
+from harness import PROGRAM, TOPIC, Client, Gateway, records, source_of, until
 
 from conftest import StartGateway
+from sluicegate.config import load
+from sluicegate.events import EventLog, MemorySink
+from sluicegate.gateway import Gateway as InProcess
+from waiting import until as until_async
 
 ENTRIES = int(os.environ.get("SLUICEGATE_SCHEDULED_ENTRIES", "500"))
 SECONDS = float(os.environ.get("SLUICEGATE_SCHEDULED_SECONDS", "4"))
@@ -206,6 +211,48 @@ def test_what_is_overdue_is_sent_at_the_start_at_its_pace(gateway: StartGateway)
         times = sorted(each[0] for each in arrivals.at.values())
         assert times[-1] - times[0] > 1.2, "longer than hold_seconds"
         assert not one.named("SourceFailed")
+
+
+async def test_a_stop_leaves_what_it_has_no_time_for_to_the_next_start(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    pace = "    rate_limit: { packets_per_second: PACE, burst: 1 }\n    dead_letter_queue_arn: file:dead.ndjson\n"
+    text = (
+        "api: { bind: 127.0.0.1:0 }\nsns: { bind: 127.0.0.1:0, durable: true }\nstate: ./state.db\n"
+        + source(pace)
+    )
+
+    async def start(pace: str) -> InProcess:
+        file.write_text(text.replace("PACE", pace))
+        running = InProcess(load(file), EventLog(MemorySink()))
+        await running.start()
+        return running
+
+    with Arrivals() as arrivals:
+        running = await start("2")
+        try:
+            entries = [entry(arrivals.client, f"due{n}", 1.0) for n in range(20)]
+            durable = [{"Data": data(f"kept{n}"), "Remote": arrivals.client.remote} for n in range(20)]
+            async with httpx.AsyncClient(trust_env=False) as http:
+                assert running.api is not None
+                assert running.sns is not None
+                url = f"{running.api.url}/v1/packet-sources/replies/messages"
+                assert (await http.post(url, json={"Messages": entries})).json()["Scheduled"] == 20
+                for one in durable:
+                    form = {"Action": "Publish", "TopicArn": TOPIC, "Message": json.dumps(one)}
+                    assert (await http.post(running.sns.url, data=form)).status_code == 200
+            await until_async(
+                lambda: any(name.startswith("due") for name in arrivals.at) or len(arrivals.at) > 1
+            )
+        finally:
+            await running.stop(0.0)
+        assert len(arrivals.at) < 20
+        running = await start("100000")
+        try:
+            await until_async(lambda: len(arrivals.at) == 40)
+        finally:
+            await running.stop(0.0)
+        assert {len(times) for times in arrivals.at.values()} == {1}, "none left twice"
+    assert (tmp_path / "dead.ndjson").read_bytes() == b""
 
 
 def crashing(one: Gateway, arrivals: Arrivals, kills: int, *, later: bool) -> Sequence[str]:

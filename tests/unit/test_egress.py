@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import pytest
 from fake_port import FailureTuple, FakePort
@@ -357,6 +358,26 @@ async def test_what_is_given_back_makes_events_and_no_dead_letters(by: str) -> N
     assert [letter.of.message_id for letter in kept.letters] == ["lost", "lost too"]
     events = [event["MessageId"] for event in rig.sink.named("SourceFailed")]
     assert events == ["again", "unfinished", "lost", "lost too"]
+
+
+@pytest.mark.parametrize("seen", ["before close", "by close"])
+async def test_what_fails_with_its_listener_is_gone_and_what_has_left_has_ended(seen: str) -> None:
+    rig = Rig(record=(kept := Kept()))
+    ended, gone = list[Outcome](), list[str]()
+    for name in ("failed", "left", "held", "never"):
+        message = Message(name, 0, BODY)
+        assert rig.egress.try_submit([message], ended.append, partial(gone.append, name)) == 1
+    rig.port.end((0, "RemoteDenied", "before"))
+    await until(lambda: bool(rig.sink.named("SourceFailed")))
+    rig.egress.give_back_unfinished()
+    rig.port.end()
+    rig.port.end((0, "SendFailed", "closed"))
+    if seen == "before close":
+        await until(lambda: len(ended) == 2 and gone == ["held"])
+    rig.egress.close()
+    assert [outcome.message_id for outcome in ended] == ["failed", "left"]
+    assert gone == ["held", "never"]
+    assert [letter.of.message_id for letter in kept.letters] == ["failed"]
 
 
 async def test_congested_while_dead_letters_of_one_of_its_sources_are(rig: Rig) -> None:

@@ -163,8 +163,8 @@ class Egress:
         gone: Callable[[], object] | None = None,
     ) -> int:
         """Hand over messages without waiting; how many of them, from the first on, were taken. `ended` gets
-        the outcome of each, except of those that a closed Listener left unfinished: for each of them `gone` is
-        called. Without it they go to the events alone. Those that are `due` come alone.
+        the outcome of each, except of those that a closed Listener left unfinished, or that failed with it: for each of
+        them `gone` is called. Without it they go to the events alone. Those that are `due` come alone.
 
         Less than all means that the ring is full (or the Listener stopping): the publisher is to try later.
         """
@@ -231,6 +231,13 @@ class Egress:
             records = self._in_flight.get((message_id, source, None))
             if records:
                 records[0].given_back = records[0].settles  # a later one is somebody else's
+
+    def give_back_unfinished(self) -> None:
+        """The Listener is about to be closed: what is `gone` then fails with it, and is not lost. Call it when there is
+        no more time to wait for an end."""
+        self._end_gathered()
+        for record in itertools.chain.from_iterable(self._in_flight.values()):
+            record.given_back |= record.gone is not None
 
     async def reply(self, destination: int, request_id: str, body: bytes) -> None:
         """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
@@ -545,6 +552,9 @@ def _key(ended: Ended) -> _Key:
 
 def _tell(ended: Ended, record: _InFlight | None, failures: Failures) -> None:
     if record is None or (record.done is None and record.ended is None):
+        return
+    if failures and record.given_back and record.gone is not None:
+        record.gone()
         return
     outcome = Outcome(
         ended.message_id,

@@ -228,6 +228,7 @@ class RunningListener:
     async def close(self, seconds: float) -> None:
         """Send the queued datagrams for at most `seconds`, close the socket and the Destinations, report the totals."""
         self.ended = True
+        self.egress.give_back_unfinished()
         await asyncio.to_thread(self.port.close, seconds)
         if self.peers is not None:
             await self.peers.close()
