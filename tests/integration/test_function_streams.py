@@ -32,6 +32,15 @@ def generator(event, context):
     yield ' "é"}'.encode()[:-3]
     yield ' "é"}'.encode()[-3:]
 
+def returns(event, context):
+    yield reply(event, "one")
+    return {"Replies": [reply(event, "two")]}
+
+def only_returns(event, context):
+    if event:
+        return {"Replies": [reply(event, "one")]}
+    yield
+
 async def agenerator(event, context):
     async with asyncio.timeout(10):
         for data in ("one", "two"):
@@ -126,6 +135,8 @@ async def run(folder: Path, handler: str, batches: int = 1, **arguments: Any) ->
     ("handler", "expected"),
     [
         ("generator", ["one", "two", "é"]),
+        ("returns", ["one", "two"]),
+        ("only_returns", ["one"]),
         ("agenerator", ["one", "two"]),
         ("coroutine", ["one"]),
         ("iterator", ["one", "two"]),

@@ -5,7 +5,8 @@ interpreter as AWS would leave it. SOCKET is the descriptor of the inherited soc
 is.
 
 AWS's runtime knows functions that return a result. Here a handler may also be `async def`, and may be a generator: each
-thing that it yields is posted at once, as a line of a streamed response. So is what an iterator returns.
+thing that it yields is posted at once, as a line of a streamed response. So is what it returns at its end, and what an
+iterator that it returns has.
 
 The handler's folder may have modules with names of the standard library. What AWS's runtime itself imports is loaded
 before the folder is searched, and stays Python's own. What only this program needs is taken away again where the folder
@@ -140,9 +141,15 @@ async def _result_of(awaitable: Awaitable[object]) -> object:
 def _for_each(results: Iterator[object] | AsyncIterator[object], post: Callable[[object], None]) -> None:
     if isinstance(results, AsyncIterator):
         _run(_for_each_async(results, post))
-    else:
-        for one in results:
-            post(one)
+        return
+    while True:
+        try:
+            one = next(results)
+        except StopIteration as end:
+            return post(
+                end.value
+            )  # what a generator returns: in one branch it yields, in another it does not
+        post(one)
 
 
 async def _for_each_async(results: AsyncIterator[object], post: Callable[[object], None]) -> None:
