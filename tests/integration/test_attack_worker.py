@@ -304,7 +304,8 @@ async def test_a_python_worker_has_no_port_and_inherits_one_socket(tmp_path: Pat
 async def test_an_executable_inherits_its_standard_streams_alone(make: MakeProgram, tmp_path: Path) -> None:
     function = make('ls /proc/self/fd > open\necho "ready"\nexit 4\n', "#!/bin/sh\n")
     with pytest.raises(
-        FunctionInitFailed, match="exited with status 4 before it was ready; its last line: ready"
+        FunctionInitFailed,
+        match="exited with status 4 before it was ready; its last line: ready; it has not asked the Lambda Runtime API",
     ):
         await function.warm_up()
     assert (tmp_path / "open").read_text().split() == [

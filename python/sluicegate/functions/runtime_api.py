@@ -92,6 +92,8 @@ class RuntimeApi:
         """Done with the first `next`; `FunctionInitFailed` when the runtime reports that instead."""
         self.group: int | None = None
         """The process group whose connections to the port are believed; None: nobody's."""
+        self.met = False
+        """True once the worker has connected."""
         self.stranger = ""
         """Why a connection to the port was refused last; empty if none was."""
         self._function = function
@@ -153,6 +155,7 @@ class RuntimeApi:
         if len(self._connections) >= CONNECTIONS:
             return False
         self._connections.add(connection)
+        self.met = True
         return True
 
     def _refuse(self, why: str) -> None:

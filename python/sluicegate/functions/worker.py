@@ -57,6 +57,8 @@ SHORT_SECONDS = 0.02  # a batch of which the memory need not be looked at when i
 OUTPUT_SECONDS = 0.3  # that a worker's end waits until its lines are in the log
 KEEPER_SECONDS = 3.0  # that a keeper has to end everything
 LAST_ANSWER_SECONDS = 0.05  # after the end of the process
+_CANNOT_RUN = 126  # the status of a program that could not be run; its last line says why
+_SILENT = "it has not asked the Lambda Runtime API (AWS_LAMBDA_RUNTIME_API) for an event, as it must"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +231,10 @@ class Worker:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
             return f"; {_why_not_started(error)}"
-        refused = self._api.stranger
-        return f"; a connection to its Runtime API was refused: {refused}" if refused else ""
+        if refused := self._api.stranger:
+            return f"; a connection to its Runtime API was refused: {refused}"
+        ran = not self.exited.done() or self.exited.result() != _CANNOT_RUN
+        return f"; {_SILENT}" if self._program.kind == "exec" and ran and not self._api.met else ""
 
     def _keep_looking(self, invocation: Invocation) -> None:
         self._looking = self._loop.create_task(self._look_until_answered(invocation))
