@@ -129,7 +129,12 @@ async def test_a_state_that_cannot_be_written_is_told_and_tried_again(table: Wai
     await until(lambda: told != [])
     (event,) = [orjson.loads(line) for line in rig.sink.lines]
     assert (event["Event"], event["Reason"]) == ("ScheduleFailed", "WriteFailed")
-    assert "the disk is full" in event["Detail"]
+    assert event["Detail"] == "the disk is full; 1 are not acknowledged until it can be written"
+    attempts = 0
+    rig.waiting.keep([], told.append, [told[0][0]])
+    await until(lambda: len(told) == 2)
+    event = orjson.loads(rig.sink.lines[-1])
+    assert "1 that were sent or are cancelled are not forgotten until" in event["Detail"]
     await rig.waiting.close()
 
 

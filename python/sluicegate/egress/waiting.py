@@ -72,6 +72,14 @@ class _Batch:
     size: int = 0
 
 
+def _consequence(batch: _Batch) -> str:
+    """Of a batch that cannot be written."""
+    add, remove = len(batch.add), len(batch.remove)
+    kept = f"{add} are not acknowledged" if add else ""
+    forgotten = f"{remove} that were sent or are cancelled are not forgotten" if remove else ""
+    return f"; {', and '.join(filter(None, (kept, forgotten)))} until it can be written"
+
+
 class Waiting:
     """Belongs to the event loop. `leave(n)`: n entries wait no more, of which the native side does not know. Made
     before anything is kept; raises `StateError`."""
@@ -157,9 +165,7 @@ class Waiting:
                 except Exception as error:
                     attempt += 1
                     if attempt == 1:
-                        self._report(
-                            "WriteFailed", error, f"; {len(batch.add)} are not acknowledged until it can"
-                        )
+                        self._report("WriteFailed", error, _consequence(batch))
                     await asyncio.sleep(backoff.pause(attempt))
             attempt = 0
             self._unwritten -= batch.size
