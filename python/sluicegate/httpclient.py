@@ -15,7 +15,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -85,8 +85,7 @@ class Host:
         parts = urlsplit(url)
         self.name = parts.hostname or ""
         self._port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-        path = quote(parts.path or "/", safe="/%!$&'()*+,;=:@~")
-        self._address = parts._replace(path=path, fragment="").geturl()
+        self._address = parts._replace(path=_encoded(parts.path), fragment="").geturl()
         self._tls = tls
         self._proxy = proxy
         self._advice = advice or Advice()
@@ -96,18 +95,41 @@ class Host:
         self._closed = False
 
     async def post(self, headers: Mapping[str, str], body: bytes, seconds: float) -> Answer:
-        """The answer to a POST. Redirects are answers too: none is followed.
+        """The answer to a POST to the URL. Raises `NoAnswer`, as `request` does."""
+        return await self.request("POST", headers, body, seconds)
+
+    async def request(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        seconds: float,
+        *,
+        path: str | None = None,
+        take: Callable[[bytes], Awaitable[object]] | None = None,
+    ) -> Answer:
+        """The answer to a request. Redirects are answers too: none is followed.
+
+        `path` is another one at the same server. `take` gets the body of a 200 piece by piece, as it
+        arrives, and the `Answer` has none.
 
         Raises `NoAnswer` if none is there within `seconds`, connection included, or it is larger than 16 MiB.
         """
         session = self._session or await self._open()
+        target = self._target if path is None else self._target.with_path(_encoded(path), encoded=True)
         made: list[None] = []
         _sockets.set(made)
         try:
             async with (
                 asyncio.timeout(seconds),
-                session.post(self._target, data=body, headers=headers, allow_redirects=False) as response,
+                session.request(
+                    method, target, data=body, headers=headers, allow_redirects=False
+                ) as response,
             ):
+                if take is not None and response.status == 200:
+                    async for part in response.content.iter_any():
+                        await take(part)
+                    return Answer(response.status, b"", response.headers)
                 return Answer(response.status, await self._read(response), response.headers)
         except NoAnswer:
             raise
@@ -222,6 +244,11 @@ def environment_proxy(url: str) -> str | None:
     """The URL of the HTTP proxy that the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) has for `url`."""
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+
+
+def _encoded(path: str) -> str:
+    """As it goes out; what is percent-encoded already stays."""
+    return quote(path or "/", safe="/%!$&'()*+,;=:@~")
 
 
 def _import() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from sluicegate.aws.credentials import BadCredentials, Credentials, Keys, Role
 from sluicegate.aws.errors import NO_CREDENTIALS, AwsError
@@ -19,7 +21,16 @@ THREADS = 4
 DIRECT = frozenset((SQS,))
 """Services with so many requests that the lean client pays."""
 ADVICE = Advice("check the region, the name and DNS", "check AWS_CA_BUNDLE")
-Way = Host | DirectHost
+Asked = tuple[str, Mapping[str, object]]
+"""An operation and its parameters."""
+
+
+class Place(NamedTuple):
+    """A server, who signs for it, and the path of the calls there."""
+
+    host: Host | DirectHost
+    signer: Signer
+    path: str
 
 
 class Access:
@@ -31,7 +42,7 @@ class Access:
         self._endpoint_url = endpoint_url
         self._credentials: dict[Role | None, Credentials] = {}
         self._control: Control | None = None
-        self._hosts: dict[tuple[str, bool], Way] = {}
+        self._hosts: dict[tuple[str, bool], Host | DirectHost] = {}
         self._opening = asyncio.Lock()
 
     async def control(self) -> Control:
@@ -47,15 +58,15 @@ class Access:
                 self._control = await self.threads.call(load)
         return self._control
 
-    async def place(self, protocol: Protocol, region: str) -> tuple[Way, Signer]:
-        """Where a service is, and who signs for it."""
+    async def place(self, protocol: Protocol, region: str, asked: Asked | None = None) -> Place:
+        """Where a service takes its calls, or those like `asked`, and who signs for them."""
         control = await self.control()
-        url, proxy, tls = await self.threads.call(lambda: control.way_to(protocol.service, region))
+        url, proxy, tls = await self.threads.call(lambda: control.way_to(protocol.service, region, asked))
         direct = protocol in DIRECT and proxy is None
         if (url, direct) not in self._hosts:
             made = DirectHost(url, tls, ADVICE) if direct else Host(url, tls, proxy, ADVICE)
             self._hosts[url, direct] = made
-        return self._hosts[url, direct], Signer(url, region, protocol)
+        return Place(self._hosts[url, direct], Signer(url, region, protocol), urlsplit(url).path or "/")
 
     def credentials(self, role: Role | None) -> Credentials:
         """Those of `role`, or the gateway's own."""

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sluicegate.aws.access import Access
+from sluicegate.aws.access import Access, Asked
 from sluicegate.aws.credentials import Role
 from sluicegate.aws.errors import EXPIRED, TIMED_OUT, AwsError
 from sluicegate.aws.logs import LogStream
 from sluicegate.aws.queue import Queue
 from sluicegate.aws.service import Service
-from sluicegate.aws.signing import LOGS, SQS
+from sluicegate.aws.signing import LOGS, SQS, Protocol
 from sluicegate.backoff import Backoff
 
 CALL_SECONDS = 30.0
@@ -79,13 +79,25 @@ class Aws:
 
     def queue(self, url: str, *, region: str | None = None, role: Role | None = None) -> Queue:
         """An SQS queue for many messages a second. `region` defaults to the gateway's."""
-        return Queue(Service(self._access, SQS, region or self.region, role), url)
+        return Queue(self.service(SQS, region=region, role=role), url)
 
     def log_stream(
         self, group: str, stream: str, *, region: str | None = None, role: Role | None = None
     ) -> LogStream:
         """A stream in CloudWatch Logs, which has to exist."""
-        return LogStream(Service(self._access, LOGS, region or self.region, role), group, stream)
+        return LogStream(self.service(LOGS, region=region, role=role), group, stream)
+
+    def service(
+        self,
+        protocol: Protocol,
+        *,
+        region: str | None = None,
+        role: Role | None = None,
+        asked: Asked | None = None,
+    ) -> Service:
+        """A service for many requests. `asked` is a call like those that it will get, where they have a place of
+        their own (see `Service`)."""
+        return Service(self._access, protocol, region or self.region, role, asked)
 
     async def close(self) -> None:
         """Close every connection. Calls that are under way fail."""

@@ -100,7 +100,7 @@ class AwsError(Exception):
         name = self.operation
         if self.service in ("sqs", "sns"):
             name = name.removesuffix("Batch")
-        return f"{self.service}:{'InvokeFunction' if name == 'Invoke' else name}"
+        return f"{self.service}:{'InvokeFunction' if name.startswith('Invoke') else name}"
 
     def about(self, resource: str) -> AwsError:
         """This error, on `resource` as a policy names it: the call has a queue's URL or bare name."""

@@ -6,11 +6,12 @@ import ssl
 import threading
 from collections.abc import Mapping
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
 import botocore.session  # type: ignore[import-untyped]
-from botocore import exceptions, xform_name
+from botocore import UNSIGNED, exceptions, xform_name
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.credentials import (  # type: ignore[import-untyped]
     CredentialResolver,
@@ -54,6 +55,7 @@ _RESOURCES = (
     "logGroupName",
     "logGroupIdentifier",
     "StreamName",
+    "StreamARN",
     "DeliveryStreamName",
     "Bucket",
 )
@@ -115,10 +117,33 @@ class Control:
                 )
             return self._clients[key]
 
-    def way_to(self, service: str, region: str) -> tuple[str, str | None, ssl.SSLContext | None]:
-        """The URL of a service, that of the HTTP proxy on the way (as the environment has it), and whom to trust: the
-        certificates that the environment or the profile names, or botocore's own."""
-        url: str = self._endpoint_url or self.client(service, region, None).meta.endpoint_url
+    def url_of(self, service: str, operation: str, params: Mapping[str, object], region: str) -> str:
+        """Where a call goes: the endpoint, which may depend on a bucket or an account, and the path."""
+        self._refuse_nobodys(service, operation, params, region)
+        found: list[str] = []
+
+        def instead(params: Mapping[str, str], **_: object) -> tuple[object, dict[str, object]]:
+            found.append(params["url"])
+            return SimpleNamespace(status_code=200), {}
+
+        with self._lock:  # a client of its own: its calls go nowhere
+            unsigned = _CONFIG.merge(Config(signature_version=UNSIGNED))
+            client = self._session(None).create_client(service, region_name=region, config=unsigned)
+        client.meta.events.register("before-call.*.*", instead)
+        getattr(client, xform_name(operation))(**params)
+        client.close()
+        return found[0]
+
+    def way_to(
+        self, service: str, region: str, asked: tuple[str, Mapping[str, object]] | None = None
+    ) -> tuple[str, str | None, ssl.SSLContext | None]:
+        """The URL of a service, or of the call `asked` (operation and parameters), that of the HTTP proxy on the way
+        (as the environment has it), and whom to trust: the certificates that the environment or the profile names, or
+        botocore's own."""
+        if asked is not None:
+            url = self.url_of(service, *asked, region)
+        else:
+            url = self._endpoint_url or self.client(service, region, None).meta.endpoint_url
         proxy = environment_proxy(url)
         if urlsplit(url).scheme != "https":
             return url, proxy, None
