@@ -68,7 +68,8 @@ class AwsError(Exception):
 
     `code` is the name that the service gives the error (the newer one where it has two: `QueueDoesNotExist`), or one of
     the codes above. `status` is None without an answer. `retryable` is True for throttling, 5xx and calls without
-    an answer; `throttled`, `denied` and `expired` (the credentials were good once) say more.
+    an answer; `throttled`, `denied` and `expired` (the credentials were good once) say more. `region` is where a bucket
+    is that was looked for in another one.
     """
 
     def __init__(
@@ -80,14 +81,16 @@ class AwsError(Exception):
         *,
         status: int | None = None,
         resource: str | None = None,
+        region: str | None = None,
     ) -> None:
         if code in _FORGED:
             # AWS quotes the whole request here, session token and all.
             message = "the signature is wrong: check the secret access key, and this machine's clock"
+        message = " ".join(message.split())
         if len(message) > _MESSAGE_LIMIT:
             message = f"{message[:_MESSAGE_LIMIT]}…"
         self.service, self.operation, self.code, self.status = service, operation, code, status
-        self.message, self.resource = message, resource
+        self.message, self.resource, self.region = message, resource, region
         self.throttled = code in _THROTTLED or status == 429
         self.denied = code in _DENIED
         self.expired = code in EXPIRED

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sluicegate.aws.chunks import chunks
 from sluicegate.aws.errors import BAD_ANSWER, AwsError
 from sluicegate.aws.service import Service
 
@@ -157,12 +158,5 @@ def _chunks(items: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 def _sized_chunks(bodies: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
     """The same, no batch above the limit unless it is one body."""
-    start = size = 0
-    for index, body in enumerate(bodies):
-        length = len(body.encode())
-        if index > start and (index - start == BATCH or size + length > BATCH_BYTES):
-            yield start, bodies[start:index]
-            start, size = index, 0
-        size += length
-    if start < len(bodies):
-        yield start, bodies[start:]
+    for start, end in chunks((len(body.encode()) for body in bodies), BATCH, BATCH_BYTES):
+        yield start, bodies[start:end]

@@ -92,7 +92,7 @@ class Service:
 
     async def _attempt(self, request: _Request, *, last: bool = False) -> Answer:
         place, keys = await self._prepare(request)
-        path = place.path + request.path
+        path = place.path.rstrip("/") + request.path if request.path else place.path
         headers = place.signer.sign(request.method, path, request.headers, request.body, keys, time.time())
         host = place.host
         try:
@@ -132,11 +132,26 @@ class Service:
         if not code:
             code, message = BAD_ANSWER, f"status {answer.status}, without AWS's explanation"
         message = message or f"status {answer.status}, and no more was said"
-        return self._error(request, code, keys.hide_in(message), answer.status)
+        region = answer.headers.get("x-amz-bucket-region")
+        elsewhere = region if region != self._region else None
+        return self._error(request, code, keys.hide_in(message), answer.status, elsewhere)
 
-    def _error(self, request: _Request, code: str, message: str, status: int | None = None) -> AwsError:
+    def _error(
+        self,
+        request: _Request,
+        code: str,
+        message: str,
+        status: int | None = None,
+        region: str | None = None,
+    ) -> AwsError:
         return AwsError(
-            self._protocol.service, request.operation, code, message, status=status, resource=request.resource
+            self._protocol.service,
+            request.operation,
+            code,
+            message,
+            status=status,
+            resource=request.resource,
+            region=region,
         )
 
 

@@ -294,7 +294,7 @@ class Destination(ABC):
 
     usage: ClassVar[str] = ""
     """The spelling of its `destination_arn`, for error messages: `file:PATH.ndjson`."""
-    batch_bytes_limit: ClassVar[int | None] = None
+    batch_bytes_limit: int | None = None
     """Most bytes of a batch that the service accepts; `SizeInMb` never goes above it (contract section 3)."""
     reasons: ClassVar[tuple[str, ...]] = ()
     """The reasons of its `DeliveryError`s, as far as they are known. `/metrics` shows each from the start, as 0, so
@@ -396,16 +396,21 @@ class Arguments:
     def expression(self, name: str, default: str = "") -> Expression | None:
         """The argument as a BREX expression (`docs/reference/brex.md`); `default`, or None, without one.
 
-        `PartitionKeyExpression` has its formatter in `PartitionKeyFormatter`: `hex` without one.
+        `PartitionKeyExpression` has its formatter in `PartitionKeyFormatter` (or `PartitionKeyExpressionFormatter`):
+        `hex` without one.
 
             >>> from sluicegate import Arguments
             >>> Arguments({"partition_key_expression": "[0:2]"}, "log").expression("PartitionKeyExpression")
             Expression(text='[0:2]', formatter='hex')
         """
         text = self.text(name, default)
-        formatter = self.text(f"{name.removesuffix('Expression')}Formatter", "hex")
+        which, long = f"{name.removesuffix('Expression')}Formatter", f"{name}Formatter"
+        if _spelling(long) in self._values:
+            if _spelling(which) in self._values:
+                raise self.wrong(which, f"{which} and {long} are the same", "write one of them")
+            which = long
+        formatter = self.text(which, "hex")
         if formatter not in _FORMATTERS:
-            which = f"{name.removesuffix('Expression')}Formatter"
             raise self.wrong(which, f"{which} is {formatter!r}", f"use {', '.join(_FORMATTERS)}")
         if not text:
             return None
@@ -413,6 +418,18 @@ class Arguments:
             column, cause, fix = wrong
             raise self.wrong(name, f"character {column} of {name}: {cause}", fix)
         return Expression(text, formatter)
+
+    def flag(self, name: str) -> bool:
+        """The argument as true or false; false without one.
+
+        >>> from sluicegate import Arguments
+        >>> Arguments({"SendRaw": "True"}, "destination log").flag("SendRaw")
+        True
+        """
+        value = self.text(name).lower()
+        if value not in ("", "true", "false"):
+            raise self.wrong(name, f"{name} is {value!r}", "use true or false")
+        return value == "true"
 
     def strings(self, name: str) -> dict[str, str]:
         """The argument as a map of strings; empty without one. Values may be secrets: no error message shows them."""

@@ -1,0 +1,213 @@
+"""What the Destinations for services of AWS have in common: ARNs, calls, and batches that a service takes in parts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+from sluicegate.aws.chunks import chunks
+from sluicegate.aws.errors import BAD_ANSWER, AwsError
+from sluicegate.aws.service import Service
+from sluicegate.aws.signing import Protocol
+from sluicegate.destinations.base import (
+    Arguments,
+    DeliveryError,
+    Destination,
+    DestinationContext,
+    DestinationError,
+    Expression,
+)
+
+SECONDS = 10.0
+"""For an answer, from services that only store."""
+PARALLEL_PARTS = 16
+"""Of one batch; each may need a connection of its own."""
+
+_ARN = re.compile(r"arn:aws[a-z-]*:[a-z0-9]+:([a-z0-9-]*):([0-9]{12})?:(.+)", re.DOTALL)
+
+
+class Arn(NamedTuple):
+    """An ARN and its parts; S3's have neither region nor account."""
+
+    text: str
+    region: str
+    account: str
+    resource: str
+
+
+class Limits(NamedTuple):
+    """What a service takes in one request: so many entries, so many bytes together, and in one entry."""
+
+    entries: int
+    size: int
+    entry_size: int
+
+
+class Entry(NamedTuple):
+    """A packet as the service gets it, and the bytes that count for its limits."""
+
+    size: int
+    content: dict[str, object]
+
+
+Refused = Mapping[int, AwsError]
+"""The entries of a part that the service did not take, by their place in the part."""
+
+
+class AwsDestination(Destination):
+    """Base of the Destinations for AWS. A subclass reads its arguments in `read`.
+
+    Nothing is opened before the first delivery: a service that is not there yet, or a role that may do too little,
+    fails deliveries and not the start. Calls go to the ARN's region, in the name of the Destination's role.
+    """
+
+    resource: ClassVar[re.Pattern[str]]
+    """The end of an ARN, from its sixth part on."""
+    protocol: ClassVar[Protocol]
+    permissions: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]]
+    """What its role has to allow: actions on resources, with `ARN` for the DestinationArn."""
+    parallel: ClassVar[int] = 8
+    """Batches at the same time."""
+    reasons: ClassVar[tuple[str, ...]] = (
+        "Throttled",
+        "AccessDenied",
+        "ExpiredCredentials",
+        "NoCredentials",
+        "NoAnswer",
+        "TimedOut",
+        "PacketTooLarge",
+    )
+
+    def __init__(self, name: str, context: DestinationContext, arn: Arn) -> None:
+        super().__init__(name, context)
+        self.arn = arn
+        self._expressions: dict[str, Expression] = {}
+
+    @classmethod
+    def from_spec(
+        cls, name: str, target: str, arguments: Mapping[str, Any], context: DestinationContext
+    ) -> Self:
+        found = _ARN.fullmatch(target)
+        if found is None or not cls.resource.fullmatch(found[3]) or ("REGION" in cls.usage) != bool(found[1]):
+            cause = f"destination {name}: {target!r} is not what {cls.protocol.service} takes"
+            raise DestinationError(cause, f"write it as {cls.usage}")
+        made = cls(name, context, Arn(target, found[1], found[2] or "", found[3]))
+        reader = Arguments(arguments, f"destination {name}")
+        made.read(reader)
+        reader.finish()
+        return made
+
+    def read(self, arguments: Arguments) -> None:
+        """Read and check the arguments. Raises `DestinationError`."""
+
+    def read_expressions(self, arguments: Arguments, *names: str) -> None:
+        """Those of these arguments that are given become `expressions`."""
+        found = {name: arguments.expression(name) for name in names}
+        self._expressions = {name: one for name, one in found.items() if one is not None}
+
+    async def provision(self) -> None:
+        """Nothing yet."""
+
+    async def close(self) -> None:
+        """Nothing: connections belong to the gateway's `Aws`."""
+
+    @property
+    def expressions(self) -> Mapping[str, Expression]:
+        return self._expressions
+
+    @property
+    def concurrency(self) -> int:
+        return self.parallel
+
+    def service(self, region: str = "", asked: tuple[str, Mapping[str, object]] | None = None) -> Service:
+        """The service in the ARN's region (or another one), called in the name of the Destination's role."""
+        return self.context.aws.service(
+            self.protocol, region=region or self.arn.region, role=self.context.role, asked=asked
+        )
+
+
+async def deliver_in_parts(
+    entries: Sequence[Entry | DeliveryError],
+    limits: Limits,
+    send: Callable[[Sequence[dict[str, object]]], Awaitable[Refused]],
+    *,
+    ordered: bool = False,
+) -> None:
+    """Deliver the entries of a batch, one for each packet, in as few requests as `limits` allow.
+
+    `send` delivers one part, and raises `AwsError` if none of it was taken. A packet that cannot be an entry has a
+    `DeliveryError` in its place; one above the limit gets one. All others go out. Raises a `DeliveryError` that names
+    the packets that failed, each with its own.
+
+    `ordered`: one part after the other. After one that was not taken none follows: its packets come again, and those
+    behind them too.
+    """
+    failed: dict[int, DeliveryError] = {}
+    good: list[tuple[int, Entry]] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, DeliveryError):
+            failed[index] = entry
+        elif entry.size > limits.entry_size:
+            failed[index] = too_large(entry.size, limits.entry_size)
+        else:
+            good.append((index, entry))
+    sizes = (entry.size for _, entry in good)
+    parts = [good[start:end] for start, end in chunks(sizes, limits.entries, limits.size)]
+    free = asyncio.Semaphore(1 if ordered else PARALLEL_PARTS)
+    stopped: AwsError | None = None
+
+    async def one(part: Sequence[tuple[int, Entry]]) -> None:
+        nonlocal stopped
+        async with free:
+            try:
+                if ordered and stopped is not None:
+                    raise stopped
+                refused = await send([entry.content for _, entry in part])
+            except AwsError as error:
+                stopped = error
+                refused = dict.fromkeys(range(len(part)), error)
+        failed.update((part[place][0], DeliveryError.from_aws(error)) for place, error in refused.items())
+
+    if len(parts) == 1:
+        await one(parts[0])
+    else:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(one(part))
+    if failed:
+        first = failed[min(failed)]
+        raise DeliveryError(first.reason, first.detail, first.retryable, packets=failed)
+
+
+def refused_records(
+    operation: str, answer: Mapping[str, Any], key: str, sent: int, arn: Arn, service: str
+) -> Refused:
+    """What the answer of Kinesis or Firehose says of `sent` records: under `key` one result for each."""
+    results = answer.get(key)
+    if not isinstance(results, list) or len(results) != sent:
+        raise strange_answer(service, operation, arn)
+    return {
+        place: AwsError(
+            service,
+            operation,
+            str(result["ErrorCode"]),
+            str(result.get("ErrorMessage", "")),
+            resource=arn.text,
+        )
+        for place, result in enumerate(results)
+        if result.get("ErrorCode")
+    }
+
+
+def strange_answer(service: str, operation: str, arn: Arn) -> AwsError:
+    cause = "the answer does not have what the service says it has; check who answers at the endpoint"
+    return AwsError(service, operation, BAD_ANSWER, cause, status=200, resource=arn.text)
+
+
+def too_large(size: int, limit: int) -> DeliveryError:
+    """The error for a packet that the service cannot take."""
+    return DeliveryError(
+        "PacketTooLarge", f"the packet takes {size} bytes, and the service takes {limit} in one"
+    )
