@@ -36,6 +36,7 @@ _OWN = {
     "function": "sluicegate.destinations.function:FunctionDestination",
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
+    "sqs": "sluicegate.destinations.sqs:SqsDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
