@@ -37,6 +37,7 @@ _OWN = {
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
+    "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
