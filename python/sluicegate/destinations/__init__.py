@@ -38,6 +38,7 @@ _OWN = {
     "console": "sluicegate.destinations.console:ConsoleDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
+    "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
