@@ -39,6 +39,7 @@ _OWN = {
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
+    "s3": "sluicegate.destinations.s3:S3Destination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
