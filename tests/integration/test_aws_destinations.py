@@ -1,0 +1,225 @@
+"""Destinations for AWS and a service that refuses, throttles, breaks or says nothing: one line of `CASES` for each."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import pytest
+from aws_destinations import Scripted
+from aws_destinations import scripted as scripted
+from aws_server import ACCOUNT, Peer, Server, answer, hang_up, refusal, say_nothing
+
+from sluicegate.destinations import firehose, kinesis, s3, sqs
+from sluicegate.destinations.base import DeliveryError, Destination, PacketBatch
+from sluicegate.testing import packet, packet_batch
+
+Answer = Callable[[dict[str, str], bytes], bytes]
+"""The answer to a request with these headers and this body."""
+
+
+@dataclass
+class Case:
+    """A Destination, the answers of its service, and what of a request is packets."""
+
+    module: ModuleType
+    kind: type[Destination]
+    target: str
+    accepts: Answer
+    refuses_odd: Answer | None = None
+    """Takes the first, third, fifth … of a request; it throttles the second and refuses all others."""
+    packets: Callable[[bytes], list[bytes]] = field(default=lambda body: body.splitlines())
+    most: int = 1_000_000
+    """Packets in a request."""
+
+    def __str__(self) -> str:
+        return self.module.__name__.rpartition(".")[2]
+
+
+def accept_messages(headers: dict[str, str], body: bytes) -> bytes:
+    return messages(headers, body, lambda place: None)
+
+
+def refuse_messages(headers: dict[str, str], body: bytes) -> bytes:
+    def failure(place: int) -> dict[str, object] | None:
+        code = "RequestThrottled" if place == 1 else "InvalidParameterValue"
+        return {"Id": str(place), "SenderFault": place != 1, "Code": code} if place % 2 else None
+
+    return messages(headers, body, failure)
+
+
+def messages(
+    headers: dict[str, str], body: bytes, failure: Callable[[int], dict[str, object] | None]
+) -> bytes:
+    asked = json.loads(body)
+    if headers["x-amz-target"].endswith("GetQueueUrl"):
+        assert asked == {"QueueName": "orders", "QueueOwnerAWSAccountId": ACCOUNT}
+        return answer(200, b'{"QueueUrl":"https://queue"}')
+    failed = [one for place in range(len(asked["Entries"])) if (one := failure(place))]
+    done = [{"Id": entry["Id"]} for entry in asked["Entries"]]
+    done = [one for one in done if one["Id"] not in [each["Id"] for each in failed]]
+    return answer(200, json.dumps({"Successful": done, "Failed": failed}).encode())
+
+
+def records(key: str, *codes: str) -> Answer:
+    """Kinesis and Firehose: one result for each record."""
+
+    def respond(headers: dict[str, str], body: bytes) -> bytes:
+        results: list[dict[str, str]] = []
+        for place, _ in enumerate(json.loads(body)["Records"]):
+            code = codes[place == 1] if codes and place % 2 else None
+            results.append({"ErrorCode": code, "ErrorMessage": "no"} if code else {"RecordId": "1"})
+        return answer(200, json.dumps({key: results}).encode())
+
+    return respond
+
+
+CASES = [
+    Case(
+        sqs,
+        sqs.SqsDestination,
+        f"arn:aws:sqs:us-east-1:{ACCOUNT}:orders",
+        accept_messages,
+        refuse_messages,
+        lambda body: [one["MessageBody"].encode() for one in json.loads(body).get("Entries", [])],
+        10,
+    ),
+    Case(
+        kinesis,
+        kinesis.KinesisDestination,
+        f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/orders",
+        records("Records"),
+        records("Records", "InvalidArgumentException", "ProvisionedThroughputExceededException"),
+        lambda body: [base64.b64decode(one["Data"]) for one in json.loads(body)["Records"]],
+        500,
+    ),
+    Case(
+        firehose,
+        firehose.FirehoseDestination,
+        f"arn:aws:firehose:us-east-1:{ACCOUNT}:deliverystream/orders",
+        records("RequestResponses"),
+        records("RequestResponses", "InvalidArgumentException", "ServiceUnavailableException"),
+        lambda body: [base64.b64decode(one["Data"]) for one in json.loads(body)["Records"]],
+        500,
+    ),
+    Case(s3, s3.S3Destination, "arn:aws:s3:::orders/raw*", lambda headers, body: answer(200, b"")),
+]
+every = pytest.mark.parametrize("case", CASES, ids=str)
+in_parts = pytest.mark.parametrize("case", [case for case in CASES if case.refuses_odd], ids=str)
+
+
+def respond(server: Server, how: Answer) -> Peer:
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, headers, body = server.requests[-1]
+        writer.write(how(headers, body))
+
+    return peer
+
+
+def arrived(case: Case, server: Server) -> list[str]:
+    """`Data` of all packets that the service saw, in order of the requests."""
+    found = [case.packets(body) for _, headers, body in server.requests]
+    return [json.loads(one)["Data"] for part in found for one in part]
+
+
+async def failed(made: Destination, batch: PacketBatch) -> DeliveryError:
+    with pytest.raises(DeliveryError) as raised:
+        await made.deliver(batch)
+    return raised.value
+
+
+def all_same(error: DeliveryError, packets: int) -> bool:
+    """Every packet of the batch failed, for one reason."""
+    named = error.packets
+    return named is None or {(index, one.reason, one.retryable) for index, one in named.items()} == {
+        (index, error.reason, error.retryable) for index in range(packets)
+    }
+
+
+@every
+@pytest.mark.parametrize(
+    ("refused", "reason", "retryable"),
+    [
+        (refusal("ThrottlingException", "Rate exceeded"), "Throttled", True),
+        (answer(503, b"<html>a load balancer</html>", "Content-Type: text/html"), "BadAnswer", True),
+        (answer(500, b'{"__type":"InternalFailure"}'), "InternalFailure", True),
+        (refusal("AccessDeniedException", "no policy allows it"), "AccessDenied", False),
+        (refusal("ValidationException", "it can never succeed"), "ValidationException", False),
+        (hang_up, "NoAnswer", True),
+        (b"this is not HTTP\r\n\r\n", "NoAnswer", True),
+        (say_nothing, "TimedOut", True),
+    ],
+    ids=["throttled", "503", "500", "denied", "invalid", "hung-up", "garbage", "silent"],
+)
+async def test_a_service_that_does_not_take_it(
+    case: Case,
+    refused: bytes | Peer,
+    reason: str,
+    retryable: bool,
+    scripted: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(case.module, "SECONDS", 0.3 if refused is say_nothing else 30)
+    scripted.server.answers = [refused]
+    async with scripted.destination(case.kind, case.target) as made:
+        error = await failed(made, packet_batch("a", "b"))
+        assert (error.reason, error.retryable) == (reason, retryable)
+        assert all_same(error, 2)
+        assert case.target in error.detail
+        scripted.server.requests.clear()
+        scripted.server.answers = [respond(scripted.server, case.accepts)]
+        await made.deliver(packet_batch("a", "b"))
+    assert arrived(case, scripted.server) == ["a", "b"]
+
+
+@in_parts
+async def test_only_what_was_refused_is_named(case: Case, scripted: Scripted) -> None:
+    assert case.refuses_odd is not None
+    scripted.server.answers = [respond(scripted.server, case.refuses_odd)]
+    async with scripted.destination(case.kind, case.target) as made:
+        error = await failed(made, packet_batch("a", "b", "c", "d"))
+    assert error.packets is not None
+    assert {index: one.retryable for index, one in error.packets.items()} == {1: True, 3: False}
+
+
+@in_parts
+async def test_an_oversized_packet_is_refused_alone(case: Case, scripted: Scripted) -> None:
+    scripted.server.answers = [respond(scripted.server, case.accepts)]
+    async with scripted.destination(case.kind, case.target) as made:
+        error = await failed(made, packet_batch("a", "x" * (1 << 20), "c"))
+    assert error.packets is not None
+    assert {index: (one.reason, one.retryable) for index, one in error.packets.items()} == {
+        1: ("PacketTooLarge", False)
+    }
+    assert arrived(case, scripted.server) == ["a", "c"]
+
+
+@in_parts
+@pytest.mark.parametrize(("count", "size"), [(1234, 1), (30, 400_000)], ids=["many", "large"])
+async def test_a_batch_goes_out_in_requests_that_the_service_takes(
+    case: Case, count: int, size: int, scripted: Scripted
+) -> None:
+    """Not more packets than it takes, and not more bytes: as few requests as can be."""
+    scripted.server.answers = [respond(scripted.server, case.accepts)]
+    sent = [f"{number:<{size}}" for number in range(count)]
+    async with scripted.destination(case.kind, case.target) as made:
+        await made.deliver(packet_batch(*[packet(data[:20]) | {"Data": data} for data in sent]))
+    assert sorted(arrived(case, scripted.server)) == sorted(sent)
+    requests = [case.packets(body) for _, _, body in scripted.server.requests]
+    requests = [packets for packets in requests if packets]
+    limit = {"sqs": 1 << 20, "kinesis": 5 << 20, "firehose": 4 << 20}[str(case)]
+    in_one = min(case.most, limit // (size + 400))
+    assert max(map(len, requests)) == in_one
+    assert len(requests) == -(-count // in_one)
+    assert max(sum(map(len, packets)) for packets in requests) <= limit
+
+
+@in_parts
+async def test_an_answer_that_says_less_than_it_should(case: Case, scripted: Scripted) -> None:
+    scripted.server.answers = [answer(200, b'{"Records":[],"RequestResponses":[],"QueueUrl":"https://q"}')]
+    async with scripted.destination(case.kind, case.target) as made:
+        error = await failed(made, packet_batch("a", "b"))
+    assert (error.reason, error.retryable) == ("BadAnswer", True)
+    assert all_same(error, 2)
