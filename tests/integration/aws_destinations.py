@@ -10,7 +10,7 @@ import pytest
 from aws_server import Server
 from ministack import ENVIRONMENT, REGION, Ministack
 
-from sluicegate.aws import Aws
+from sluicegate.aws import Aws, Role
 from sluicegate.destinations.base import Destination, DestinationContext
 from sluicegate.testing import DestinationContract, destination_context
 
@@ -68,10 +68,10 @@ class Scripted:
 
     @asynccontextmanager
     async def destination(
-        self, kind: type[Destination], target: str, **arguments: object
+        self, kind: type[Destination], target: str, role: Role | None = None, **arguments: object
     ) -> AsyncIterator[Destination]:
         aws = Aws(REGION, self.server.url)
-        context = destination_context(self._directory, region=REGION, aws=aws)
+        context = destination_context(self._directory, region=REGION, aws=aws, role=role)
         made = kind.from_spec("orders", target, arguments, context)
         await made.provision()
         try:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
+from urllib.parse import parse_qs
 
 import pytest
 from aws_destinations import Scripted
 from aws_destinations import scripted as scripted
 from aws_server import ACCOUNT, Peer, Server, answer, hang_up, refusal, say_nothing
 
+from sluicegate.aws import Role
 from sluicegate.destinations import firehose, kinesis, s3, sqs
 from sluicegate.destinations.base import DeliveryError, Destination, PacketBatch
 from sluicegate.testing import packet, packet_batch
@@ -55,7 +57,8 @@ def messages(
 ) -> bytes:
     asked = json.loads(body)
     if headers["x-amz-target"].endswith("GetQueueUrl"):
-        assert asked == {"QueueName": "orders", "QueueOwnerAWSAccountId": ACCOUNT}
+        assert asked["QueueName"].partition(".")[0] == "orders"
+        assert asked["QueueOwnerAWSAccountId"] == ACCOUNT
         return answer(200, b'{"QueueUrl":"https://queue"}')
     failed = [one for place in range(len(asked["Entries"])) if (one := failure(place))]
     done = [{"Id": entry["Id"]} for entry in asked["Entries"]]
@@ -223,3 +226,90 @@ async def test_an_answer_that_says_less_than_it_should(case: Case, scripted: Scr
         error = await failed(made, packet_batch("a", "b"))
     assert (error.reason, error.retryable) == ("BadAnswer", True)
     assert all_same(error, 2)
+
+
+async def test_a_bucket_elsewhere_is_found_and_remembered(scripted: Scripted) -> None:
+    home = "x-amz-bucket-region: eu-west-1"
+    moved = b"<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>"
+    taken = answer(200, b"")
+    scripted.server.answers = [answer(301, moved, home), taken]
+    async with scripted.destination(s3.S3Destination, "arn:aws:s3:::orders") as made:
+        await made.deliver(packet_batch("a"))
+        await made.deliver(packet_batch("b"))
+        scripted.server.answers = [answer(301, moved)]
+        assert (await failed(made, packet_batch("c"))).reason == "PermanentRedirect"
+    signed_for = [headers["authorization"].split("/")[2] for _, headers, _ in scripted.server.requests]
+    assert signed_for == ["us-east-1", "eu-west-1", "eu-west-1", "eu-west-1"]
+    assert (
+        len({line for line, _, _ in scripted.server.requests}) == 3
+    )  # the second attempt writes the same object
+
+
+async def test_a_fifo_queue_gets_its_packets_in_order(scripted: Scripted) -> None:
+    """After a request that was not taken none of the batch follows: all of it comes again. Ids are the same then."""
+    taken = respond(scripted.server, accept_messages)
+    scripted.server.answers = [taken, taken, refusal("ThrottlingException", "Rate exceeded"), taken]
+    batch = packet_batch(*(f"{number}" for number in range(35)))
+    async with scripted.destination(
+        sqs.SqsDestination, f"arn:aws:sqs:us-east-1:{ACCOUNT}:orders.fifo"
+    ) as made:
+        assert made.concurrency == 1
+        error = await failed(made, batch)
+        assert error.packets is not None
+        assert sorted(error.packets) == list(range(10, 35))
+        assert all(one.retryable for one in error.packets.values())
+        await made.deliver(batch)
+    entries = [entry for body in scripted.bodies for entry in body.get("Entries", [])]
+    assert [json.loads(entry["MessageBody"])["Data"] for entry in entries] == [
+        *(f"{number}" for number in range(20)),
+        *(f"{number}" for number in range(35)),
+    ]
+    assert {entry["MessageGroupId"] for entry in entries} == {"198.51.100.7:40001"}
+    assert len({entry["MessageDeduplicationId"] for entry in entries}) == 35
+
+
+async def test_what_sqs_cannot_take_is_refused_alone(scripted: Scripted) -> None:
+    scripted.server.answers = [respond(scripted.server, accept_messages)]
+    arguments = {"SendRaw": True, "MessageGroupIdExpression": "[:]", "MessageGroupIdFormatter": "utf8"}
+    groups = ["a", None, "two words", "x" * 129, "e"]
+    batch = packet_batch("a", "", "c", "d", "\0", "f", values={"MessageGroupIdExpression": [*groups, None]})
+    async with scripted.destination(sqs.SqsDestination, CASES[0].target, **arguments) as made:
+        error = await failed(made, batch)
+    assert error.packets is not None
+    assert {index: one.reason for index, one in error.packets.items()} == {
+        1: "BadMessageBody",
+        2: "BadMessageId",
+        3: "BadMessageId",
+        4: "BadMessageBody",
+    }
+    sent = [entry for body in scripted.bodies for entry in body.get("Entries", [])]
+    assert [(entry["MessageBody"], entry.get("MessageGroupId")) for entry in sent] == [
+        ("a", "a"),
+        ("f", None),
+    ]
+
+
+@every
+async def test_calls_in_the_name_of_its_role(case: Case, scripted: Scripted) -> None:
+    """The role is assumed once, for as long as it says; the service sees the session's key."""
+
+    def answer_both(headers: dict[str, str], body: bytes) -> bytes:
+        return answer(200, ASSUMED) if b"Action=AssumeRole" in body else case.accepts(headers, body)
+
+    scripted.server.answers = [respond(scripted.server, answer_both)]
+    role = Role(f"arn:aws:iam::{ACCOUNT}:role/put", "sluicegate-us-east-1@1-dest-orders", 900)
+    async with scripted.destination(case.kind, case.target, role) as made:
+        await made.deliver(packet_batch("a"))
+        await made.deliver(packet_batch("b"))
+    (assumed, *calls) = [(headers, body) for _, headers, body in scripted.server.requests]
+    asked = parse_qs(assumed[1].decode())
+    assert asked["RoleArn"] == [role.arn]
+    assert asked["RoleSessionName"] == [role.session_name]
+    assert asked["DurationSeconds"] == ["900"]
+    assert all("Credential=ASIAROLE/" in headers["authorization"] for headers, _ in calls)
+    assert all(headers["x-amz-security-token"] == "session" for headers, _ in calls)
+
+
+ASSUMED = b"""<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ASIAROLE</AccessKeyId>
+<SecretAccessKey>secret</SecretAccessKey><SessionToken>session</SessionToken>
+<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"""
