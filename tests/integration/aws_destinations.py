@@ -1,5 +1,6 @@
 """What tests of Destinations for AWS share: their contract against ministack, and a server with answers in store."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from aws_server import Server
+from aws_server import Peer, Server
 from ministack import ENVIRONMENT, REGION, Ministack
 
 from sluicegate.aws import Aws, Role
@@ -79,6 +80,15 @@ class Scripted:
         finally:
             await made.close()
             await aws.close()
+
+    def peer(self, respond: Callable[[dict[str, str], bytes], bytes]) -> Peer:
+        """Answers a request as `respond` says of its headers and its body."""
+
+        async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            _, headers, body = self.server.requests[-1]
+            writer.write(respond(headers, body))
+
+        return peer
 
     @property
     def bodies(self) -> list[dict[str, Any]]:

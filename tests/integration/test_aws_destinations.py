@@ -1,6 +1,5 @@
 """Destinations for AWS and a service that refuses, throttles, breaks or says nothing: one line of `CASES` for each."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from aws_destinations import scripted as scripted
 from aws_server import ACCOUNT, Peer, Server, answer, hang_up, refusal, say_nothing
 
 from sluicegate.aws import Role
-from sluicegate.destinations import firehose, kinesis, s3, sqs
+from sluicegate.destinations import awslambda, firehose, kinesis, s3, sqs
 from sluicegate.destinations.base import DeliveryError, Destination, PacketBatch
 from sluicegate.testing import packet, packet_batch
 
@@ -107,18 +106,20 @@ CASES = [
         lambda body: [base64.b64decode(one["Data"]) for one in json.loads(body)["Records"]],
         500,
     ),
+    Case(
+        awslambda,
+        awslambda.LambdaDestination,
+        f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:orders:live",
+        lambda headers, body: answer(200, b'{"Replies":[]}'),
+        None,
+        lambda body: [json.dumps(one).encode() for one in json.loads(body)["Messages"]],
+    ),
     Case(s3, s3.S3Destination, "arn:aws:s3:::orders/raw*", lambda headers, body: answer(200, b"")),
 ]
 every = pytest.mark.parametrize("case", CASES, ids=str)
 in_parts = pytest.mark.parametrize("case", [case for case in CASES if case.refuses_odd], ids=str)
-
-
-def respond(server: Server, how: Answer) -> Peer:
-    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        _, headers, body = server.requests[-1]
-        writer.write(how(headers, body))
-
-    return peer
+limited = pytest.mark.parametrize("case", [case for case in CASES if case.module is not s3], ids=str)
+"""S3 takes objects of any size."""
 
 
 def arrived(case: Case, server: Server) -> list[str]:
@@ -172,7 +173,7 @@ async def test_a_service_that_does_not_take_it(
         assert all_same(error, 2)
         assert case.target in error.detail
         scripted.server.requests.clear()
-        scripted.server.answers = [respond(scripted.server, case.accepts)]
+        scripted.server.answers = [scripted.peer(case.accepts)]
         await made.deliver(packet_batch("a", "b"))
     assert arrived(case, scripted.server) == ["a", "b"]
 
@@ -180,18 +181,18 @@ async def test_a_service_that_does_not_take_it(
 @in_parts
 async def test_only_what_was_refused_is_named(case: Case, scripted: Scripted) -> None:
     assert case.refuses_odd is not None
-    scripted.server.answers = [respond(scripted.server, case.refuses_odd)]
+    scripted.server.answers = [scripted.peer(case.refuses_odd)]
     async with scripted.destination(case.kind, case.target) as made:
         error = await failed(made, packet_batch("a", "b", "c", "d"))
     assert error.packets is not None
     assert {index: one.retryable for index, one in error.packets.items()} == {1: True, 3: False}
 
 
-@in_parts
+@limited
 async def test_an_oversized_packet_is_refused_alone(case: Case, scripted: Scripted) -> None:
-    scripted.server.answers = [respond(scripted.server, case.accepts)]
+    scripted.server.answers = [scripted.peer(case.accepts)]
     async with scripted.destination(case.kind, case.target) as made:
-        error = await failed(made, packet_batch("a", "x" * (1 << 20), "c"))
+        error = await failed(made, packet_batch("a", "x" * (6 << 20), "c"))
     assert error.packets is not None
     assert {index: (one.reason, one.retryable) for index, one in error.packets.items()} == {
         1: ("PacketTooLarge", False)
@@ -199,21 +200,21 @@ async def test_an_oversized_packet_is_refused_alone(case: Case, scripted: Script
     assert arrived(case, scripted.server) == ["a", "c"]
 
 
-@in_parts
+@limited
 @pytest.mark.parametrize(("count", "size"), [(1234, 1), (30, 400_000)], ids=["many", "large"])
 async def test_a_batch_goes_out_in_requests_that_the_service_takes(
     case: Case, count: int, size: int, scripted: Scripted
 ) -> None:
     """Not more packets than it takes, and not more bytes: as few requests as can be."""
-    scripted.server.answers = [respond(scripted.server, case.accepts)]
+    scripted.server.answers = [scripted.peer(case.accepts)]
     sent = [f"{number:<{size}}" for number in range(count)]
     async with scripted.destination(case.kind, case.target) as made:
         await made.deliver(packet_batch(*[packet(data[:20]) | {"Data": data} for data in sent]))
     assert sorted(arrived(case, scripted.server)) == sorted(sent)
     requests = [case.packets(body) for _, _, body in scripted.server.requests]
     requests = [packets for packets in requests if packets]
-    limit = {"sqs": 1 << 20, "kinesis": 5 << 20, "firehose": 4 << 20}[str(case)]
-    in_one = min(case.most, limit // (size + 400))
+    limit = {"sqs": 1 << 20, "kinesis": 5 << 20, "firehose": 4 << 20, "awslambda": 6 << 20}[str(case)]
+    in_one = min(case.most, limit // (size + 400), count)
     assert max(map(len, requests)) == in_one
     assert len(requests) == -(-count // in_one)
     assert max(sum(map(len, packets)) for packets in requests) <= limit
@@ -247,7 +248,7 @@ async def test_a_bucket_elsewhere_is_found_and_remembered(scripted: Scripted) ->
 
 async def test_a_fifo_queue_gets_its_packets_in_order(scripted: Scripted) -> None:
     """After a request that was not taken none of the batch follows: all of it comes again. Ids are the same then."""
-    taken = respond(scripted.server, accept_messages)
+    taken = scripted.peer(accept_messages)
     scripted.server.answers = [taken, taken, refusal("ThrottlingException", "Rate exceeded"), taken]
     batch = packet_batch(*(f"{number}" for number in range(35)))
     async with scripted.destination(
@@ -269,7 +270,7 @@ async def test_a_fifo_queue_gets_its_packets_in_order(scripted: Scripted) -> Non
 
 
 async def test_what_sqs_cannot_take_is_refused_alone(scripted: Scripted) -> None:
-    scripted.server.answers = [respond(scripted.server, accept_messages)]
+    scripted.server.answers = [scripted.peer(accept_messages)]
     arguments = {"SendRaw": True, "MessageGroupIdExpression": "[:]", "MessageGroupIdFormatter": "utf8"}
     groups = ["a", None, "two words", "x" * 129, "e"]
     batch = packet_batch("a", "", "c", "d", "\0", "f", values={"MessageGroupIdExpression": [*groups, None]})
@@ -296,7 +297,7 @@ async def test_calls_in_the_name_of_its_role(case: Case, scripted: Scripted) -> 
     def answer_both(headers: dict[str, str], body: bytes) -> bytes:
         return answer(200, ASSUMED) if b"Action=AssumeRole" in body else case.accepts(headers, body)
 
-    scripted.server.answers = [respond(scripted.server, answer_both)]
+    scripted.server.answers = [scripted.peer(answer_both)]
     role = Role(f"arn:aws:iam::{ACCOUNT}:role/put", "sluicegate-us-east-1@1-dest-orders", 900)
     async with scripted.destination(case.kind, case.target, role) as made:
         await made.deliver(packet_batch("a"))

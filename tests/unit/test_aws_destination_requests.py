@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from botocore_requests import KEYS, SESSION, Request, Theirs, assert_same, record, set_botocores_clock
 
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
+from sluicegate.destinations.awslambda import LambdaDestination
 from sluicegate.destinations.base import Destination
 from sluicegate.destinations.firehose import FirehoseDestination
 from sluicegate.destinations.kinesis import KinesisDestination
@@ -80,6 +82,18 @@ CASES = [
         lambda ours: {
             "DeliveryStreamName": "orders",
             "Records": [{"Data": RECORDS[0] + b"\n"}, {"Data": RECORDS[1] + b"\n"}],
+        },
+    ),
+    Case(
+        LambdaDestination,
+        "arn:{partition}:lambda:{region}:123456789012:function:orders:live",
+        {"TenantId": "acme one", "UseAsyncInvoke": True},
+        "Invoke",
+        lambda ours: {
+            "FunctionName": unquote(ours.url.split("/")[-2]),
+            "Payload": BATCH.body(),
+            "TenantId": "acme one",
+            "InvocationType": "Event",
         },
     ),
     Case(

@@ -36,6 +36,7 @@ _OWN = {
     "function": "sluicegate.destinations.function:FunctionDestination",
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
+    "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",

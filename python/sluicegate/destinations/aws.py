@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from sluicegate.aws.chunks import chunks
 from sluicegate.aws.errors import BAD_ANSWER, AwsError
@@ -24,6 +24,10 @@ SECONDS = 10.0
 """For an answer, from services that only store."""
 PARALLEL_PARTS = 16
 """Of one batch; each may need a connection of its own."""
+
+T = TypeVar("T")
+Content = dict[str, object]
+"""A packet as a part of a request in AWS's JSON."""
 
 _ARN = re.compile(r"arn:aws[a-z-]*:[a-z0-9]+:([a-z0-9-]*):([0-9]{12})?:(.+)", re.DOTALL)
 
@@ -45,11 +49,12 @@ class Limits(NamedTuple):
     entry_size: int
 
 
-class Entry(NamedTuple):
-    """A packet as the service gets it, and the bytes that count for its limits."""
+class Entry(NamedTuple, Generic[T]):
+    """A packet as the service gets it, and the bytes that count for its limits. A request has entries of one `lane`."""
 
     size: int
-    content: dict[str, object]
+    content: T
+    lane: str = ""
 
 
 Refused = Mapping[int, AwsError]
@@ -129,46 +134,50 @@ class AwsDestination(Destination):
 
 
 async def deliver_in_parts(
-    entries: Sequence[Entry | DeliveryError],
+    entries: Sequence[Entry[T] | DeliveryError],
     limits: Limits,
-    send: Callable[[Sequence[dict[str, object]]], Awaitable[Refused]],
+    send: Callable[[Sequence[T]], Awaitable[Refused]],
     *,
     ordered: bool = False,
 ) -> None:
     """Deliver the entries of a batch, one for each packet, in as few requests as `limits` allow.
 
-    `send` delivers one part, and raises `AwsError` if none of it was taken. A packet that cannot be an entry has a
-    `DeliveryError` in its place; one above the limit gets one. All others go out. Raises a `DeliveryError` that names
-    the packets that failed, each with its own.
+    `send` delivers one part, and raises `AwsError` or `DeliveryError` if none of it was taken. A packet that cannot be
+    an entry has a `DeliveryError` in its place; one above the limit gets one. All others go out. Raises a
+    `DeliveryError` that names the packets that failed, each with its own.
 
     `ordered`: one part after the other. After one that was not taken none follows: its packets come again, and those
     behind them too.
     """
     failed: dict[int, DeliveryError] = {}
-    good: list[tuple[int, Entry]] = []
+    lanes: dict[str, list[tuple[int, Entry[T]]]] = {}
     for index, entry in enumerate(entries):
         if isinstance(entry, DeliveryError):
             failed[index] = entry
         elif entry.size > limits.entry_size:
             failed[index] = too_large(entry.size, limits.entry_size)
         else:
-            good.append((index, entry))
-    sizes = (entry.size for _, entry in good)
-    parts = [good[start:end] for start, end in chunks(sizes, limits.entries, limits.size)]
+            lanes.setdefault(entry.lane, []).append((index, entry))
+    parts = [
+        lane[start:end]
+        for lane in lanes.values()
+        for start, end in chunks((entry.size for _, entry in lane), limits.entries, limits.size)
+    ]
     free = asyncio.Semaphore(1 if ordered else PARALLEL_PARTS)
-    stopped: AwsError | None = None
+    stopped: DeliveryError | None = None
 
-    async def one(part: Sequence[tuple[int, Entry]]) -> None:
+    async def one(part: Sequence[tuple[int, Entry[T]]]) -> None:
         nonlocal stopped
         async with free:
             try:
                 if ordered and stopped is not None:
                     raise stopped
                 refused = await send([entry.content for _, entry in part])
-            except AwsError as error:
-                stopped = error
-                refused = dict.fromkeys(range(len(part)), error)
-        failed.update((part[place][0], DeliveryError.from_aws(error)) for place, error in refused.items())
+            except (AwsError, DeliveryError) as error:
+                stopped = delivery_error(error)
+                failed.update((index, stopped) for index, _ in part)
+            else:
+                failed.update((part[place][0], delivery_error(error)) for place, error in refused.items())
 
     if len(parts) == 1:
         await one(parts[0])
@@ -204,6 +213,10 @@ def refused_records(
 def strange_answer(service: str, operation: str, arn: Arn) -> AwsError:
     cause = "the answer does not have what the service says it has; check who answers at the endpoint"
     return AwsError(service, operation, BAD_ANSWER, cause, status=200, resource=arn.text)
+
+
+def delivery_error(error: AwsError | DeliveryError) -> DeliveryError:
+    return DeliveryError.from_aws(error) if isinstance(error, AwsError) else error
 
 
 def too_large(size: int, limit: int) -> DeliveryError:

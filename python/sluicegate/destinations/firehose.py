@@ -10,6 +10,7 @@ from sluicegate.aws.signing import FIREHOSE
 from sluicegate.destinations.aws import (
     SECONDS,
     AwsDestination,
+    Content,
     Entry,
     Limits,
     Refused,
@@ -39,7 +40,7 @@ class FirehoseDestination(AwsDestination):
         await deliver_in_parts(entries, LIMITS, self._send)
         return None
 
-    async def _send(self, records: Sequence[dict[str, object]]) -> Refused:
+    async def _send(self, records: Sequence[Content]) -> Refused:
         params = {"DeliveryStreamName": self._stream, "Records": records}
         answer = await self._service.call("PutRecordBatch", params, self.arn.text, SECONDS)
         return refused_records(
@@ -47,5 +48,5 @@ class FirehoseDestination(AwsDestination):
         )
 
 
-def _entry(line: bytes) -> Entry:
+def _entry(line: bytes) -> Entry[Content]:
     return Entry(len(line), {"Data": binascii.b2a_base64(line, newline=False).decode()})

@@ -11,6 +11,7 @@ from sluicegate.aws.signing import KINESIS
 from sluicegate.destinations.aws import (
     SECONDS,
     AwsDestination,
+    Content,
     Entry,
     Limits,
     Refused,
@@ -54,13 +55,13 @@ class KinesisDestination(AwsDestination):
         await deliver_in_parts(entries, LIMITS, self._send)
         return None
 
-    async def _send(self, records: Sequence[dict[str, object]]) -> Refused:
+    async def _send(self, records: Sequence[Content]) -> Refused:
         params = {"StreamARN": self.arn.text, "Records": records}
         answer = await self._service.call("PutRecords", params, self.arn.text, SECONDS)
         return refused_records("PutRecords", answer, "Records", len(records), self.arn, "kinesis")
 
 
-def _entry(record: bytes, key: str) -> Entry | DeliveryError:
+def _entry(record: bytes, key: str) -> Entry[Content] | DeliveryError:
     if len(key) > KEY_LIMIT:
         return DeliveryError("BadPartitionKey", f"the partition key has more than {KEY_LIMIT} characters")
     data = binascii.b2a_base64(record, newline=False).decode()

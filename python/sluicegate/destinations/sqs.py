@@ -15,6 +15,7 @@ from sluicegate.aws.signing import SQS
 from sluicegate.destinations.aws import (
     SECONDS,
     AwsDestination,
+    Content,
     Entry,
     Limits,
     Refused,
@@ -76,8 +77,10 @@ class SqsDestination(AwsDestination):
     def _column(self, batch: PacketBatch, name: str) -> Iterable[str | None]:
         return batch.values(name) if name in self.expressions else [None] * batch.count
 
-    def _entry(self, record: bytes, group: str | None, deduplication: str | None) -> Entry | DeliveryError:
-        content: dict[str, object] = {}
+    def _entry(
+        self, record: bytes, group: str | None, deduplication: str | None
+    ) -> Entry[Content] | DeliveryError:
+        content: Content = {}
         body = record.decode()
         if self._raw or self._attributes or (self._fifo and not group):
             packet = orjson.loads(record)
@@ -100,7 +103,7 @@ class SqsDestination(AwsDestination):
         content["MessageBody"] = body
         return Entry(len(body.encode()) + _size(content.get("MessageAttributes")), content)
 
-    async def _send(self, contents: Sequence[dict[str, object]]) -> Refused:
+    async def _send(self, contents: Sequence[Content]) -> Refused:
         entries = [{"Id": str(place), **content} for place, content in enumerate(contents)]
         params = {"QueueUrl": await self._queue_url(), "Entries": entries}
         answer = await self._service.call("SendMessageBatch", params, self.arn.text, SECONDS)

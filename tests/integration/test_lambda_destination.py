@@ -1,0 +1,229 @@
+"""`arn:aws:lambda:…` against an independent implementation of Lambda, which runs the function on this machine."""
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from aws_destinations import AwsContract, Scripted, data_of
+from aws_destinations import ministack_keys as ministack_keys
+from aws_destinations import scripted as scripted
+from aws_server import ACCOUNT as SERVED
+from aws_server import Server, answer, refusal
+from ministack import ACCOUNT, Ministack, unique
+
+from sluicegate.destinations.awslambda import LambdaDestination
+from sluicegate.destinations.base import DeliveryError, Destination
+from sluicegate.testing import packet_batch
+
+HANDLER = """
+import json, os
+FOLDER = os.environ["FOLDER"]
+def handler(event, context):
+    if os.path.exists(f"{FOLDER}/refuse"):
+        raise ValueError("no")
+    with open(f"{FOLDER}/seen.ndjson", "a") as out:
+        for message in event["Messages"]:
+            out.write(json.dumps(message) + "\\n")
+    return {"Replies": [{"Tag": m["Tag"], "Data": m["Data"]} for m in event["Messages"]]}
+"""
+
+
+def make_function(ministack: Ministack, folder: Path) -> str:
+    """The ARN of a function whose code notes packets in `folder`, and answers each."""
+    code, name = io.BytesIO(), unique("function")
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("code.py", HANDLER)
+    made = ministack.client("lambda").create_function(
+        FunctionName=name,
+        Runtime="python3.11",
+        Handler="code.handler",
+        Role=f"arn:aws:iam::{ACCOUNT}:role/function",
+        Code={"ZipFile": code.getvalue()},
+        Environment={"Variables": {"FOLDER": str(folder)}},
+    )
+    arn: str = made["FunctionArn"]
+    return arn
+
+
+class TestLambda(AwsContract):
+    kind = LambdaDestination
+    arguments = {"UseAsyncInvoke": False}
+    bad_targets = (
+        "arn:aws:lambda:us-east-1:123456789012:decoder",
+        "arn:aws:lambda:us-east-1:123456789012:function:two words",
+        "arn:aws:lambda:us-east-1:123456789012:function:name:alias:more",
+    )
+    bad_arguments = (
+        {"UseAsyncInvoke": 7},
+        {"TenantId": "a,b"},
+        {"TenantIdExpression": "[0:"},
+        {"TenantIdFormatter": "coap"},
+    )
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        self.folder = tmp_path_factory.mktemp("function")
+
+    @pytest.fixture(autouse=True)
+    def _made(self, _folder: None, ministack: Ministack) -> None:
+        self.ministack = ministack
+        self.target = make_function(ministack, self.folder)
+
+    def delivered(self, destination: Destination) -> Sequence[str]:
+        lines = (self.folder / "seen.ndjson").read_text().splitlines()
+        return data_of(lines)
+
+    def refuse(self, destination: Destination) -> None:
+        (self.folder / "refuse").touch()
+
+
+FUNCTION = f"arn:aws:lambda:us-east-1:{SERVED}:function:decoder"
+
+
+def told(status: int, body: bytes, *fields: str) -> bytes:
+    return answer(status, body, "Content-Type: application/json", *fields)
+
+
+async def test_what_a_function_says_is_the_answer(scripted: Scripted) -> None:
+    """As it came, and an alias or a version is a part of the ARN."""
+    scripted.server.answers = [told(200, b' {"Replies": null}')]
+    for target in (FUNCTION, f"{FUNCTION}:live", f"{FUNCTION}:7", f"{FUNCTION}:$LATEST"):
+        async with scripted.destination(LambdaDestination, target) as made:
+            assert await made.deliver(packet_batch("a")) == b' {"Replies": null}'
+            line = scripted.server.requests[-1][0]
+            assert line == f"POST /2015-03-31/functions/{quote(target, safe='')}/invocations HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason", "retryable", "detail"),
+    [
+        (
+            told(
+                200,
+                b'{"errorMessage":"no\\nway","errorType":"ValueError"}',
+                "X-Amz-Function-Error: Unhandled",
+            ),
+            "FunctionError",
+            False,
+            "the function failed with ValueError: no way",
+        ),
+        (
+            told(200, b'{"errorType":"Sandbox.Timedout"}', "X-Amz-Function-Error: Unhandled"),
+            "FunctionTimeout",
+            False,
+            "the function failed with Sandbox.Timedout",
+        ),
+        (
+            told(200, b"[]", "X-Amz-Function-Error: Handled"),
+            "FunctionError",
+            False,
+            "the function failed with an error",
+        ),
+        (
+            told(
+                429,
+                b'{"Message":"Rate Exceeded.","Type":"User"}',
+                "x-amzn-ErrorType: TooManyRequestsException",
+            ),
+            "Throttled",
+            True,
+            f"lambda:InvokeFunction on {FUNCTION} was throttled by AWS: Rate Exceeded. (TooManyRequestsException)",
+        ),
+        (
+            told(
+                502, b'{"Message":"starting","Type":"User"}', "x-amzn-ErrorType: EC2ThrottledException:http"
+            ),
+            "EC2ThrottledException",
+            True,
+            f"lambda:InvokeFunction on {FUNCTION} failed: starting (EC2ThrottledException)",
+        ),
+        (
+            told(
+                404,
+                b'{"Message":"Function not found","Type":"User"}',
+                "x-amzn-ErrorType: ResourceNotFoundException",
+            ),
+            "ResourceNotFoundException",
+            False,
+            f"lambda:InvokeFunction on {FUNCTION} failed: Function not found (ResourceNotFoundException)",
+        ),
+    ],
+    ids=["raised", "timed-out", "failed", "throttled", "starting", "missing"],
+)
+async def test_a_function_that_fails(
+    refused: bytes, reason: str, retryable: bool, detail: str, scripted: Scripted
+) -> None:
+    scripted.server.answers = [refused]
+    async with scripted.destination(LambdaDestination, FUNCTION) as made:
+        with pytest.raises(DeliveryError) as raised:
+            await made.deliver(packet_batch("a", "b"))
+    assert (raised.value.reason, raised.value.retryable, raised.value.detail) == (reason, retryable, detail)
+    assert raised.value.packets is None
+
+
+async def test_lambda_keeps_the_batch_with_use_async_invoke(scripted: Scripted) -> None:
+    scripted.server.answers = [answer(202, b"")]
+    async with scripted.destination(LambdaDestination, FUNCTION, UseAsyncInvoke="true") as made:
+        assert not await made.deliver(packet_batch("a"))
+        assert made.batch_bytes_limit == 1 << 20
+        await made.deliver(packet_batch("b" * 300_000, "c" * 300_000))  # more than 1 MiB: two invocations
+    invoked = [headers["x-amz-invocation-type"] for _, headers, _ in scripted.server.requests]
+    assert invoked == ["Event"] * 3
+
+
+async def test_a_tenant_is_in_the_request(scripted: Scripted) -> None:
+    scripted.server.answers = [answer(200, b"null")]
+    async with scripted.destination(LambdaDestination, FUNCTION, TenantId="acme one") as made:
+        assert await made.deliver(packet_batch("a", "b")) == b"null"
+    ((_, headers, body),) = scripted.server.requests
+    assert headers["x-amz-tenant-id"] == "acme one"
+    assert "x-amz-tenant-id" in headers["authorization"]
+    assert len(json.loads(body)["Messages"]) == 2
+
+
+def tenants(server: Server) -> dict[str, list[str]]:
+    """`Data` of the packets that each tenant's invocations have."""
+    return {
+        headers["x-amz-tenant-id"]: [one["Data"] for one in json.loads(body)["Messages"]]
+        for _, headers, body in server.requests
+    }
+
+
+async def test_a_batch_is_split_by_tenant(scripted: Scripted) -> None:
+    def respond(headers: dict[str, str], body: bytes) -> bytes:
+        match headers["x-amz-tenant-id"]:
+            case "A1":
+                replies = [{"Tag": one["Tag"], "Data": one["Data"]} for one in json.loads(body)["Messages"]]
+                return answer(200, json.dumps({"Replies": replies}).encode())
+            case "B2":
+                return answer(200, b"null")
+        return refusal("ThrottlingException", "Rate exceeded")
+
+    scripted.server.answers = [scripted.peer(respond)]
+    expression = {"TenantIdExpression": "[0]", "TenantIdFormatter": "ascii"}
+    batch = packet_batch(*"abcdef", values={"TenantIdExpression": ["A1", "B2", "A1", None, "x,y", "B2"]})
+    async with scripted.destination(LambdaDestination, FUNCTION, **expression) as made:
+        with pytest.raises(DeliveryError) as raised:
+            await made.deliver(batch)
+        assert raised.value.packets is not None
+        assert {index: one.reason for index, one in raised.value.packets.items()} == {
+            3: "BadTenantId",
+            4: "BadTenantId",
+        }
+    assert tenants(scripted.server) == {"A1": ["a", "c"], "B2": ["b", "f"]}
+    scripted.server.requests.clear()
+    async with scripted.destination(LambdaDestination, FUNCTION, TenantId="C3", **expression) as made:
+        with pytest.raises(DeliveryError) as raised:
+            await made.deliver(batch)
+        assert raised.value.packets is not None
+        assert {index: one.reason for index, one in raised.value.packets.items()} == {
+            3: "Throttled",
+            4: "BadTenantId",
+        }
+        batch = packet_batch(*"abc", values={"TenantIdExpression": ["A1", "B2", "A1"]})
+        found = json.loads(await made.deliver(batch) or b"null")
+        assert [one["Data"] for one in found["Replies"]] == ["a", "c"]
