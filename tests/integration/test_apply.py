@@ -440,12 +440,14 @@ def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_p
 
 
 def test_refusals_name_the_destination_and_the_property(apply: Apply, tmp_path: Path) -> None:
-    queue = "arn:aws:sqs:us-east-1:111122223333:q"
-    file = written(tmp_path, TWO.replace("DESTINATION", queue))
+    bus = "arn:aws:events:us-east-1:111122223333:event-bus/b"
+    file = written(tmp_path, TWO.replace("DESTINATION", bus))
     for options in (("--use-aws",), ("--use-aws", "--dry-run")):
         refused = apply(file, *options)
         assert refused.returncode == 1
-        expected = "Entry cannot be made: Destination d, DestinationArn: delivery to AWS services (sqs)"
+        expected = (
+            "Entry cannot be made: Destination d, DestinationArn: delivery to this service of AWS (events)"
+        )
         assert expected in refused.stderr
     file = written(
         tmp_path,

@@ -19,14 +19,12 @@ from sluicegate.cli.apply import command
 ASSEMBLY = Path(__file__).parents[1] / "cdk/cdk.out"
 TEMPLATES = {file.name.removesuffix(".template.json"): file for file in ASSEMBLY.rglob("*.template.json")}
 
-AWS_SERVICES = ("dynamodb", "events", "execute-api", "firehose", "geo", "iot", "kinesis", "lambda", "logs")
-AWS_SERVICES += ("s3", "sns", "sqs", "states")
+AWS_SERVICES = ("dynamodb", "events", "execute-api", "geo", "iot", "logs", "sns", "states")
 REFUSED = {
     "DtlsListener": ["dtls"],
     "DtlsListenerFull": ["dtls"],
-    "ExistingTargets": [f"delivery to AWS services ({service})" for service in AWS_SERVICES],
+    "ExistingTargets": [f"delivery to this service of AWS ({service})" for service in AWS_SERVICES],
     "ParameterStore": ["Parameter Store of an account", "--parameter SsmParameterValueudpclientnetwork"],
-    "RegionMap": ["delivery to AWS services (lambda)"],
     "ReservedDestination": ["declare it in the"],
     "StringDestinations": ["somewhere-else"],
     "TopicOfAnotherStack": ["Fn::ImportValue reads the exports of another stack"],

@@ -36,22 +36,24 @@ _OWN = {
     "function": "sluicegate.destinations.function:FunctionDestination",
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
-    "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
-    "sqs": "sluicegate.destinations.sqs:SqsDestination",
-    "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
+}
+_AWS = {
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
+    "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
+    "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
     "s3": "sluicegate.destinations.s3:S3Destination",
+    "sqs": "sluicegate.destinations.sqs:SqsDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",
     Destination,  # type: ignore[type-abstract]  # of which there are subclasses
-    _OWN,
+    {**_OWN, **_AWS},
 )
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
 
 LATER = {
-    "arn": "delivery to AWS services",
+    "arn": "delivery to this service of AWS",
     "http": "delivery to web hooks",
     "https": "delivery to web hooks",
     "nats": "delivery to NATS",
@@ -99,7 +101,7 @@ def create(
     if key not in _REGISTRY:
         cause = f'"{arn}" is not a destination: the scheme "{scheme}" is not known here'
         raise DestinationError(cause, f"known are {_listed()}")
-    if context.local_code is not None and key not in _OWN:
+    if context.local_code is not None and key not in _OWN | _AWS:
         try:
             context.local_code.check_strings([target, given], context.base_dir)
         except Outside as error:
@@ -139,4 +141,5 @@ def schemes() -> list[str]:
 
 
 def _listed() -> str:
-    return ", ".join(f"{scheme}:" for scheme in schemes())
+    named = [f"{scheme}:" for scheme in schemes() if scheme not in _AWS]
+    return f"{', '.join(named)}, and arn: of {', '.join(_AWS)}"
