@@ -45,7 +45,7 @@ SETTLE_SECONDS = 0.5
 
 def run(plan: Plan) -> Iterator[Row]:
     count = plan.packets // PART
-    with _credentials():
+    with credentials():
         samples: dict[str, list[Sample]] = collections.defaultdict(list)
         for _ in range(plan.rounds):
             samples["gateway"].append(_by_gateway(count))
@@ -153,7 +153,7 @@ def _run(queue: Process, client: Process, count: int, good: int) -> dict[str, fl
 
 
 @contextlib.contextmanager
-def _credentials() -> Iterator[None]:
+def credentials() -> Iterator[None]:
     """The credentials that the gateway finds in its environment; the canned queue accepts any."""
     names = {"AWS_ACCESS_KEY_ID": KEYS[0], "AWS_SECRET_ACCESS_KEY": KEYS[1]}
     before = {name: os.environ.get(name) for name in names}
