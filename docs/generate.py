@@ -45,6 +45,7 @@ from sluicegate.running.views import VIEWS
 
 TARGET = Path(__file__).with_name("configuration.md")
 RESOURCES = Path(__file__).with_name("resources.md")
+DESTINATIONS = Path(__file__).parent / "reference/destinations"
 ARCHITECTURE = Path(__file__).with_name("architecture.md")
 
 _SECTIONS: list[tuple[str, str, type[Resource]]] = [
@@ -332,7 +333,15 @@ def render_architecture() -> str:
     return page
 
 
+def render_destinations() -> dict[str, str]:
+    """The text of each page of docs/reference/destinations, by its name."""
+    made: dict[str, str] = runpy.run_path(f"{DESTINATIONS}.py")["pages"]()
+    return made
+
+
 if __name__ == "__main__":
+    for page, text in render_destinations().items():
+        (DESTINATIONS / page).write_text(text)
     ARCHITECTURE.write_text(render_architecture())
     TARGET.write_text(render())
     RESOURCES.write_text(render_resources())

@@ -88,8 +88,9 @@ def _list(value: Any) -> list[str]:
 
 
 def _is_operation(action: str) -> bool:
-    """True for an action of IAM that is an operation of its service."""
+    """True for an action of IAM that is an operation of its service, if by another name."""
     service, _, name = action.partition(":")
+    name = {"lambda:InvokeFunction": "Invoke"}.get(action, name)
     return name in botocore.session.get_session().get_service_model(service).operation_names
 
 

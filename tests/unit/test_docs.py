@@ -37,6 +37,12 @@ def test_a_generated_page_is_up_to_date(page: str, render: str) -> None:
     assert written == made, "run: python docs/generate.py"
 
 
+def test_the_pages_of_destinations_are_up_to_date() -> None:
+    made = runpy.run_path(str(ROOT / "docs/generate.py"))["render_destinations"]()
+    folder = ROOT / "docs/reference/destinations"
+    assert {page.name: page.read_text() for page in folder.iterdir()} == made, "run: python docs/generate.py"
+
+
 def test_the_readme_shows_the_snippet_that_dev_prints() -> None:
     (snippet,) = blocks("README.md", "python")
     printed = dev.SNIPPET.format(

@@ -73,6 +73,10 @@ class AwsDestination(Destination):
     protocol: ClassVar[Protocol]
     permissions: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]]
     """What its role has to allow: actions on resources, with `ARN` for the DestinationArn."""
+    arguments: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Each argument with its meaning, for the reference."""
+    limits: ClassVar[str]
+    """What goes into one request, for the reference."""
     parallel: ClassVar[int] = 8
     """Batches at the same time."""
     reasons: ClassVar[tuple[str, ...]] = (

@@ -44,6 +44,16 @@ class LambdaDestination(AwsDestination):
     resource = re.compile(r"function:[A-Za-z0-9_-]{1,64}(:(\$LATEST|[A-Za-z0-9_-]{1,128}))?")
     protocol = LAMBDA
     permissions = (("ARN", ("lambda:InvokeFunction",)), ("ARN:*", ("lambda:InvokeFunction",)))
+    arguments = (
+        (
+            "UseAsyncInvoke",
+            "true: invocation type Event, without replies (a role may have `lambda:InvokeAsync`)",
+        ),
+        ("TenantId", "the tenant of all packets, of a function with tenant isolation"),
+        (TENANT, "the tenant of each packet"),
+        ("TenantIdFormatter", "how its bytes are shown: `hex` (default), `base64`, `utf8`, `ascii`"),
+    )
+    limits = "6 MiB in an invocation, 1 MiB with `UseAsyncInvoke`. A function has 15 minutes."
     parallel = 100
     reasons = (*AwsDestination.reasons, "FunctionError", "FunctionTimeout", "BadTenantId")
 

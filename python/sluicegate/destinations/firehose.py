@@ -30,6 +30,7 @@ class FirehoseDestination(AwsDestination):
     resource = re.compile(r"deliverystream/([A-Za-z0-9_.-]{1,64})")
     protocol = FIREHOSE
     permissions = (("ARN", ("firehose:PutRecord", "firehose:PutRecordBatch")),)
+    limits = "500 records and 4 MiB, 1,000 KiB in a record."
 
     def read(self, arguments: Arguments) -> None:
         self._stream = self.arn.resource.partition("/")[2]

@@ -38,6 +38,12 @@ class KinesisDestination(AwsDestination):
     protocol = KINESIS
     permissions = (("ARN", ("kinesis:PutRecords",)),)
     reasons = (*AwsDestination.reasons, "BadPartitionKey")
+    arguments = (
+        (KEY, "the partition key, at most 256 characters"),
+        ("PartitionKeyFormatter", "how its bytes are shown: `hex` (default), `base64`, `utf8`, `ascii`"),
+        ("PartitionKeyExpressionFormatter", "the same, by its other name"),
+    )
+    limits = "500 records and 5 MiB, 1 MiB in a record."
 
     def read(self, arguments: Arguments) -> None:
         self.read_expressions(arguments, KEY)

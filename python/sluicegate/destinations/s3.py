@@ -37,6 +37,7 @@ class S3Destination(AwsDestination):
     resource = re.compile(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([^*\0]*)\*)?")
     protocol = S3
     permissions = (("ARN", ("s3:PutObject",)),)
+    limits = "One batch is one object; `SizeInMb` bounds it."
     parallel = 4
 
     def read(self, arguments: Arguments) -> None:

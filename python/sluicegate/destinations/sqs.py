@@ -51,6 +51,18 @@ class SqsDestination(AwsDestination):
     protocol = SQS
     permissions = (("ARN", ("sqs:GetQueueUrl", "sqs:SendMessage", "sqs:SendMessageBatch")),)
     reasons = (*AwsDestination.reasons, "BadMessageId", "BadMessageBody")
+    arguments = (
+        ("SendRaw", "true: the body is the formatted payload alone"),
+        (
+            "UseMessageAttributes",
+            "true: `LocalDomain`, `LocalPort`, `RemoteAddress`, `RemotePort` as attributes",
+        ),
+        (GROUP, "the message group, of FIFO and of fair queues"),
+        ("MessageGroupIdFormatter", "how its bytes are shown: `hex` (default), `base64`, `utf8`, `ascii`"),
+        (DEDUPLICATION, "the de-duplication id, of FIFO queues"),
+        ("MessageDeduplicationIdFormatter", "how its bytes are shown, `hex` by default"),
+    )
+    limits = "10 messages and 1 MiB. A FIFO queue gets one request after the other."
 
     def read(self, arguments: Arguments) -> None:
         self._fifo = self.arn.resource.endswith(".fifo")

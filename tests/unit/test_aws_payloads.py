@@ -1,0 +1,51 @@
+"""What services of AWS get of a packet, to the byte: `golden/SERVICE.txt`, which the reference shows too."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore_requests import KEYS, Request, record
+
+from sluicegate.aws import Aws
+from sluicegate.destinations import create
+from sluicegate.destinations.base import delivery_id
+from sluicegate.httpclient import Answer
+from sluicegate.model import DestinationSpec
+from sluicegate.testing import destination_context, packet, packet_batch
+
+GOLDEN = Path(__file__).parent / "golden"
+ACCOUNT = "us-east-1:123456789012"
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
+    "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
+    "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
+    "s3": ("arn:aws:s3:::orders/raw/*", {}),
+    "sqs": (f"arn:aws:sqs:{ACCOUNT}:orders.fifo", {"UseMessageAttributes": True}),
+}
+BATCH = packet_batch(
+    packet("hi") | {"Tag": "2A7hQ", "Formatter": "base64", "Data": "aGk="},
+    values={"PartitionKeyExpression": ["6869"]},
+)
+
+
+def canned(request: Request) -> Answer:
+    if b"QueueName" in request.body:
+        return Answer(200, b'{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/orders.fifo"}')
+    return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}]}')
+
+
+@pytest.mark.parametrize("service", CASES)
+async def test_a_payload(service: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
+    delivery_id.set("00000000-0000-4000-8000-000000000000")
+    made = record(monkeypatch, canned)
+    target, arguments = CASES[service]
+    aws = Aws("us-east-1")
+    spec = DestinationSpec(name="archive", destination_arn=target, arguments=arguments)
+    destination = create(spec, target, destination_context(tmp_path, aws=aws))
+    await destination.deliver(BATCH)
+    await aws.close()
+    request = made[-1]
+    shown = f"{request.method} {request.url}\n\n{request.body.decode()}"
+    assert shown == (GOLDEN / f"{service}.txt").read_text()
