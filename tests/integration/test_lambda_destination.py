@@ -2,9 +2,11 @@
 
 import io
 import json
+import socket
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -13,10 +15,12 @@ from aws_destinations import ministack_keys as ministack_keys
 from aws_destinations import scripted as scripted
 from aws_server import ACCOUNT as SERVED
 from aws_server import Server, answer, refusal
-from ministack import ACCOUNT, Ministack, unique
+from harness import HANG_SECONDS, Client, Gateway, until
+from ministack import ACCOUNT, ENVIRONMENT, Ministack, unique
 
+from eventstream import frame
 from sluicegate.destinations.awslambda import LambdaDestination
-from sluicegate.destinations.base import DeliveryError, Destination
+from sluicegate.destinations.base import DeliveryError, Destination, early_answers
 from sluicegate.testing import packet_batch
 
 HANDLER = """
@@ -59,6 +63,7 @@ class TestLambda(AwsContract):
     )
     bad_arguments = (
         {"UseAsyncInvoke": 7},
+        {"UseAsyncInvoke": True, "UseResponseStreaming": "true"},
         {"TenantId": "a,b"},
         {"TenantIdExpression": "[0:"},
         {"TenantIdFormatter": "coap"},
@@ -185,6 +190,27 @@ async def test_a_tenant_is_in_the_request(scripted: Scripted) -> None:
     assert len(json.loads(body)["Messages"]) == 2
 
 
+class Answers:
+    """`EarlyAnswers` that keeps them."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+
+    async def send(self, body: bytes, /) -> None:
+        self.found.extend([json.loads(body)] if body not in (b"", b"null") else [])
+
+    def malformed(self, detail: str, /) -> None:
+        raise AssertionError(detail)
+
+
+@pytest.fixture
+def replies() -> list[Any]:
+    """What is handed on before a delivery ends."""
+    answers = Answers()
+    early_answers.set(answers)
+    return answers.found
+
+
 def tenants(server: Server) -> dict[str, list[str]]:
     """`Data` of the packets that each tenant's invocations have."""
     return {
@@ -193,7 +219,9 @@ def tenants(server: Server) -> dict[str, list[str]]:
     }
 
 
-async def test_a_batch_is_split_by_tenant(scripted: Scripted) -> None:
+async def test_a_batch_is_split_by_tenant(scripted: Scripted, replies: list[Any]) -> None:
+    """Each tenant's answer is sent, also where another tenant's invocation fails."""
+
     def respond(headers: dict[str, str], body: bytes) -> bytes:
         match headers["x-amz-tenant-id"]:
             case "A1":
@@ -214,6 +242,7 @@ async def test_a_batch_is_split_by_tenant(scripted: Scripted) -> None:
             3: "BadTenantId",
             4: "BadTenantId",
         }
+    assert [[one["Data"] for one in answer["Replies"]] for answer in replies] == [["a", "c"]]
     assert tenants(scripted.server) == {"A1": ["a", "c"], "B2": ["b", "f"]}
     scripted.server.requests.clear()
     async with scripted.destination(LambdaDestination, FUNCTION, TenantId="C3", **expression) as made:
@@ -224,6 +253,126 @@ async def test_a_batch_is_split_by_tenant(scripted: Scripted) -> None:
             3: "Throttled",
             4: "BadTenantId",
         }
-        batch = packet_batch(*"abc", values={"TenantIdExpression": ["A1", "B2", "A1"]})
-        found = json.loads(await made.deliver(batch) or b"null")
-        assert [one["Data"] for one in found["Replies"]] == ["a", "c"]
+
+
+# Streamed
+
+
+def chunk(payload: bytes) -> bytes:
+    return frame(payload, message_type="event", event_type="PayloadChunk")
+
+
+def reply(tag: str) -> bytes:
+    return json.dumps({"Tag": tag, "Data": "x"}).encode()
+
+
+COMPLETE = frame(b"{}", message_type="event", event_type="InvokeComplete")
+ONE, TWO = chunk(reply("a") + b"\n" + reply("b")[:9]), chunk(reply("b")[9:] + b'{"Replies":[]}')
+ALTERED = chunk(reply("c")).replace(b"Data", b"data")
+BROKEN = "the function's answer broke off: "
+
+
+async def test_replies_of_a_stream(scripted: Scripted, replies: list[Any]) -> None:
+    whole = ONE + TWO + COMPLETE
+    scripted.server.answers = [answer(200, whole, "Content-Type: application/vnd.amazon.eventstream")]
+    async with scripted.destination(LambdaDestination, FUNCTION, UseResponseStreaming=True) as made:
+        assert await made.deliver(packet_batch("a")) is None
+    assert [one["Tag"] for answer in replies for one in answer["Replies"]] == ["a", "b"]
+    line, _, _ = scripted.server.requests[-1]
+    assert line.split()[1].startswith("/2021-11-15/functions/arn%3Aaws%3Alambda")
+    assert line.split()[1].endswith("/response-streaming-invocations")
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "detail"),
+    [
+        (b"", "StreamBroken", BROKEN + "its last message is missing"),
+        (COMPLETE[:-1], "StreamBroken", BROKEN + "its last message is missing"),
+        (ALTERED + COMPLETE, "StreamBroken", BROKEN + "Checksum mismatch"),
+        (b"this is no frame at all", "StreamBroken", BROKEN + "Checksum mismatch"),
+        (
+            frame(b"{}", message_type="exception", exception_type="TooManyRequestsException") + COMPLETE,
+            "StreamBroken",
+            BROKEN + "TooManyRequestsException",
+        ),
+        (
+            frame(b"", message_type="error", error_code="InternalError") + COMPLETE,
+            "StreamBroken",
+            BROKEN + "InternalError",
+        ),
+        (
+            frame(
+                b'{"ErrorCode":"Unhandled","ErrorDetails":"no\\nway"}',
+                message_type="event",
+                event_type="InvokeComplete",
+            ),
+            "FunctionError",
+            "the function failed with Unhandled: no way",
+        ),
+    ],
+    ids=["no-end", "cut", "altered", "garbage", "exception", "error", "failed"],
+)
+async def test_a_stream_that_fails_ends_its_batch_alone(
+    end: bytes, reason: str, detail: str, scripted: Scripted, replies: list[Any]
+) -> None:
+    """The replies before it are sent, and no packet is tried again: the function has begun."""
+    scripted.server.answers = [answer(200, ONE + end), answer(200, TWO[:5] + TWO[5:] + COMPLETE)]
+    async with scripted.destination(LambdaDestination, FUNCTION, UseResponseStreaming=True) as made:
+        with pytest.raises(DeliveryError) as raised:
+            await made.deliver(packet_batch("a", "b"))
+        assert (raised.value.reason, raised.value.retryable) == (reason, False)
+        assert raised.value.detail.startswith(detail)
+        assert [one["Tag"] for answer in replies for one in answer["Replies"]] == ["a"]
+        scripted.server.answers = [answer(200, ONE + TWO + COMPLETE)]
+        await made.deliver(packet_batch("c"))
+
+
+async def test_a_stream_that_does_not_begin_is_tried_again(scripted: Scripted) -> None:
+    scripted.server.answers = [refusal("TooManyRequestsException", "Rate Exceeded.", 429)]
+    async with scripted.destination(LambdaDestination, FUNCTION, UseResponseStreaming=True) as made:
+        with pytest.raises(DeliveryError) as raised:
+            await made.deliver(packet_batch("a"))
+    assert (raised.value.reason, raised.value.retryable) == ("Throttled", True)
+
+
+STREAMING = f"""
+listeners:
+  - name: decoder
+    bind: 127.0.0.1
+    client_restrictions: {{ networks: [127.0.0.0/8] }}
+    destinations:
+      - name: stream
+        destination_arn: {FUNCTION}
+        formatter: utf8
+        batching: {{ count: 1 }}
+        arguments: {{ UseResponseStreaming: true }}
+"""
+
+
+def test_a_client_sees_each_reply_before_the_next_one_is_written(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service, Client() as client:
+        service.settimeout(HANG_SECONDS)
+        url = f"http://127.0.0.1:{service.getsockname()[1]}"
+        gateway = Gateway(tmp_path, STREAMING, aws=url, environment=ENVIRONMENT)
+        try:
+            gateway.start()
+            client.send(b"go", gateway.address())
+            connection, _ = service.accept()
+            with connection, connection.makefile("rb") as request:
+                length = 0
+                while line := request.readline().strip():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split()[1])
+                tag = json.loads(request.read(length))["Messages"][0]["Tag"]
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for number in range(5):
+                    written = chunk(json.dumps({"Tag": tag, "Data": f"{number}"}).encode())
+                    connection.sendall(b"%x\r\n%b\r\n" % (len(written), written))
+                    assert client.receive() == (f"{number}".encode(), gateway.address())
+                connection.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(COMPLETE), COMPLETE))
+            until(
+                lambda: gateway.metrics().value("delivery_batches", destination="stream"),
+                "the batch counts as delivered",
+            )
+        finally:
+            gateway.close()

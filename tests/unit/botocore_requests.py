@@ -15,6 +15,7 @@ from botocore.config import Config  # type: ignore[import-untyped]
 
 from sluicegate.aws.credentials import Keys
 from sluicegate.aws.http import DirectHost
+from sluicegate.aws.service import Take
 from sluicegate.httpclient import Answer, Host
 
 KEYS = Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", None)
@@ -42,7 +43,7 @@ def record(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer])
     async def post(
         host: Host | DirectHost, headers: Mapping[str, str], body: bytes, seconds: float
     ) -> Answer:
-        return take("POST", host.url, headers, body)
+        return note("POST", host.url, headers, body)
 
     async def request(
         host: Host,
@@ -52,11 +53,14 @@ def record(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Request], Answer])
         seconds: float,
         *,
         path: str,
-        **_: Any,
+        take: Take | None = None,
     ) -> Answer:
-        return take(method, urlsplit(host.url)._replace(path=path).geturl(), headers, body)
+        given = note(method, urlsplit(host.url)._replace(path=path).geturl(), headers, body)
+        if take is not None:
+            await take(given.body)
+        return given
 
-    def take(method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def note(method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         made.append(Request(method, url, {name.lower(): value for name, value in headers.items()}, body))
         return answer(made[-1])
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 from botocore_requests import KEYS, SESSION, Request, Theirs, assert_same, record, set_botocores_clock
 
+from eventstream import frame
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
 from sluicegate.destinations.awslambda import LambdaDestination
@@ -37,7 +38,7 @@ class Case:
     params: Callable[[Request], dict[str, Any]]
 
     def __str__(self) -> str:
-        return self.kind.__name__
+        return self.operation
 
 
 def message(place: int, body: str) -> dict[str, Any]:
@@ -97,6 +98,13 @@ CASES = [
         },
     ),
     Case(
+        LambdaDestination,
+        "arn:{partition}:lambda:{region}:123456789012:function:orders",
+        {"UseResponseStreaming": True},
+        "InvokeWithResponseStream",
+        lambda ours: {"FunctionName": unquote(ours.url.split("/")[-2]), "Payload": BATCH.body()},
+    ),
+    Case(
         S3Destination,
         "arn:{partition}:s3:::orders.example/raw+packets of ünit 1/*",
         {},
@@ -119,6 +127,8 @@ def canned(request: Request) -> Answer:
     asked = json.loads(request.body) if request.body.startswith(b'{"Q') else {}
     if "QueueName" in asked:
         return Answer(200, b'{"QueueUrl":"https://queue/orders"}')
+    if "response-streaming" in request.url:
+        return Answer(200, frame(b"", message_type="event", event_type="InvokeComplete"))
     results = [{"Id": "0"}, {"Id": "1"}]
     answer = {"Successful": results, "Records": results, "RequestResponses": results}
     return Answer(200, json.dumps(answer).encode())

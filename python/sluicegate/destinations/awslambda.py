@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import orjson
 
 from sluicegate.aws.errors import AwsError
+from sluicegate.aws.frames import BadFrame, Frames
 from sluicegate.aws.signing import LAMBDA
 from sluicegate.destinations.aws import (
     AwsDestination,
@@ -17,13 +18,16 @@ from sluicegate.destinations.aws import (
     deliver_in_parts,
     delivery_error,
 )
-from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch
+from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch, early_answers
 from sluicegate.destinations.batch import RecordBatch
+from sluicegate.destinations.streaming import ReplyStream
 
 SECONDS = 930.0
 """A function runs for 15 minutes at most."""
 LIMIT, ASYNC_LIMIT = 6 << 20, 1 << 20
 """Bytes of an invocation."""
+STREAMS = 250
+"""Open at the same time: a function may write for 15 minutes, and the gateway keeps its batch."""
 TENANT = "TenantIdExpression"
 _TENANT_ID = re.compile(r"[a-zA-Z0-9._:/=+@ -]{1,256}")  # Invoke: TenantId
 _ENVELOPE = len('{"Messages":[]}')
@@ -31,6 +35,9 @@ _ENVELOPE = len('{"Messages":[]}')
 
 class LambdaDestination(AwsDestination):
     """Invokes a Lambda function, or an alias or version of one, with each batch; its result is the answer.
+
+    With `UseResponseStreaming` the function writes ResponsePackets or `{"Replies": […]}` documents into its response
+    stream, one after the other, for as long as it runs. An error on the way ends the batch; replies before it are sent.
 
     A function that failed is not invoked again: the same packets would most likely do the same. With `UseAsyncInvoke`
     Lambda keeps the batch and invokes the function later: there are no replies. `TenantId` names the tenant of a
@@ -45,6 +52,7 @@ class LambdaDestination(AwsDestination):
     protocol = LAMBDA
     permissions = (("ARN", ("lambda:InvokeFunction",)), ("ARN:*", ("lambda:InvokeFunction",)))
     arguments = (
+        ("UseResponseStreaming", "true: each reply is sent the moment that the function writes it"),
         (
             "UseAsyncInvoke",
             "true: invocation type Event, without replies (a role may have `lambda:InvokeAsync`)",
@@ -55,10 +63,15 @@ class LambdaDestination(AwsDestination):
     )
     limits = "6 MiB in an invocation, 1 MiB with `UseAsyncInvoke`. A function has 15 minutes."
     parallel = 100
-    reasons = (*AwsDestination.reasons, "FunctionError", "FunctionTimeout", "BadTenantId")
+    reasons = (*AwsDestination.reasons, "FunctionError", "FunctionTimeout", "StreamBroken", "BadTenantId")
 
     def read(self, arguments: Arguments) -> None:
         later = arguments.flag("UseAsyncInvoke")
+        self._streams = arguments.flag("UseResponseStreaming")
+        if later and self._streams:
+            cause = "UseResponseStreaming and UseAsyncInvoke exclude each other"
+            raise arguments.wrong("UseResponseStreaming", cause, "leave one of them out")
+        self._operation = "InvokeWithResponseStream" if self._streams else "Invoke"
         self._headers = {"x-amz-invocation-type": "Event"} if later else {}
         self._limit = self.batch_bytes_limit = ASYNC_LIMIT if later else LIMIT
         self._tenant = arguments.text("TenantId")
@@ -68,25 +81,22 @@ class LambdaDestination(AwsDestination):
                 "TenantId", cause, "use up to 256 letters, digits, spaces and . _ : / = + @ -"
             )
         self.read_expressions(arguments, TENANT)
-        self._service = self.service(asked=("Invoke", {"FunctionName": self.arn.text}))
+        self._service = self.service(asked=(self._operation, {"FunctionName": self.arn.text}))
 
     async def deliver(self, batch: PacketBatch) -> bytes | None:
-        answers: list[bytes] = []
-
-        async def invoke_with(records: Sequence[tuple[str, bytes]]) -> Refused:
-            body = RecordBatch(record for _, record in records).body()
-            answers.append(await self._invoke(body, records[0][0]))
-            return {}
-
         if TENANT in self.expressions or len(body := batch.body()) > self._limit:
             entries = list(map(self._entry, batch.records(), self._tenants(batch)))
             limits = Limits(batch.count, self._limit - _ENVELOPE, self._limit - _ENVELOPE)
-            await deliver_in_parts(entries, limits, invoke_with)
-            return _joined(answers)
+            await deliver_in_parts(entries, limits, self._invoke_for_one)
+            return None
         try:
             return await self._invoke(body, self._tenant)
         except AwsError as error:
             raise delivery_error(error) from error
+
+    @property
+    def concurrency(self) -> int:
+        return STREAMS if self._streams else self.parallel
 
     def _tenants(self, batch: PacketBatch) -> list[str | None]:
         return batch.values(TENANT) if TENANT in self.expressions else [None] * batch.count
@@ -97,12 +107,63 @@ class LambdaDestination(AwsDestination):
             return DeliveryError("BadTenantId", "TenantIdExpression gives no tenant's name that Lambda takes")
         return Entry(len(record) + 1, (tenant, record), tenant)
 
-    async def _invoke(self, body: bytes, tenant: str) -> bytes:
+    async def _invoke_for_one(self, records: Sequence[tuple[str, bytes]]) -> Refused:
+        """With packets of one tenant; its answer does not wait for those of others."""
+        body = RecordBatch(record for _, record in records).body()
+        answer, answers = await self._invoke(body, records[0][0]), early_answers.get()
+        if answer is not None and answers is not None:
+            await answers.send(answer)
+        return {}
+
+    async def _invoke(self, body: bytes, tenant: str) -> bytes | None:
         headers = {**self._headers, "x-amz-tenant-id": tenant} if tenant else self._headers
-        answer = await self._service.request("Invoke", headers, body, self.arn.text, SECONDS)
+        stream = _Stream() if self._streams else None
+        try:
+            answer = await self._service.request(
+                self._operation, headers, body, self.arn.text, SECONDS, take=stream.take if stream else None
+            )
+        except (AwsError, BadFrame) as error:
+            if stream is None or not stream.begun:
+                raise
+            raise _broken(str(error)) from error
+        finally:
+            if stream is not None:
+                stream.replies.end(complete=stream.complete)
+        if stream is not None:
+            if not stream.complete:
+                raise _broken("its last message is missing")
+            return None
         if "x-amz-function-error" in answer.headers:
             raise _failure(answer.body)
         return answer.body
+
+
+class _Stream:
+    """The response stream of one invocation."""
+
+    def __init__(self) -> None:
+        self._frames, self.replies = Frames(), ReplyStream()
+        self.begun = self.complete = False
+
+    async def take(self, data: bytes) -> None:
+        """Hand on what has come. Raises `BadFrame`, and `DeliveryError` for a function that failed."""
+        self.begun = True
+        for frame in self._frames.feed(data):
+            if frame.kind != "event":
+                raise _broken(frame.name)
+            if frame.name == "PayloadChunk":
+                await self.replies.feed(frame.payload)
+            elif frame.name == "InvokeComplete":
+                told = orjson.loads(frame.payload or b"{}")
+                if told.get("ErrorCode"):
+                    named = {"errorType": told["ErrorCode"], "errorMessage": told.get("ErrorDetails")}
+                    raise _failure(orjson.dumps(named))
+                self.complete = True
+
+
+def _broken(cause: str) -> DeliveryError:
+    """The function has begun: another attempt would be another invocation."""
+    return DeliveryError("StreamBroken", f"the function's answer broke off: {cause}")
 
 
 def _failure(result: bytes) -> DeliveryError:
@@ -114,17 +175,3 @@ def _failure(result: bytes) -> DeliveryError:
         kind, message = "an error", ""
     reason = "FunctionTimeout" if kind == "Sandbox.Timedout" else "FunctionError"
     return DeliveryError(reason, " ".join(f"the function failed with {kind}: {message}".split()).rstrip(": "))
-
-
-def _joined(answers: Sequence[bytes]) -> bytes:
-    """The Replies of several answers. What is no answer becomes a reply that is reported as malformed."""
-    replies: list[object] = []
-    for answer in answers:
-        try:
-            found = orjson.loads(answer or b"null")
-        except orjson.JSONDecodeError:
-            found = answer[:64].decode(errors="replace")
-        if isinstance(found, dict):
-            found = found.get("Replies")
-        replies += found if isinstance(found, list) else [] if found is None else [found]
-    return orjson.dumps({"Replies": replies})
