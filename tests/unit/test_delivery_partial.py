@@ -170,3 +170,22 @@ def test_a_batch_of_chosen_records_is_one_like_the_native() -> None:
     assert some.count == 2
     assert some.lines() == b"".join(record + b"\n" for record in some.records())
     assert b"\n" not in some.body()
+
+
+async def test_what_it_answered_for_those_that_it_took_is_handed_on() -> None:
+    too_long = {1: DeliveryError("TooLong", "it takes 10 bytes")}
+    rig = Rig(Service(DeliveryError("TooLong", "too long", packets=too_long, answer=b'{"Replies": [1]}')))
+    rig.reader.put(letters("abc"))
+    await rig.finish()
+    assert balance(rig) == (2, 1)
+    assert [body for _, body in rig.replies] == [b'{"Replies": [1]}']
+
+
+@pytest.mark.parametrize(("asked", "paused"), [(0.2, 0.5), (7.0, 7.0), (86_400.0, 60.0)])
+async def test_a_service_says_how_long_to_wait(asked: float, paused: float) -> None:
+    """But not for less than the gateway waits by itself, nor for a day."""
+    rig = Rig(Service(DeliveryError("Throttled", "too fast", retryable=True, retry_after=asked)))
+    rig.reader.put(letters("ab"))
+    await rig.finish()
+    assert rig.pauses == [paused]
+    assert balance(rig) == (2, 0)

@@ -144,6 +144,10 @@ class DeliveryError(Exception):
         True
 
     With no index in `packets`, or one that the batch does not have, all packets count as failed.
+
+    - `retry_after`: seconds in which the service wants no further attempt (HTTP's `Retry-After`). The gateway pauses
+      for so long at least, and for 60 s at most.
+    - `answer`: what the service answered for the packets that it took, as `Destination.deliver` would return it.
     """
 
     def __init__(
@@ -153,6 +157,8 @@ class DeliveryError(Exception):
         retryable: bool = False,
         *,
         packets: Iterable[int] | Mapping[int, DeliveryError] | None = None,
+        retry_after: float = 0.0,
+        answer: bytes | None = None,
     ) -> None:
         if not (isinstance(reason, str) and isinstance(detail, str) and reason.isascii()):
             # A reason is the label of a counter, and an exception as detail would be a library's bare text.
@@ -161,6 +167,8 @@ class DeliveryError(Exception):
         self.reason = reason
         self.detail = detail
         self.retryable = retryable
+        self.retry_after = retry_after
+        self.answer = answer
         self.packets: Mapping[int, DeliveryError] | None = None
         if isinstance(packets, Mapping):
             self.packets = packets

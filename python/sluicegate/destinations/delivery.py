@@ -46,6 +46,9 @@ ATTEMPTS = 5
 PAUSES = Backoff(0.2, 10.0)
 """The pauses between the attempts for a batch, in seconds."""
 
+LONGEST_WISH = 60.0
+"""Most seconds that a service may ask for before the next attempt. Its queue drops packets meanwhile."""
+
 DETAIL_LIMIT = 1000
 """Most characters of a failure's detail: a Destination may quote an answer of any length."""
 
@@ -309,12 +312,15 @@ class Delivery:
                 answer = await self._destination.deliver(job.batch)
             except DeliveryError as error:
                 self._narrow(job, error, attempt)
+                if error.answer is not None:
+                    await self._answer(job, error.answer)
+                wish = min(self._pauses.spread(error.retry_after), LONGEST_WISH)
             else:
                 return answer if self._delivered(job, job.left) else None
             if job.ended:
                 return None
             self._stats.retries += 1
-            await self._sleep(self._pauses.pause(attempt))
+            await self._sleep(max(self._pauses.pause(attempt), wish))
         raise AssertionError("it counts on")
 
     def _narrow(self, job: _Job, error: DeliveryError, attempt: int) -> None:
