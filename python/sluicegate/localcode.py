@@ -1,15 +1,19 @@
-"""Folders below which the code and files of a document must lie that came by the API (contract section 8).
+"""Where the code and files of a document must lie that came by the API, and which servers it may name (contract
+section 8).
 
 Example: with the folder `/srv/gateway`, `function:handlers/echo.py:handler` may run. Refused are `file:/etc/cron.d/x`,
 and a link in `/srv/gateway` that leads to `/etc`. The configuration file is the operator's word and has no such bounds.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from sluicegate import _native
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PATH_LIMIT = 4096
@@ -28,10 +32,12 @@ class Outside(Exception):
 @dataclass(frozen=True, slots=True)
 class LocalCode:
     """Absolute folders. `kept` are the gateway's own files, to which no document may write: the configuration, and all
-    whose names begin with that of the state."""
+    whose names begin with that of the state. `networks` are special ones (loopback, private, link-local …) whose
+    servers a document may name; those of public addresses it may name anyway."""
 
     folders: tuple[str, ...]
     kept: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
     def inside(self, path: Path) -> Path:
         """`path`, absolute, with its symbolic links resolved, also where it does not exist yet. Raises `Outside`."""
@@ -45,11 +51,26 @@ class LocalCode:
         """As `inside`, for a file to which packets are appended: not one of the gateway's own, and no program. Raises
         `Outside`."""
         found = self.inside(path)
-        if any(str(found).startswith(os.path.realpath(kept)) for kept in self.kept):
-            raise Outside(f"{found} is one of the gateway's own files", "name another file")
+        self._refuse_kept(found)
         if found.suffix.lower() in _PROGRAMS or (found.is_file() and os.access(found, os.X_OK)):
             raise Outside(f"{found} is a program, and packets are no code", "name it FILE.ndjson")
         return found
+
+    def secret(self, path: Path) -> Path:
+        """As `inside`, for a file with a secret: not one of the gateway's own. Raises `Outside`."""
+        found = self.inside(path)
+        self._refuse_kept(found)
+        return found
+
+    def forbids(self, address: str) -> str | None:
+        """Why no document may name a server at this numeric address, as the end of "it is …"; None if it may."""
+        ip = ipaddress.ip_address(address)
+        special = _native.special_purpose(ip)
+        plain = getattr(ip, "ipv4_mapped", None) or ip
+        networks = map(ipaddress.ip_network, self.networks)
+        if special is None or any(plain in network or ip in network for network in networks):
+            return None
+        return f"{special[0]}, and no network in `local_networks` of the gateway's file has it"
 
     def check_strings(self, value: Any, base_dir: Path) -> None:
         """Judge the settings of a package, which may take any text for a path. Raises `Outside` for one that leads to a
@@ -69,6 +90,10 @@ class LocalCode:
             found = os.path.realpath(one)
             if found not in also and not self._holds(found):
                 raise self._outside(one)
+
+    def _refuse_kept(self, found: Path) -> None:
+        if any(str(found).startswith(os.path.realpath(kept)) for kept in self.kept):
+            raise Outside(f"{found} is one of the gateway's own files", "name another file")
 
     def _holds(self, found: str) -> bool:
         return any(Path(found).is_relative_to(os.path.realpath(folder)) for folder in self.folders)

@@ -200,3 +200,38 @@ def test_details_of_events_are_for_the_scope_admin() -> None:
     assert SECRET not in str(without_details({"Event": "ReloadRefused", "Detail": SECRET}))
     kept = {"Event": "SourceFailed", "Detail": "no session"}
     assert without_details(kept) == kept
+
+
+@pytest.mark.parametrize(
+    ("address", "forbidden"),
+    [
+        ("93.184.215.14", None),
+        ("2606:2800:21f::1", None),
+        ("127.0.0.1", "a loopback address"),
+        ("::ffff:127.0.0.1", "a loopback address"),
+        ("64:ff9b::7f00:1", "127.0.0.1"),
+        ("169.254.169.254", "link-local"),
+        ("fd00:ec2::254", "metadata"),
+        ("0.0.0.0", "unspecified"),
+        ("fe80::1%lo", "link-local"),
+        ("10.20.0.9", None),
+        ("::ffff:10.20.0.9", None),
+        ("10.21.0.9", "private"),
+    ],
+)
+def test_servers_of_documents_have_no_special_addresses_but_the_listed_ones(
+    address: str, forbidden: str | None
+) -> None:
+    said = LocalCode((), networks=("10.20.0.0/16",)).forbids(address)
+    assert (said is None) == (forbidden is None), said
+    assert (forbidden or "") in (said or "")
+
+
+def test_a_secret_is_none_of_the_gateways_own_files(folder: Path) -> None:
+    bounds = LocalCode((str(folder),), (str(folder / "g.yaml"), str(folder / "s.db")))
+    assert bounds.secret(folder / "hook.key") == folder / "hook.key"
+    for name in ("g.yaml", "s.db", "s.db.admin-key"):
+        with pytest.raises(Outside, match="gateway's own"):
+            bounds.secret(folder / name)
+    with pytest.raises(Outside, match="local_code"):
+        bounds.secret(Path("/etc/shadow"))

@@ -44,6 +44,7 @@ _TEXTS: dict[str, tuple[str | None, list[str]]] = {
     "GatewayConfig.state": (r"[^/\s]$", ["./sluicegate.db"]),
     "GatewayConfig.ports": (r"^\s*[0-9]{1,5}\s*-\s*[0-9]{1,5}\s*$", ["20000-29999"]),
     "GatewayConfig.local_code": (r"\S", [".", "/srv/handlers"]),
+    "GatewayConfig.local_networks": (_NETWORK, ["10.20.0.0/16"]),
     "GatewayConfig.loop_guard_exempt_networks": (_NETWORK, ["127.0.0.0/8"]),
     "Listener.name": (_NAME, ["decoder"]),
     "Listener.bind": (

@@ -70,6 +70,15 @@ def _folder(text: str) -> str:
     return text
 
 
+def _not_all(network: str) -> str:
+    if network.endswith("/0"):
+        raise invalid(
+            f'"{network}" is every address, and this lists special ones',
+            "name the networks that are meant, such as 10.20.0.0/16",
+        )
+    return network
+
+
 def _ports_text(value: Any) -> Any:
     """A range of ports as it may stand in YAML."""
     ends = value if isinstance(value, list) else [value]
@@ -197,6 +206,9 @@ class GatewayConfig(Resource):
     local_code: list[Annotated[str, AfterValidator(_folder)]] = Field(default_factory=lambda: ["."])
     """Folders below which `function:` and `file:` must lie in documents that come by the API, by CloudFormation or by
     `sluicegate apply`. By default the folder of this file; `[]` for none."""
+    local_networks: list[Annotated[Network, AfterValidator(_not_all)]] = Field(default_factory=list)
+    """Networks of special addresses (loopback, private, link-local …) in which web hooks and NATS servers of such
+    documents may lie. Their other servers have public addresses."""
     api: Api | None = Field(default_factory=Api)
     """The REST API; null for none."""
     sns: Sns | None = None

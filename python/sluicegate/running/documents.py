@@ -48,6 +48,7 @@ KINDS: dict[str, type[Resource]] = {
 PATHS = {"Listener": "listeners", "DestinationArn": "destination-arns", "PacketSource": "packet-sources"}
 """Where each kind is found under `/v1`."""
 
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 MOST_VALUES = 30_000
 """Of a document of the API, which has at most 256 KiB."""
 
@@ -132,9 +133,11 @@ class Desired:
 
 
 def local_code(config: Config, more: tuple[str, ...] = ()) -> LocalCode:
-    """Where code and files of a document of the API may lie; `more` are folders of this document."""
+    """Where code and files of a document of the API may lie, and servers; `more` are folders of this document, whose
+    code may call servers of this machine, and so may it."""
     allowed = folders(config.base_dir, config.gateway.local_code, more)
-    return LocalCode(allowed, (str(config.path.absolute()), config.gateway.state))
+    networks = (*config.gateway.local_networks, *(LOOPBACK if more else ()))
+    return LocalCode(allowed, (str(config.path.absolute()), config.gateway.state), networks)
 
 
 def parse(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sluicegate.config import Config
 from sluicegate.model import PacketSource
-from sluicegate.running.documents import Desired, Refused, check_bound, declared, desire, restored
+from sluicegate.running.documents import Desired, Refused, check_bound, declared, desire, local_code, restored
 from sluicegate.running.inventory import Inventory, Key
 from sluicegate.state import Commit, Decision, Stored, changed
 
@@ -38,8 +38,8 @@ def judge_whole(
     sources = {one.name: one for one in resources if isinstance(one, PacketSource)}
     _settle(sources, set(decisions) - set(sources), config, decisions, commit)
     desired = desire(config, resources, decided(decisions, commit))
-    # Other folders of `local_code`: what was declared before must lie in them too.
-    same = config.gateway.local_code == before.gateway.local_code
+    # Other `local_code` or `local_networks`: what was declared before must lie in them too.
+    same = local_code(config) == local_code(before)
     fresh = commit.put if same else after.values()
     check_bound(config, desired, [restored(one, config) for one in fresh])
     return Judged(after, Inventory(resources), desired)

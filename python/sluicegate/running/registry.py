@@ -54,7 +54,7 @@ from sluicegate.state import Commit, Decision, ResourceTable, StateError, Stored
 log = structlog.get_logger("sluicegate.registry")
 
 # Settings that a reload takes over; every other one needs a restart.
-_RELOADED = {"listeners", "packet_sources", "require_approval", "ports", "local_code"}
+_RELOADED = {"listeners", "packet_sources", "require_approval", "ports", "local_code", "local_networks"}
 
 _T = TypeVar("_T")
 
