@@ -12,6 +12,7 @@ redirects or cookies, and the knowledge whether a request may be sent again (`No
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl
@@ -37,8 +38,8 @@ ANSWER_LIMIT = 16 << 20
 
 _OWN_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """What aiohttp would add to a request."""
-_sockets: ContextVar[list[None]] = ContextVar("sockets")
-"""Where a request notes that a socket was made for it."""
+_sockets: ContextVar[list[str | None]] = ContextVar("sockets")
+"""Where a request notes that a socket was made for it, or why none was."""
 
 
 class Answer(NamedTuple):
@@ -51,12 +52,23 @@ class Answer(NamedTuple):
 
 class NoAnswer(Exception):
     """The request brought no answer; as text the cause. `stale`: an open connection had been closed at the other end,
-    as servers do with idle ones, and most likely nobody has read the request."""
+    as servers do with idle ones, and most likely nobody has read the request. `too_large`: there was one, beyond the
+    limit. `forbidden`: the server may not be called."""
 
-    def __init__(self, cause: str, *, timed_out: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self,
+        cause: str,
+        *,
+        timed_out: bool = False,
+        stale: bool = False,
+        too_large: bool = False,
+        forbidden: bool = False,
+    ) -> None:
         super().__init__(cause)
         self.timed_out = timed_out
         self.stale = stale
+        self.too_large = too_large
+        self.forbidden = forbidden
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,9 @@ class Host:
 
     `tls` says for an https URL whom to trust, and holds a client's certificate. Connections stay open, are reused, and
     are as many as there are requests at a time: the caller limits those. Belongs to the event loop of its first call.
+
+    `forbids` says why a numeric address may not be called, or None. It is asked about each address to which a
+    connection is made, the proxy's where there is one.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class Host:
         tls: ssl.SSLContext | None = None,
         proxy: str | None = None,
         advice: Advice | None = None,
+        forbids: Callable[[str], str | None] = lambda address: None,
     ) -> None:
         self.url = url
         parts = urlsplit(url)
@@ -89,6 +105,7 @@ class Host:
         self._tls = tls
         self._proxy = proxy
         self._advice = advice or Advice()
+        self._forbids = forbids
         self._opening = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._target: Any = None
@@ -117,7 +134,7 @@ class Host:
         """
         session = self._session or await self._open()
         target = self._target if path is None else self._target.with_path(_encoded(path), encoded=True)
-        made: list[None] = []
+        made: list[str | None] = []
         _sockets.set(made)
         try:
             async with (
@@ -167,7 +184,7 @@ class Host:
                     connection.close()
 
         connector = Connector(
-            limit=0, keepalive_timeout=IDLE_SECONDS, ssl=self._tls or True, socket_factory=_socket
+            limit=0, keepalive_timeout=IDLE_SECONDS, ssl=self._tls or True, socket_factory=self._socket
         )
         session = aiohttp.ClientSession(
             connector=connector,
@@ -179,6 +196,14 @@ class Host:
         )
         return session, yarl.URL(self._address, encoded=True)
 
+    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
+        """For a connection to this address (an entry of `getaddrinfo`): nothing happens between look-up and check."""
+        wrong = self._forbids(address[4][0])
+        _sockets.get().append(wrong)
+        if wrong is not None:
+            raise PermissionError(errno.EACCES, wrong)
+        return socket.socket(address[0], address[1], address[2])
+
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         if response.content.is_eof():  # it came with its head
             return response.content.read_nowait()
@@ -189,7 +214,7 @@ class Host:
             size += len(part)
             if size > ANSWER_LIMIT:
                 response.close()
-                raise NoAnswer(f"{self.name} answers with more than {ANSWER_LIMIT >> 20} MiB")
+                raise NoAnswer(f"{self.name} answers with more than {ANSWER_LIMIT >> 20} MiB", too_large=True)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _no_answer(self, error: Exception, seconds: float, *, reused: bool) -> NoAnswer:
@@ -197,6 +222,9 @@ class Host:
         import aiohttp
 
         place = urlsplit(self._proxy).hostname if self._proxy else self.name
+        refused = _sockets.get()
+        if refused and all(refused):
+            return NoAnswer(f"no connection to {place}: it is {refused[0]}", forbidden=True)
         match error:
             case _ if self._closed:
                 return NoAnswer(f"the connection to {self.name} was closed here")
@@ -253,8 +281,3 @@ def _encoded(path: str) -> str:
 
 def _import() -> None:
     import aiohttp  # noqa: F401
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    _sockets.get().append(None)
-    return socket.socket(address[0], address[1], address[2])

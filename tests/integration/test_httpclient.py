@@ -168,3 +168,22 @@ async def test_aiohttp_is_not_loaded_before_the_first_call() -> None:
     )
     output, _ = await process.communicate()
     assert output == b"False\n"
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+async def test_an_address_that_may_not_be_called(aws_server: Server, name: str) -> None:
+    """Also where a name leads to it."""
+    aws_server.answers = [answer(200, b"")]
+    seen: list[str] = []
+
+    def forbids(address: str) -> str | None:
+        seen.append(address)
+        return "a loopback address"
+
+    host = Host(f"http://{name}:{aws_server.port}/", forbids=forbids)
+    with pytest.raises(NoAnswer, match=f"no connection to {name}: it is a loopback address") as raised:
+        await host.post(HEADERS, b"{}", 10)
+    await host.close()
+    assert raised.value.forbidden
+    assert "127.0.0.1" in seen
+    assert aws_server.connections == 0
