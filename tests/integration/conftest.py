@@ -15,6 +15,7 @@ from aws_server import aws_server as aws_server
 from clocks import WallClock
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
 from ministack import ministack as ministack
+from web_server import web_hook as web_hook
 
 # A shell starts background jobs with SIGINT ignored, and everything that they start inherits that: then no test could
 # stop a program as a user does.

@@ -36,6 +36,8 @@ _OWN = {
     "function": "sluicegate.destinations.function:FunctionDestination",
     "file": "sluicegate.destinations.file:FileDestination",
     "console": "sluicegate.destinations.console:ConsoleDestination",
+    "http": "sluicegate.destinations.http:HttpDestination",
+    "https": "sluicegate.destinations.http:HttpsDestination",
 }
 _AWS = {
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
@@ -54,8 +56,6 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
 
 LATER = {
     "arn": "delivery to this service of AWS",
-    "http": "delivery to web hooks",
-    "https": "delivery to web hooks",
     "nats": "delivery to NATS",
 }
 """Contract 1.2: what this version cannot do yet, unless a package does it."""

@@ -1,0 +1,1 @@
+"""What Destinations share that call a server of a user's: web hooks, NATS."""
