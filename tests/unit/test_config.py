@@ -278,3 +278,15 @@ def test_the_schema_describes_each_property_and_holds_no_default_secret() -> Non
     assert "2048" in listener["bind"]["description"]
     assert listener["session_idle_seconds"]["default"] == 300
     assert schema["properties"]["sns"]["default"] is None
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["HTTPS://user:hunter2@h/", "https://user:hunter2@h/", "https:/user:hunter2@h", "htps://h/hunter2"],
+)
+def test_no_message_about_a_url_shows_what_is_in_it(target: str, tmp_path: Path) -> None:
+    file = tmp_path / "g.yaml"
+    file.write_text(f"listeners: [{{ name: a, destinations: [{{ destination_arn: '{target}' }}] }}]\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file)
+    assert "hunter2" not in str(refused.value)

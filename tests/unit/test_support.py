@@ -76,7 +76,7 @@ def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
 
 
 def test_a_map_of_arns_is_located_by_region() -> None:
-    arns = {"*": "console:", "us-east-1": "https://example.com/"}
+    arns = {"*": "console:", "us-east-1": "pigeon://loft/"}
     found = refused({"listeners": [{"destinations": [{"destination_arn": arns}]}]})
     assert [finding.path[-2:] for finding in found] == [("destination_arn", "us-east-1")]
 

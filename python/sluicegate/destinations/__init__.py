@@ -19,6 +19,7 @@ from sluicegate.entrypoints import NotLoadable, Registry
 from sluicegate.faults import failure
 from sluicegate.localcode import Outside
 from sluicegate.model import DestinationSpec, Finding, support
+from sluicegate.model.text import without_secrets
 
 __all__ = [
     "DeliveryError",
@@ -99,7 +100,7 @@ def create(
         service = f" ({key})" if scheme == "arn" else ""
         raise DestinationError(f"{LATER[scheme]}{service}: {support.LATER}", f"known are {_listed()}")
     if key not in _REGISTRY:
-        cause = f'"{arn}" is not a destination: the scheme "{scheme}" is not known here'
+        cause = f'"{without_secrets(arn)}" is not a destination: the scheme "{scheme}" is not known here'
         raise DestinationError(cause, f"known are {_listed()}")
     if context.local_code is not None and key not in _OWN | _AWS:
         try:

@@ -11,6 +11,7 @@ from sluicegate import _native
 from sluicegate.model.base import Finding, Resource, invalid, invalid_at
 from sluicegate.model.names import DestinationName, LogGroupName, is_arn, region_map_key
 from sluicegate.model.role import Role
+from sluicegate.model.text import without_secrets
 
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 
@@ -29,7 +30,7 @@ def checked_target(text: str) -> str:
     if is_arn(text) or _OWN_FORM.fullmatch(text):
         return text
     raise invalid(
-        f'"{text}" is not a destination',
+        f'"{without_secrets(text)}" is not a destination',
         "use an AWS ARN, or a scheme in small letters: function:PATH.py:HANDLER, file:PATH.ndjson, console: or another",
     )
 

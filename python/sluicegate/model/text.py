@@ -34,3 +34,13 @@ def absent(kind: str, name: str, names: Collection[str]) -> str:
 def printable(text: str) -> str:
     """The text with everything that is not printable escaped: a stranger's words must not steer a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def without_secrets(target: str) -> str:
+    """A target as messages may show it: of a URL its beginning alone, which may hold a password or a token further on.
+
+    >>> without_secrets("htps://user:password@example.com"), without_secrets("fil:packets.ndjson")
+    ('htps://…', 'fil:packets.ndjson')
+    """
+    scheme, slashes, _ = target.partition("/")
+    return f"{scheme}//…" if slashes and scheme.endswith(":") else target
