@@ -32,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 RUST_SOURCES := $(shell find crates -type f -o -type d) Cargo.toml Cargo.lock pyproject.toml
 NATIVE_MISSING := $(if $(wildcard python/sluicegate/_native*.so),,FORCE)
 
-.PHONY: help setup run test soak test-languages check bench fuzz lock clean test-tools rust-tools FORCE
+.PHONY: help setup run test soak outage test-languages check bench fuzz lock clean test-tools rust-tools FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +71,9 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
 
 bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+outage: $(VENV)/.dev $(VENV)/.native ## A web hook that is slow, fails, is gone, comes back: a minute each, at full rate
+	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -n 0 tests/integration/test_outage.py
 
 fuzz: $(VENV)/.fuzz $(VENV)/.native ## Fuzz every parser, 60 s each (FUZZ_ARGS="--seconds 600 message")
 	$(BIN)/python fuzz/run.py $(FUZZ_ARGS)

@@ -57,6 +57,9 @@ class WebHook:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+                if hook.stopped.is_set():
+                    self.close_connection = True
+                    return
                 hook.requests.append(request)
                 status, headers, answer = hook.respond(request)
                 if 200 <= status < 300:

@@ -1,0 +1,112 @@
+"""A web hook that is slow, then fails, then is gone, then comes back, while packets arrive at the full rate.
+
+`make outage` lets each of these last for a minute; by default it is a moment.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from flood import Segmenter, check_accounts
+from harness import Gateway, until
+from web_server import OK, Request, Response, WebHook
+
+from conftest import StartGateway
+
+SECONDS = float(os.environ.get("OUTAGE_SECONDS", "0.4"))
+"""Of each phase."""
+MEMORY = 256 << 20
+"""Bytes that a gateway may hold more than before: the queues of three Destinations."""
+
+CONFIGURATION = """
+listeners:
+  - name: decoder
+    bind: 127.0.0.1
+    destinations:
+      - name: shaky
+        destination_arn: {shaky}
+        batching: {{ count: 1000, size_in_mb: 4 }}
+        arguments: {{ TimeoutInSeconds: 2 }}
+      - name: denied
+        destination_arn: {denied}
+        batching: {{ count: 1000, size_in_mb: 4 }}
+      - {{ name: file, destination_arn: "file:/dev/null" }}
+"""
+
+
+def resident(one: Gateway) -> int:
+    """Bytes, the most there were so far."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.process.pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) << 10
+
+
+def flood(one: Gateway, sender: Segmenter) -> None:
+    """Send for as long as a phase lasts, as fast as the gateway reads: what the kernel drops says nothing here."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        sender.send(4_000)
+
+        def arrived() -> bool:
+            metrics = one.metrics()
+            return (
+                metrics.value("received_packets") + metrics.value("kernel_dropped_packets")
+                >= sender.sent * 0.95
+            )
+
+        until(arrived, "the gateway has read what was sent")
+
+
+def deny(request: Request) -> Response:
+    request.body = b""
+    return 403, {}, b""
+
+
+@pytest.mark.timeout(120 + 10 * SECONDS)
+def test_an_outage_of_one_destination_and_the_denial_of_another(gateway: StartGateway) -> None:
+    shaky, denied = WebHook().start(), WebHook(deny).start()
+    mood: list[Response | float] = [0.1]
+
+    def respond(request: Request) -> Response:
+        now = mood[-1]
+        tags.update(map(hash, re.findall(rb'"Tag":"([^"]+)"', request.body)))
+        request.body = b""  # there are many
+        if isinstance(now, float):
+            shaky.stopped.wait(now)
+            return OK
+        return now
+
+    tags: set[int] = set()
+    shaky.respond = respond
+    one = gateway(CONFIGURATION.format(shaky=shaky.url, denied=denied.url))
+    try:
+        before = resident(one)
+        with Segmenter(one.address()) as sender:
+            flood(one, sender)
+            mood.append((500, {}, b""))
+            flood(one, sender)
+            shaky.stop()
+            flood(one, sender)
+            mood.append(OK)
+            shaky.start()
+            taken = len(shaky.taken)
+            flood(one, sender)
+            until(lambda: len(shaky.taken) > taken + 1, "the hook gets packets again")
+        metrics, peak = one.metrics(), resident(one)
+        dropped = check_accounts(one, ["shaky", "denied", "file"])
+    finally:
+        shaky.stop()
+        denied.stop()
+    deliveries = one.event("ListenerStopped")["Deliveries"]
+    assert dropped["file"] == 0
+    assert deliveries["file"]["PacketsFailed"] == 0
+    assert peak - before < MEMORY, f"{(peak - before) >> 20} MiB more"
+    # What counts as delivered has arrived; what was tried in vain may have arrived too.
+    assert 0 < deliveries["shaky"]["PacketsDelivered"] <= len(tags)
+    assert metrics.value("delivery_retries", destination="shaky") > 0
+    # Each request was denied, and none was repeated.
+    assert metrics.value("delivery_retries", destination="denied") == 0
+    assert deliveries["denied"]["PacketsDelivered"] == 0
+    assert one.named("DeliveryFailed", Destination="denied", Reason="AccessDenied")
