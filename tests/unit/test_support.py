@@ -67,7 +67,6 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
     "fields",
     [
         {"destination_arn": "arn:aws:iot:us-east-1:123456789012:topic/t"},
-        {"destination_arn": "nats://h/s"},
     ],
 )
 def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:

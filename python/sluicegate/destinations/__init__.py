@@ -39,6 +39,7 @@ _OWN = {
     "console": "sluicegate.destinations.console:ConsoleDestination",
     "http": "sluicegate.destinations.http:HttpDestination",
     "https": "sluicegate.destinations.http:HttpsDestination",
+    "nats": "sluicegate.destinations.nats:NatsDestination",
 }
 _AWS = {
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
@@ -57,7 +58,6 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
 
 LATER = {
     "arn": "delivery to this service of AWS",
-    "nats": "delivery to NATS",
 }
 """Contract 1.2: what this version cannot do yet, unless a package does it."""
 
