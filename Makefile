@@ -73,7 +73,7 @@ bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run 
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
 outage: $(VENV)/.dev $(VENV)/.native ## A web hook that is slow, fails, is gone, comes back: a minute each, at full rate
-	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -n 0 tests/integration/test_outage.py
+	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -n 0 -s tests/integration/test_outage.py
 
 fuzz: $(VENV)/.fuzz $(VENV)/.native ## Fuzz every parser, 60 s each (FUZZ_ARGS="--seconds 600 message")
 	$(BIN)/python fuzz/run.py $(FUZZ_ARGS)
