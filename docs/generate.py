@@ -335,7 +335,9 @@ def render_architecture() -> str:
 
 def render_destinations() -> dict[str, str]:
     """The text of each page of docs/reference/destinations, by its name."""
-    made: dict[str, str] = runpy.run_path(f"{DESTINATIONS}.py")["pages"]()
+    made: dict[str, str] = {}
+    for script in DESTINATIONS.parent.glob("*destinations.py"):
+        made |= runpy.run_path(str(script))["pages"]()
     return made
 
 

@@ -34,6 +34,28 @@ class HttpDestination(Destination):
     scheme: ClassVar[str] = "http"
     usage = "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH"
     reasons = REASONS
+    arguments: ClassVar[Sequence[tuple[str, str]]] = (
+        ("TimeoutInSeconds", "for an answer, connection included: 10 by default, 0.1 to 900"),
+        ("Concurrency", "requests at the same time: 4 by default; 1 keeps the order of batches"),
+        ("Headers", "map of further headers, no secrets: whoever may read the configuration sees them"),
+        (
+            "HeadersFile",
+            "file with secret headers, one `NAME: VALUE` a line, such as `Authorization: Bearer …`",
+        ),
+        (
+            "SecretFile",
+            "file with the secret of the signature, `whsec_…`; a second line for a second signature",
+        ),
+        ("CaFile", "PEM file with the authorities that are trusted, instead of those of the system"),
+        ("CertificateFile", "PEM file with the client's certificate"),
+        (
+            "KeyFile",
+            "PEM file with its private key, without a password; left out: it is in `CertificateFile`",
+        ),
+    )
+    limits = (
+        "one batch, of the size that `batching` says. After 413 (too large) halves of it, down to one packet."
+    )
 
     def __init__(
         self,

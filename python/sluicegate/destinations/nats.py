@@ -6,8 +6,8 @@ import hashlib
 import importlib.util
 import re
 import ssl
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from sluicegate.destinations.base import (
     Arguments,
@@ -39,6 +39,24 @@ class NatsDestination(Destination):
     usage = "nats://HOST[:PORT]/SUBJECT"
     batch_bytes_limit = 1 << 20  # max_payload of a server as it comes
     reasons = REASONS
+    arguments: ClassVar[Sequence[tuple[str, str]]] = (
+        ("Mode", "`stream` (default): each packet is a message; `request`: a responder answers each batch"),
+        ("TimeoutInSeconds", "for an answer: 10 by default, 0.1 to 900"),
+        (
+            "Concurrency",
+            "batches at the same time: 1 by default, which keeps their order; 4 with `Mode: request`",
+        ),
+        ("Tls", "`required`: nothing is sent in the clear; `optional` (default): as the server wants it"),
+        ("CaFile", "PEM file with the authorities that are trusted, instead of those of the system"),
+        ("CertificateFile", "PEM file with the client's certificate"),
+        (
+            "KeyFile",
+            "PEM file with its private key, without a password; left out: it is in `CertificateFile`",
+        ),
+        ("CredentialsFile", "a `.creds` file: JWT and seed"),
+        ("PasswordFile", "file with `USER:PASSWORD`, or with a token alone"),
+    )
+    limits = "`max_payload` of the server, 1 MiB as it comes. A stream may take less (`max_msg_size`)."
 
     def __init__(
         self,
