@@ -17,8 +17,9 @@ from conftest import StartGateway
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "0.4"))
 """Of each phase."""
-MEMORY = 256 << 20
-"""Bytes that a gateway may hold more than before: the queues of three Destinations."""
+MEMORY = (3 * 64 + 2 * 4 * 4 * 6) << 20
+"""Bytes that a gateway may hold more than before: three queues of 64 MiB; and of two hooks four batches of 4 MB each
+under way, six copies of each: the native one, its JSON, what the socket has not taken."""
 
 CONFIGURATION = """
 listeners:

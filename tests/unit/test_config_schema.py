@@ -67,7 +67,7 @@ BAD = [
     {"listeners": [{"protocols": ["udp", "wg"]}]},
     {"listeners": [{"destinations": [{"formatter": "cbor"}]}]},
     {"listeners": [{"coap": {"acknowledge_after": 0}}]},
-    {"listeners": [{"destinations": [{"destination_arn": "nats://x"}]}]},
+    {"listeners": [{"destinations": [{"destination_arn": "pigeon://x"}]}]},
     {"listeners": [{"bind": 2048}]},
     {"listeners": [{"bind": "localhost:2048"}]},
     {"listeners": [{"name": "a/b"}]},
