@@ -146,16 +146,15 @@ async def drop_by_drop(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         await asyncio.sleep(0.02)
 
 
+async def in_an_hour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(answer(429, b"", f"Retry-After: {formatdate(time.time() + 3600, usegmt=True)}"))
+
+
 @pytest.mark.parametrize(
     ("refused", "reason", "retryable", "after"),
     [
         (answer(429, b"", "Retry-After: 7"), "Throttled", True, 7),
-        (
-            answer(429, b"", f"Retry-After: {formatdate(time.time() + 3600, usegmt=True)}"),
-            "Throttled",
-            True,
-            3600,
-        ),
+        (in_an_hour, "Throttled", True, 3600),
         (answer(429, b"", "Retry-After: soon"), "Throttled", True, 0),
         (answer(503, b"", "Retry-After: 99999999999999999999"), "ServerError", True, 1e9),
         (answer(500, b"hunter2"), "ServerError", True, 0),
