@@ -34,6 +34,7 @@ NOT_RUN = {
     "make check": LONG,
     "make bench": LONG,
     ".venv/bin/python -m bench": "takes half a minute at least, and two cores for itself",
+    "./build.sh": "takes a minute where nothing is cached; test_languages.py has `make test-languages` run it",
     "aws ": ACCOUNT,
     "sluicegate sources remove replies --discard": f"{ACCOUNT}; test_sns_source_drains.py runs it",
     "sluicegate replay arn:aws:sqs": f"{ACCOUNT}; test_sqs_dead_letters.py runs it with ministack",
