@@ -11,6 +11,9 @@ from sluicegate.destinations.delivery import ATTEMPTS
 GOLDEN = Path(__file__).parents[2] / "tests/unit/golden"
 _NAMES = {"firehose": "Firehose", "kinesis": "Kinesis", "lambda": "Lambda", "s3": "S3", "sqs": "SQS"}
 _ARNS = {"REGION": "us-east-1", "ACCOUNT": "123456789012", "QUALIFIER": "live"}
+_SESSION = """\
+A role is assumed under the name `sluicegate-REGION@ACCOUNT-dstn-NAME`, which CloudTrail shows: the gateway's region,
+the role's account and the Destination's name, cut to 64 characters."""
 _RETRIED = f"""\
 What throttling, 5xx, a time-out, a broken connection or expired credentials kept from the service is tried again: up to
 {ATTEMPTS} attempts with growing pauses. If a request was taken in part, only the packets that were refused come again.
@@ -60,6 +63,8 @@ def _page(service: str) -> Iterator[str]:
     yield "```json"
     yield json.dumps(_policy(kind, example), indent=2)
     yield "```"
+    yield ""
+    yield _SESSION
     yield ""
     yield "## Arguments"
     yield ""

@@ -298,7 +298,7 @@ async def test_calls_in_the_name_of_its_role(case: Case, scripted: Scripted) -> 
         return answer(200, ASSUMED) if b"Action=AssumeRole" in body else case.accepts(headers, body)
 
     scripted.server.answers = [scripted.peer(answer_both)]
-    role = Role(f"arn:aws:iam::{ACCOUNT}:role/put", "sluicegate-us-east-1@1-dest-orders", 900)
+    role = Role(f"arn:aws:iam::{ACCOUNT}:role/put", "sluicegate-us-east-1@1-dstn-orders", 900)
     async with scripted.destination(case.kind, case.target, role) as made:
         await made.deliver(packet_batch("a"))
         await made.deliver(packet_batch("b"))

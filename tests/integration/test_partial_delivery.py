@@ -101,7 +101,7 @@ def test_exactly_the_packets_that_failed_are_repeated(gateway: StartGateway, tmp
     assert asked[0]["Aws"] == "us-east-1"
     assert asked[0]["Role"] == [
         "arn:aws:iam::123456789012:role/put",
-        "sluicegate-us-east-1@123456789012-dest-fussy",
+        "sluicegate-us-east-1@123456789012-dstn-fussy",
     ]
 
 

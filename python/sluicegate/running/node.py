@@ -111,7 +111,9 @@ class Node:
         if role is None:
             return None
         account = role.arn.split(":")[4]
-        return Role(role.arn, session_name(self.region, account, f"dest-{destination.name}"), role.seconds)
+        # Names that templates make begin with the word already.
+        purpose = f"dstn-{destination.name.removeprefix('dstn-')}"
+        return Role(role.arn, session_name(self.region, account, purpose), role.seconds)
 
     def inlet(self, source: PacketSource, index: int, state: str, egress: Egress) -> MessageSource | None:
         """The MessageSource of a PacketSource in this state; None if it is to receive no messages. Raises
