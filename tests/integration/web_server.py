@@ -1,4 +1,4 @@
-"""A web hook for tests: it notes the requests that come in, and answers as a test says."""
+"""A web hook for tests, or a service: it notes the requests that come in, and answers as a test says."""
 
 import json
 import threading
@@ -70,6 +70,8 @@ class WebHook:
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
+
+            do_PUT = do_POST  # as S3
 
             def log_message(self, *args: object) -> None:
                 pass
