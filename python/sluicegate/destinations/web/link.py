@@ -212,6 +212,14 @@ def _client(secure: bool) -> Client:
             if secure and not self._server_info.get("tls_required"):
                 raise NotEncrypted
             command: bytes = super()._connect_command()
-            return command
+            # Have nats-py read an answer before it writes more. A server that lets nobody in closes the connection, and
+            # a write to it would fail before its reason is read.
+            self.options["verbose"] = True
+            return command + b"PING\r\n"
+
+        async def _process_connect_init(self) -> None:
+            await super()._process_connect_init()
+            # The server has answered that PING; news of it (INFO) may stand before its answer to nats-py's own one.
+            self._status = Client.CONNECTED
 
     return Strict()
