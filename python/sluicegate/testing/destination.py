@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -96,6 +97,7 @@ class DestinationContract:
             files = {path: path.lstat().st_mtime_ns for path in context.base_dir.rglob("*")}
             return files, sorted(path.name for path in Path("/proc/self/fd").iterdir()), threading.enumerate()
 
+        gc.collect()  # or what other tests have left behind would be closed meanwhile
         before = world()
         made = self._make(context)
         assert world() == before
