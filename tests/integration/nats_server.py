@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,8 @@ class NatsServer:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:  # until then its threads go on
+            os.waitpid(self._process.pid, os.WUNTRACED)
 
     def stop(self) -> None:
         if self._process is not None:
