@@ -8,6 +8,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from service_table import pytest_runtest_logreport as pytest_runtest_logreport
+from service_table import pytest_runtest_setup as pytest_runtest_setup
+from service_table import pytest_terminal_summary as pytest_terminal_summary
+
 # No test fails on a wall-clock time.
 hypothesis.settings.register_profile("sluicegate", deadline=None)
 hypothesis.settings.load_profile("sluicegate")

@@ -44,10 +44,20 @@ def all_same(error: DeliveryError, packets: int) -> bool:
 @pytest.mark.parametrize(
     ("refused", "reason", "retryable"),
     [
-        (refusal("ThrottlingException", "Rate exceeded"), "Throttled", True),
+        pytest.param(
+            refusal("ThrottlingException", "Rate exceeded"),
+            "Throttled",
+            True,
+            marks=pytest.mark.shows("throttled"),
+        ),
         (answer(503, b"<html>a load balancer</html>", "Content-Type: text/html"), "BadAnswer", True),
         (answer(500, b'{"__type":"InternalFailure"}'), "InternalFailure", True),
-        (refusal("AccessDeniedException", "no policy allows it"), "AccessDenied", False),
+        pytest.param(
+            refusal("AccessDeniedException", "no policy allows it"),
+            "AccessDenied",
+            False,
+            marks=pytest.mark.shows("denied"),
+        ),
         (refusal("ValidationException", "it can never succeed"), "ValidationException", False),
         (hang_up, "NoAnswer", True),
         (b"this is not HTTP\r\n\r\n", "NoAnswer", True),
@@ -77,6 +87,7 @@ async def test_a_service_that_does_not_take_it(
 
 
 @in_parts
+@pytest.mark.shows("partial failure")
 async def test_only_what_was_refused_is_named(case: Case, scripted: Scripted) -> None:
     assert case.refuses_odd is not None
     scripted.server.answers = [scripted.peer(case.refuses_odd)]
@@ -87,6 +98,7 @@ async def test_only_what_was_refused_is_named(case: Case, scripted: Scripted) ->
 
 
 @limited
+@pytest.mark.shows("oversize")
 async def test_an_oversized_packet_is_refused_alone(case: Case, scripted: Scripted) -> None:
     scripted.server.answers = [scripted.peer(case.accepts)]
     async with scripted.destination(case.kind, case.target) as made:

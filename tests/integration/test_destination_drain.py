@@ -4,12 +4,15 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from aws_cases import CASES, Case
 from harness import Client, Gateway, until
 from ministack import ENVIRONMENT
 from nats_server import NatsServer
 from nats_server import nats_server as nats_server
 from web_server import OK, Request, Response, WebHook
+
+from service_table import SERVICES
 
 LISTENER = """
 listeners:
@@ -27,6 +30,7 @@ DESTINATION = """
 PACKETS = [f"packet {number}" for number in range(40)]
 
 
+@pytest.mark.shows("drain", service=SERVICES, against="gateway")
 def test_what_waits_in_batches_is_delivered_when_the_gateway_stops(
     web_hook: WebHook, nats_server: NatsServer, tmp_path: Path
 ) -> None:

@@ -153,13 +153,25 @@ async def in_an_hour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 @pytest.mark.parametrize(
     ("refused", "reason", "retryable", "after"),
     [
-        (answer(429, b"", "Retry-After: 7"), "Throttled", True, 7),
+        pytest.param(
+            answer(429, b"", "Retry-After: 7"),
+            "Throttled",
+            True,
+            7,
+            marks=pytest.mark.shows("throttled", service="http"),
+        ),
         (in_an_hour, "Throttled", True, 3600),
         (answer(429, b"", "Retry-After: soon"), "Throttled", True, 0),
         (answer(503, b"", "Retry-After: 99999999999999999999"), "ServerError", True, 1e9),
         (answer(500, b"hunter2"), "ServerError", True, 0),
         (answer(401, b"hunter2"), "AccessDenied", False, 0),
-        (answer(403, b"hunter2"), "AccessDenied", False, 0),
+        pytest.param(
+            answer(403, b"hunter2"),
+            "AccessDenied",
+            False,
+            0,
+            marks=pytest.mark.shows("denied", service="http"),
+        ),
         (answer(404, b"hunter2", "Retry-After: 7"), "Refused", False, 0),
         (answer(301, b"", "Location: http://127.0.0.1:1/hunter2"), "Redirected", False, 0),
         (answer(307, b"", "Location: http://169.254.169.254/hunter2"), "Redirected", False, 0),
@@ -245,6 +257,7 @@ async def test_requests_are_signed_and_a_repeated_one_has_its_id(aws_server: Ser
     assert headers["webhook-id"] == again["webhook-id"] != other["webhook-id"]
 
 
+@pytest.mark.shows("oversize", service="http")
 async def test_a_batch_that_is_too_large_goes_in_parts(web_hook: WebHook, tmp_path: Path) -> None:
     def respond(request: Request) -> Response:
         if len(request.data) > 2 or "x" in request.data:

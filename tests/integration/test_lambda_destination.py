@@ -93,6 +93,7 @@ def told(status: int, body: bytes, *fields: str) -> bytes:
     return answer(status, body, "Content-Type: application/json", *fields)
 
 
+@pytest.mark.shows("replies", service="lambda")
 async def test_what_a_function_says_is_the_answer(scripted: Scripted) -> None:
     """As it came, and an alias or a version is a part of the ARN."""
     scripted.server.answers = [told(200, b' {"Replies": null}')]
@@ -219,6 +220,7 @@ def tenants(server: Server) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.shows("partial failure", service="lambda")
 async def test_a_batch_is_split_by_tenant(scripted: Scripted, replies: list[Any]) -> None:
     """Each tenant's answer is sent, also where another tenant's invocation fails."""
 
@@ -349,6 +351,7 @@ listeners:
 """
 
 
+@pytest.mark.shows("replies", service="lambda", against="scripted")
 def test_a_client_sees_each_reply_before_the_next_one_is_written(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as service, Client() as client:
         service.settimeout(HANG_SECONDS)

@@ -177,6 +177,7 @@ async def test_a_server_that_goes_away_and_comes_back_has_each_packet_once(
     assert len({message.headers["Nats-Msg-Id"] for message in found}) == 4
 
 
+@pytest.mark.shows("oversize", service="nats")
 async def test_what_is_too_large_is_refused_alone(small: NatsServer, tmp_path: Path) -> None:
     await in_thread(small.add_stream, "s")
     async with made(small, "s", tmp_path) as one:
@@ -220,6 +221,7 @@ async def test_nobody_there(nats_server: NatsServer, tmp_path: Path) -> None:
         assert (error.reason, error.retryable) == ("NoResponder", True)
 
 
+@pytest.mark.shows("throttled", service="nats")
 async def test_a_stream_that_is_full(nats_server: NatsServer, tmp_path: Path) -> None:
     await in_thread(nats_server.add_stream, "full", max_msgs=1, discard="new")
     async with made(nats_server, "full", tmp_path) as one:
@@ -253,6 +255,7 @@ def guarded(tmp_path: Path) -> Iterator[NatsServer]:
     one.stop()
 
 
+@pytest.mark.shows("denied", service="nats")
 async def test_tls_and_users(guarded: NatsServer, tmp_path: Path) -> None:
     await in_thread(guarded.add_stream, "open")
     await in_thread(guarded.add_stream, "closed")

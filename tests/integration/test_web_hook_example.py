@@ -4,6 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
 from harness import Client, Process, free_port, until
 from nats_server import NatsServer
 from nats_server import nats_server as nats_server
@@ -13,6 +14,8 @@ from conftest import StartGateway
 EXAMPLE = Path(__file__).parents[2] / "examples/webhook"
 
 
+@pytest.mark.shows("replies", service="http", against="examples/webhook")
+@pytest.mark.shows("replies", service="nats", against="examples/webhook")
 def test_one_handler_at_three_places(gateway: StartGateway, nats_server: NatsServer, tmp_path: Path) -> None:
     text = (EXAMPLE / "sluicegate.yaml").read_text()
     port = free_port()

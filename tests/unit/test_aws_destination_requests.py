@@ -134,6 +134,7 @@ def canned(request: Request) -> Answer:
     return Answer(200, json.dumps(answer).encode())
 
 
+@pytest.mark.shows("request", against="as botocore's")
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize(
     ("region", "partition", "endpoint", "keys"),

@@ -25,6 +25,7 @@ def golden(name: str, head: str, headers: Mapping[str, str], body: bytes) -> Non
     assert f"{head}\n{fields}\n{body.decode()}\n" == (GOLDEN / f"{name}.txt").read_text()
 
 
+@pytest.mark.shows("request", service="http", against="golden file")
 async def test_a_request_of_a_web_hook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent: list[tuple[Mapping[str, str], bytes]] = []
 
@@ -43,6 +44,7 @@ async def test_a_request_of_a_web_hook(monkeypatch: pytest.MonkeyPatch, tmp_path
     golden("http", "POST https://hooks.example/packets", *sent[0])
 
 
+@pytest.mark.shows("request", service="nats", against="golden file")
 async def test_a_message_of_a_stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sent: list[tuple[str, bytes, Mapping[str, str]]] = []
 
