@@ -26,7 +26,7 @@ from sluicegate.aws import Aws
 from sluicegate.cfn.consumer import StackRequests
 from sluicegate.config import Config
 from sluicegate.deadletters.places import Keeper
-from sluicegate.destinations import Destination
+from sluicegate.destinations import Destination, aws_services
 from sluicegate.egress.egress import Egress
 from sluicegate.egress.waiting import Waiting
 from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
@@ -286,11 +286,13 @@ class Gateway:
 
     def about(self) -> dict[str, object]:
         """Facts about this node, for programs that prepare resources for it."""
+        emulator = self._settings.aws.emulator()
         return {
             "Region": self._settings.region,
             "Node": self._settings.node,
             "Domain": self._settings.domain,
             "Sns": {"Url": self.sns.url} if self.sns is not None else None,
+            "Emulator": {"Url": emulator, "Services": aws_services()} if emulator else None,
             "RequireApproval": self._settings.require_approval,
         }
 

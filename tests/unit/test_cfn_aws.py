@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sluicegate.cfn.aws import own_topic
+from sluicegate.cfn.aws import Emulator, own_topic
 from sluicegate.cfn.reader import parse
 from sluicegate.cfn.stack import Settings, Stack
 from sluicegate.cfn.template import Template, TemplateError
@@ -98,6 +98,74 @@ def test_other_targets_stay(target: str) -> None:
 
 
 ARN = f"arn:aws:sqs:us-east-1:{THEIRS}:q"
+EMULATOR = Emulator("http://127.0.0.1:4566", frozenset({"sqs", "lambda", "s3"}))
+
+
+@pytest.mark.parametrize("use_aws", [False, True])
+def test_an_emulator_gets_what_the_template_makes(use_aws: bool) -> None:
+    queue = {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": "orders"}}
+    resources = {
+        **listener({"Name": "d", "DestinationArn": {"Fn::GetAtt": ["Queue", "Arn"]}}),
+        "Queue": queue,
+    }
+    documents, told = taken(made(resources, emulator=EMULATOR, use_aws=use_aws))
+    arn = "arn:aws:sqs:us-east-1:000000000000:orders"
+    assert json.loads(documents)[0]["Destinations"][0]["DestinationArn"] == arn
+    assert f"packets for d go to {arn} at the emulator http://127.0.0.1:4566: Queue is not made here" in told
+
+
+def test_an_emulator_gets_literal_targets_of_its_services_alone() -> None:
+    """Without `--use-aws`; a role of the template is assumed by nobody all the same."""
+    role = f"arn:aws:iam::{THEIRS}:role/put"
+    for arn in (ARN, "arn:aws-cn:s3:::strangers/prefix*"):
+        destination = {"Name": "d", "DestinationArn": arn, "Role": role}
+        documents, told = taken(made(listener(destination), emulator=EMULATOR))
+        assert arn in documents
+        assert role not in documents
+        assert f"packets for d go to {arn} at the emulator" in told
+    for others in (
+        {
+            "DestinationArn": f"arn:aws:states:us-east-1:{THEIRS}:stateMachine:m"
+        },  # nothing of ours delivers it
+        {"DestinationArn": "s3://strangers/prefix"},
+        {"DestinationArn": f"relay:{ARN}"},
+        {"DestinationArn": ARN, "Arguments": {"Endpoint": "https://sqs.eu-west-1.amazonaws.com"}},
+    ):
+        documents, told = taken(made(listener({"Name": "d", **others}), emulator=EMULATOR))
+        assert "DestinationArn" not in documents
+        assert "amazonaws" not in documents
+        assert "packets for d are dropped and counted" in told
+
+
+def test_a_function_that_does_not_run_here_may_run_in_the_emulator() -> None:
+    function = {
+        "Type": "AWS::Lambda::Function",
+        "Properties": {
+            "FunctionName": "f",
+            "Runtime": "java21",
+            "Handler": "a.B::c",
+            "Code": {"S3Bucket": "b"},
+        },
+    }
+    arguments = {"UseAsyncInvoke": "true"}
+    destination = {"Name": "d", "DestinationArn": {"Fn::GetAtt": ["F", "Arn"]}, "Arguments": arguments}
+    documents, told = taken(made({**listener(destination), "F": function}, emulator=EMULATOR))
+    (found,) = json.loads(documents)[0]["Destinations"]
+    assert found["DestinationArn"] == "arn:aws:lambda:us-east-1:000000000000:function:f"
+    assert found["Arguments"] == arguments
+    assert "at the emulator http://127.0.0.1:4566: F: " in told
+
+
+def test_a_destination_arn_of_the_template_leads_to_the_emulator() -> None:
+    binding = {
+        "B": {
+            "Type": "Custom::SluicegateDestinationArn",
+            "Properties": {"Destination": "d", "IngressRegionKey": "*", "Arn": ARN},
+        }
+    }
+    assert ARN in taken(made({**listener({"Name": "d"}), **binding}, emulator=EMULATOR))[0]
+
+
 ACCOUNT = {"Parameters": {"Account": {"Type": "String", "Default": THEIRS}}}
 MAPPING = {"Mappings": {"M": {"a": {"Arn": ARN}}}}
 CONDITION = {"Conditions": {"Yes": {"Fn::Equals": ["a", "a"]}}}

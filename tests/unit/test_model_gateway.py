@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sluicegate.model import DestinationSpec, Finding, GatewayConfig, Listener, findings
+from sluicegate.model import Aws, DestinationSpec, Finding, GatewayConfig, Listener, findings
 from sluicegate.model.shared import resolved
 
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:replies"
@@ -248,3 +248,19 @@ def test_with_coap_one_destination_answers(
 def test_when_coap_acknowledges(seconds: object) -> None:
     found = problems({"listeners": [{"name": "a", "coap": {"acknowledge_after": seconds}}]})
     assert [finding.path for finding in found] == [("listeners", 0, "coap", "acknowledge_after")]
+
+
+@pytest.mark.parametrize(
+    ("url", "is_one"),
+    [
+        ("http://127.0.0.1:4566", True),
+        ("http://ministack:4566", True),
+        ("https://127.0.0.1:4566", False),
+        ("http://sqs.us-east-1.amazonaws.com", False),
+        ("http://sqs.cn-north-1.amazonaws.com.cn", False),
+        ("http://sqs.us-east-1.api.aws", False),
+        (None, False),
+    ],
+)
+def test_an_emulator_is_what_is_surely_not_aws(url: str | None, is_one: bool) -> None:
+    assert Aws(endpoint_url=url).emulator() == (url if is_one else None)

@@ -379,9 +379,13 @@ def _other_paths() -> dict[str, Any]:
             "Node": {"type": "integer"},
             "Domain": _TEXT,
             "Sns": {"type": ["object", "null"], "properties": {"Url": _TEXT}},
+            "Emulator": {
+                "type": ["object", "null"],
+                "properties": {"Url": _TEXT, "Services": {"type": "array", "items": _TEXT}},
+            },
             "RequireApproval": {"type": "boolean"},
         },
-        "required": ["Region", "Node", "Domain", "Sns", "RequireApproval"],
+        "required": ["Region", "Node", "Domain", "Sns", "Emulator", "RequireApproval"],
     }
     this_node = {"description": "This node.", "content": {"application/json": {"schema": about}}}
     return {

@@ -2,13 +2,14 @@
 
 A template may come from the internet, and the gateway has its operator's credentials. A queue of a stranger, a log
 group (whose first line asks STS who the gateway is) or a role would be called with them. So a document has none of it:
-a Destination has no ARN then, a topic is the gateway's own, and dead letters go to a file.
+a Destination has no ARN then, a topic is the gateway's own, and dead letters go to a file. Where the gateway calls an
+emulator in place of AWS, ARNs of Destinations stay.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,6 +42,7 @@ _SERVICES = (
 """Schemes (`s3://bucket`) that a package could deliver by, beside the ARNs of these services."""
 _LOCAL = ("function:", "file:", "console:")
 _LOG_GROUP: TypeAdapter[str] = TypeAdapter(LogGroupName)
+_SERVICE = re.compile(r"arn:aws[a-z-]*:([a-z0-9-]+):")
 _TOPIC = re.compile(r"arn:aws[a-z-]*:sns:([a-z0-9-]+):([0-9]{12}):(.+)")
 
 
@@ -51,6 +53,18 @@ def leads_to_aws(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(leads_to_aws, value.keys())) or any(map(leads_to_aws, value.values()))
     return isinstance(value, list) and any(map(leads_to_aws, value))
+
+
+class Emulator(NamedTuple):
+    """What stands for AWS here: a server at `url`, to which the gateway delivers packets for these services."""
+
+    url: str
+    services: frozenset[str]
+
+    def has(self, arn: str, arguments: Any = None) -> bool:
+        """True if packets for this ARN go there, and nothing beside it leads elsewhere."""
+        match = _SERVICE.match(arn)
+        return match is not None and match[1] in self.services and not leads_to_aws(arguments)
 
 
 def is_aws_target(target: str, arguments: Any = None) -> bool:
@@ -80,7 +94,7 @@ class AwsParts:
     """Takes what leads to AWS out of the documents of one template.
 
     `use_aws`: only what this template would have made, and nobody makes here. `topics`: the gateway has topics of its
-    own. `note` is told of each difference.
+    own. `emulator`: where packets for AWS go instead. `note` is told of each difference.
     """
 
     def __init__(
@@ -90,6 +104,7 @@ class AwsParts:
         *,
         use_aws: bool,
         topics: bool,
+        emulator: Emulator | None,
         note: Callable[[Declared, str], None],
     ) -> None:
         self._template = template
@@ -97,6 +112,7 @@ class AwsParts:
         self._topics = topics
         self._note = note
         self.use_aws = use_aws
+        self.emulator = emulator
 
     def spelled(
         self, declared: Declared, model: type[Resource], document: Mapping[str, Any]

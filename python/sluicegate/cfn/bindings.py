@@ -67,19 +67,33 @@ class Bindings:
             function = self._lambdas.used(logical_id)
             if isinstance(function, LocalFunction):
                 return function.target
+            if self._emulated(declared, arn, name, arguments, f"{logical_id}: {function}"):
+                return arn
             self._note(declared, f"packets for {name} are dropped and counted: {logical_id}: {function}")
             return None
         made_by = sorted(origins(arn))
         if made_by or f":{ACCOUNT_ID}:" in arn:
             what = f"{', '.join(made_by)} is not made here" if made_by else f"{arn} is nobody's"
+            if self._emulated(declared, arn, name, arguments, what):
+                return arn
             self._note(declared, f"packets for {name} are dropped and counted: {what}")
             return None
         if not self._aws.use_aws and is_aws_target(arn, arguments):
+            if self._emulated(declared, arn, name, arguments, NOT_CALLED):
+                return arn
             self._note(
                 declared, f"packets for {name} are dropped and counted: {arn} is at AWS, and {NOT_CALLED}"
             )
             return None
         return arn
+
+    def _emulated(self, declared: Declared, arn: str, name: str, arguments: Any, why: str) -> bool:
+        """True, with a note, if an emulator gets the packets for this ARN."""
+        emulator = self._aws.emulator
+        if emulator is None or not emulator.has(arn, arguments):
+            return False
+        self._note(declared, f"packets for {name} go to {arn} at the emulator {emulator.url}: {why}")
+        return True
 
     def function_of(self, arn: Any) -> LocalFunction | None:
         """The local function for an ARN. Of a map of regions: for this region, for `*`, or for the first one."""

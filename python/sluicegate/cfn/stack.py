@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sluicegate.cfn.aws import AwsParts
+from sluicegate.cfn.aws import AwsParts, Emulator
 from sluicegate.cfn.bindings import Bindings
 from sluicegate.cfn.egress import added, client_networks, options_for_nearby
 from sluicegate.cfn.functions import FUNCTIONS, Lambdas
@@ -92,6 +92,7 @@ class Settings:
     does not set them. `egress_networks` are added to those of each PacketSource. `nearby` are the networks of this
     machine, for a note on a PacketSource without networks. `includes` has local files for the locations of
     `AWS::Include`. `use_aws`: what the template names at AWS is called. `topics`: the gateway has topics of its own.
+    `emulator`: it delivers there what it would deliver to AWS.
     `binds` has the `Bind` of Listeners by their logical ids or names.
     """
 
@@ -105,6 +106,7 @@ class Settings:
     use_aws: bool = False
     binds: Mapping[str, str] = dataclasses.field(default_factory=dict)
     topics: bool = True
+    emulator: Emulator | None = None
 
 
 class Stack:
@@ -139,7 +141,12 @@ class Stack:
             note=self._note,
         )
         self._aws = AwsParts(
-            template, settings.made_dir, use_aws=settings.use_aws, topics=settings.topics, note=self._note
+            template,
+            settings.made_dir,
+            use_aws=settings.use_aws,
+            topics=settings.topics,
+            emulator=settings.emulator,
+            note=self._note,
         )
         self._bindings = Bindings(self._lambdas, self._aws, settings.region, note=self._note)
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from sluicegate.cfn.apply import LOCAL_CODE, ApplyError, Applying, Step
-from sluicegate.cfn.aws import USE_AWS
+from sluicegate.cfn.aws import USE_AWS, Emulator
 from sluicegate.cfn.dry_run import check
 from sluicegate.cfn.egress import nearby_networks
 from sluicegate.cfn.record import FILE, Record, RecordError
@@ -120,6 +120,7 @@ def command(
     Listeners, DestinationArns and PacketSources become the gateway's own, Lambda functions with code beside the
     template become local ones, SNS topics local topics. What cannot be had here is listed with the consequence. Apply
     again after a change. AWS is called with --use-aws alone, also where the template has an ARN of a real account.
+    An emulator in the gateway's configuration (aws.endpoint_url) gets packets without it.
     """
     name = _checked_name(stack_name or _name_of(template))
     place = directory or template.absolute().parent / f"{name}.sluicegate"
@@ -138,6 +139,7 @@ def command(
             use_aws=use_aws,
             binds=dict(binds),
             topics=gateway.sns is not None,
+            emulator=gateway.emulator,
         )
         known = {key: Known(one.id, one.attributes) for key, one in record.made.items() if one.id is not None}
         stack = Stack(loaded, dict(parameters), settings, known)
@@ -228,6 +230,12 @@ class _Gateway:
         self.region = str(answer.get("Region", _DEFAULT_REGION))
         sns = answer.get("Sns")
         self.sns = str(sns["Url"]) if isinstance(sns, dict) else None
+        emulator = answer.get("Emulator")
+        self.emulator = (
+            Emulator(str(emulator["Url"]), frozenset(emulator["Services"]))
+            if isinstance(emulator, dict)
+            else None
+        )
 
     def environment(self, use_aws: bool) -> Mapping[str, str]:
         """What makes boto3 in a function find the gateway's topics, and none of the operator's credentials: it wants

@@ -28,6 +28,7 @@ __all__ = [
     "DestinationError",
     "EventSink",
     "PacketBatch",
+    "aws_services",
     "check",
     "create",
     "schemes",
@@ -134,6 +135,11 @@ def _refuse_number(name: str, value: object) -> None:
         raise TypeError(f"{name} is {value!r}, not a whole number")
     if value < 1:
         raise ValueError(f"{name} is {value}")
+
+
+def aws_services() -> list[str]:
+    """The services of AWS that are delivered to without a package, as ARNs name them."""
+    return sorted(_AWS)
 
 
 def schemes() -> list[str]:

@@ -139,6 +139,9 @@ class Sns(Api):
     """Answer a publish only when its message is on the disk, from where it is sent again after a crash."""
 
 
+_AWS_HOST = re.compile(r"\bamazonaws\.|\.aws\b", re.IGNORECASE)
+
+
 class Aws(Resource):
     """How AWS is called."""
 
@@ -147,6 +150,12 @@ class Aws(Resource):
     behind web identities and the roles of profiles."""
     reconcile_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300
     """How often the queues and subscriptions of PacketSources are checked, and put right."""
+
+    def emulator(self) -> str | None:
+        """The endpoint if it is surely no door to AWS itself, where a stranger's ARN would mean something: a plain
+        `http:` URL, at no host of AWS."""
+        url = self.endpoint_url
+        return url if url and url.startswith("http:") and not _AWS_HOST.search(url) else None
 
 
 class CloudFormation(Resource):
