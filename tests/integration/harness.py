@@ -21,8 +21,10 @@ from typing import Any, Protocol, TypeVar
 import boto3  # type: ignore[import-untyped]
 import httpx
 from botocore.config import Config  # type: ignore[import-untyped]
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from sluicegate.cli import main
 from sluicegate.cli.credentials import choose
 from waiting import HANG_SECONDS
 from waiting import wait_until as until
@@ -467,6 +469,15 @@ class Gateway:
 def _named(lines: list[str], event: str, fields: Mapping[str, object]) -> list[dict[str, Any]]:
     events = (json.loads(line) for line in lines if f'"Event":"{event}"' in line)
     return [found for found in events if fields.items() <= found.items()]
+
+
+def in_process(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """What `sluicegate ARGUMENTS` prints and how it ends, without a process: to start one is most of the work of a
+    command that speaks to a gateway. Others run as processes, where a terminal, a folder or a signal is the subject."""
+    done = CliRunner().invoke(main, list(map(str, arguments)), prog_name=PROGRAM.name)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 class Client:

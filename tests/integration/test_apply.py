@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port, until
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port, in_process, until
 
 from conftest import StartGateway
 from sluicegate.state.keys import KeyFile
@@ -28,8 +28,7 @@ def apply(running: Gateway) -> Apply:
     """`sluicegate apply` against the running gateway."""
 
     def run(template: Path, *options: str, api: str = running.api_url) -> "subprocess.CompletedProcess[str]":
-        command = [PROGRAM, "apply", template, "--api", api, *options]
-        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+        return in_process("apply", template, "--api", api, *options)
 
     return run
 
@@ -360,8 +359,8 @@ def test_a_gateway_that_asks_for_keys_and_for_approval(
     public.start()
 
     def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-        command = [PROGRAM, *arguments, "--api", public.api_url]
-        return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+        words = [PROGRAM, *arguments, "--api", public.api_url]
+        return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS)
 
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("XDG_STATE_HOME", str(public.directory / "another-user"))

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cable import udp_packet
-from harness import ECHO, PROGRAM, Client, Gateway
+from harness import ECHO, Client, Gateway, in_process
 from wireguard import Tunnel, key_pair
 
 from conftest import StartGateway
@@ -23,8 +23,7 @@ listeners:
 
 
 def peers(running: Gateway, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = [PROGRAM, "peers", *arguments, "--api", running.api_url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return in_process("peers", *arguments, "--api", running.api_url)
 
 
 def with_tunnel(gateway: StartGateway, text: str = "listeners: []") -> Gateway:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, free_port
+from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, free_port, in_process
 
 from conftest import StartGateway
 from sluicegate.cli import main
@@ -131,6 +131,8 @@ def place(text: str, name: str, what: str) -> str:
 
 
 def sluicegate(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    if arguments[0] != "run":
+        return in_process(*arguments)
     return subprocess.run(
         [PROGRAM, *arguments], capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
@@ -386,8 +388,7 @@ def test_one_name_of_two_resources_of_a_stack_is_refused_before_too(
     template = tmp_path / "t.json"
     template.write_text(json.dumps({"Resources": {"A": one, "B": one}}))
     for options in (["--dry-run"], []):
-        command = [PROGRAM, "apply", template, "--api", running.api_url, *options]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG_SECONDS)
+        result = in_process("apply", template, "--api", running.api_url, *options)
         assert (result.returncode, "same" in result.stderr) == (1, True)
 
 

@@ -11,7 +11,7 @@ import pytest
 from aws_sources import BRISK, LISTENER, Served, Topic, wait_until_empty
 from aws_sources import served as served
 from aws_sources import topic as topic
-from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, source_of, until
+from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, in_process, source_of, until
 from ministack import ACCOUNT, REGION, Ministack, unique
 
 import doubles
@@ -92,10 +92,7 @@ def fix_networks(one: Gateway) -> None:
 
 
 def run_replay(one: Gateway, dead: DeadQueue, *options: str | Path) -> "subprocess.CompletedProcess[str]":
-    command: Sequence[str | Path] = [
-        PROGRAM, "replay", dead.arn, "--endpoint-url", dead.endpoint, "--api", one.api_url, *options
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return in_process("replay", dead.arn, "--endpoint-url", dead.endpoint, "--api", one.api_url, *options)
 
 
 def replay(one: Gateway, dead: DeadQueue, *options: str | Path) -> dict[str, int]:
@@ -238,8 +235,8 @@ def test_malformed_letters_are_moved_to_a_file_corrected_and_sent(
     letter = json.loads(file.read_text())
     assert (letter["Reason"], letter["Index"]) == ("MalformedMessage", None)
     file.write_text(json.dumps(letter | {"Entry": letter["Entry"].replace("Port", '"Port"')}) + "\n")
-    command = [PROGRAM, "replay", file, "--api", one.api_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    words = [PROGRAM, "replay", file, "--api", one.api_url]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "1 sent\n"), done.stderr
     assert client.receive_data(1) == [b"mended"]
 
