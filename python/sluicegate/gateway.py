@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 
 from sluicegate import _native
 from sluicegate.api.app import create_app as create_api
-from sluicegate.api.metric_sources import MetricSources
+from sluicegate.api.metrics import MetricSources
 from sluicegate.api.problems import busy as api_busy
 from sluicegate.aws import Aws
 from sluicegate.cfn.consumer import StackRequests

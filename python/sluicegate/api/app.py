@@ -6,12 +6,11 @@ Errors are `application/problem+json`, for unknown paths and wrong methods too.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Protocol
 from uuid import uuid4
 
 import orjson
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluicegate.api import problems
 from sluicegate.api.events import EventsView, event_routes
-from sluicegate.api.metric_sources import MetricSources
+from sluicegate.api.metrics import MetricSources, exposition
 from sluicegate.api.openapi import openapi_routes
 from sluicegate.api.resources import ResourcesView, resource_routes
 from sluicegate.api.scheduled import ScheduledView, scheduled_routes
@@ -60,13 +59,7 @@ def create_app(
     room_seconds: float = ROOM_SECONDS,
 ) -> Starlette:
     """The API as an ASGI application. Without `authenticator` everybody may do everything."""
-
-    @cache
-    def scrapes() -> tuple[Callable[[], Awaitable[bytes]], str]:
-        # Loaded here, with what it needs: many a gateway is never scraped.
-        from sluicegate.api.metrics import CONTENT_TYPE_LATEST, exposition
-
-        return exposition(gateway.metrics), CONTENT_TYPE_LATEST
+    render_metrics = exposition(gateway.metrics)
 
     async def healthz(request: Request) -> Response:
         ready, shown = gateway.healthy()
@@ -76,8 +69,7 @@ def create_app(
         return _json(gateway.about())
 
     async def metrics(request: Request) -> Response:
-        render, form = scrapes()
-        return Response(await render(), media_type=form)
+        return Response(await render_metrics(), media_type=CONTENT_TYPE_LATEST)
 
     async def post_message(request: Request) -> Response:
         name = request.path_params["name"]

@@ -12,20 +12,44 @@ import copy
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE_LATEST
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sluicegate import _native
-from sluicegate.api.metric_sources import MetricSources, PortStats
 from sluicegate.deadletters.keeper import DeadLetterStats
 from sluicegate.destinations.delivery import DeliveryStats
+from sluicegate.events import EventLog
 from sluicegate.events.types import TYPES
 from sluicegate.running.domains import DomainStats
+from sluicegate.sources.local.topics import Topics
+from sluicegate.sources.topic.consumer import SourceStats
+
+
+class PortStats(Protocol):
+    """The part of `_native.Port` that counts."""
+
+    def stats(self) -> str: ...
+
+
+@dataclass(slots=True)
+class MetricSources:
+    """Where the numbers come from. `deliveries` are `(listener, destination, statistics)`, `dead_letters`
+    `(queue, statistics)`, `queues` `(listener, PacketSource, statistics)`, `domains` `(name, statistics)`.
+    `draining`: queues that no PacketSource names any more, by the PacketSource that they were made for."""
+
+    ports: Iterable[PortStats] = ()
+    deliveries: Iterable[tuple[str, str, DeliveryStats]] = ()
+    events: EventLog | None = None
+    topics: Topics | None = None
+    queues: Iterable[tuple[str, str, SourceStats]] = ()
+    draining: Mapping[str, int] = field(default_factory=dict)
+    dead_letters: Iterable[tuple[str, DeadLetterStats]] = ()
+    domains: Iterable[tuple[str, DomainStats]] = ()
+
 
 AT_ONCE = 500
 """Numbers that are read or rendered between two turns of the event loop: 1 to 3 ms."""
