@@ -175,7 +175,6 @@ class Resource(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         hide_input_in_errors=True,
-        defer_build=True,  # a start needs few of them by themselves: most are part of `GatewayConfig`
     )
     synonyms: ClassVar[Mapping[str, str]] = {}
 
