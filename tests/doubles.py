@@ -40,3 +40,17 @@ def envelope(message_id: str, message: object, *, topic: str, **more: object) ->
     return json.dumps(
         {"Type": "Notification", "MessageId": message_id, "TopicArn": topic, "Message": text, **more}
     )
+
+
+def described_table(hash_key: str, range_key: str | None = None, kind: str = "S") -> dict[str, object]:
+    """What DynamoDB's DescribeTable says of a table with these keys, as far as it matters."""
+    names = [name for name in (hash_key, range_key) if name]
+    return {
+        "Table": {
+            "AttributeDefinitions": [{"AttributeName": name, "AttributeType": kind} for name in names],
+            "KeySchema": [
+                {"AttributeName": name, "KeyType": use}
+                for name, use in zip(names, ("HASH", "RANGE"), strict=False)
+            ],
+        }
+    }

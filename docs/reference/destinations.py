@@ -9,7 +9,14 @@ from sluicegate.destinations.aws import AwsDestination
 from sluicegate.destinations.delivery import ATTEMPTS
 
 GOLDEN = Path(__file__).parents[2] / "tests/unit/golden"
-_NAMES = {"firehose": "Firehose", "kinesis": "Kinesis", "lambda": "Lambda", "s3": "S3", "sqs": "SQS"}
+_NAMES = {
+    "dynamodb": "DynamoDB",
+    "firehose": "Firehose",
+    "kinesis": "Kinesis",
+    "lambda": "Lambda",
+    "s3": "S3",
+    "sqs": "SQS",
+}
 _ARNS = {"REGION": "us-east-1", "ACCOUNT": "123456789012", "QUALIFIER": "live"}
 _SESSION = """\
 A role is assumed under the name `sluicegate-REGION@ACCOUNT-dstn-NAME`, which CloudTrail shows: the gateway's region,

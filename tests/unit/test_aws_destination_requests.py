@@ -10,11 +10,13 @@ from urllib.parse import unquote
 import pytest
 from botocore_requests import KEYS, SESSION, Request, Theirs, assert_same, record, set_botocores_clock
 
+from doubles import described_table
 from eventstream import frame
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
 from sluicegate.destinations.awslambda import LambdaDestination
 from sluicegate.destinations.base import Destination
+from sluicegate.destinations.dynamodb import DynamoDbDestination
 from sluicegate.destinations.firehose import FirehoseDestination
 from sluicegate.destinations.kinesis import KinesisDestination
 from sluicegate.destinations.s3 import S3Destination
@@ -105,6 +107,13 @@ CASES = [
         lambda ours: {"FunctionName": unquote(ours.url.split("/")[-2]), "Payload": BATCH.body()},
     ),
     Case(
+        DynamoDbDestination,
+        "arn:{partition}:dynamodb:{region}:123456789012:table/orders",
+        {},
+        "BatchWriteItem",
+        lambda ours: {"RequestItems": json.loads(ours.body)["RequestItems"]},
+    ),
+    Case(
         S3Destination,
         "arn:{partition}:s3:::orders.example/raw+packets of ünit 1/*",
         {},
@@ -129,6 +138,8 @@ def canned(request: Request) -> Answer:
         return Answer(200, b'{"QueueUrl":"https://queue/orders"}')
     if "response-streaming" in request.url:
         return Answer(200, frame(b"", message_type="event", event_type="InvokeComplete"))
+    if request.headers.get("x-amz-target", "").endswith("DescribeTable"):
+        return Answer(200, json.dumps(described_table("route", "moment")).encode())
     results = [{"Id": "0"}, {"Id": "1"}]
     answer = {"Successful": results, "Records": results, "RequestResponses": results}
     return Answer(200, json.dumps(answer).encode())
@@ -159,9 +170,14 @@ async def test_requests_are_botocores(
     monkeypatch.setenv("AWS_SESSION_TOKEN", keys.token or "")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     made = record(monkeypatch, canned)
-    # S3 alone: botocore would leave its body unsigned over TLS, and add a checksum.
+    # S3 alone: botocore would leave its body unsigned over TLS, and add a checksum. DynamoDB alone: it has a host for
+    # each account, too.
     theirs = Theirs(
-        region, endpoint, request_checksum_calculation="when_required", s3={"payload_signing_enabled": True}
+        region,
+        endpoint,
+        request_checksum_calculation="when_required",
+        s3={"payload_signing_enabled": True},
+        account_id_endpoint_mode="disabled",
     )
     # The gateway is in another region: that of the ARN counts. S3's has none.
     home = region if case.kind is S3Destination else "ap-south-1"

@@ -1,11 +1,13 @@
 """What services of AWS get of a packet, to the byte: `golden/SERVICE.txt`, which the reference shows too."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore_requests import KEYS, Request, record
 
+from doubles import described_table
 from sluicegate.aws import Aws
 from sluicegate.destinations import create
 from sluicegate.destinations.base import delivery_id
@@ -16,6 +18,7 @@ from sluicegate.testing import destination_context, packet, packet_batch
 GOLDEN = Path(__file__).parent / "golden"
 ACCOUNT = "us-east-1:123456789012"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dynamodb": (f"arn:aws:dynamodb:{ACCOUNT}:table/orders", {}),
     "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
     "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
@@ -31,6 +34,8 @@ BATCH = packet_batch(
 def canned(request: Request) -> Answer:
     if b"QueueName" in request.body:
         return Answer(200, b'{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/orders.fifo"}')
+    if b"TableName" in request.body:
+        return Answer(200, json.dumps(described_table("route", "moment")).encode())
     return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}]}')
 
 

@@ -61,7 +61,8 @@ class Access:
     async def place(self, protocol: Protocol, region: str, asked: Asked | None = None) -> Place:
         """Where a service takes its calls, or those like `asked`, and who signs for them."""
         control = await self.control()
-        url, proxy, tls = await self.threads.call(lambda: control.way_to(protocol.service, region, asked))
+        name = protocol.client or protocol.service
+        url, proxy, tls = await self.threads.call(lambda: control.way_to(name, region, asked))
         direct = protocol in DIRECT and proxy is None
         if (url, direct) not in self._hosts:
             made = DirectHost(url, tls, ADVICE) if direct else Host(url, tls, proxy, ADVICE)

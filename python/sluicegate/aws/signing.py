@@ -1,4 +1,4 @@
-"""Signature version 4 for what is signed here: AWS's JSON, and the REST requests of Lambda and S3.
+"""Signature version 4 for what is signed here: AWS's JSON, and REST requests such as those of Lambda and S3.
 
 The same headers and signatures as botocore's (tests compare them), at a fraction of the work: the signing key is
 derived once a day, and nothing is parsed.
@@ -21,12 +21,17 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 @dataclass(frozen=True)
 class Protocol:
     """How a service is spoken to. Those of AWS's JSON have the prefix of x-amz-target and the version; `query_mode`: it
-    once spoke another protocol and, asked for it, names its errors as it did there. The others are REST."""
+    once spoke another protocol and, asked for it, names its errors as it did there. The others are REST.
+
+    `service` is its name in ARNs and policies, `client` the one that botocore has for it, and `signed_as` the one in
+    signatures, where they differ."""
 
     service: str
     target: str = ""
     version: str = "1.1"
     query_mode: bool = False
+    client: str = ""
+    signed_as: str = ""
 
     def fields(self, operation: str) -> dict[str, str]:
         """The headers with which AWS's JSON names an operation."""
@@ -43,6 +48,7 @@ KINESIS = Protocol("kinesis", "Kinesis_20131202")
 FIREHOSE = Protocol("firehose", "Firehose_20150804")
 LAMBDA = Protocol("lambda")
 S3 = Protocol("s3")
+DYNAMODB = Protocol("dynamodb", "DynamoDB_20120810", "1.0")
 
 
 class Signer:
@@ -51,7 +57,7 @@ class Signer:
     def __init__(self, url: str, region: str, protocol: Protocol) -> None:
         self._host = _authority(urlsplit(url))
         self._is_s3 = protocol.service == "s3"
-        self._scope = (region, protocol.service, "aws4_request")
+        self._scope = (region, protocol.signed_as or protocol.service, "aws4_request")
         self._second, self._stamp = -1, ""
         self._key_of: tuple[Keys, str] | None = None
         self._key = b""

@@ -43,6 +43,7 @@ _OWN = {
     "nats": "sluicegate.destinations.nats:NatsDestination",
 }
 _AWS = {
+    "dynamodb": "sluicegate.destinations.dynamodb:DynamoDbDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
