@@ -11,6 +11,7 @@ from sluicegate.destinations.delivery import ATTEMPTS
 GOLDEN = Path(__file__).parents[2] / "tests/unit/golden"
 _NAMES = {
     "dynamodb": "DynamoDB",
+    "execute-api": "API Gateway",
     "firehose": "Firehose",
     "kinesis": "Kinesis",
     "lambda": "Lambda",
@@ -46,6 +47,7 @@ def _page(service: str) -> Iterator[str]:
         "NAME": "orders",
         "BUCKET": "orders",
         "PREFIX": "raw/",
+        "API/STAGE/METHOD/PATH": "a1b2c3d4e5/live/POST/orders",
     }.items():
         example = example.replace(word, value)
     yield "<!-- Written by docs/generate.py from the class. Edit the class, not this file. -->"

@@ -36,11 +36,11 @@ def handler(event, context):
 """
 
 
-def make_function(ministack: Ministack, folder: Path) -> str:
+def make_function(ministack: Ministack, folder: Path, handler: str = HANDLER) -> str:
     """The ARN of a function whose code notes packets in `folder`, and answers each."""
     code, name = io.BytesIO(), unique("function")
     with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("code.py", HANDLER)
+        archive.writestr("code.py", handler)
     made = ministack.client("lambda").create_function(
         FunctionName=name,
         Runtime="python3.11",

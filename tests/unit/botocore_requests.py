@@ -86,6 +86,7 @@ class Theirs:
                 config=Config(proxies={}, **self.options),
             )
             client.meta.events.register("before-send", self._take)
+            client.meta.events.register("before-call.apigatewaymanagementapi", _as_json)
             self._clients[service] = client
         getattr(self._clients[service], xform_name(operation))(**params)
         return self.made[-1]
@@ -96,6 +97,10 @@ class Theirs:
         body = request.body if isinstance(request.body, bytes) else request.body.read()
         self.made.append(Request(request.method, request.url, headers, body))
         return AWSResponse(request.url, 200, {}, _Raw())
+
+
+def _as_json(params: dict[str, Any], **_: Any) -> None:
+    params["headers"].setdefault("Content-Type", "application/json")
 
 
 class _Raw:

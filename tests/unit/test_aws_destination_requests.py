@@ -14,8 +14,9 @@ from doubles import described_table
 from eventstream import frame
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
+from sluicegate.destinations.apigateway import ApiGatewayDestination
+from sluicegate.destinations.aws import AwsDestination
 from sluicegate.destinations.awslambda import LambdaDestination
-from sluicegate.destinations.base import Destination
 from sluicegate.destinations.dynamodb import DynamoDbDestination
 from sluicegate.destinations.firehose import FirehoseDestination
 from sluicegate.destinations.kinesis import KinesisDestination
@@ -33,7 +34,7 @@ RECORDS = BATCH.records()
 class Case:
     """A Destination, and what botocore is asked for."""
 
-    kind: type[Destination]
+    kind: type[AwsDestination]
     target: str
     arguments: dict[str, Any]
     operation: str
@@ -106,6 +107,13 @@ CASES = [
         "InvokeWithResponseStream",
         lambda ours: {"FunctionName": unquote(ours.url.split("/")[-2]), "Payload": BATCH.body()},
     ),
+    Case(  # at a path of WebSocket APIs: botocore has no other call of an API
+        ApiGatewayDestination,
+        "arn:{partition}:execute-api:{region}:123456789012:a1b2c3d4e5/$default/POST/@connections/or%3Dders",
+        {},
+        "PostToConnection",
+        lambda ours: {"ConnectionId": "or=ders", "Data": BATCH.body()},
+    ),
     Case(
         DynamoDbDestination,
         "arn:{partition}:dynamodb:{region}:123456789012:table/orders",
@@ -130,6 +138,13 @@ CASES = [
 
 def key_of(ours: Request) -> str:
     return "raw+packets of ünit 1/decoder/orders/" + ours.url.partition("/decoder/orders/")[2]
+
+
+def endpoint_of_api(region: str, emulator: str | None) -> str:
+    """It is the API's own: botocore has to be told."""
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    own = f"https://a1b2c3d4e5.execute-api.{region}.{domain}"
+    return f"{emulator}/_aws/execute-api/a1b2c3d4e5" if emulator else own
 
 
 def canned(request: Request) -> Answer:
@@ -174,7 +189,7 @@ async def test_requests_are_botocores(
     # each account, too.
     theirs = Theirs(
         region,
-        endpoint,
+        endpoint_of_api(region, endpoint) if case.kind is ApiGatewayDestination else endpoint,
         request_checksum_calculation="when_required",
         s3={"payload_signing_enabled": True},
         account_id_endpoint_mode="disabled",
@@ -190,8 +205,10 @@ async def test_requests_are_botocores(
 
     ours = made[-1]
     set_botocores_clock(monkeypatch, ours.headers["x-amz-date"])
-    other = theirs.call(target.split(":")[2], case.operation, case.params(ours))
-    if case.kind is S3Destination:
+    other = theirs.call(
+        case.kind.protocol.client or case.kind.protocol.service, case.operation, case.params(ours)
+    )
+    if case.kind in (S3Destination, ApiGatewayDestination):
         assert ours.body == other.body
         assert ours.headers["authorization"] == other.headers["authorization"]
     else:

@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 ACCOUNT = "us-east-1:123456789012"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamodb": (f"arn:aws:dynamodb:{ACCOUNT}:table/orders", {}),
+    "execute-api": (f"arn:aws:execute-api:{ACCOUNT}:a1b2c3d4e5/live/POST/orders", {}),
     "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
     "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),

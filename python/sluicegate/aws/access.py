@@ -62,7 +62,7 @@ class Access:
         """Where a service takes its calls, or those like `asked`, and who signs for them."""
         control = await self.control()
         name = protocol.client or protocol.service
-        url, proxy, tls = await self.threads.call(lambda: control.way_to(name, region, asked))
+        url, proxy, tls = await self.threads.call(lambda: control.way_to(name, region, asked, protocol.api))
         direct = protocol in DIRECT and proxy is None
         if (url, direct) not in self._hosts:
             made = DirectHost(url, tls, ADVICE) if direct else Host(url, tls, proxy, ADVICE)

@@ -29,6 +29,7 @@ _THROTTLED = frozenset(
 )
 _DENIED = frozenset(
     {
+        "403",
         "AccessDenied",
         "AccessDeniedException",
         "AuthorizationError",
@@ -103,7 +104,9 @@ class AwsError(Exception):
         name = self.operation
         if self.service in ("sqs", "sns"):
             name = name.removesuffix("Batch")
-        return f"{self.service}:{'InvokeFunction' if name.startswith('Invoke') else name}"
+        if self.service == "lambda" and name.startswith("Invoke"):
+            name = "InvokeFunction"
+        return f"{self.service}:{name}"
 
     def about(self, resource: str) -> AwsError:
         """This error, on `resource` as a policy names it: the call has a queue's URL or bare name."""

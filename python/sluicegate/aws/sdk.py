@@ -135,15 +135,20 @@ class Control:
         return found[0]
 
     def way_to(
-        self, service: str, region: str, asked: tuple[str, Mapping[str, object]] | None = None
+        self,
+        service: str,
+        region: str,
+        asked: tuple[str, Mapping[str, object]] | None = None,
+        api: str = "",
     ) -> tuple[str, str | None, ssl.SSLContext | None]:
-        """The URL of a service, or of the call `asked` (operation and parameters), that of the HTTP proxy on the way
-        (as the environment has it), and whom to trust: the certificates that the environment or the profile names, or
-        botocore's own."""
+        """The URL of a service, of the call `asked` (operation and parameters), or of an API of API Gateway; that of
+        the HTTP proxy on the way (as the environment has it); and whom to trust: the certificates that the environment
+        or the profile names, or botocore's own."""
         if asked is not None:
             url = self.url_of(service, *asked, region)
         else:
             url = self._endpoint_url or self.client(service, region, None).meta.endpoint_url
+        url = _url_of_api(url, api) if api else url
         proxy = environment_proxy(url)
         if urlsplit(url).scheme != "https":
             return url, proxy, None
@@ -207,6 +212,14 @@ class Control:
         credentials._advisory_refresh_timeout = min(900, role.seconds // 4)
         credentials._mandatory_refresh_timeout = min(600, role.seconds // 6)
         return credentials
+
+
+def _url_of_api(url: str, api: str) -> str:
+    """An API has a host of its own in the service's domain. Emulators have it below a path."""
+    parts = urlsplit(url)
+    if str(parts.hostname).endswith(_AWS_HOSTS):
+        return parts._replace(netloc=f"{api}.{parts.netloc}").geturl()
+    return parts._replace(path=f"{parts.path.rstrip('/')}/_aws/execute-api/{api}").geturl()
 
 
 class _Session(botocore.session.Session):  # type: ignore[misc]  # botocore has no types

@@ -17,6 +17,7 @@ from sluicegate.aws.signing import Protocol
 from sluicegate.httpclient import Answer, Host, NoAnswer
 
 Take = Callable[[bytes], Awaitable[object]]
+Accepts = Callable[[Answer], bool]
 
 
 class _Request(NamedTuple):
@@ -30,6 +31,7 @@ class _Request(NamedTuple):
     method: str = "POST"
     path: str = ""
     take: Take | None = None
+    accepts: Accepts | None = None
 
 
 class Service:
@@ -79,10 +81,14 @@ class Service:
         method: str = "POST",
         path: str = "",
         take: Take | None = None,
+        accepts: Accepts | None = None,
     ) -> Answer:
         """The answer to one REST request, as `call` sends it. Names of `headers` are in lower case; `path`
-        continues that of the place. `take` gets the body piece by piece, as it arrives."""
-        return await self._send(_Request(operation, resource, seconds, headers, body, method, path, take))
+        continues that of the place. `take` gets the body piece by piece, as it arrives. `accepts` may say of an answer
+        whose status is that of a failure that it is none."""
+        return await self._send(
+            _Request(operation, resource, seconds, headers, body, method, path, take, accepts)
+        )
 
     async def _send(self, request: _Request) -> Answer:
         try:
@@ -107,7 +113,7 @@ class Service:
                 raise _Again from error
             code = TIMED_OUT if error.timed_out else NO_ANSWER
             raise self._error(request, code, str(error)) from error
-        if not 200 <= answer.status < 300:
+        if not (200 <= answer.status < 300 or (request.accepts and request.accepts(answer))):
             failed = self._refusal(request, answer, keys)
             if failed.code in EXPIRED and not last:
                 self._access.forget(self._role, keys)
@@ -129,7 +135,9 @@ class Service:
 
     def _refusal(self, request: _Request, answer: Answer, keys: Keys) -> AwsError:
         code, message = _explanation(answer)
-        if not code:
+        if not code and answer.status < 500 and not self._protocol.target:
+            code = str(answer.status)  # what is behind API Gateway may say so, or a proxy
+        elif not code:
             code, message = BAD_ANSWER, f"status {answer.status}, without AWS's explanation"
         message = message or f"status {answer.status}, and no more was said"
         region = answer.headers.get("x-amz-bucket-region")

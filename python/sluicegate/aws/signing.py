@@ -24,7 +24,7 @@ class Protocol:
     once spoke another protocol and, asked for it, names its errors as it did there. The others are REST.
 
     `service` is its name in ARNs and policies, `client` the one that botocore has for it, and `signed_as` the one in
-    signatures, where they differ."""
+    signatures, where they differ. `api` is the id of the API that is called, for API Gateway alone."""
 
     service: str
     target: str = ""
@@ -32,6 +32,7 @@ class Protocol:
     query_mode: bool = False
     client: str = ""
     signed_as: str = ""
+    api: str = ""
 
     def fields(self, operation: str) -> dict[str, str]:
         """The headers with which AWS's JSON names an operation."""
@@ -48,6 +49,7 @@ KINESIS = Protocol("kinesis", "Kinesis_20131202")
 FIREHOSE = Protocol("firehose", "Firehose_20150804")
 LAMBDA = Protocol("lambda")
 S3 = Protocol("s3")
+EXECUTE_API = Protocol("execute-api", client="apigatewaymanagementapi")
 DYNAMODB = Protocol("dynamodb", "DynamoDB_20120810", "1.0")
 
 

@@ -44,6 +44,7 @@ _OWN = {
 }
 _AWS = {
     "dynamodb": "sluicegate.destinations.dynamodb:DynamoDbDestination",
+    "execute-api": "sluicegate.destinations.apigateway:ApiGatewayDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "lambda": "sluicegate.destinations.awslambda:LambdaDestination",

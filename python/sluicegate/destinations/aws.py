@@ -29,7 +29,7 @@ T = TypeVar("T")
 Content = dict[str, object]
 """A packet as a part of a request in AWS's JSON."""
 
-_ARN = re.compile(r"arn:aws[a-z-]*:[a-z0-9]+:([a-z0-9-]*):([0-9]{12})?:(.+)", re.DOTALL)
+_ARN = re.compile(r"arn:aws[a-z-]*:[a-z0-9-]+:([a-z0-9-]*):([0-9]{12})?:(.+)", re.DOTALL)
 
 
 class Arn(NamedTuple):
