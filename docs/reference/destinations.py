@@ -13,6 +13,7 @@ _NAMES = {
     "dynamodb": "DynamoDB",
     "execute-api": "API Gateway",
     "firehose": "Firehose",
+    "iot": "IoT Data",
     "kinesis": "Kinesis",
     "lambda": "Lambda",
     "s3": "S3",
@@ -47,6 +48,7 @@ def _page(service: str) -> Iterator[str]:
         "NAME": "orders",
         "BUCKET": "orders",
         "PREFIX": "raw/",
+        "TOPIC": "orders",
         "API/STAGE/METHOD/PATH": "a1b2c3d4e5/live/POST/orders",
     }.items():
         example = example.replace(word, value)

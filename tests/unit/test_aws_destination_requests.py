@@ -17,8 +17,10 @@ from sluicegate.aws.credentials import Keys
 from sluicegate.destinations.apigateway import ApiGatewayDestination
 from sluicegate.destinations.aws import AwsDestination
 from sluicegate.destinations.awslambda import LambdaDestination
+from sluicegate.destinations.base import PacketBatch
 from sluicegate.destinations.dynamodb import DynamoDbDestination
 from sluicegate.destinations.firehose import FirehoseDestination
+from sluicegate.destinations.iot import IotDestination
 from sluicegate.destinations.kinesis import KinesisDestination
 from sluicegate.destinations.s3 import S3Destination
 from sluicegate.destinations.sqs import SqsDestination
@@ -28,6 +30,7 @@ from sluicegate.testing import destination_context, packet_batch
 ACCOUNT = "123456789012"
 BATCH = packet_batch("grüße", "b", values={"PartitionKeyExpression": ["A1", "B2"]})
 RECORDS = BATCH.records()
+ONE = packet_batch("b", values={"TopicSuffixExpression": ["B=/+"]})
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Case:
     arguments: dict[str, Any]
     operation: str
     params: Callable[[Request], dict[str, Any]]
+    batch: PacketBatch = BATCH
 
     def __str__(self) -> str:
         return self.operation
@@ -113,6 +117,14 @@ CASES = [
         {},
         "PostToConnection",
         lambda ours: {"ConnectionId": "or=ders", "Data": BATCH.body()},
+    ),
+    Case(
+        IotDestination,
+        "arn:{partition}:iot:{region}:123456789012:topic/orders/ünit 1",
+        {"DynamicTopicSuffix": True, "TopicSuffixExpression": "[0]"},
+        "Publish",
+        lambda ours: {"topic": "orders/ünit 1/B=/+", "payload": b"b"},
+        ONE,
     ),
     Case(
         DynamoDbDestination,
@@ -200,7 +212,7 @@ async def test_requests_are_botocores(
     target = case.target.format(partition=partition, region=region)
     context = destination_context(tmp_path, region=home, aws=aws)
     destination = case.kind.from_spec("orders", target, case.arguments, context)
-    await destination.deliver(BATCH)
+    await destination.deliver(case.batch)
     await aws.close()
 
     ours = made[-1]
@@ -208,7 +220,7 @@ async def test_requests_are_botocores(
     other = theirs.call(
         case.kind.protocol.client or case.kind.protocol.service, case.operation, case.params(ours)
     )
-    if case.kind in (S3Destination, ApiGatewayDestination):
+    if case.kind in (S3Destination, ApiGatewayDestination, IotDestination):
         assert ours.body == other.body
         assert ours.headers["authorization"] == other.headers["authorization"]
     else:

@@ -21,6 +21,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamodb": (f"arn:aws:dynamodb:{ACCOUNT}:table/orders", {}),
     "execute-api": (f"arn:aws:execute-api:{ACCOUNT}:a1b2c3d4e5/live/POST/orders", {}),
     "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
+    "iot": (f"arn:aws:iot:{ACCOUNT}:topic/orders", {}),
     "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
     "s3": ("arn:aws:s3:::orders/raw/*", {}),

@@ -34,6 +34,7 @@ _DENIED = frozenset(
         "AccessDeniedException",
         "AuthorizationError",
         "AuthorizationErrorException",
+        "ForbiddenException",
         "KmsAccessDenied",
         "KMSAccessDeniedException",
         "NotAuthorized",

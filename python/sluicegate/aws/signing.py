@@ -50,6 +50,7 @@ FIREHOSE = Protocol("firehose", "Firehose_20150804")
 LAMBDA = Protocol("lambda")
 S3 = Protocol("s3")
 EXECUTE_API = Protocol("execute-api", client="apigatewaymanagementapi")
+IOT = Protocol("iot", client="iot-data", signed_as="iotdata")
 DYNAMODB = Protocol("dynamodb", "DynamoDB_20120810", "1.0")
 
 
