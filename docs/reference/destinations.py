@@ -13,6 +13,7 @@ _NAMES = {
     "dynamodb": "DynamoDB",
     "execute-api": "API Gateway",
     "firehose": "Firehose",
+    "geo": "Location",
     "iot": "IoT Data",
     "kinesis": "Kinesis",
     "lambda": "Lambda",
@@ -63,6 +64,9 @@ def _page(service: str) -> Iterator[str]:
     yield "      - name: orders"
     yield f'        destination_arn: "{example}"'
     yield "        role: arn:aws:iam::123456789012:role/deliver    # left out: the gateway's own credentials"
+    if kind.example:
+        yield "        arguments:"
+        yield from (f'          {name}: "{value}"' for name, value in kind.example)
     yield "```"
     yield ""
     yield f"`destination_arn` is {' or '.join(f'`{form}`' for form in kind.usage.split(' or '))}."

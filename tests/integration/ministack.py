@@ -61,7 +61,9 @@ class Ministack:
             region_name=region,
             aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"total_max_attempts": 1}, read_timeout=HANG_SECONDS),
+            config=Config(
+                retries={"total_max_attempts": 1}, read_timeout=HANG_SECONDS, inject_host_prefix=False
+            ),
             **options,
         )
 

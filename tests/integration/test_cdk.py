@@ -19,7 +19,7 @@ from sluicegate.cli.apply import command
 ASSEMBLY = Path(__file__).parents[1] / "cdk/cdk.out"
 TEMPLATES = {file.name.removesuffix(".template.json"): file for file in ASSEMBLY.rglob("*.template.json")}
 
-AWS_SERVICES = ("events", "geo", "logs", "sns", "states")
+AWS_SERVICES = ("events", "logs", "sns", "states")
 REFUSED = {
     "DtlsListener": ["dtls"],
     "DtlsListenerFull": ["dtls"],

@@ -96,7 +96,7 @@ CASES = {
         "this version cannot do it yet",
         key='"*"',
         written='"arn:',
-        DestinationArn={"us-east-1": "console:", "*": "arn:aws:iot:us-east-1:123456789012:q"},
+        DestinationArn={"us-east-1": "console:", "*": "arn:aws:timestream:us-east-1:123456789012:q"},
     ),
     "role": destination(
         "/Role/Arn", "is not a role ARN", key='"Arn"', written='"admin"', Role={"Arn": "admin"}

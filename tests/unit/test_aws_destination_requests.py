@@ -22,6 +22,7 @@ from sluicegate.destinations.dynamodb import DynamoDbDestination
 from sluicegate.destinations.firehose import FirehoseDestination
 from sluicegate.destinations.iot import IotDestination
 from sluicegate.destinations.kinesis import KinesisDestination
+from sluicegate.destinations.location import LocationDestination
 from sluicegate.destinations.s3 import S3Destination
 from sluicegate.destinations.sqs import SqsDestination
 from sluicegate.httpclient import Answer
@@ -30,7 +31,18 @@ from sluicegate.testing import destination_context, packet_batch
 ACCOUNT = "123456789012"
 BATCH = packet_batch("grüße", "b", values={"PartitionKeyExpression": ["A1", "B2"]})
 RECORDS = BATCH.records()
-ONE = packet_batch("b", values={"TopicSuffixExpression": ["B=/+"]})
+ONE = packet_batch(
+    "b",
+    values={
+        "TopicSuffixExpression": ["B=/+"],
+        "DeviceIdExpression": ["b"],
+        "LatitudeExpression": ["47"],
+        "LongitudeExpression": ["8.5"],
+        "AccuracyExpression": ["2"],
+        "TimestampExpression": ["1780999200.5"],
+        "PositionPropertyExpressions.Speed": ["7"],
+    },
+)
 
 
 @dataclass
@@ -119,6 +131,32 @@ CASES = [
         lambda ours: {"ConnectionId": "or=ders", "Data": BATCH.body()},
     ),
     Case(
+        LocationDestination,
+        "arn:{partition}:geo:{region}:123456789012:tracker/orders.1",
+        {
+            "DeviceIdExpression": "[0]",
+            "LatitudeExpression": "[1]",
+            "LongitudeExpression": "[2]",
+            "AccuracyExpression": "[3]",
+            "TimestampExpression": "[4]",
+            "PositionPropertyExpressions": {"Speed": "[5]"},
+        },
+        "BatchUpdateDevicePosition",
+        lambda ours: {
+            "TrackerName": "orders.1",
+            "Updates": [
+                {
+                    "DeviceId": "b",
+                    "SampleTime": 1780999200.5,
+                    "Position": [8.5, 47.0],
+                    "Accuracy": {"Horizontal": 2.0},
+                    "PositionProperties": {"Speed": "7"},
+                }
+            ],
+        },
+        ONE,
+    ),
+    Case(
         IotDestination,
         "arn:{partition}:iot:{region}:123456789012:topic/orders/ünit 1",
         {"DynamicTopicSuffix": True, "TopicSuffixExpression": "[0]"},
@@ -168,7 +206,7 @@ def canned(request: Request) -> Answer:
     if request.headers.get("x-amz-target", "").endswith("DescribeTable"):
         return Answer(200, json.dumps(described_table("route", "moment")).encode())
     results = [{"Id": "0"}, {"Id": "1"}]
-    answer = {"Successful": results, "Records": results, "RequestResponses": results}
+    answer = {"Successful": results, "Records": results, "RequestResponses": results, "Errors": []}
     return Answer(200, json.dumps(answer).encode())
 
 
@@ -205,6 +243,7 @@ async def test_requests_are_botocores(
         request_checksum_calculation="when_required",
         s3={"payload_signing_enabled": True},
         account_id_endpoint_mode="disabled",
+        inject_host_prefix=endpoint is None,
     )
     # The gateway is in another region: that of the ARN counts. S3's has none.
     home = region if case.kind is S3Destination else "ap-south-1"

@@ -21,6 +21,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamodb": (f"arn:aws:dynamodb:{ACCOUNT}:table/orders", {}),
     "execute-api": (f"arn:aws:execute-api:{ACCOUNT}:a1b2c3d4e5/live/POST/orders", {}),
     "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
+    "geo": (
+        f"arn:aws:geo:{ACCOUNT}:tracker/orders",
+        {
+            "DeviceIdExpression": "[0:2]",
+            "LatitudeExpression": "i32le[2:6]",
+            "LongitudeExpression": "i32le[6:10]",
+            "ScaleFactor": "1e-7",
+        },
+    ),
     "iot": (f"arn:aws:iot:{ACCOUNT}:topic/orders", {}),
     "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
@@ -29,7 +38,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 BATCH = packet_batch(
     packet("hi") | {"Tag": "2A7hQ", "Formatter": "base64", "Data": "aGk="},
-    values={"PartitionKeyExpression": ["6869"]},
+    values={
+        "PartitionKeyExpression": ["6869"],
+        "DeviceIdExpression": ["A20C"],
+        "LatitudeExpression": ["473977418"],
+        "LongitudeExpression": ["85455938"],
+    },
 )
 
 
@@ -38,7 +52,7 @@ def canned(request: Request) -> Answer:
         return Answer(200, b'{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/orders.fifo"}')
     if b"TableName" in request.body:
         return Answer(200, json.dumps(described_table("route", "moment")).encode())
-    return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}]}')
+    return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}],"Errors":[]}')
 
 
 @pytest.mark.parametrize("service", CASES)

@@ -66,7 +66,7 @@ def test_what_this_version_cannot_run_is_named(document: dict[str, Any], path: t
 @pytest.mark.parametrize(
     "fields",
     [
-        {"destination_arn": "arn:aws:iot:us-east-1:123456789012:topic/t"},
+        {"destination_arn": "arn:aws:timestream:us-east-1:123456789012:database/d"},
     ],
 )
 def test_what_a_destination_cannot_do_yet(fields: dict[str, Any]) -> None:
@@ -111,12 +111,12 @@ def test_what_is_accepted_with_a_note() -> None:
 
 def test_the_service_that_is_not_served_is_named() -> None:
     arns = {
-        "us-east-1": "arn:aws:events:us-east-1:123456789012:event-bus/b",
-        "*": "arn:aws:iot:us-east-1:123456789012:topic/t",
+        "us-east-1": "arn:aws:appsync:us-east-1:123456789012:apis/a",
+        "*": "arn:aws:timestream:us-east-1:123456789012:database/d",
     }
     document = {"listeners": [{"destinations": [{"destination_arn": arns}]}]}
     found = refused(document)
     assert [(one.path[-1], one.cause.partition(":")[0]) for one in found] == [
-        ("us-east-1", "delivery to this service of AWS (events)"),
-        ("*", "delivery to this service of AWS (iot)"),
+        ("us-east-1", "delivery to this service of AWS (appsync)"),
+        ("*", "delivery to this service of AWS (timestream)"),
     ]

@@ -103,10 +103,12 @@ class Control:
         a topic's PacketSource would make a queue in the operator's account for nothing."""
         if not any(value == _NOBODY or f":{_NOBODY}:" in str(value) for value in params.values()):
             return
-        host = str(urlsplit(self.client(service, region, None).meta.endpoint_url).hostname)
-        if host.endswith(_AWS_HOSTS):
+        if self._is_at_aws(service, region):
             cause = f"AWS has no account {_NOBODY}; set `sns` for topics of the gateway's own, or `aws.endpoint_url`"
             raise AwsError(service, operation, NOT_SENT, cause, resource=self.resource(params))
+
+    def _is_at_aws(self, service: str, region: str) -> bool:
+        return _is_of_aws(self.client(service, region, None).meta.endpoint_url)
 
     def client(self, service: str, region: str, role: Role | None) -> Any:
         with self._lock:
@@ -127,7 +129,9 @@ class Control:
             return SimpleNamespace(status_code=200), {}
 
         with self._lock:  # a client of its own: its calls go nowhere
-            unsigned = _CONFIG.merge(Config(signature_version=UNSIGNED))
+            # An emulator has no hosts such as `tracking.geo` for some calls.
+            prefix = self._is_at_aws(service, region)
+            unsigned = _CONFIG.merge(Config(signature_version=UNSIGNED, inject_host_prefix=prefix))
             client = self._session(None).create_client(service, region_name=region, config=unsigned)
         client.meta.events.register("before-call.*.*", instead)
         getattr(client, xform_name(operation))(**params)
@@ -214,10 +218,14 @@ class Control:
         return credentials
 
 
+def _is_of_aws(url: str) -> bool:
+    return str(urlsplit(url).hostname).endswith(_AWS_HOSTS)
+
+
 def _url_of_api(url: str, api: str) -> str:
     """An API has a host of its own in the service's domain. Emulators have it below a path."""
     parts = urlsplit(url)
-    if str(parts.hostname).endswith(_AWS_HOSTS):
+    if _is_of_aws(url):
         return parts._replace(netloc=f"{api}.{parts.netloc}").geturl()
     return parts._replace(path=f"{parts.path.rstrip('/')}/_aws/execute-api/{api}").geturl()
 

@@ -51,6 +51,7 @@ LAMBDA = Protocol("lambda")
 S3 = Protocol("s3")
 EXECUTE_API = Protocol("execute-api", client="apigatewaymanagementapi")
 IOT = Protocol("iot", client="iot-data", signed_as="iotdata")
+LOCATION = Protocol("geo", client="location")
 DYNAMODB = Protocol("dynamodb", "DynamoDB_20120810", "1.0")
 
 

@@ -46,6 +46,7 @@ _AWS = {
     "dynamodb": "sluicegate.destinations.dynamodb:DynamoDbDestination",
     "execute-api": "sluicegate.destinations.apigateway:ApiGatewayDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
+    "geo": "sluicegate.destinations.location:LocationDestination",
     "iot": "sluicegate.destinations.iot:IotDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "lambda": "sluicegate.destinations.awslambda:LambdaDestination",

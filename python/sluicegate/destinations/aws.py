@@ -75,6 +75,8 @@ class AwsDestination(Destination):
     """What its role has to allow: actions on resources, with `ARN` for the DestinationArn."""
     arguments: ClassVar[tuple[tuple[str, str], ...]] = ()
     """Each argument with its meaning, for the reference."""
+    example: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Arguments that it cannot do without, and values, for the reference."""
     limits: ClassVar[str]
     """What goes into one request, for the reference."""
     parallel: ClassVar[int] = 8

@@ -401,17 +401,31 @@ class Arguments:
             raise self.wrong(name, f"{name} is not a text", f"write {name} as one value")
         return _text(value)
 
-    def expression(self, name: str, default: str = "") -> Expression | None:
+    def expression(self, name: str, default: str = "", formatter: str | None = None) -> Expression | None:
         """The argument as a BREX expression (`docs/reference/brex.md`); `default`, or None, without one.
 
         `PartitionKeyExpression` has its formatter in `PartitionKeyFormatter` (or `PartitionKeyExpressionFormatter`):
-        `hex` without one.
+        `hex` without one. With `formatter` there is no such argument.
 
             >>> from sluicegate import Arguments
             >>> Arguments({"partition_key_expression": "[0:2]"}, "log").expression("PartitionKeyExpression")
             Expression(text='[0:2]', formatter='hex')
         """
         text = self.text(name, default)
+        formatter = formatter or self._formatter(name)
+        return self._expression(name, text, formatter) if text else None
+
+    def expressions(self, name: str) -> dict[str, Expression]:
+        """The argument as a map of BREX expressions, their bytes shown as `hex`; empty without one.
+
+        >>> from sluicegate import Arguments
+        >>> Arguments({"Properties": {"Speed": "u8[3]"}}, "log").expressions("Properties")
+        {'Speed': Expression(text='u8[3]', formatter='hex')}
+        """
+        return {key: self._expression(name, text, "hex", key) for key, text in self.strings(name).items()}
+
+    def _formatter(self, name: str) -> str:
+        """What the user says of the bytes of the expression `name`."""
         which, long = f"{name.removesuffix('Expression')}Formatter", f"{name}Formatter"
         if _spelling(long) in self._values:
             if _spelling(which) in self._values:
@@ -420,11 +434,14 @@ class Arguments:
         formatter = self.text(which, "hex")
         if formatter not in _FORMATTERS:
             raise self.wrong(which, f"{which} is {formatter!r}", f"use {', '.join(_FORMATTERS)}")
-        if not text:
-            return None
+        return formatter
+
+    def _expression(self, name: str, text: str, formatter: str, *inside: str) -> Expression:
         if (wrong := _native.brex_error(text)) is not None:
             column, cause, fix = wrong
-            raise self.wrong(name, f"character {column} of {name}: {cause}", fix)
+            raise self.wrong(
+                name, f"character {column} of {' '.join((name, *inside))}: {cause}", fix, *inside
+            )
         return Expression(text, formatter)
 
     def flag(self, name: str) -> bool:
