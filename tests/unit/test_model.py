@@ -166,6 +166,18 @@ def test_unknown_properties_are_warnings_for_cloudformation_and_errors_elsewhere
     assert all(finding.on_key for finding in found.values())
 
 
+@pytest.mark.parametrize("arguments", [None, {"DynamicTopicSuffix": True, "TopicSuffixFormatter": "ascii"}])
+def test_arguments_of_iot_may_stand_beside_the_others_in_templates(arguments: dict[str, Any] | None) -> None:
+    """What stands inside of `Arguments` counts."""
+    beside = {"DynamicTopicSuffix": "true", "TopicSuffixExpression": "[0]"}
+    destination = {"Name": "d", **beside, "Arguments": arguments}
+    listener, warnings = Listener.parse_lenient({"Name": "a", "Destinations": [destination]})
+    assert listener.destinations[0].arguments == {**beside, **(arguments or {})}
+    assert warnings == []
+    found = problems({"name": "a", "destinations": [{"name": "d", **beside}]}, Listener)
+    assert {finding.path[-1] for finding in found} == set(beside)
+
+
 def test_unknown_key_names_the_nearest_known_one() -> None:
     found = only({"listeners": [{"client_restriction": {}}]})
     assert found.path == ("listeners", 0, "client_restriction")

@@ -16,6 +16,7 @@ from sluicegate.model.text import without_secrets
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 
 _OWN_FORM = re.compile(r"(?!arn:)[a-z][a-z0-9+.-]*:.*", re.DOTALL)
+_TOPIC_ARGUMENTS = ("DynamicTopicSuffix", "TopicSuffixExpression", "TopicSuffixFormatter")
 _SCHEME_ALONE = re.compile(r"[a-z][a-z0-9+-]*")
 
 
@@ -80,6 +81,18 @@ class DestinationSpec(Resource):
 
     _bounds: dict[str, Any] = PrivateAttr(default_factory=dict)
     _bound_arguments: dict[str, dict[str, Any]] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def respell(cls, data: Any, context: Any = None) -> tuple[Any, list[Finding]]:
+        """As for every resource. In templates the arguments of AWS IoT may stand beside `Arguments`: the reference
+        service documents them so."""
+        if isinstance(data, Mapping) and isinstance(context, dict) and context.get("unknown") == "ignore":
+            beside = {name: data[name] for name in _TOPIC_ARGUMENTS if name in data}
+            inside = cls.peek(data, "arguments") or {}
+            if beside and isinstance(inside, Mapping):
+                left = {**data, "Arguments": {**beside, **inside}}
+                data = {key: value for key, value in left.items() if key not in beside and key != "arguments"}
+        return super().respell(data, context)
 
     def within(self, bounds: Any, *arns: str) -> None:
         """Note that these ARNs (without any: all of them) came by the API, and what their paths must observe
