@@ -272,13 +272,24 @@ async def test_an_endpoint_of_the_environment_is_that_services_alone(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_FIREHOSE", "http://127.0.0.1:4567")
+    for name in ("FIREHOSE", "DYNAMODB", "IOT_DATA_PLANE", "LOCATION", "APIGATEWAYMANAGEMENTAPI"):
+        monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", f"http://{name.lower().replace('_', '-')}.test:4567")
     made = record(monkeypatch, canned)
     aws = Aws("us-east-1")
-    for case in CASES[1:3]:
+    hosts = {}
+    for case in CASES:
         target = case.target.format(partition="aws", region="us-east-1")
-        destination = case.kind.from_spec("orders", target, {}, destination_context(tmp_path, aws=aws))
-        await destination.deliver(BATCH)
+        context = destination_context(tmp_path, aws=aws)
+        destination = case.kind.from_spec("orders", target, case.arguments, context)
+        await destination.deliver(case.batch)
+        hosts[case.operation] = made[-1].headers["host"]
     await aws.close()
-    hosts = [request.headers["host"] for request in made]
-    assert hosts == [f"{ACCOUNT}.data-kinesis.us-east-1.amazonaws.com", "127.0.0.1:4567"]
+    assert hosts["PutRecords"] == f"{ACCOUNT}.data-kinesis.us-east-1.amazonaws.com"
+    elsewhere = {operation: host for operation, host in hosts.items() if host.endswith(".test:4567")}
+    assert elsewhere == {
+        "PutRecordBatch": "firehose.test:4567",
+        "PostToConnection": "apigatewaymanagementapi.test:4567",
+        "BatchUpdateDevicePosition": "location.test:4567",
+        "Publish": "iot-data-plane.test:4567",
+        "BatchWriteItem": "dynamodb.test:4567",
+    }

@@ -27,7 +27,9 @@ class ApiGatewayDestination(AwsDestination):
     body, if it is JSON.
 
     A body with Replies is an answer whatever its status: a method that fails with 500 can still tell the device why.
-    Without Replies a status from 400 on is a failure. The stage `$default` is none in the URL.
+    Without Replies a status from 400 on is a failure. The stage `$default` is none in the URL. At
+    `aws.endpoint_url` or `AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI` the path begins with `/_aws/execute-api/API`, as
+    emulators have it.
     """
 
     usage = "arn:aws:execute-api:REGION:ACCOUNT:API/STAGE/METHOD/PATH"
