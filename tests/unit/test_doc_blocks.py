@@ -90,7 +90,10 @@ def _list(value: Any) -> list[str]:
 def _is_operation(action: str) -> bool:
     """True for an action of IAM that is an operation of its service, if by another name."""
     service, _, name = action.partition(":")
+    if action == "execute-api:Invoke":  # of whatever the API has
+        return True
     name = {"lambda:InvokeFunction": "Invoke"}.get(action, name)
+    service = {"geo": "location", "iot": "iot-data"}.get(service, service)
     return name in botocore.session.get_session().get_service_model(service).operation_names
 
 
