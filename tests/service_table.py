@@ -15,12 +15,23 @@ from sluicegate.testing import DestinationContract
 
 DELIVERS, PARTIAL, REQUEST = "delivers", "partial failure", "request"
 COLUMNS = (DELIVERS, PARTIAL, "throttled", "denied", "oversize", "drain", "replies", REQUEST)
-SERVICES = ("lambda", "sqs", "kinesis", "firehose", "s3", "http", "nats")
+SERVICES = (
+    *("lambda", "apigateway", "sqs", "kinesis", "firehose", "s3", "dynamodb", "iot", "location"),
+    *("http", "nats"),
+)
 STORES = "it stores, and does not answer"
 EMPTY = {
-    **dict.fromkeys([(service, "replies") for service in ("sqs", "kinesis", "firehose", "s3")], STORES),
+    **dict.fromkeys(
+        [
+            (service, "replies")
+            for service in ("sqs", "kinesis", "firehose", "s3", "dynamodb", "iot", "location")
+        ],
+        STORES,
+    ),
     ("s3", PARTIAL): "a batch is one object",
     ("s3", "oversize"): "an object may be larger than any batch",
+    ("apigateway", PARTIAL): "a request is taken as a whole",
+    ("location", "oversize"): "it gets a position, and not the packet",
 }
 """Why a cell is empty."""
 CONTRACT = {"test_delivers_every_packet_in_order": DELIVERS, "test_refused_packets_are_named": PARTIAL}

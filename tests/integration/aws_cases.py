@@ -5,11 +5,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 from aws_server import ACCOUNT, answer
 
-from sluicegate.destinations import awslambda, firehose, kinesis, s3, sqs
-from sluicegate.destinations.base import Destination
+from doubles import described_table
+from sluicegate.destinations import (
+    apigateway,
+    awslambda,
+    dynamodb,
+    firehose,
+    iot,
+    kinesis,
+    location,
+    s3,
+    sqs,
+)
+from sluicegate.destinations.base import Destination, PacketBatch
+from sluicegate.testing import packet_batch
 
 Answer = Callable[[dict[str, str], bytes], bytes]
 """The answer to a request with these headers and this body."""
@@ -28,6 +41,18 @@ class Case:
     packets: Callable[[bytes], list[bytes]] = field(default=lambda body: body.splitlines())
     most: int = 1_000_000
     """Packets in a request."""
+    size: int = 6 << 20
+    """Bytes in a request."""
+    arguments: dict[str, object] = field(default_factory=dict)
+    refused: dict[int, bool] = field(default_factory=lambda: {1: True, 3: False})
+    """Those of four that `refuses_odd` names, and whether each may be tried again."""
+
+    def batch(self, *packets: str | dict[str, Any]) -> PacketBatch:
+        """Of these packets. Trackers get the position of a device that is called as the packet's bytes, in hex."""
+        data = [one if isinstance(one, str) else str(one["Data"]) for one in packets]
+        values = {location.DEVICE: [one.encode().hex() for one in data]}
+        there = dict.fromkeys((location.LATITUDE, location.LONGITUDE), ["1"] * len(packets))
+        return packet_batch(*packets, values=values | there)
 
     def __str__(self) -> str:
         return self.module.__name__.rpartition(".")[2]
@@ -72,6 +97,45 @@ def records(key: str, *codes: str) -> Answer:
     return respond
 
 
+def accept_items(headers: dict[str, str], body: bytes) -> bytes:
+    return items(headers, body, {})
+
+
+def leave_items(headers: dict[str, str], body: bytes) -> bytes:
+    """Without the second, fourth, sixth … of them."""
+    written = json.loads(body).get("RequestItems", {})
+    return items(headers, body, {table: requests[1::2] for table, requests in written.items()})
+
+
+def items(headers: dict[str, str], body: bytes, left: object) -> bytes:
+    if headers["x-amz-target"].endswith("DescribeTable"):
+        return answer(200, json.dumps(described_table("route", "moment")).encode())
+    return answer(200, json.dumps({"UnprocessedItems": left}).encode())
+
+
+def packets_of_items(body: bytes) -> list[bytes]:
+    written = json.loads(body).get("RequestItems", {})
+    put = [one["PutRequest"]["Item"] for requests in written.values() for one in requests]
+    return [json.dumps({"Data": item["Data"]["S"]}).encode() for item in put]
+
+
+def positions(*codes: str) -> Answer:
+    def respond(headers: dict[str, str], body: bytes) -> bytes:
+        errors = [
+            {**one, "Error": {"Code": codes[place == 1], "Message": "no"}}
+            for place, one in enumerate(json.loads(body)["Updates"])
+            if codes and place % 2
+        ]
+        return answer(200, json.dumps({"Errors": errors}).encode())
+
+    return respond
+
+
+def packets_of_positions(body: bytes) -> list[bytes]:
+    called = [bytes.fromhex(one["DeviceId"]).decode() for one in json.loads(body)["Updates"]]
+    return [json.dumps({"Data": one}).encode() for one in called]
+
+
 CASES = [
     Case(
         sqs,
@@ -81,6 +145,7 @@ CASES = [
         refuse_messages,
         lambda body: [one["MessageBody"].encode() for one in json.loads(body).get("Entries", [])],
         10,
+        1 << 20,
     ),
     Case(
         kinesis,
@@ -90,6 +155,7 @@ CASES = [
         records("Records", "InvalidArgumentException", "ProvisionedThroughputExceededException"),
         lambda body: [base64.b64decode(one["Data"]) for one in json.loads(body)["Records"]],
         500,
+        5 << 20,
     ),
     Case(
         firehose,
@@ -99,6 +165,18 @@ CASES = [
         records("RequestResponses", "InvalidArgumentException", "ServiceUnavailableException"),
         lambda body: [base64.b64decode(one["Data"]) for one in json.loads(body)["Records"]],
         500,
+        4 << 20,
+    ),
+    Case(
+        dynamodb,
+        dynamodb.DynamoDbDestination,
+        f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/orders",
+        accept_items,
+        leave_items,
+        packets_of_items,
+        25,
+        16 << 20,
+        refused={1: True, 3: True},
     ),
     Case(
         awslambda,
@@ -107,6 +185,31 @@ CASES = [
         lambda headers, body: answer(200, b'{"Replies":[]}'),
         None,
         lambda body: [json.dumps(one).encode() for one in json.loads(body)["Messages"]],
+    ),
+    Case(
+        apigateway,
+        apigateway.ApiGatewayDestination,
+        f"arn:aws:execute-api:us-east-1:{ACCOUNT}:a1b2c3d4e5/live/POST/orders",
+        lambda headers, body: answer(200, b'{"Replies":[]}'),
+        None,
+        lambda body: [json.dumps(one).encode() for one in json.loads(body)["Messages"]],
+    ),
+    Case(
+        iot,
+        iot.IotDestination,
+        f"arn:aws:iot:us-east-1:{ACCOUNT}:topic/orders",
+        lambda headers, body: answer(200, b""),
+        most=1,
+    ),
+    Case(
+        location,
+        location.LocationDestination,
+        f"arn:aws:geo:us-east-1:{ACCOUNT}:tracker/orders",
+        positions(),
+        positions("ValidationError", "ThrottlingError"),
+        packets_of_positions,
+        most=10,
+        arguments={location.DEVICE: "[:]", location.LATITUDE: "u8[0]", location.LONGITUDE: "u8[0]"},
     ),
     Case(s3, s3.S3Destination, "arn:aws:s3:::orders/raw*", lambda headers, body: answer(200, b"")),
 ]

@@ -81,6 +81,7 @@ listeners:
 """
 
 
+@pytest.mark.shows("replies", service="apigateway")
 def test_a_client_gets_replies_also_those_of_a_500(ministack: Ministack, tmp_path: Path) -> None:
     """From a REST API, whose stage is in the path."""
     api = ministack.client("apigateway")
@@ -162,6 +163,7 @@ async def test_a_method_that_fails(
     assert (raised.value.reason, raised.value.retryable, raised.value.detail) == (reason, retryable, detail)
 
 
+@pytest.mark.shows("oversize", service="apigateway")
 async def test_what_is_too_large_goes_in_halves(scripted: Scripted) -> None:
     """By our measure or the API's. A packet that is too large is refused alone; the answers of the others are given."""
     replied = answer(200, b'{"Replies":[{"Tag":"x","Data":"y"}]}')

@@ -26,6 +26,7 @@ DESTINATION = """
         destination_arn: "{target}"
         formatter: utf8
         batching: {{ count: 1000, timeout_in_seconds: 300 }}
+        arguments: {arguments}
 """
 PACKETS = [f"packet {number}" for number in range(40)]
 
@@ -49,7 +50,11 @@ def test_what_waits_in_batches_is_delivered_when_the_gateway_stops(
     targets = {str(case): case.target for case in CASES}
     targets["http"] = f"{web_hook.url}/hook"
     targets["nats"] = f"nats://127.0.0.1:{nats_server.port}/drained"
-    text = LISTENER + "".join(DESTINATION.format(name=name, target=one) for name, one in targets.items())
+    arguments = {str(case): json.dumps(case.arguments) for case in CASES}
+    text = LISTENER + "".join(
+        DESTINATION.format(name=name, target=one, arguments=arguments.get(name, "{}"))
+        for name, one in targets.items()
+    )
     gateway = Gateway(tmp_path, text, aws=web_hook.url, environment=ENVIRONMENT)
     with Client() as client:
         try:
@@ -80,6 +85,6 @@ def called(request: Request) -> Case | None:
     """Whose service a request is for; None if it is the web hook."""
     if request.target == "/hook":
         return None
-    service = request.headers["authorization"].split("/")[3]
+    service = request.headers["authorization"].split("/")[3].removesuffix("data")  # iotdata
     (found,) = [case for case in CASES if case.target.split(":")[2] == service]
     return found
