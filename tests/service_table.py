@@ -50,8 +50,12 @@ AGAINST = {
 _shown: dict[tuple[str, str], set[str]] = {}
 
 
-def cells(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
+def cells(item: pytest.Item) -> list[tuple[str, str, str]]:
     """The cells that a test fills: service, column, what the service was."""
+    return [cell for cell in _every_cell(item) if cell[0] in SERVICES and cell[2]]
+
+
+def _every_cell(item: pytest.Item) -> Iterator[tuple[str, str, str]]:
     suite = getattr(item, "cls", None)
     kind = getattr(suite, "kind", None)
     case = getattr(item, "callspec", None) and item.callspec.params.get("case")  # type: ignore[attr-defined]

@@ -226,7 +226,7 @@ def test_readers_of_events_see_no_secret(running: Gateway) -> None:
     with httpx.Client(base_url=running.api_url, timeout=HANG_SECONDS, trust_env=False) as http_client:
         accept = {"Accept": "application/x-ndjson"}
         with http_client.stream("GET", "/v1/events", headers=accept) as stream:
-            refused = running.api("POST", "/v1/listeners", listener(f"hook://{SECRET}/x"))
+            refused = running.api("POST", "/v1/listeners", listener(f"function:{SECRET}/x.py:handler"))
             assert refused.status_code == 422
             line = next(line for line in stream.iter_lines() if '"ResourceChanged"' in line)
     assert SECRET not in line
