@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cable import GATEWAY, GATEWAY6, NEIGHBOUR, NEIGHBOUR6, PORT, Cable, echo_config, laid_cable, link_local
+from clocks import WallClock
 from harness import ECHO, TOPIC, Client, Gateway, until, wait_for_records
 from wireguard import INITIATION, StockPeer, Tunnel, key_pair
 
@@ -75,6 +76,12 @@ def push(running: Gateway, data: bytes, **way: Any) -> dict[str, Any]:
     return running.post({"Messages": [{"Data": b64encode(data).decode(), **way}]})
 
 
+def start_a_day_back(running: Gateway, clock: WallClock) -> None:
+    running.environment |= clock.environment
+    clock.set(-86_400)
+    running.start()
+
+
 def first_packet(running: Gateway) -> dict[str, Any]:
     return wait_for_records(running.directory / "packets.ndjson", 1)[0]
 
@@ -85,7 +92,7 @@ def own_key(running: Gateway) -> str:
 
 @BOTH
 def test_pushes_and_tags_reach_a_remote_when_the_address_is_another_one(
-    gateway: StartGateway, cable: Cable, host: str, neighbour: str
+    gateway: StartGateway, cable: Cable, wall_clock: WallClock, host: str, neighbour: str
 ) -> None:
     running = gateway(plain(), {"echo": ECHO}, place=cable.gateway)
     with cable.client(neighbour) as client:
@@ -101,7 +108,7 @@ def test_pushes_and_tags_reach_a_remote_when_the_address_is_another_one(
         told = running.wait_for("LocalAddressGone", Listener="decoder")
         running.kill()
         replace(cable, NEXT[host], AFTER[host])
-        running.start()
+        start_a_day_back(running, wall_clock)
         assert push(running, b"after", Tag=tag)["Sent"] == 1
         assert client.receive() == (b"after", (AFTER[host], PORT))
     assert len(told) == 1
@@ -216,7 +223,7 @@ def behind(cable: Cable, tmp_path: Path) -> Iterator[Behind]:
 
 @BOTH
 def test_a_push_by_peer_key_reaches_the_peer_from_the_new_address(
-    gateway: StartGateway, cable: Cable, behind: Behind, host: str, neighbour: str
+    gateway: StartGateway, cable: Cable, behind: Behind, wall_clock: WallClock, host: str, neighbour: str
 ) -> None:
     key = behind.peer.public_key
     running = gateway(tunnel(key), place=cable.gateway)
@@ -227,7 +234,7 @@ def test_a_push_by_peer_key_reaches_the_peer_from_the_new_address(
     time.sleep(1)  # the contract gives the gateway a second to write down where the peer is
     running.kill()
     replace(cable, NEXT[host], AFTER[host])
-    running.start()
+    start_a_day_back(running, wall_clock)
     assert push(running, b"after a restart", Remote={"PeerKey": key})["Sent"] == 1
     assert client.receive() == (b"after a restart", (FAR, 5683))
 

@@ -44,13 +44,15 @@ class Syslog(Destination):
         if hasattr(self, "socket"):
             self.socket.close()
 
-class Iot(Syslog):
+class Timestream(Syslog):
     @classmethod
     def from_spec(cls, name, target, arguments, context):
         return super().from_spec(name, target.rpartition("/")[2], arguments, context)
 '''
 METADATA = "Metadata-Version: 2.1\nName: my-destinations\nVersion: 1.0\n"
-ENTRY_POINTS = "[sluicegate.destinations]\nsyslog = my_destinations:Syslog\niot = my_destinations:Iot\n"
+ENTRY_POINTS = (
+    "[sluicegate.destinations]\nsyslog = my_destinations:Syslog\ntimestream = my_destinations:Timestream\n"
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -104,7 +106,7 @@ def start(directory: Path, text: str, environment: dict[str, str]) -> Gateway:
 
 
 @pytest.mark.parametrize(
-    "kind", ["syslog:127.0.0.1:{}", "arn:aws:iot:us-east-1:123456789012:topic/127.0.0.1:{}"]
+    "kind", ["syslog:127.0.0.1:{}", "arn:aws:timestream:us-east-1:123456789012:topic/127.0.0.1:{}"]
 )
 def test_packets_arrive_in_it(kind: str, server: socket.socket, tmp_path: Path) -> None:
     environment = install(tmp_path / "site")
@@ -160,7 +162,7 @@ def test_an_editor_knows_its_scheme_and_service(tmp_path: Path) -> None:
         return re.search(text["pattern"], target) is not None
 
     with_it, without = install(tmp_path / "site"), dict(os.environ)
-    for target in ("syslog:127.0.0.1:514", "arn:aws:iot:us-east-1:123456789012:topic/t"):
+    for target in ("syslog:127.0.0.1:514", "arn:aws:timestream:us-east-1:123456789012:topic/t"):
         assert (accepted(with_it, target), accepted(without, target)) == (True, False)
     odd = install(
         tmp_path / "odd",
@@ -220,7 +222,7 @@ def test_an_unknown_scheme_names_the_known_ones(tmp_path: Path) -> None:
         in result.stdout
     )
     known = result.stdout.partition("known are ")[2]
-    assert {"console:", "file:", "function:", "iot:", "syslog:"} <= set(re.split(r"[,\s]+", known))
+    assert {"console:", "file:", "function:", "timestream:", "syslog:"} <= set(re.split(r"[,\s]+", known))
 
 
 BROKEN = {
@@ -238,11 +240,11 @@ BROKEN = {
     MODULE.replace(
         "    async def provision", "    def __init__(self, *about): ...\n\n    async def provision"
     ): "does not call super().__init__(name, context)",
-    MODULE + "\n    concurrency = property(lambda self: 0)\nSyslog = Iot": "failed to read this",
-    MODULE + "\n    concurrency = 1.5\nSyslog = Iot": "concurrency is 1.5, not a whole number",
+    MODULE + "\n    concurrency = property(lambda self: 0)\nSyslog = Timestream": "failed to read this",
+    MODULE + "\n    concurrency = 1.5\nSyslog = Timestream": "concurrency is 1.5, not a whole number",
     MODULE
-    + "\n    batch_bytes_limit = '5MB'\nSyslog = Iot": "batch_bytes_limit is '5MB', not a whole number",
-    MODULE + "\n    batch_bytes_limit = -5\nSyslog = Iot": "ValueError: batch_bytes_limit is -5",
+    + "\n    batch_bytes_limit = '5MB'\nSyslog = Timestream": "batch_bytes_limit is '5MB', not a whole number",
+    MODULE + "\n    batch_bytes_limit = -5\nSyslog = Timestream": "ValueError: batch_bytes_limit is -5",
     MODULE.replace(
         "reader = ", "raise SystemExit(9)\n        reader = "
     ): "failed to read this (SystemExit: 9)",

@@ -14,6 +14,7 @@ from harness import PROGRAM, Client, Gateway, source_of, until
 
 from conftest import StartGateway
 
+KEY = "D2ke7vUT1bwb0YjGpe6hqbSVOKBeqR0871LocHYlt0Y="
 LISTENER = """
 listeners:
   - name: decoder
@@ -201,6 +202,9 @@ def test_a_source_may_require_a_session(gateway: StartGateway) -> None:
     until(lambda: one.metrics().value("received_packets") == 1, "the packet was received")
     assert one.post(entry(client, "x"))["Sent"] == 1
     assert client.socket.recv(100) == b"x"
+    for remote in (client.remote | {"PeerKey": KEY}, {"PeerKey": KEY}):
+        failure = one.post(entry(client, "x") | {"Remote": remote})["Failures"][0]
+        assert (failure["Reason"], failure["Index"]) == ("UnknownPeer", 0), "a plain Listener has no peers"
 
 
 def test_what_waits_for_its_pace_ends_with_the_gateway_and_is_kept(gateway: StartGateway) -> None:
