@@ -224,6 +224,8 @@ RAW = {"name": "raw"}
         ([COAP, "elsewhere"], [{**COAP, "name": "elsewhere"}], ("destinations", 1)),
         (["elsewhere", RAW], [{**COAP, "name": "elsewhere"}], None),
         ([RAW], [], ("coap",)),
+        ([COAP], [{"name": "server"}], None),
+        ([{"name": "server"}], [COAP], ("coap",)),
         ([], [], None),
     ],
 )

@@ -146,18 +146,22 @@ def _unknown_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding
 
 def _coap_destinations(listeners: list[tuple[Path, Any]]) -> Iterator[Finding]:
     """Listeners with `coap` that have not exactly one Destination of this formatter."""
-    formatters = {
+    # A string names a Destination of a name that one Listener alone uses; a Listener's own may be named like others.
+    shared = {
         DestinationSpec.peek(entry, "name"): DestinationSpec.peek(entry, "formatter")
         for path, listener in listeners
         for _, entry in _items(Listener.peek(listener, "destinations"), DestinationSpec, path)
         if isinstance(DestinationSpec.peek(entry, "name"), str)
     }
     for path, listener in listeners:
-        named = list(_destinations(path, listener))
-        if Listener.peek(listener, "coap") is None or not named:
+        entries = Listener.peek(listener, "destinations")
+        if Listener.peek(listener, "coap") is None or not _is_list(entries) or not entries:
             continue
         speaking = [
-            place for place, name in named if isinstance(name, str) and formatters.get(name) == "coap"
+            place
+            for entry, (place, _) in zip(entries, _destinations(path, listener), strict=True)
+            if (shared.get(entry) if isinstance(entry, str) else DestinationSpec.peek(entry, "formatter"))
+            == "coap"
         ]
         if not speaking:
             cause = "none of this Listener's Destinations has the formatter coap, so nobody answers CoAP"
