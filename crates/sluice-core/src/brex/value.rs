@@ -170,8 +170,8 @@ impl<'v> Value<'v> {
         }
         match (self.number()?, other.number()?) {
             (Number::Int(left), Number::Int(right)) => Some(left.cmp(&right)),
-            (Number::Int(left), Number::Real(right)) => (left as f64).partial_cmp(&right),
-            (Number::Real(left), Number::Int(right)) => left.partial_cmp(&(right as f64)),
+            (Number::Int(left), Number::Real(right)) => order(left, right),
+            (Number::Real(left), Number::Int(right)) => order(right, left).map(Ordering::reverse),
             (Number::Real(left), Number::Real(right)) => left.partial_cmp(&right),
         }
     }
@@ -185,10 +185,23 @@ fn integers(operator: Binary, left: i128, right: i128) -> Option<i128> {
         Binary::Divide => left.checked_div(right),
         Binary::Remainder => left.checked_rem(right),
         Binary::BitAnd => Some(left & right),
-        Binary::ShiftLeft => left.checked_mul(1i128.checked_shl(right.try_into().ok()?)?),
-        Binary::ShiftRight => left.checked_shr(right.try_into().ok()?),
+        Binary::ShiftLeft => match right {
+            0..127 => left.checked_mul(1 << right),
+            _ => (left == 0 && right > 0).then_some(0),
+        },
+        Binary::ShiftRight => (right >= 0).then(|| left >> right.min(127)),
         _ => None,
     }
+}
+
+/// A whole number next to any other, without what is lost where it becomes a float.
+fn order(left: i128, right: f64) -> Option<Ordering> {
+    const END: f64 = i128::MAX as f64; // 2 to the power of 127
+    if !(-END..END).contains(&right) {
+        return 0.0.partial_cmp(&right);
+    }
+    let fraction = 0.0.partial_cmp(&right.fract())?;
+    Some(left.cmp(&(right as i128)).then(fraction))
 }
 
 /// `bytes` without zeros in front.
