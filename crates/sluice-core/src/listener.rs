@@ -271,6 +271,11 @@ impl Listener {
 
     fn update_destination(&mut self, now: Now, index: usize, before: Option<&DestinationSpec>) {
         let spec = &self.spec.destinations[index];
+        if let (Some(exchanges), Formatter::Coap) = (&mut self.egress.exchanges, spec.formatter)
+            && !before.is_some_and(|before| before.stays(spec) && before.formatter == spec.formatter)
+        {
+            exchanges.renumber();
+        }
         let batch = match before {
             Some(before) if before.stays(spec) => {
                 let batch = self.batchers[index].update(now, spec);
@@ -278,9 +283,6 @@ impl Listener {
                 batch.or_else(|| leaves.then(|| self.batchers[index].expire(now, true)).flatten())
             }
             _ => {
-                if let (Some(exchanges), Formatter::Coap) = (&mut self.egress.exchanges, spec.formatter) {
-                    exchanges.renumber();
-                }
                 put(&mut self.batchers, index, Batcher::new(spec));
                 put(&mut self.intakes, index, Intake::default());
                 put(&mut self.counters.destinations, index, DestinationCounters::new(&spec.name));

@@ -202,6 +202,54 @@ fn the_same_message_id_of_another_remote_is_another_exchange() {
 }
 
 #[test]
+fn another_message_under_a_message_id_in_use_gets_nothing_of_the_answer_before() {
+    let mut node = Node::housekeeping();
+    let other = b"\x42\x01\x00\x07\xcc\xdd\xb4time";
+    node.receive(CLIENT, GET);
+    node.reply(0, content(2, 7));
+    assert_eq!(node.sent().len(), 1);
+    node.receive(CLIENT, other);
+    assert_eq!((node.delivered.len(), node.sent()), (2, vec![]));
+    // A late answer to the message before is not the answer to this one.
+    node.reply(0, content(2, 7));
+    assert_eq!(node.sent().len(), 1);
+    node.receive(CLIENT, other);
+    assert_eq!((node.delivered.len(), node.sent()), (2, vec![]));
+    node.pass(2.0);
+    assert_eq!(node.sent(), [EMPTY_ACK]);
+}
+
+#[test]
+fn without_deduplication_each_message_is_acknowledged_too() {
+    let mut node = Node::new(json!({"Deduplicate": false, "AcknowledgeAfter": 1.5}));
+    node.receive(CLIENT, GET);
+    node.pass(2.0);
+    assert_eq!(node.sent(), [EMPTY_ACK]);
+    node.receive(CLIENT, GET);
+    assert_eq!((node.delivered.len(), node.sent()), (2, vec![EMPTY_ACK.to_vec()]));
+    // The Message ID may be used again: a new exchange.
+    node.pass(247.0);
+    node.receive(CLIENT, GET);
+    assert_eq!((node.delivered.len(), node.sent()), (3, vec![]));
+    node.pass(2.0);
+    assert_eq!(node.sent(), [EMPTY_ACK]);
+}
+
+#[test]
+fn packets_of_the_destination_that_spoke_coap_before_are_not_those_of_the_next() {
+    let mut node = Node::housekeeping();
+    node.receive(CLIENT, GET);
+    let mut changed = spec(json!({"Deduplicate": true}));
+    let [server, raw] = &mut changed.destinations[..] else { unreachable!() };
+    std::mem::swap(&mut server.formatter, &mut raw.formatter);
+    node.listener.update(node.now, changed).unwrap();
+    let lost = Pushed { joined: false, evicted: 1, taken: 0, roomy: false };
+    node.listener.pushed(node.now, 1, lost);
+    node.receive(CLIENT, GET);
+    assert_eq!((node.delivered.len(), node.rejected(Rejected::CoapRepeated)), (1, 1));
+}
+
+#[test]
 fn non_confirmable_messages_and_strangers_acknowledgements_are_delivered() {
     let mut node = Node::housekeeping();
     for _ in 0..2 {

@@ -5,6 +5,9 @@
 //! acknowledgement is, and the acknowledgement that the handler makes later leaves as a confirmable message with a
 //! Message ID of ours. That one is repeated until it is acknowledged.
 //!
+//! A repetition has the same bytes. Another message under a Message ID that is still in use comes from a client that has
+//! restarted, or from another one behind an address translator: it begins anew, and gets nothing of the answer before.
+//!
 //! Memory is bounded by number and by bytes. The exchange that began first leaves first.
 
 use crate::{
@@ -22,6 +25,7 @@ use hashlink::LinkedHashMap;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    hash::Hash,
     net::SocketAddr,
     ops::Range,
 };
@@ -87,6 +91,9 @@ pub enum Answer {
 
 struct Exchange {
     began: u64,
+    /// Hashes of the message and of its token.
+    message: u64,
+    token: u64,
     way: Way,
     /// When it is acknowledged without an answer.
     timer: Option<Position>,
@@ -167,16 +174,22 @@ impl Exchanges {
         let key = (who, message.id);
         match message.kind {
             Kind::Acknowledgement | Kind::Reset => self.end_repeat(&key).then_some(Rejected::CoapAcknowledged),
-            Kind::Confirmable if self.deduplicate => {
+            Kind::Confirmable => {
                 self.expire(now);
                 let exchange = self.exchanges.get(&key)?;
-                if let Some(given) = &exchange.given {
+                if exchange.message != self.hash(message) {
+                    let exchange = self.exchanges.remove(&key).expect("it is there");
+                    self.forget(exchange);
+                    return None;
+                }
+                // A handler that is asked again answers again, but does not acknowledge.
+                if let Some(given) = exchange.given.as_ref().filter(|_| self.deduplicate || exchange.acknowledged) {
                     self.ready.push_back((exchange.way, given.clone()));
                     self.counters.answered_again += 1;
                 }
-                Some(Rejected::CoapRepeated)
+                self.deduplicate.then_some(Rejected::CoapRepeated)
             }
-            _ => None,
+            Kind::NonConfirmable => None,
         }
     }
 
@@ -187,7 +200,9 @@ impl Exchanges {
             return;
         }
         let timer = self.acknowledge_after.map(|after| self.start(now, after, Timer::Acknowledge(key)));
-        self.exchanges.insert(key, Exchange { began: now.mono, way, timer, given: None, acknowledged: false });
+        let (message, token) = (self.hash(message), self.hash(message.token));
+        let exchange = Exchange { began: now.mono, message, token, way, timer, given: None, acknowledged: false };
+        self.exchanges.insert(key, exchange);
         self.unread.push_back((number, key));
         self.expire(now);
     }
@@ -215,7 +230,10 @@ impl Exchanges {
     pub fn answer(&mut self, who: Who, datagram: Vec<u8>) -> (Vec<u8>, Option<Answer>) {
         let Ok(message) = Message::parse(&datagram) else { return (datagram, None) };
         let key = (who, message.id);
-        let exchange = self.exchanges.get(&key).filter(|_| matches!(message.kind, Kind::Acknowledgement | Kind::Reset));
+        let exchange = self.exchanges.get(&key).filter(|exchange| {
+            matches!(message.kind, Kind::Acknowledgement | Kind::Reset)
+                && (message.code == Code::EMPTY || exchange.token == self.hash(message.token))
+        });
         match exchange {
             Some(exchange) if exchange.acknowledged && message.code != Code::EMPTY => {
                 let (id, way) = (self.next_id, exchange.way);
@@ -341,6 +359,10 @@ impl Exchanges {
         if let Some(timer) = exchange.timer {
             self.timers.remove(&timer);
         }
+    }
+
+    fn hash(&self, what: impl Hash) -> u64 {
+        self.exchanges.hasher().hash_one(what)
     }
 
     fn start(&mut self, now: Now, after: u64, timer: Timer) -> Position {

@@ -65,7 +65,7 @@ impl Code {
 }
 
 /// A well-formed message: views into its datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Message<'d> {
     /// How it is to be acknowledged.
     pub kind: Kind,
