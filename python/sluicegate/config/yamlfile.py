@@ -227,6 +227,10 @@ def syntax_finding(file: str, text: str, error: Exception) -> Finding:
     if "expected <block end>" in problem and (brackets := _ADDRESS.search(written)):
         cause, fix = "an address in brackets begins a list", f'put it in quotes: "{brackets[1]}"'
         return Finding.at(file, line + 1, brackets.start(1) + 1, cause, fix)
+    if expression := _EXPRESSION.search(written):
+        cause = "an expression that begins with a bracket, a quote or `!` is no text in YAML"
+        fix = "put all of it in single quotes, and a text within it in double ones: '[0] == 0xFE'"
+        return Finding.at(file, line + 1, expression.start(1) + 1, cause, fix)
     if "mapping values are not allowed" in problem and col > LONGEST_KEY:
         cause = f"this key has more than {LONGEST_KEY:,} characters"
         return Finding.at(file, line + 1, indentation.count(" ") + 1, cause, "write a shorter one")
@@ -240,6 +244,8 @@ def syntax_finding(file: str, text: str, error: Exception) -> Finding:
 
 _ADDRESS = re.compile(r":\s+(\[[0-9a-fA-F.%]*:[0-9a-fA-F:.%]*\](?::\d+)?)\s*(?:#|$)")
 """An address in brackets without quotes, as the value of a key."""
+_EXPRESSION = re.compile(r"""expression['"]?:\s+(\[|!|(["'])[^"']*\2\s*[^\s#,}])""", re.IGNORECASE)
+"""A BREX expression without quotes around it, as the value of a key."""
 _KEY_LINE = re.compile(r"(\s*(?:- +)*)[\w-]+:(\s+\S|\s*$)")
 
 
