@@ -19,6 +19,7 @@ pub mod event;
 pub mod format;
 pub mod inner;
 pub mod intake;
+mod json;
 mod judge;
 pub mod listener;
 mod lobby;

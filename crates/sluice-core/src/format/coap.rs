@@ -3,7 +3,10 @@
 //!
 //! `docs/reference/coap.md` is the description for users.
 
-use crate::coap::{Code, Draft, Kind, Message, OPTION_LIMIT, TOKEN_LIMIT};
+use crate::{
+    coap::{Code, Draft, Kind, Message, OPTION_LIMIT, TOKEN_LIMIT},
+    json,
+};
 use serde_json::{Map, Value};
 use std::io::Write;
 
@@ -74,8 +77,8 @@ pub fn read(data: &str) -> Result<Vec<u8>, String> {
         Ok(Value::Object(fields)) => fields,
         Ok(_) => return Err("Data is text that holds no JSON object: write the CoAP message as one".to_owned()),
         Err(error) => {
-            let at = (error.line(), error.column());
-            return Err(format!("Data is text that holds no JSON: line {}, column {} is wrong", at.0, at.1));
+            let (line, column) = json::place(data, &error);
+            return Err(format!("Data is text that holds no JSON: line {line}, column {column} is wrong"));
         }
     };
     let fields = Fields(&fields);

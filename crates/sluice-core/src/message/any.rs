@@ -5,6 +5,7 @@ use super::element::{
     Element, Entry, Field, InnerField, InnerObject, Parsed, RemoteField, RemoteParts, Remotes, Scalar, Target,
     send_all_at,
 };
+use crate::json;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, marker::PhantomData};
@@ -13,7 +14,7 @@ use std::{borrow::Cow, fmt, marker::PhantomData};
 pub fn parse<'a>(body: &'a str, list: &'static str) -> Result<Parsed<'a>, String> {
     let mut json = serde_json::Deserializer::from_str(body);
     let whole = json.deserialize_any(ParsedVisitor { list }).and_then(|document| json.end().map(|()| document));
-    whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(&error)))
+    whole.or_else(|error| parse_each(body, list).ok_or_else(|| describe(body, &error)))
 }
 
 /// The slow way: the array's elements are cut out by grammar alone, then each stands or falls by itself.
@@ -21,7 +22,7 @@ fn parse_each<'a>(body: &'a str, list: &str) -> Option<Parsed<'a>> {
     let fields: std::collections::HashMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(body).ok()?;
     let elements: Vec<&'a RawValue> = serde_json::from_str(fields.get(list)?.get()).ok()?;
     let element = |raw: &'a RawValue| {
-        serde_json::from_str(raw.get()).unwrap_or_else(|error| Element::Malformed(describe(&error)))
+        serde_json::from_str(raw.get()).unwrap_or_else(|error| Element::Malformed(describe(raw.get(), &error)))
     };
     let mut elements: Vec<_> = elements.into_iter().map(element).collect();
     if let Some(send_at) = fields.get("SendAt") {
@@ -30,9 +31,10 @@ fn parse_each<'a>(body: &'a str, list: &str) -> Option<Parsed<'a>> {
     Some(Parsed::List(elements))
 }
 
-fn describe(error: &serde_json::Error) -> String {
+fn describe(text: &str, error: &serde_json::Error) -> String {
     // The library's text names its own line and column; keep only those, in our words.
-    format!("not valid JSON (line {}, column {})", error.line(), error.column())
+    let (line, column) = json::place(text, error);
+    format!("not valid JSON (line {line}, column {column})")
 }
 
 /// A key or a string, borrowed where it has no escapes.
