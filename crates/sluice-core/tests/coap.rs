@@ -220,6 +220,15 @@ fn another_message_under_a_message_id_in_use_gets_nothing_of_the_answer_before()
 }
 
 #[test]
+fn a_forged_address_gets_an_answer_again_a_few_times() {
+    let mut node = Node::housekeeping();
+    node.receive(CLIENT, GET);
+    node.reply(0, content(2, 7));
+    (0..100).for_each(|_| node.receive(CLIENT, GET));
+    assert_eq!((node.sent().len(), node.rejected(Rejected::CoapRepeated)), (17, 100));
+}
+
+#[test]
 fn without_deduplication_each_message_is_acknowledged_too() {
     let mut node = Node::new(json!({"Deduplicate": false, "AcknowledgeAfter": 1.5}));
     node.receive(CLIENT, GET);

@@ -35,6 +35,8 @@ pub const LIFETIME: u64 = 247 * SECOND;
 /// ACK_TIMEOUT; ACK_RANDOM_FACTOR makes it up to half as much longer.
 const ACK_TIMEOUT: u64 = 2 * SECOND;
 const MAX_RETRANSMIT: u32 = 4;
+/// Times that a message gets its answer again. Clients repeat 4 times; whoever forges their address would have more.
+const ANSWERED_AGAIN: u8 = 16;
 /// Exchanges that one Listener remembers.
 const EXCHANGES: usize = 65_536;
 /// Bytes of the answers that it remembers with them.
@@ -99,6 +101,8 @@ struct Exchange {
     timer: Option<Position>,
     /// What a repetition gets.
     given: Option<Vec<u8>>,
+    /// How often one may still get it.
+    left: u8,
     /// `given` is an empty acknowledgement of the gateway's.
     acknowledged: bool,
 }
@@ -176,14 +180,17 @@ impl Exchanges {
             Kind::Acknowledgement | Kind::Reset => self.end_repeat(&key).then_some(Rejected::CoapAcknowledged),
             Kind::Confirmable => {
                 self.expire(now);
-                let exchange = self.exchanges.get(&key)?;
-                if exchange.message != self.hash(message) {
+                let hash = self.hash(message);
+                let exchange = self.exchanges.get_mut(&key)?;
+                if exchange.message != hash {
                     let exchange = self.exchanges.remove(&key).expect("it is there");
                     self.forget(exchange);
                     return None;
                 }
                 // A handler that is asked again answers again, but does not acknowledge.
-                if let Some(given) = exchange.given.as_ref().filter(|_| self.deduplicate || exchange.acknowledged) {
+                let again = exchange.left > 0 && (self.deduplicate || exchange.acknowledged);
+                if let Some(given) = exchange.given.as_ref().filter(|_| again) {
+                    exchange.left -= 1;
                     self.ready.push_back((exchange.way, given.clone()));
                     self.counters.answered_again += 1;
                 }
@@ -201,7 +208,16 @@ impl Exchanges {
         }
         let timer = self.acknowledge_after.map(|after| self.start(now, after, Timer::Acknowledge(key)));
         let (message, token) = (self.hash(message), self.hash(message.token));
-        let exchange = Exchange { began: now.mono, message, token, way, timer, given: None, acknowledged: false };
+        let exchange = Exchange {
+            began: now.mono,
+            message,
+            token,
+            way,
+            timer,
+            given: None,
+            left: ANSWERED_AGAIN,
+            acknowledged: false,
+        };
         self.exchanges.insert(key, exchange);
         self.unread.push_back((number, key));
         self.expire(now);
