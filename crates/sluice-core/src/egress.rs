@@ -376,15 +376,15 @@ impl Egress {
     ) {
         while let Some((way, datagram)) = self.exchanges.as_mut().and_then(Exchanges::poll_transmit) {
             let remote = session.remote_of(&way.to).filter(|remote| may_converse(spec, *remote));
-            if self.outgoing.len() >= PROTOCOL_LIMIT
-                || remote.is_none()
-                || self.answers.permit(now, &shared.answers, &way.to, remote, &datagram).is_err()
-            {
-                continue;
-            }
-            if let Ok((to, payload)) = session.wrap(&way, datagram) {
-                self.unjudged = true;
-                self.leave(now, session, counters, Outgoing::unasked(to, payload));
+            let leaves = self.outgoing.len() < PROTOCOL_LIMIT
+                && remote.is_some()
+                && self.answers.permit(now, &shared.answers, &way.to, remote, &datagram).is_ok();
+            match session.wrap(&way, datagram) {
+                Ok((to, payload)) if leaves => {
+                    self.unjudged = true;
+                    self.leave(now, session, counters, Outgoing::unasked(to, payload));
+                }
+                _ => self.exchanges.iter_mut().for_each(Exchanges::not_sent),
             }
         }
         counters.coap = self.exchanges.as_ref().map(|exchanges| exchanges.counters().clone());

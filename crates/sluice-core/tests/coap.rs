@@ -416,4 +416,6 @@ fn nothing_goes_where_no_answer_may_go() {
     node.pass(2.0);
     let to: Vec<_> = node.wire.iter().map(|(remote, _)| remote.as_str()).collect();
     assert!(to.is_empty(), "{to:?}");
+    let coap = node.listener.counters().coap.as_ref().unwrap();
+    assert_eq!((coap.acknowledgements, coap.not_sent), (3, 2), "an own Listener is seen later");
 }

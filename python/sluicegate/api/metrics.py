@@ -180,6 +180,9 @@ _COAP = (
     _Spec("coap_answered_again", "AnsweredAgain", "Repeated messages that got their answer again."),
     _Spec("coap_retransmissions", "Retransmissions", "Answers sent again because nobody acknowledged them."),
     _Spec("coap_unacknowledged_answers", "Unacknowledged", "Answers that nobody acknowledged at all."),
+    _Spec(
+        "coap_not_sent", "NotSent", "What of these was not sent: no answer may go there, or it is limited."
+    ),
 )
 _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),

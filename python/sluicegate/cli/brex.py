@@ -34,7 +34,8 @@ def command(
 ) -> None:
     """Show what a BREX EXPRESSION says of a packet, step by step.
 
-    Without a packet the expression is only checked. docs/reference/brex.md has the language.
+    Without a packet the expression is only checked. One that begins with a minus goes into parentheses.
+    docs/reference/brex.md has the language.
 
     \b
     sluicegate brex '[0] == 0xFE ? [3:5] : 0xFFFF' --hex FE0900A2C2

@@ -80,6 +80,8 @@ pub struct CoapCounters {
     pub retransmissions: u64,
     /// Answers that nobody acknowledged at all.
     pub unacknowledged: u64,
+    /// Of the first three, those that did not leave: no answer may go there, or too much waits.
+    pub not_sent: u64,
 }
 
 /// What an answer changes once it leaves.
@@ -300,6 +302,11 @@ impl Exchanges {
     /// The next message that the gateway sends by itself.
     pub fn poll_transmit(&mut self) -> Option<(Way, Vec<u8>)> {
         self.ready.pop_front()
+    }
+
+    /// What [`poll_transmit`](Self::poll_transmit) gave does not leave.
+    pub fn not_sent(&mut self) {
+        self.counters.not_sent += 1;
     }
 
     /// What was sent.
