@@ -120,7 +120,7 @@ class Control:
             return self._clients[key]
 
     def url_of(self, service: str, operation: str, params: Mapping[str, object], region: str) -> str:
-        """Where a call goes: the endpoint, which may depend on a bucket or an account, and the path."""
+        """Where a call goes: the endpoint, which may depend on the call, a bucket or an account, and the path."""
         self._refuse_nobodys(service, operation, params, region)
         found: list[str] = []
 
@@ -129,8 +129,9 @@ class Control:
             return SimpleNamespace(status_code=200), {}
 
         with self._lock:  # a client of its own: its calls go nowhere
-            # An emulator has no hosts such as `tracking.geo` for some calls.
-            prefix = self._is_at_aws(service, region)
+            # AWS has hosts such as `tracking.geo` and sync-states for some calls; emulators and VPC endpoints have not.
+            url = self.client(service, region, None).meta.endpoint_url
+            prefix = _is_of_aws(url) and ".vpce." not in url
             unsigned = _CONFIG.merge(Config(signature_version=UNSIGNED, inject_host_prefix=prefix))
             client = self._session(None).create_client(service, region_name=region, config=unsigned)
         client.meta.events.register("before-call.*.*", instead)

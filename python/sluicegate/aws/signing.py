@@ -1,4 +1,4 @@
-"""Signature version 4 for what is signed here: AWS's JSON, and REST requests such as those of Lambda and S3.
+"""Signature version 4 for what is signed here: AWS's JSON, its older form, and REST requests such as those of S3.
 
 The same headers and signatures as botocore's (tests compare them), at a fraction of the work: the signing key is
 derived once a day, and nothing is parsed.
@@ -21,7 +21,8 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 @dataclass(frozen=True)
 class Protocol:
     """How a service is spoken to. Those of AWS's JSON have the prefix of x-amz-target and the version; `query_mode`: it
-    once spoke another protocol and, asked for it, names its errors as it did there. The others are REST.
+    once spoke another protocol and, asked for it, names its errors as it did there. The others are REST, or get a form
+    (SNS).
 
     `service` is its name in ARNs and policies, `client` the one that botocore has for it, and `signed_as` the one in
     signatures, where they differ. `api` is the id of the API that is called, for API Gateway alone."""
@@ -47,6 +48,9 @@ SQS = Protocol("sqs", "AmazonSQS", "1.0", query_mode=True)
 LOGS = Protocol("logs", "Logs_20140328")
 KINESIS = Protocol("kinesis", "Kinesis_20131202")
 FIREHOSE = Protocol("firehose", "Firehose_20150804")
+EVENTS = Protocol("events", "AWSEvents")
+STATES = Protocol("states", "AWSStepFunctions", "1.0", client="stepfunctions")
+SNS = Protocol("sns")
 LAMBDA = Protocol("lambda")
 S3 = Protocol("s3")
 EXECUTE_API = Protocol("execute-api", client="apigatewaymanagementapi")
