@@ -18,6 +18,7 @@ _NAMES = {
     "kinesis": "Kinesis",
     "lambda": "Lambda",
     "s3": "S3",
+    "sns": "SNS",
     "sqs": "SQS",
 }
 _ARNS = {"REGION": "us-east-1", "ACCOUNT": "123456789012", "QUALIFIER": "live"}
@@ -46,10 +47,10 @@ def _page(service: str) -> Iterator[str]:
     for word, value in {
         **_ARNS,
         "QUEUE": "orders",
+        "TOPIC": "orders",
         "NAME": "orders",
         "BUCKET": "orders",
         "PREFIX": "raw/",
-        "TOPIC": "orders",
         "API/STAGE/METHOD/PATH": "a1b2c3d4e5/live/POST/orders",
     }.items():
         example = example.replace(word, value)

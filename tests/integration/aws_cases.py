@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
+from urllib.parse import parse_qsl
 
 from aws_server import ACCOUNT, answer
 
@@ -19,6 +20,7 @@ from sluicegate.destinations import (
     kinesis,
     location,
     s3,
+    sns,
     sqs,
 )
 from sluicegate.destinations.base import Destination, PacketBatch
@@ -41,8 +43,8 @@ class Case:
     packets: Callable[[bytes], list[bytes]] = field(default=lambda body: body.splitlines())
     most: int = 1_000_000
     """Packets in a request."""
-    size: int = 6 << 20
-    """Bytes in a request."""
+    size: int = 0
+    """Bytes in a request; 0 for any."""
     arguments: dict[str, object] = field(default_factory=dict)
     refused: dict[int, bool] = field(default_factory=lambda: {1: True, 3: False})
     """Those of four that `refuses_odd` names, and whether each may be tried again."""
@@ -82,6 +84,31 @@ def messages(
     done = [{"Id": entry["Id"]} for entry in asked["Entries"]]
     done = [one for one in done if one["Id"] not in [each["Id"] for each in failed]]
     return answer(200, json.dumps({"Successful": done, "Failed": failed}).encode())
+
+
+def publish(*codes: str) -> Answer:
+    """SNS: a form with messages, and XML with a result for each."""
+
+    def respond(headers: dict[str, str], body: bytes) -> bytes:
+        assert headers["content-type"] == "application/x-www-form-urlencoded; charset=utf-8"
+        told: dict[bool, list[str]] = {False: [], True: []}
+        for place, _ in enumerate(published(body)):
+            failed = bool(codes) and place % 2 == 1
+            why = f"<Code>{codes[place == 1]}</Code><Message>a &lt; b</Message>" if failed else ""
+            fault = f"<SenderFault>{'false' if place == 1 else 'true'}</SenderFault>" if failed else ""
+            told[failed].append(f"<member><Id>{place}</Id>{why}{fault}</member>")
+        xml = f"<Successful>{''.join(told[False])}</Successful>\n<Failed>{''.join(told[True])}</Failed>"
+        return answer(
+            200,
+            f"<PublishBatchResponse><PublishBatchResult>{xml}</PublishBatchResult></PublishBatchResponse>".encode(),
+            "Content-Type: text/xml",
+        )
+
+    return respond
+
+
+def published(body: bytes) -> list[bytes]:
+    return [one.encode() for name, one in parse_qsl(body.decode()) if name.endswith(".Message")]
 
 
 def records(key: str, *codes: str) -> Answer:
@@ -148,6 +175,16 @@ CASES = [
         1 << 20,
     ),
     Case(
+        sns,
+        sns.SnsDestination,
+        f"arn:aws:sns:us-east-1:{ACCOUNT}:orders",
+        publish(),
+        publish("InvalidParameter", "InternalError"),
+        published,
+        10,
+        256 << 10,
+    ),
+    Case(
         kinesis,
         kinesis.KinesisDestination,
         f"arn:aws:kinesis:us-east-1:{ACCOUNT}:stream/orders",
@@ -185,6 +222,7 @@ CASES = [
         lambda headers, body: answer(200, b'{"Replies":[]}'),
         None,
         lambda body: [json.dumps(one).encode() for one in json.loads(body)["Messages"]],
+        size=6 << 20,
     ),
     Case(
         apigateway,
@@ -200,6 +238,7 @@ CASES = [
         f"arn:aws:iot:us-east-1:{ACCOUNT}:topic/orders",
         lambda headers, body: answer(200, b""),
         most=1,
+        size=128 << 10,
     ),
     Case(
         location,

@@ -1,11 +1,12 @@
 """The requests of Destinations next to botocore's own for the same call at the same moment."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import pytest
 from botocore_requests import KEYS, SESSION, Request, Theirs, assert_same, record, set_botocores_clock
@@ -24,6 +25,7 @@ from sluicegate.destinations.iot import IotDestination
 from sluicegate.destinations.kinesis import KinesisDestination
 from sluicegate.destinations.location import LocationDestination
 from sluicegate.destinations.s3 import S3Destination
+from sluicegate.destinations.sns import SnsDestination
 from sluicegate.destinations.sqs import SqsDestination
 from sluicegate.httpclient import Answer
 from sluicegate.testing import destination_context, packet_batch
@@ -79,6 +81,16 @@ CASES = [
         lambda ours: {
             "QueueUrl": "https://queue/orders",
             "Entries": [message(0, "grüße"), message(1, "b")],
+        },
+    ),
+    Case(
+        SnsDestination,
+        "arn:{partition}:sns:{region}:123456789012:orders.fifo",
+        {},
+        "PublishBatch",
+        lambda ours: {
+            "TopicArn": dict(parse_qsl(ours.body.decode()))["TopicArn"],
+            "PublishBatchRequestEntries": [published(0), published(1)],
         },
     ),
     Case(
@@ -186,6 +198,17 @@ CASES = [
 ]
 
 
+def published(place: int) -> dict[str, str]:
+    record = RECORDS[place]
+    ids = hashlib.blake2b(record, digest_size=16).hexdigest(), "198.51.100.7:40001"
+    return {
+        "Id": str(place),
+        "Message": record.decode(),
+        "MessageDeduplicationId": ids[0],
+        "MessageGroupId": ids[1],
+    }
+
+
 def key_of(ours: Request) -> str:
     return "raw+packets of ünit 1/decoder/orders/" + ours.url.partition("/decoder/orders/")[2]
 
@@ -205,6 +228,8 @@ def canned(request: Request) -> Answer:
         return Answer(200, frame(b"", message_type="event", event_type="InvokeComplete"))
     if request.headers.get("x-amz-target", "").endswith("DescribeTable"):
         return Answer(200, json.dumps(described_table("route", "moment")).encode())
+    if request.body.startswith(b"Action=PublishBatch"):
+        return Answer(200, b"<member><Id>0</Id></member><member><Id>1</Id></member>")
     results = [{"Id": "0"}, {"Id": "1"}]
     answer = {"Successful": results, "Records": results, "RequestResponses": results, "Errors": []}
     return Answer(200, json.dumps(answer).encode())
@@ -259,7 +284,7 @@ async def test_requests_are_botocores(
     other = theirs.call(
         case.kind.protocol.client or case.kind.protocol.service, case.operation, case.params(ours)
     )
-    if case.kind in (S3Destination, ApiGatewayDestination, IotDestination):
+    if case.kind in (S3Destination, SnsDestination, ApiGatewayDestination, IotDestination):
         assert ours.body == other.body
         assert ours.headers["authorization"] == other.headers["authorization"]
     else:

@@ -51,6 +51,7 @@ _AWS = {
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
     "s3": "sluicegate.destinations.s3:S3Destination",
+    "sns": "sluicegate.destinations.sns:SnsDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
