@@ -20,6 +20,7 @@ _NAMES = {
     "s3": "S3",
     "sns": "SNS",
     "sqs": "SQS",
+    "states": "Step Functions",
 }
 _ARNS = {"REGION": "us-east-1", "ACCOUNT": "123456789012", "QUALIFIER": "live"}
 _SESSION = """\

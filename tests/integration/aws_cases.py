@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
+import orjson
 from aws_server import ACCOUNT, answer
 
 from doubles import described_table
@@ -22,6 +23,7 @@ from sluicegate.destinations import (
     s3,
     sns,
     sqs,
+    stepfunctions,
 )
 from sluicegate.destinations.base import Destination, PacketBatch
 from sluicegate.testing import packet_batch
@@ -109,6 +111,17 @@ def publish(*codes: str) -> Answer:
 
 def published(body: bytes) -> list[bytes]:
     return [one.encode() for name, one in parse_qsl(body.decode()) if name.endswith(".Message")]
+
+
+def execute(headers: dict[str, str], body: bytes) -> bytes:
+    if headers["x-amz-target"] == "AWSStepFunctions.DescribeStateMachine":
+        return answer(200, b'{"type":"EXPRESS"}')
+    return answer(200, b'{"status":"SUCCEEDED","output":"{}"}')
+
+
+def input_of(body: bytes) -> Any:
+    """The input of an execution; there is none where the type was asked for."""
+    return json.loads(json.loads(body).get("input", '{"Messages":[]}'))
 
 
 def records(key: str, *codes: str) -> Answer:
@@ -249,6 +262,15 @@ CASES = [
         packets_of_positions,
         most=10,
         arguments={location.DEVICE: "[:]", location.LATITUDE: "u8[0]", location.LONGITUDE: "u8[0]"},
+    ),
+    Case(
+        stepfunctions,
+        stepfunctions.StepFunctionsDestination,
+        f"arn:aws:states:us-east-1:{ACCOUNT}:stateMachine:orders",
+        execute,
+        None,
+        lambda body: [orjson.dumps(one) for one in input_of(body)["Messages"]],
+        size=256 << 10,
     ),
     Case(s3, s3.S3Destination, "arn:aws:s3:::orders/raw*", lambda headers, body: answer(200, b"")),
 ]

@@ -27,6 +27,7 @@ from sluicegate.destinations.location import LocationDestination
 from sluicegate.destinations.s3 import S3Destination
 from sluicegate.destinations.sns import SnsDestination
 from sluicegate.destinations.sqs import SqsDestination
+from sluicegate.destinations.stepfunctions import StepFunctionsDestination
 from sluicegate.httpclient import Answer
 from sluicegate.testing import destination_context, packet_batch
 
@@ -184,6 +185,27 @@ CASES = [
         lambda ours: {"RequestItems": json.loads(ours.body)["RequestItems"]},
     ),
     Case(
+        StepFunctionsDestination,
+        "arn:{partition}:states:{region}:123456789012:stateMachine:orders:live",
+        {},
+        "StartSyncExecution",
+        lambda ours: {
+            "stateMachineArn": json.loads(ours.body)["stateMachineArn"],
+            "input": BATCH.body().decode(),
+        },
+    ),
+    Case(
+        StepFunctionsDestination,
+        "arn:{partition}:states:{region}:123456789012:stateMachine:STANDARD",
+        {},
+        "StartExecution",
+        lambda ours: {
+            "stateMachineArn": json.loads(ours.body)["stateMachineArn"],
+            "input": BATCH.body().decode(),
+            "name": hashlib.blake2b(BATCH.body(), digest_size=16).hexdigest(),
+        },
+    ),
+    Case(
         S3Destination,
         "arn:{partition}:s3:::orders.example/raw+packets of ünit 1/*",
         {},
@@ -228,6 +250,10 @@ def canned(request: Request) -> Answer:
         return Answer(200, frame(b"", message_type="event", event_type="InvokeComplete"))
     if request.headers.get("x-amz-target", "").endswith("DescribeTable"):
         return Answer(200, json.dumps(described_table("route", "moment")).encode())
+    if request.body.startswith(b'{"stateMachineArn"'):
+        kind = "STANDARD" if b"STANDARD" in request.body else "EXPRESS"
+        done = {"type": kind, "status": "SUCCEEDED", "output": "{}", "executionArn": "arn"}
+        return Answer(200, json.dumps(done).encode())
     if request.body.startswith(b"Action=PublishBatch"):
         return Answer(200, b"<member><Id>0</Id></member><member><Id>1</Id></member>")
     results = [{"Id": "0"}, {"Id": "1"}]

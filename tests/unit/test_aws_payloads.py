@@ -35,6 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
     "s3": ("arn:aws:s3:::orders/raw/*", {}),
     "sns": (f"arn:aws:sns:{ACCOUNT}:orders", {}),
+    "states": (f"arn:aws:states:{ACCOUNT}:stateMachine:orders", {}),
     "sqs": (f"arn:aws:sqs:{ACCOUNT}:orders.fifo", {"UseMessageAttributes": True}),
 }
 BATCH = packet_batch(
@@ -53,6 +54,8 @@ def canned(request: Request) -> Answer:
         return Answer(200, b'{"QueueUrl":"https://sqs.us-east-1.amazonaws.com/123456789012/orders.fifo"}')
     if b"TableName" in request.body:
         return Answer(200, json.dumps(described_table("route", "moment")).encode())
+    if b"stateMachineArn" in request.body:
+        return Answer(200, b'{"type":"EXPRESS","status":"SUCCEEDED","output":"{}"}')
     if request.body.startswith(b"Action="):
         return Answer(200, b"<member><Id>0</Id></member>")
     return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}],"Errors":[]}')

@@ -53,6 +53,7 @@ _AWS = {
     "s3": "sluicegate.destinations.s3:S3Destination",
     "sns": "sluicegate.destinations.sns:SnsDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",
+    "states": "sluicegate.destinations.stepfunctions:StepFunctionsDestination",
 }
 _REGISTRY: Registry[Destination] = Registry(
     "sluicegate.destinations",

@@ -18,12 +18,16 @@ from sluicegate.destinations.base import (
     DestinationContext,
     DestinationError,
     Expression,
+    PacketBatch,
+    early_answers,
 )
+from sluicegate.destinations.batch import RecordBatch
 
 SECONDS = 10.0
 """For an answer, from services that only store."""
 PARALLEL_PARTS = 16
 """Of one batch; each may need a connection of its own."""
+ENVELOPE = len('{"Messages":[]}')
 
 T = TypeVar("T")
 Content = dict[str, object]
@@ -194,6 +198,33 @@ async def deliver_in_parts(
     if failed:
         first = failed[min(failed)]
         raise DeliveryError(first.reason, first.detail, first.retryable, packets=failed)
+
+
+async def deliver_documents(
+    batch: PacketBatch, limit: int, send: Callable[[bytes], Awaitable[bytes | None]]
+) -> bytes | None:
+    """Deliver a batch as one `{"Messages": […]}`, or as some of `limit` bytes at most. `send` delivers one and returns
+    its answer; those of a batch in parts do not wait for each other. Errors are as with `deliver_in_parts`."""
+    if len(body := batch.body()) <= limit:
+        try:
+            return await send(body)
+        except AwsError as error:
+            raise delivery_error(error) from error
+
+    async def send_part(records: Sequence[bytes]) -> Refused:
+        await answer_early(await send(RecordBatch(records).body()))
+        return {}
+
+    entries = [Entry(len(record) + 1, record) for record in batch.records()]
+    await deliver_in_parts(entries, Limits(batch.count, limit - ENVELOPE, limit - ENVELOPE), send_part)
+    return None
+
+
+async def answer_early(answer: bytes | None) -> None:
+    """Send the answer for a part of the batch, now."""
+    answers = early_answers.get()
+    if answer is not None and answers is not None:
+        await answers.send(answer)
 
 
 def refused_records(

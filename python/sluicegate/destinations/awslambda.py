@@ -11,14 +11,16 @@ from sluicegate.aws.errors import AwsError
 from sluicegate.aws.frames import BadFrame, Frames
 from sluicegate.aws.signing import LAMBDA
 from sluicegate.destinations.aws import (
+    ENVELOPE,
     AwsDestination,
     Entry,
     Limits,
     Refused,
+    answer_early,
     deliver_in_parts,
     delivery_error,
 )
-from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch, early_answers
+from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch
 from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.streaming import ReplyStream
 
@@ -30,7 +32,6 @@ STREAMS = 250
 """Open at the same time: a function may write for 15 minutes, and the gateway keeps its batch."""
 TENANT = "TenantIdExpression"
 _TENANT_ID = re.compile(r"[a-zA-Z0-9._:/=+@ -]{1,256}")  # Invoke: TenantId
-_ENVELOPE = len('{"Messages":[]}')
 
 
 class LambdaDestination(AwsDestination):
@@ -86,7 +87,7 @@ class LambdaDestination(AwsDestination):
     async def deliver(self, batch: PacketBatch) -> bytes | None:
         if TENANT in self.expressions or len(body := batch.body()) > self._limit:
             entries = list(map(self._entry, batch.records(), self._tenants(batch)))
-            limits = Limits(batch.count, self._limit - _ENVELOPE, self._limit - _ENVELOPE)
+            limits = Limits(batch.count, self._limit - ENVELOPE, self._limit - ENVELOPE)
             await deliver_in_parts(entries, limits, self._invoke_for_one)
             return None
         try:
@@ -110,9 +111,7 @@ class LambdaDestination(AwsDestination):
     async def _invoke_for_one(self, records: Sequence[tuple[str, bytes]]) -> Refused:
         """With packets of one tenant; its answer does not wait for those of others."""
         body = RecordBatch(record for _, record in records).body()
-        answer, answers = await self._invoke(body, records[0][0]), early_answers.get()
-        if answer is not None and answers is not None:
-            await answers.send(answer)
+        await answer_early(await self._invoke(body, records[0][0]))
         return {}
 
     async def _invoke(self, body: bytes, tenant: str) -> bytes | None:
