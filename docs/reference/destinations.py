@@ -11,6 +11,7 @@ from sluicegate.destinations.delivery import ATTEMPTS
 GOLDEN = Path(__file__).parents[2] / "tests/unit/golden"
 _NAMES = {
     "dynamodb": "DynamoDB",
+    "events": "EventBridge",
     "execute-api": "API Gateway",
     "firehose": "Firehose",
     "geo": "Location",

@@ -16,6 +16,7 @@ from sluicegate.destinations import (
     apigateway,
     awslambda,
     dynamodb,
+    eventbridge,
     firehose,
     iot,
     kinesis,
@@ -125,11 +126,12 @@ def input_of(body: bytes) -> Any:
 
 
 def records(key: str, *codes: str) -> Answer:
-    """Kinesis and Firehose: one result for each record."""
+    """Kinesis, Firehose and EventBridge: one result for each record."""
 
     def respond(headers: dict[str, str], body: bytes) -> bytes:
         results: list[dict[str, str]] = []
-        for place, _ in enumerate(json.loads(body)["Records"]):
+        asked = json.loads(body)
+        for place, _ in enumerate(asked.get("Records") or asked["Entries"]):
             code = codes[place == 1] if codes and place % 2 else None
             results.append({"ErrorCode": code, "ErrorMessage": "no"} if code else {"RecordId": "1"})
         return answer(200, json.dumps({key: results}).encode())
@@ -262,6 +264,16 @@ CASES = [
         packets_of_positions,
         most=10,
         arguments={location.DEVICE: "[:]", location.LATITUDE: "u8[0]", location.LONGITUDE: "u8[0]"},
+    ),
+    Case(
+        eventbridge,
+        eventbridge.EventBridgeDestination,
+        f"arn:aws:events:us-east-1:{ACCOUNT}:event-bus/orders",
+        records("Entries"),
+        records("Entries", "MalformedDetail", "InternalException"),
+        lambda body: [one["Detail"].encode() for one in json.loads(body)["Entries"]],
+        10,
+        1 << 20,
     ),
     Case(
         stepfunctions,

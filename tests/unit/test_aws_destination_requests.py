@@ -20,6 +20,7 @@ from sluicegate.destinations.aws import AwsDestination
 from sluicegate.destinations.awslambda import LambdaDestination
 from sluicegate.destinations.base import PacketBatch
 from sluicegate.destinations.dynamodb import DynamoDbDestination
+from sluicegate.destinations.eventbridge import EventBridgeDestination
 from sluicegate.destinations.firehose import FirehoseDestination
 from sluicegate.destinations.iot import IotDestination
 from sluicegate.destinations.kinesis import KinesisDestination
@@ -115,6 +116,23 @@ CASES = [
         lambda ours: {
             "DeliveryStreamName": "orders",
             "Records": [{"Data": RECORDS[0] + b"\n"}, {"Data": RECORDS[1] + b"\n"}],
+        },
+    ),
+    Case(
+        EventBridgeDestination,
+        "arn:{partition}:events:{region}:123456789012:event-bus/orders",
+        {},
+        "PutEvents",
+        lambda ours: {
+            "Entries": [
+                {
+                    "Source": "proxylity",
+                    "DetailType": "udp-gateway-packet-ingress",
+                    "Detail": record.decode(),
+                    "EventBusName": json.loads(ours.body)["Entries"][0]["EventBusName"],
+                }
+                for record in RECORDS
+            ]
         },
     ),
     Case(
@@ -257,7 +275,8 @@ def canned(request: Request) -> Answer:
     if request.body.startswith(b"Action=PublishBatch"):
         return Answer(200, b"<member><Id>0</Id></member><member><Id>1</Id></member>")
     results = [{"Id": "0"}, {"Id": "1"}]
-    answer = {"Successful": results, "Records": results, "RequestResponses": results, "Errors": []}
+    keys = ("Successful", "Records", "RequestResponses", "Entries")
+    answer = {**dict.fromkeys(keys, results), "Errors": []}
     return Answer(200, json.dumps(answer).encode())
 
 

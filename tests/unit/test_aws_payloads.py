@@ -19,6 +19,7 @@ GOLDEN = Path(__file__).parent / "golden"
 ACCOUNT = "us-east-1:123456789012"
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamodb": (f"arn:aws:dynamodb:{ACCOUNT}:table/orders", {}),
+    "events": (f"arn:aws:events:{ACCOUNT}:event-bus/orders", {}),
     "execute-api": (f"arn:aws:execute-api:{ACCOUNT}:a1b2c3d4e5/live/POST/orders", {}),
     "firehose": (f"arn:aws:firehose:{ACCOUNT}:deliverystream/orders", {}),
     "geo": (
@@ -58,7 +59,8 @@ def canned(request: Request) -> Answer:
         return Answer(200, b'{"type":"EXPRESS","status":"SUCCEEDED","output":"{}"}')
     if request.body.startswith(b"Action="):
         return Answer(200, b"<member><Id>0</Id></member>")
-    return Answer(200, b'{"Successful":[{"Id":"0"}],"Records":[{}],"RequestResponses":[{}],"Errors":[]}')
+    taken = {"Successful": [{"Id": "0"}], "Records": [{}], "RequestResponses": [{}], "Entries": [{}]}
+    return Answer(200, json.dumps(taken | {"Errors": []}).encode())
 
 
 @pytest.mark.parametrize("service", CASES)

@@ -44,6 +44,7 @@ _OWN = {
 }
 _AWS = {
     "dynamodb": "sluicegate.destinations.dynamodb:DynamoDbDestination",
+    "events": "sluicegate.destinations.eventbridge:EventBridgeDestination",
     "execute-api": "sluicegate.destinations.apigateway:ApiGatewayDestination",
     "firehose": "sluicegate.destinations.firehose:FirehoseDestination",
     "geo": "sluicegate.destinations.location:LocationDestination",

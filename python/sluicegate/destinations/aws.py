@@ -230,7 +230,7 @@ async def answer_early(answer: bytes | None) -> None:
 def refused_records(
     operation: str, answer: Mapping[str, Any], key: str, sent: int, arn: Arn, service: str
 ) -> Refused:
-    """What the answer of Kinesis or Firehose says of `sent` records: under `key` one result for each."""
+    """What the answer of Kinesis, Firehose or EventBridge says of `sent` records: under `key` one result for each."""
     results = answer.get(key)
     if not isinstance(results, list) or len(results) != sent:
         raise strange_answer(service, operation, arn)
