@@ -470,6 +470,26 @@ def test_destination_arn_for_a_region() -> None:
     assert arn("ap-south-1", us_west_2="file:b", eu_west_1="file:a") == "file:a"
 
 
+def test_packets_for_a_log_group_are_text_unless_the_user_says_otherwise() -> None:
+    log, queue = (
+        "arn:aws-cn:logs:cn-north-1:123456789012:log-group:a:*",
+        "arn:aws:sqs:us-east-1:123456789012:q",
+    )
+
+    def formatter(arn: object, **more: object) -> str:
+        return DestinationSpec.model_validate({"DestinationArn": arn, **more}).formatter
+
+    assert [formatter(arn) for arn in (log, {"*": log}, queue, None)] == ["utf8", "utf8", "base64", "base64"]
+    assert [formatter(log, Formatter=one) for one in ("base64", "hex")] == ["base64", "hex"]
+    # Bound later, by a resource of its own.
+    unbound = DestinationSpec()
+    assert unbound.bound_to({"us-east-1": log}).formatter == "utf8"
+    assert unbound.bound_to({"us-east-1": queue}).formatter == "base64"
+    assert DestinationSpec(formatter="hex").bound_to({"*": log}).formatter == "hex"
+    assert unbound.formatter == "base64"
+    assert DestinationSpec(destination_arn=log).model_dump(exclude_unset=True) == {"destination_arn": log}
+
+
 def test_errors_in_a_map_of_arns_stand_at_their_region() -> None:
     found = problems(
         {"DestinationArn": {"us-east-1": "non sense", "Mars": "console:", "*": 5}}, DestinationSpec

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sluicegate import _native
@@ -16,6 +16,7 @@ from sluicegate.model.text import without_secrets
 Formatter = Literal["base64", "hex", "utf8", "ascii", "coap"]
 
 _OWN_FORM = re.compile(r"(?!arn:)[a-z][a-z0-9+.-]*:.*", re.DOTALL)
+_LOG_GROUP = re.compile(r"arn:[^:]*:logs:")
 _TOPIC_ARGUMENTS = ("DynamicTopicSuffix", "TopicSuffixExpression", "TopicSuffixFormatter")
 _SCHEME_ALONE = re.compile(r"[a-z][a-z0-9+-]*")
 
@@ -67,7 +68,7 @@ class DestinationSpec(Resource):
     or a map of regions (and `*`) to these. Packets are dropped and counted while absent."""
     formatter: Formatter = "base64"
     """How the payload appears in `Data`, in packets and in replies. The last one shows CoAP messages as JSON
-    (`docs/reference/coap.md`)."""
+    (`docs/reference/coap.md`). Left out, it is `utf8` where the ARN is that of a log group."""
     filter_expression: str | None = None
     """A BREX expression (`docs/reference/brex.md`): only packets for which it is true are delivered here."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -149,6 +150,25 @@ class DestinationSpec(Resource):
         if wrong:
             raise invalid_at("DestinationArn", wrong)
         return targets
+
+    @model_validator(mode="after")
+    def _default_formatter(self) -> Self:
+        self._choose_formatter()
+        return self
+
+    def bound_to(self, targets: Mapping[str, str]) -> Self:
+        """This Destination with these ARNs by region, in place of its own."""
+        bound = self.model_copy(update={"destination_arn": dict(targets)})
+        bound._choose_formatter()
+        return bound
+
+    def _choose_formatter(self) -> None:
+        """Lines of a log are text; what the user says counts."""
+        if "formatter" not in self.model_fields_set:
+            targets = self.targets().values()
+            is_log = bool(targets) and all(_LOG_GROUP.match(target) for target in targets)
+            self.formatter = "utf8" if is_log else "base64"
+            self.model_fields_set.discard("formatter")
 
     def targets(self) -> dict[str, str]:
         """Every ARN of this Destination by region; a single one stands under `*`. Empty while unbound."""

@@ -369,7 +369,7 @@ def _bound_to(spec: DestinationSpec, targets: dict[str, str], *bindings: Destina
     """The Destination with these ARNs, and with those of `bindings` in their place, which came by the API, whoever
     declared the Destination."""
     bound = {one.ingress_region_key: one.arn for one in bindings}
-    changed = spec.model_copy(update={"destination_arn": targets | bound})
+    changed = spec.bound_to(targets | bound)
     for one in bindings:
         changed.within(one.bounds, one.arn)
         if one.arguments is not None:
