@@ -16,18 +16,13 @@ from sluicegate.testing import DestinationContract
 DELIVERS, PARTIAL, REQUEST = "delivers", "partial failure", "request"
 COLUMNS = (DELIVERS, PARTIAL, "throttled", "denied", "oversize", "drain", "replies", REQUEST)
 SERVICES = (
-    *("lambda", "apigateway", "sqs", "kinesis", "firehose", "s3", "dynamodb", "iot", "location"),
-    *("http", "nats"),
+    *("lambda", "apigateway", "stepfunctions", "sqs", "sns", "eventbridge", "kinesis", "firehose", "s3"),
+    *("cloudwatchlogs", "dynamodb", "iot", "location", "http", "nats"),
 )
+_ANSWERING = ("lambda", "apigateway", "stepfunctions", "http", "nats")
 STORES = "it stores, and does not answer"
 EMPTY = {
-    **dict.fromkeys(
-        [
-            (service, "replies")
-            for service in ("sqs", "kinesis", "firehose", "s3", "dynamodb", "iot", "location")
-        ],
-        STORES,
-    ),
+    **dict.fromkeys([(service, "replies") for service in SERVICES if service not in _ANSWERING], STORES),
     ("s3", PARTIAL): "a batch is one object",
     ("s3", "oversize"): "an object may be larger than any batch",
     ("apigateway", PARTIAL): "a request is taken as a whole",

@@ -18,6 +18,7 @@ _NAMES = {
     "iot": "IoT Data",
     "kinesis": "Kinesis",
     "lambda": "Lambda",
+    "logs": "CloudWatch Logs",
     "s3": "S3",
     "sns": "SNS",
     "sqs": "SQS",
@@ -49,6 +50,7 @@ def _page(service: str) -> Iterator[str]:
     for word, value in {
         **_ARNS,
         "QUEUE": "orders",
+        "GROUP": "orders",
         "TOPIC": "orders",
         "NAME": "orders",
         "BUCKET": "orders",
@@ -107,7 +109,7 @@ def _page(service: str) -> Iterator[str]:
 
 
 def _policy(kind: type[AwsDestination], arn: str) -> dict[str, object]:
-    arn = arn.removesuffix(":live")
+    arn = arn.removesuffix(":live").removesuffix(":*")
     statements = {resource.replace("ARN", arn): actions for resource, actions in kind.permissions}
     return {
         "Version": "2012-10-17",

@@ -15,6 +15,7 @@ from doubles import described_table
 from sluicegate.destinations import (
     apigateway,
     awslambda,
+    cloudwatchlogs,
     dynamodb,
     eventbridge,
     firehose,
@@ -264,6 +265,15 @@ CASES = [
         packets_of_positions,
         most=10,
         arguments={location.DEVICE: "[:]", location.LATITUDE: "u8[0]", location.LONGITUDE: "u8[0]"},
+    ),
+    Case(
+        cloudwatchlogs,
+        cloudwatchlogs.CloudWatchLogsDestination,
+        f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:orders:*",
+        lambda headers, body: answer(200, b"{}"),
+        None,
+        lambda body: [orjson.dumps({"Data": one["message"]}) for one in json.loads(body)["logEvents"]],
+        size=1 << 20,
     ),
     Case(
         eventbridge,

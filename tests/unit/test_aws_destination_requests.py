@@ -19,6 +19,7 @@ from sluicegate.destinations.apigateway import ApiGatewayDestination
 from sluicegate.destinations.aws import AwsDestination
 from sluicegate.destinations.awslambda import LambdaDestination
 from sluicegate.destinations.base import PacketBatch
+from sluicegate.destinations.cloudwatchlogs import CloudWatchLogsDestination
 from sluicegate.destinations.dynamodb import DynamoDbDestination
 from sluicegate.destinations.eventbridge import EventBridgeDestination
 from sluicegate.destinations.firehose import FirehoseDestination
@@ -116,6 +117,17 @@ CASES = [
         lambda ours: {
             "DeliveryStreamName": "orders",
             "Records": [{"Data": RECORDS[0] + b"\n"}, {"Data": RECORDS[1] + b"\n"}],
+        },
+    ),
+    Case(
+        CloudWatchLogsDestination,
+        "arn:{partition}:logs:{region}:123456789012:log-group:/orders:*",
+        {},
+        "PutLogEvents",
+        lambda ours: {
+            "logGroupName": "/orders",
+            "logStreamName": "decoder/1/2026-06-09",
+            "logEvents": [{"timestamp": 1780999200123, "message": text} for text in ("grüße", "b")],
         },
     ),
     Case(

@@ -34,6 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "iot": (f"arn:aws:iot:{ACCOUNT}:topic/orders", {}),
     "kinesis": (f"arn:aws:kinesis:{ACCOUNT}:stream/orders", {"PartitionKeyExpression": "[0:2]"}),
     "lambda": (f"arn:aws:lambda:{ACCOUNT}:function:orders:live", {}),
+    "logs": (f"arn:aws:logs:{ACCOUNT}:log-group:orders:*", {}),
     "s3": ("arn:aws:s3:::orders/raw/*", {}),
     "sns": (f"arn:aws:sns:{ACCOUNT}:orders", {}),
     "states": (f"arn:aws:states:{ACCOUNT}:stateMachine:orders", {}),

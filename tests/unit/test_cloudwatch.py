@@ -76,7 +76,7 @@ class Stream:
     def __init__(self, logs: Logs, group: str, stream: str) -> None:
         self._logs, self._key = logs, (group, stream)
 
-    async def put(self, events: Sequence[tuple[int, str]]) -> int:
+    async def put(self, events: Sequence[tuple[int, str]]) -> dict[int, str]:
         await asyncio.sleep(0)
         if self._logs.broken is not None:
             raise self._logs.broken
@@ -86,7 +86,7 @@ class Stream:
             raise failed("ResourceNotFoundException")
         self._logs.streams[self._key] += events
         self._logs.puts.append(len(events))
-        return 0
+        return {}
 
 
 class Rig:

@@ -93,7 +93,7 @@ def _is_operation(action: str) -> bool:
     if action == "execute-api:Invoke":  # of whatever the API has
         return True
     name = {"lambda:InvokeFunction": "Invoke"}.get(action, name)
-    service = {"geo": "location", "iot": "iot-data"}.get(service, service)
+    service = {"geo": "location", "iot": "iot-data", "states": "stepfunctions"}.get(service, service)
     return name in botocore.session.get_session().get_service_model(service).operation_names
 
 

@@ -22,22 +22,24 @@ class LogStream:
         self._service = service
         self.group, self.stream = group, stream
 
-    async def put(self, events: Sequence[tuple[int, str]]) -> int:
-        """Write events `(Unix time in ms, line)`, in order of time, within 24 hours and the limits above. Returns how
-        many of them the service left out, as too old, too new or past the group's retention."""
+    async def put(self, events: Sequence[tuple[int, str]], seconds: float = SECONDS) -> dict[int, str]:
+        """Write events `(Unix time in ms, line)`, in order of time, within 24 hours and the limits above. Returns those
+        that the service left out, by their index, with the word for why: `EventTooOld`, `EventExpired` (past the
+        group's retention) or `EventTooNew`."""
         params = {
             "logGroupName": self.group,
             "logStreamName": self.stream,
             "logEvents": [{"timestamp": time, "message": line} for time, line in events],
         }
         resource = f"{self.group}:{self.stream}"
-        answer = await self._service.call("PutLogEvents", params, resource, SECONDS)
+        answer = await self._service.call("PutLogEvents", params, resource, seconds)
         rejected = answer.get("rejectedLogEventsInfo")
-        return _rejected(rejected, len(events)) if isinstance(rejected, dict) else 0
+        return _rejected(rejected, len(events)) if isinstance(rejected, dict) else {}
 
 
-def _rejected(info: dict[str, int], count: int) -> int:
-    """How many events lie before either of the first two indexes, or from the third on."""
-    first = max(info.get("tooOldLogEventEndIndex", 0), info.get("expiredLogEventEndIndex", 0))
-    last = info.get("tooNewLogEventStartIndex", count)
-    return first + max(0, count - max(first, last))
+def _rejected(info: dict[str, int], count: int) -> dict[int, str]:
+    """The events before either of the first two indexes, and those from the third on."""
+    new = dict.fromkeys(range(info.get("tooNewLogEventStartIndex", count), count), "EventTooNew")
+    expired = dict.fromkeys(range(min(info.get("expiredLogEventEndIndex", 0), count)), "EventExpired")
+    old = dict.fromkeys(range(min(info.get("tooOldLogEventEndIndex", 0), count)), "EventTooOld")
+    return new | expired | old

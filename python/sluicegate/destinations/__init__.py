@@ -51,6 +51,7 @@ _AWS = {
     "iot": "sluicegate.destinations.iot:IotDestination",
     "kinesis": "sluicegate.destinations.kinesis:KinesisDestination",
     "lambda": "sluicegate.destinations.awslambda:LambdaDestination",
+    "logs": "sluicegate.destinations.cloudwatchlogs:CloudWatchLogsDestination",
     "s3": "sluicegate.destinations.s3:S3Destination",
     "sns": "sluicegate.destinations.sns:SnsDestination",
     "sqs": "sluicegate.destinations.sqs:SqsDestination",

@@ -211,6 +211,7 @@ class DestinationContext:
 
     - `listener`: the Listener's name.
     - `region`: the node's region.
+    - `node`: the node's number.
     - `base_dir`: the configuration's directory. Relative paths are relative to it (contract section 8).
     - `events`: where events go. Failed deliveries are reported for you.
     - `aws`: the gateway's way to AWS. It costs nothing before the first call.
@@ -233,6 +234,7 @@ class DestinationContext:
     aws: Aws
     role: Role | None = None
     cache: MutableMapping[str, Any] = field(default_factory=dict)
+    node: int = 1
     local_code: LocalCode | None = None
 
     def local_path(self, text: str, *, written: bool = False) -> pathlib.Path:

@@ -170,7 +170,7 @@ class LogGroup:
                 raise
             await self._create(stream)
             left_out = await self._streams[stream].put(batch)
-        self._given_up += left_out  # too old after a long outage, or a clock that is wrong
+        self._given_up += len(left_out)  # too old after a long outage, or a clock that is wrong
 
     async def _create(self, stream: str) -> None:
         names = {"logGroupName": self.target.group, "logStreamName": stream}

@@ -99,6 +99,7 @@ class Node:
         return DestinationContext(
             listener=listener,
             region=self.region,
+            node=self.config.gateway.node,
             base_dir=self.base_dir,
             events=self.events,
             aws=self._aws,
