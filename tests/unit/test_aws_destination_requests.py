@@ -354,24 +354,27 @@ async def test_an_endpoint_of_the_environment_is_that_services_alone(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEYS.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", KEYS.secret_key)
-    for name in ("FIREHOSE", "DYNAMODB", "IOT_DATA_PLANE", "LOCATION", "APIGATEWAYMANAGEMENTAPI"):
+    for name in ("FIREHOSE", "DYNAMODB", "IOT_DATA_PLANE", "LOCATION", "APIGATEWAYMANAGEMENTAPI", "SFN"):
         monkeypatch.setenv(f"AWS_ENDPOINT_URL_{name}", f"http://{name.lower().replace('_', '-')}.test:4567")
     made = record(monkeypatch, canned)
     aws = Aws("us-east-1")
-    hosts = {}
+    hosts: dict[str, list[str]] = {}
     for case in CASES:
+        made.clear()
         target = case.target.format(partition="aws", region="us-east-1")
         context = destination_context(tmp_path, aws=aws)
         destination = case.kind.from_spec("orders", target, case.arguments, context)
         await destination.deliver(case.batch)
-        hosts[case.operation] = made[-1].headers["host"]
+        hosts[case.operation] = [request.headers["host"] for request in made]
     await aws.close()
-    assert hosts["PutRecords"] == f"{ACCOUNT}.data-kinesis.us-east-1.amazonaws.com"
-    elsewhere = {operation: host for operation, host in hosts.items() if host.endswith(".test:4567")}
+    assert hosts["PutRecords"] == [f"{ACCOUNT}.data-kinesis.us-east-1.amazonaws.com"]
+    elsewhere = {operation: hosts[operation] for operation in hosts if ".test:4567" in str(hosts[operation])}
     assert elsewhere == {
-        "PutRecordBatch": "firehose.test:4567",
-        "PostToConnection": "apigatewaymanagementapi.test:4567",
-        "BatchUpdateDevicePosition": "location.test:4567",
-        "Publish": "iot-data-plane.test:4567",
-        "BatchWriteItem": "dynamodb.test:4567",
+        "PutRecordBatch": ["firehose.test:4567"],
+        "PostToConnection": ["apigatewaymanagementapi.test:4567"],
+        "BatchUpdateDevicePosition": ["location.test:4567"],
+        "Publish": ["iot-data-plane.test:4567"],
+        "BatchWriteItem": ["dynamodb.test:4567"] * 2,  # the table's keys, and the items
+        "StartSyncExecution": ["sfn.test:4567"] * 2,  # the type, and the execution without a host of its own
+        "StartExecution": ["sfn.test:4567"] * 2,
     }
