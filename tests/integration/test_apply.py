@@ -439,13 +439,13 @@ def test_outputs_show_the_local_endpoint_and_a_bind_is_given(apply: Apply, tmp_p
 
 
 def test_refusals_name_the_destination_and_the_property(apply: Apply, tmp_path: Path) -> None:
-    bus = "arn:aws:events:us-east-1:111122223333:event-bus/b"
-    file = written(tmp_path, TWO.replace("DESTINATION", bus))
+    api = "arn:aws:appsync:us-east-1:111122223333:apis/a"
+    file = written(tmp_path, TWO.replace("DESTINATION", api))
     for options in (("--use-aws",), ("--use-aws", "--dry-run")):
         refused = apply(file, *options)
         assert refused.returncode == 1
         expected = (
-            "Entry cannot be made: Destination d, DestinationArn: delivery to this service of AWS (events)"
+            "Entry cannot be made: Destination d, DestinationArn: delivery to this service of AWS (appsync)"
         )
         assert expected in refused.stderr
     file = written(

@@ -19,11 +19,9 @@ from sluicegate.cli.apply import command
 ASSEMBLY = Path(__file__).parents[1] / "cdk/cdk.out"
 TEMPLATES = {file.name.removesuffix(".template.json"): file for file in ASSEMBLY.rglob("*.template.json")}
 
-AWS_SERVICES = ("events", "logs", "sns", "states")
 REFUSED = {
     "DtlsListener": ["dtls"],
     "DtlsListenerFull": ["dtls"],
-    "ExistingTargets": [f"delivery to this service of AWS ({service})" for service in AWS_SERVICES],
     "ParameterStore": ["Parameter Store of an account", "--parameter SsmParameterValueudpclientnetwork"],
     "ReservedDestination": ["declare it in the"],
     "StringDestinations": ["somewhere-else"],
@@ -34,7 +32,7 @@ REFUSED = {
 """What this version does not do, with what names it. Every other stack is accepted."""
 
 AT_AWS = ("ExistingTargets", "RegionMap")
-"""Stacks that name what there is at AWS: refused with `--use-aws` alone."""
+"""Stacks that name what there is at AWS: applied with `--use-aws`, and their Destinations deliver there."""
 
 
 @pytest.fixture(scope="module")

@@ -124,9 +124,7 @@ def test_an_emulator_gets_literal_targets_of_its_services_alone() -> None:
         assert role not in documents
         assert f"packets for d go to {arn} at the emulator" in told
     for others in (
-        {
-            "DestinationArn": f"arn:aws:states:us-east-1:{THEIRS}:stateMachine:m"
-        },  # nothing of ours delivers it
+        {"DestinationArn": f"arn:aws:appsync:us-east-1:{THEIRS}:apis/a"},  # nothing of ours delivers it
         {"DestinationArn": "s3://strangers/prefix"},
         {"DestinationArn": f"relay:{ARN}"},
         {"DestinationArn": ARN, "Arguments": {"Endpoint": "https://sqs.eu-west-1.amazonaws.com"}},
