@@ -587,7 +587,7 @@ def several_destinations(scope: cdk.Stack) -> None:
     )
 
 
-# What this version refuses, and says so
+# What this version refuses or once refused
 
 
 @stack
@@ -618,9 +618,10 @@ def existing_targets(scope: cdk.Stack) -> None:
         "sqs": arn("sqs", "packets"),
         "states": arn("states", "stateMachine:packets"),
     }
+    needed = {"location": {f"{one}_expression": "[0:4]" for one in ("device_id", "latitude", "longitude")}}
     role = gw.ListenerRole(arn=f"arn:aws:iam::{ACCOUNT}:role/deliverer")
     destinations = [
-        gw.ListenerDestination(name=name, destination_arn=target, role=role)
+        gw.ListenerDestination(name=name, destination_arn=target, role=role, arguments=needed.get(name))
         for name, target in targets.items()
     ]
     plain_listener(scope, destinations=destinations)
