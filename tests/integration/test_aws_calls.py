@@ -259,13 +259,15 @@ async def test_a_batch_to_send_stays_within_sqs_limit(aws_server: Server) -> Non
 async def test_log_events_that_the_service_leaves_out(aws_server: Server) -> None:
     stream = Aws("us-east-1", aws_server.url).log_stream("group", "stream")
     events = [(time, f"line {time}") for time in range(10)]
-    for info, count in (
-        ({}, 0),
-        ({"rejectedLogEventsInfo": {"tooOldLogEventEndIndex": 3}}, 3),
-        ({"rejectedLogEventsInfo": {"expiredLogEventEndIndex": 2, "tooNewLogEventStartIndex": 9}}, 3),
-    ):
+    both = {"expiredLogEventEndIndex": 2, "tooNewLogEventStartIndex": 9}
+    cases: list[tuple[dict[str, object], dict[int, str]]] = [
+        ({}, {}),
+        ({"rejectedLogEventsInfo": {"tooOldLogEventEndIndex": 3}}, dict.fromkeys(range(3), "EventTooOld")),
+        ({"rejectedLogEventsInfo": both}, {0: "EventExpired", 1: "EventExpired", 9: "EventTooNew"}),
+    ]
+    for info, left_out in cases:
         aws_server.answers = [answer(200, json.dumps(info).encode())]
-        assert await stream.put(events) == count
+        assert await stream.put(events) == left_out
     _, headers, body = aws_server.requests[0]
     assert headers["x-amz-target"] == "Logs_20140328.PutLogEvents"
     assert json.loads(body)["logEvents"][1] == {"timestamp": 1, "message": "line 1"}
