@@ -501,6 +501,50 @@ Outputs:
             assert device.receive() == (answer, ("127.0.0.1", int(port)))
 
 
+BOOTSTRAP = """\
+#!/usr/bin/env python3
+import base64, http.client, json, os
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+while True:
+    api.request("GET", "/2018-06-01/runtime/invocation/next")
+    asked = api.getresponse()
+    batch, number = json.loads(asked.read()), asked.headers["Lambda-Runtime-Aws-Request-Id"]
+    told = base64.b64encode(f"{os.environ['_HANDLER']} {os.environ['WORD']}".encode()).decode()
+    replies = [{"Tag": one["Tag"], "Data": told} for one in batch["Messages"]]
+    api.request("POST", f"/2018-06-01/runtime/invocation/{number}/response", json.dumps({"Replies": replies}))
+    api.getresponse().read()
+"""
+
+
+def test_a_program_of_a_template_answers(apply: Apply, tmp_path: Path) -> None:
+    """As Go and Rust are deployed: a bootstrap in the folder of CodeUri."""
+    text = """
+Resources:
+  Built:
+    Type: AWS::Serverless::Function
+    Properties:
+      Runtime: provided.al2023
+      Handler: decode
+      CodeUri: built
+      Environment: { Variables: { WORD: hello } }
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties:
+      Bind: 127.0.0.1
+      ClientRestrictions: { Networks: [127.0.0.0/8] }
+      Destinations: [{ Name: built, DestinationArn: !GetAtt Built.Arn, Batching: { TimeoutInSeconds: 0 } }]
+Outputs: { Port: { Value: !GetAtt Entry.Port } }
+"""
+    (tmp_path / "built").mkdir()
+    bootstrap = tmp_path / "built/bootstrap"
+    bootstrap.write_text(BOOTSTRAP)
+    bootstrap.chmod(0o755)
+    port = int(applied(apply(written(tmp_path, text), "--output", "json"))["Outputs"]["Port"])
+    with Client() as device:
+        device.send(b"?", ("127.0.0.1", port))
+        assert device.receive()[0] == b"decode hello"
+
+
 def test_nulls_are_absent_as_terraform_writes_them(apply: Apply, tmp_path: Path) -> None:
     text = """
 Resources:
