@@ -1,5 +1,7 @@
 """`MemoryInMb`: threads have room, what is touched counts, and the neighbour is left alone."""
 
+import asyncio
+import itertools
 import json
 import textwrap
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +11,8 @@ from typing import Any
 import pytest
 
 from sluicegate.functions import Function, FunctionFailure, FunctionInitFailed, FunctionOutOfMemory
+from sluicegate.functions.memory import Memory
+from waiting import wait_until
 
 Make = Callable[..., Function]
 
@@ -76,6 +80,28 @@ async def test_what_touches_too_much_is_ended_and_named_and_its_neighbour_is_not
     assert failed.value.reason == "FunctionOutOfMemory"
     assert await call(greedy) != first
     assert await call(neighbour, TOUCH.format(mb=300)) == beside
+
+
+async def test_who_looks_when_it_has_just_been_ended_is_told_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at the end of a batch, while one of those during the batch has found too much."""
+    function = make(memory=128)
+    pid = await call(function)
+    (worker,) = function._pool._workers
+    turns = itertools.count()
+
+    def exact(memory: Memory) -> int:
+        if next(turns) == 0:
+            return memory.limit + 1
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the other one has ended it")
+        return 0
+
+    monkeypatch.setattr(Memory, "look", lambda memory: memory.limit + 1)
+    monkeypatch.setattr(Memory, "exact", exact)
+    one, other = await asyncio.gather(worker._exceeded(), worker._exceeded())
+    assert isinstance(one, FunctionOutOfMemory)
+    assert other is one
 
 
 async def test_what_grows_over_many_short_batches_is_ended(make: Make) -> None:

@@ -141,6 +141,7 @@ class Worker:
         self._memory: Memory | None = None
         self._group: cgroup.Group | None = None
         self._killed_by_memory: FunctionOutOfMemory | None = None
+        self._over: FunctionOutOfMemory | None = None
         self._looked = 0.0
         self._looking: asyncio.Task[None] | None = None
         self.pid: int | None = None
@@ -255,18 +256,19 @@ class Worker:
         )
 
     async def _exceeded(self) -> FunctionOutOfMemory | None:
-        """What to say of a worker that holds more than it may; it is killed then."""
+        """What to say of a worker that holds more than it may; it is killed then. Who looks after that is told the
+        same, though there is nothing any more."""
         memory = self._memory  # it may end while it is looked at
-        if memory is None:
-            return None
+        if memory is None or self._over is not None:
+            return self._over
         self._looked = self._loop.time()
         used = memory.look()
         if used > memory.limit:
             used = await asyncio.to_thread(memory.exact)
-        if used <= memory.limit:
-            return None
-        self.kill()
-        return FunctionOutOfMemory(used, memory.limit)
+        if used > memory.limit and self._over is None:
+            self._over = FunctionOutOfMemory(used, memory.limit)
+            self.kill()
+        return self._over
 
     def kill(self) -> None:
         """SIGKILL for the worker and all that it has started, now."""
