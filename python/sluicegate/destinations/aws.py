@@ -196,8 +196,7 @@ async def deliver_in_parts(
             for part in parts:
                 group.create_task(one(part))
     if failed:
-        first = failed[min(failed)]
-        raise DeliveryError(first.reason, first.detail, first.retryable, packets=failed)
+        raise DeliveryError.of_packets(failed)
 
 
 async def deliver_documents(

@@ -191,6 +191,13 @@ class DeliveryError(Exception):
         """
         return cls(_aws_reason(error), str(error), error.retryable or error.expired)
 
+    @classmethod
+    def of_packets(cls, failed: Mapping[int, DeliveryError]) -> DeliveryError:
+        """The error for a batch of which these packets failed, each with its own error; it says what the first one
+        says."""
+        first = failed[min(failed)]
+        return cls(first.reason, first.detail, first.retryable, packets=failed)
+
 
 @dataclass(frozen=True, slots=True)
 class Expression:

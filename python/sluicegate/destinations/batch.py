@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sluicegate.destinations.base import PacketBatch
+
+
+def content_id(content: bytes) -> str:
+    """32 hex digits: the same in every attempt to deliver this, and others for anything else. No two packets are the
+    same, each has a Tag of its own."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class RecordBatch:

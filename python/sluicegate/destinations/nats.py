@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 import ssl
@@ -17,6 +16,7 @@ from sluicegate.destinations.base import (
     DestinationError,
     PacketBatch,
 )
+from sluicegate.destinations.batch import content_id
 from sluicegate.destinations.web.halves import TooLarge, deliver_in_halves
 from sluicegate.destinations.web.link import Connection, Link, Server
 from sluicegate.destinations.web.login import read_choice, read_login
@@ -122,7 +122,7 @@ class NatsDestination(Destination):
             if len(record) + HEADERS > connection.payload_limit:
                 failed[index] = DeliveryError("PacketTooLarge", _limit(connection))
                 continue
-            headers = {"Nats-Msg-Id": hashlib.blake2b(record, digest_size=16).hexdigest()}
+            headers = {"Nats-Msg-Id": content_id(record)}
             asked[index] = await connection.ask(self._subject, record, headers)
         answers = await connection.answers(list(asked.values()), self._seconds)
         for index, answer in zip(asked, answers, strict=True):
@@ -130,8 +130,7 @@ class NatsDestination(Destination):
             if error is not None:
                 failed[index] = error
         if failed:
-            first = failed[min(failed)]
-            raise DeliveryError(first.reason, first.detail, first.retryable, packets=failed)
+            raise DeliveryError.of_packets(failed)
 
     async def _ask(self, batch: PacketBatch) -> bytes | None:
         connection, body = await self._link.connection(), batch.body()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -22,6 +21,7 @@ from sluicegate.destinations.aws import (
     strange_answer,
 )
 from sluicegate.destinations.base import Arguments, PacketBatch
+from sluicegate.destinations.batch import content_id
 
 LIMITS = Limits(entries=10, size=256 << 10, entry_size=256 << 10)
 """A topic may be set to take more; whoever publishes does not see it."""
@@ -60,7 +60,7 @@ class SnsDestination(AwsDestination):
         content = {"Message": record.decode()}
         if self._fifo:
             remote = orjson.loads(record)["Remote"]
-            content["MessageDeduplicationId"] = hashlib.blake2b(record, digest_size=16).hexdigest()
+            content["MessageDeduplicationId"] = content_id(record)
             content["MessageGroupId"] = f"{remote['IpAddress']}:{remote['Port']}"
         return Entry(len(record), content)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from sluicegate.destinations.aws import (
     strange_answer,
 )
 from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch
+from sluicegate.destinations.batch import content_id
 
 LIMITS = Limits(entries=10, size=1 << 20, entry_size=1 << 20)
 GROUP, DEDUPLICATION = "MessageGroupIdExpression", "MessageDeduplicationIdExpression"
@@ -106,7 +106,7 @@ class SqsDestination(AwsDestination):
                 "BadMessageBody", "SQS takes no empty message, and no control characters in one"
             )
         if self._fifo:
-            deduplication = deduplication or hashlib.blake2b(record, digest_size=16).hexdigest()
+            deduplication = deduplication or content_id(record)
         for name, value in (("MessageGroupId", group), ("MessageDeduplicationId", deduplication)):
             if value:
                 if not _ID.fullmatch(value):

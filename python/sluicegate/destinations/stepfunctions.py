@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from typing import Any
 
@@ -11,6 +10,7 @@ from sluicegate.aws.errors import AwsError
 from sluicegate.aws.signing import STATES
 from sluicegate.destinations.aws import SECONDS, AwsDestination, deliver_documents, strange_answer
 from sluicegate.destinations.base import Arguments, DeliveryError, PacketBatch
+from sluicegate.destinations.batch import content_id
 
 RUN_SECONDS = 330.0
 """A synchronous execution takes 5 minutes at most."""
@@ -82,7 +82,7 @@ class StepFunctionsDestination(AwsDestination):
         raise strange_answer("states", "StartSyncExecution", self.arn)
 
     async def _start(self, body: bytes) -> None:
-        name = hashlib.blake2b(body, digest_size=16).hexdigest()
+        name = content_id(body)
         params = {"stateMachineArn": self.arn.text, "input": body.decode(), "name": name}
         try:
             answer = await self._service.call("StartExecution", params, self.arn.text, SECONDS)
