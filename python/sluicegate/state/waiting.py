@@ -93,9 +93,9 @@ class WaitingTable:
 
     def page(self, source: str | None, message_id: str | None, after: int, limit: int) -> list[WaitingRow]:
         """Entries that wait, by their numbers from above `after` on; of this PacketSource and message, where given."""
-        query = f"""SELECT {_FIELDS} FROM waiting WHERE entry_index IS NOT NULL AND id > ?
+        query = f"""SELECT {_FIELDS} FROM waiting WHERE entry_index IS NOT NULL AND id > ?1
             AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR message_id = ?3) ORDER BY id LIMIT ?4"""  # noqa: S608
-        return self._rows(query.replace("id > ?\n", "id > ?1\n"), after, source, message_id, limit)
+        return self._rows(query, after, source, message_id, limit)
 
     def one(self, number: int) -> WaitingRow | None:
         """The entry with this number."""

@@ -240,13 +240,17 @@ class SnsEndpoint:
         if parameter == "TopicArn" and fields.get("TargetArn"):
             raise invalid_parameter("Both TopicArn and TargetArn are given, only one is allowed")
         message = read_message(fields, self._topics.get(arn, parameter).message_limit)
+        return self._take(arn, message)
+
+    def _take(self, arn: str, message: SnsMessage) -> "str | Awaitable[str]":
+        """The element of the answer; to be awaited where the message is written to the disk before."""
         message_id = str(uuid4())
         if self._topics.is_kept(message.body):
-            return self._publish_kept(arn, message_id, message)
+            return self._keep(arn, message_id, message)
         self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
         return element("MessageId", message_id)
 
-    async def _publish_kept(self, arn: str, message_id: str, message: SnsMessage) -> str:
+    async def _keep(self, arn: str, message_id: str, message: SnsMessage) -> str:
         await self._topics.publish_kept(arn, message_id, message.body, message.attributes, self._clock())
         return element("MessageId", message_id)
 
@@ -269,19 +273,13 @@ class SnsEndpoint:
         """True if it was taken; and the element of the answer."""
         entry_id = element("Id", entry["Id"].decode())
         try:
-            message = read_message(entry, limit)
-            message_id = str(uuid4())
-            if self._topics.is_kept(message.body):
-                await self._topics.publish_kept(
-                    arn, message_id, message.body, message.attributes, self._clock()
-                )
-            else:
-                self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
+            done = self._take(arn, read_message(entry, limit))
+            taken = done if isinstance(done, str) else await done
         except SnsError as error:
             return False, entry_id + _failed(error)
         except Throttled:
             return False, entry_id + _failed(_throttled())
-        return True, entry_id + element("MessageId", message_id)
+        return True, entry_id + taken
 
 
 def _check_request(scope: Scope) -> None:
