@@ -59,7 +59,7 @@ test-languages: $(VENV)/.dev $(VENV)/.native test-tools ## Build the examples in
 	SLUICEGATE_TEST_LANGUAGES=1 $(BIN)/python -m pytest -n 0 tests/integration/test_languages.py $(PYTEST_ARGS)
 
 # Not Markdown: the README shows what `sluicegate dev` prints, to the letter.
-check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
+check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types, lints, and the instructions of the packet path
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --exclude '*.md'
 	$(CARGO) fmt --all --check
@@ -68,6 +68,7 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types and lints
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --all-targets --locked -- -D warnings
+	$(BIN)/python -m bench.instructions
 
 bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
 	$(BIN)/python -m bench $(BENCH_ARGS)

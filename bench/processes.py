@@ -163,6 +163,7 @@ def example(name: str) -> list[str]:
     """The command of a Rust program of `crates/sluice-core/examples`, built if need be as the gateway is."""
     target = PROJECT / "target"
     command = ["cargo", "build", "--release", "--locked", "--target-dir", str(target), "-p", "sluice-core"]
+    command += ["-p", "sluice-py"]  # so that its dependencies are those that are built already
     built = subprocess.run([*command, "--example", name], cwd=PROJECT, capture_output=True, text=True)  # noqa: S603
     if built.returncode != 0:
         raise BenchError(f"{name} does not compile:\n{built.stderr[-2000:]}")
