@@ -80,9 +80,11 @@ class DynamoDbDestination(AwsDestination):
             if error.code in _OTHER_KEYS:
                 self._keys = None  # the table may be another one: ask again the next time
             raise
+        if not (unprocessed := answer.get("UnprocessedItems")):
+            return {}
         places = {keys.of(item): place for place, item in enumerate(items)}
         try:
-            (left,) = (answer.get("UnprocessedItems") or {"none": []}).values()
+            (left,) = unprocessed.values()
             return {places[keys.of(one["PutRequest"]["Item"])]: self._unprocessed() for one in left}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise strange_answer("dynamodb", "BatchWriteItem", self.arn) from error
@@ -122,18 +124,25 @@ def _entry(keys: _Keys, record: bytes) -> Entry[Content]:
     named = {keys.hash: tuple_, keys.range: moment} if keys.range else {keys.hash: f"{tuple_}|{moment}"}
     # Keys come last: a table may have one that is called as a field of the packet.
     item = {**packet, **named}
-    return Entry(_size(item), {name: _typed(value) for name, value in item.items()})
+    size, typed = _typed(item)
+    return Entry(size, typed["M"])
 
 
-def _typed(value: Any) -> dict[str, Any]:
-    """As DynamoDB writes it: `{"S": "text"}`, `{"N": "5"}`, `{"M": {…}}`."""
-    if isinstance(value, dict):
-        return {"M": {name: _typed(one) for name, one in value.items()}}
-    return {"S": value} if isinstance(value, str) else {"N": str(value)}
+def _typed(value: Any) -> tuple[int, dict[str, Any]]:
+    """As DynamoDB counts and writes it: `{"S": "text"}`, `{"N": "5"}`, `{"M": {…}}`.
+
+    Names and text count in UTF-8, a number up to 21 bytes, a map 3 and 1 for each value in it.
+    """
+    if isinstance(value, str):
+        return _utf8_size(value), {"S": value}
+    if not isinstance(value, dict):
+        return 21, {"N": str(value)}
+    size, typed = 3, {}
+    for name, one in value.items():
+        its_size, typed[name] = _typed(one)
+        size += _utf8_size(name) + 1 + its_size
+    return size, {"M": typed}
 
 
-def _size(value: Any) -> int:
-    """As DynamoDB counts: names, text in UTF-8, up to 21 bytes for a number; 3 for a map and 1 for each value in it."""
-    if isinstance(value, dict):
-        return 3 + sum(len(name.encode()) + 1 + _size(one) for name, one in value.items())
-    return len(value.encode()) if isinstance(value, str) else 21
+def _utf8_size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())

@@ -143,15 +143,16 @@ class LocationDestination(AwsDestination):
         body = orjson.dumps({"Updates": updates})
         answer = await self._service.request(OPERATION, _HEADERS, body, self.arn.text, SECONDS)
         try:
-            refused = {_key(one): one["Error"] for one in orjson.loads(answer.body)["Errors"]}
-            found = {
+            if not (errors := orjson.loads(answer.body)["Errors"]):
+                return {}
+            refused = {_key(one): one["Error"] for one in errors}
+            return {
                 place: self._refusal(refused[key])
                 for place, update in enumerate(updates)
                 if (key := _key(update)) in refused
             }
         except (KeyError, TypeError, ValueError) as error:
             raise strange_answer("geo", OPERATION, self.arn) from error
-        return found
 
     def _refusal(self, error: dict[str, Any]) -> AwsError:
         """Errors of a position are named as those of a request, but `…Error`."""
