@@ -73,7 +73,7 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types, lints, and
 bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-outage: $(VENV)/.dev $(VENV)/.native ## A web hook that is slow, fails, is gone, comes back: a minute each, at full rate
+outage: $(VENV)/.dev $(VENV)/.native ## A service that is slow, fails, is gone, comes back: a minute each, at full rate
 	OUTAGE_SECONDS=60 $(BIN)/python -m pytest -n 0 -s tests/integration/test_outage.py
 
 fuzz: $(VENV)/.fuzz $(VENV)/.native ## Fuzz every parser, 60 s each (FUZZ_ARGS="--seconds 600 message")
