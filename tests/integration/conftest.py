@@ -15,6 +15,7 @@ from aws_server import aws_server as aws_server
 from clocks import WallClock
 from harness import HOST, Gateway, Netns, Place, icmp_comes_back
 from ministack import ministack as ministack
+from warm import close_loaded
 from web_server import web_hook as web_hook
 
 # A shell starts background jobs with SIGINT ignored, and everything that they start inherits that: then no test could
@@ -26,6 +27,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Asynchronous tests run on the gateway's event loop."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loaded_program() -> Iterator[None]:
+    """What `warm` has started is ended."""
+    yield
+    close_loaded()
 
 
 class StartGateway(Protocol):

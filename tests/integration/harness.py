@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ import httpx
 from botocore.config import Config  # type: ignore[import-untyped]
 from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
+from warm import CLONE_NEWNET, PROGRAM, Fork, forks
 
 from sluicegate.cli import main
 from sluicegate.cli.credentials import choose
@@ -31,7 +32,6 @@ from waiting import wait_until as until
 
 _T = TypeVar("_T")
 
-PROGRAM = Path(sys.executable).with_name("sluicegate")
 TOPIC = "arn:aws:sns:us-east-1:000000000000:replies"
 LOOPBACK = '[127.0.0.0/8, "::1/128"]'
 
@@ -40,7 +40,6 @@ def handler(event, context):
     return {"Replies": [{"Tag": m["Tag"], "Data": m["Data"]} for m in event["Messages"]]}
 """
 
-CLONE_NEWNET = 0x40000000  # sched.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
 
@@ -112,6 +111,11 @@ class Netns:
         # The thread is in the namespace. Programs that see its own /etc/resolv.conf need ip-netns(8).
         return ["ip", "netns", "exec", self.name, *command] if self._files.exists() else command
 
+    @property
+    def file(self) -> Path:
+        """What setns(2) takes."""
+        return Path("/var/run/netns", self.name)
+
     def ask(self, name_server: str) -> None:
         """Programs that are started from now on find this name server in /etc/resolv.conf."""
         self._files.mkdir(parents=True, exist_ok=True)
@@ -126,7 +130,7 @@ class Netns:
         shutil.rmtree(self._files, ignore_errors=True)
 
     def _enter(self) -> None:
-        with Path("/var/run/netns", self.name).open() as file:
+        with self.file.open() as file:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
@@ -206,7 +210,10 @@ class Process:
         self.place = place
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
 
-        def spawn() -> "subprocess.Popen[str]":
+        def spawn() -> "subprocess.Popen[str] | Fork":
+            plain = type(place) in (Host, Netns) and place.inside(command) is command
+            if plain and forks(command, variables):
+                return Fork(command, directory, variables, getattr(place, "file", None))
             return subprocess.Popen(
                 place.inside(command),
                 cwd=directory,
@@ -478,6 +485,38 @@ def in_process(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def run_program(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | str | None = None,
+    env: Mapping[str, str] | None = None,
+    input: str = "",
+    check: bool = False,
+) -> "subprocess.CompletedProcess[str]":
+    """What `subprocess.run` does, for `sluicegate`: what it prints is kept, and it may take `HANG_SECONDS`."""
+    variables = dict(os.environ if env is None else env)
+    if not forks(command, variables):
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=variables,
+            input=input,
+            check=check,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECONDS,
+        )
+    with tempfile.TemporaryFile() as file:
+        file.write(input.encode())
+        file.seek(0)
+        process = Fork(command, cwd or Path.cwd(), variables, stdin=file.fileno())
+    out, err = process.communicate(HANG_SECONDS)
+    done = subprocess.CompletedProcess(command, process.wait(), out, err)
+    if check:
+        done.check_returncode()
+    return done
 
 
 class Client:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,10 @@ class Terminal:
 
     def start(self, command: str) -> Process:
         # `exec`, so that the process id is the program's and not the shell's.
-        process = Process(["sh", "-c", f"exec {command}"], self.directory, self.place, self.environment)
+        return self._start(["sh", "-c", f"exec {command}"])
+
+    def _start(self, words: Sequence[str | Path]) -> Process:
+        process = Process(words, self.directory, self.place, self.environment)
         self._started.append(process)
         return process
 
@@ -79,14 +82,15 @@ class Terminal:
         )
 
     def dev(self, file: str = "") -> "Dev":
-        return Dev(self, self.start(f"{PROGRAM} dev {file}"))
+        return Dev(self, self._start([PROGRAM, "dev", *filter(None, [file])]))
 
     def refused(self, file: str = "") -> tuple[int, str]:
         """Exit code and standard error of a `dev` that must not start."""
-        done = self.run(f"{PROGRAM} dev {file}")
-        assert "Sluicegate is ready" not in done.stdout
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stderr
+        process = self._start([PROGRAM, "dev", *filter(None, [file])])
+        code = process.wait()
+        assert "Sluicegate is ready" not in process.stdout.text
+        assert "Traceback" not in process.stderr.text
+        return code, process.stderr.text
 
     def close(self) -> None:
         for process in reversed(self._started):

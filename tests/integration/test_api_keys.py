@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from click.testing import CliRunner
-from harness import HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, Process, source_of
+from harness import HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, Process, run_program, source_of
 
 from conftest import StartGateway
 from sluicegate.cli import main
@@ -100,10 +99,8 @@ def test_every_endpoint_refuses_without_the_right_scope(public: Gateway) -> None
         assert shown == [{"Name": "replies", "ListenerName": "decoder", "State": "Active"}]
         assert len(http.get("/v1/packet-sources", headers={"X-Api-Key": keys["read"]}).json()["Items"][0]) > 3
     variables = {**os.environ, "SLUICEGATE_API_KEY": keys["publish"]}
-    sent = subprocess.run(
-        [PROGRAM, "send", "--api", public.api_url, "--to", "127.0.0.1:9", "--data", "x"],
-        cwd="/", env=variables, capture_output=True, text=True, timeout=HANG_SECONDS, check=False,
-    )  # fmt: skip
+    command = [PROGRAM, "send", "--api", public.api_url, "--to", "127.0.0.1:9", "--data", "x"]
+    sent = run_program(command, cwd="/", env=variables)
     assert "by replies" in sent.stdout, sent.stderr
     actors = {event["Actor"] for event in public.named("ResourceChanged")}
     assert len(actors) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway, free_port, in_process, until
+from harness import PROGRAM, Client, Gateway, free_port, in_process, run_program, until
 
 from conftest import StartGateway
 from sluicegate.state.keys import KeyFile
@@ -360,7 +360,7 @@ def test_a_gateway_that_asks_for_keys_and_for_approval(
 
     def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
         words = [PROGRAM, *arguments, "--api", public.api_url]
-        return subprocess.run(words, capture_output=True, text=True, timeout=HANG_SECONDS)
+        return run_program(words)
 
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("XDG_STATE_HOME", str(public.directory / "another-user"))

@@ -1,10 +1,9 @@
 """`sluicegate apply` where `aws.endpoint_url` is an emulator: Destinations of the template deliver there."""
 
 import json
-import subprocess
 from pathlib import Path
 
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway
+from harness import PROGRAM, Client, Gateway, run_program
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 
 TEMPLATE = """
@@ -34,7 +33,7 @@ def test_queues_of_a_template_are_those_of_the_emulator(ministack: Ministack, tm
     try:
         gateway.start()
         command = [PROGRAM, "apply", template, "--api", gateway.api_url, "--output", "json"]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+        made = run_program(command)
         assert made.returncode == 0, made.stderr
         notes = [note for note in json.loads(made.stdout)["Notes"] if "emulator" in str(note)]
         assert len(notes) == 2, made.stdout

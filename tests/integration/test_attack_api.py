@@ -19,7 +19,18 @@ import pytest
 from botocore.config import Config  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from click.testing import CliRunner
-from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, records, source_of, wait_for_records
+from harness import (
+    ECHO,
+    HANG_SECONDS,
+    PROGRAM,
+    TOPIC,
+    Client,
+    Gateway,
+    records,
+    run_program,
+    source_of,
+    wait_for_records,
+)
 from test_api_keys import key
 
 from conftest import StartGateway
@@ -290,7 +301,7 @@ def test_a_deleted_key_is_made_anew_and_the_old_one_revoked(running: Gateway) ->
     # A command needs nobody to do anything, also when it finds no file.
     file.unlink()
     command = [PROGRAM, "sources", "approve", "replies", "--api", running.api_url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+    done = run_program(command)
     assert done.returncode == 0, done.stderr
     assert running.stop() == 0
     kept = file.read_text()
@@ -304,13 +315,8 @@ def test_the_key_is_found_by_the_file_and_from_any_other_folder(running: Gateway
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
 
     def approve(folder: Path, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [PROGRAM, "sources", "approve", "replies", *options],
-            cwd=folder,
-            env=environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECONDS,
+        return run_program(
+            [PROGRAM, "sources", "approve", "replies", *options], cwd=folder, env=environment | variables
         )
 
     known = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
@@ -373,9 +379,7 @@ def test_a_program_of_another_user_never_gets_the_key(running: Gateway, open_fol
 
     def run(*options: str) -> str:
         command = [PROGRAM, "sources", "approve", "replies", *options]
-        done = subprocess.run(
-            command, cwd=running.directory, capture_output=True, text=True, timeout=HANG_SECONDS
-        )
+        done = run_program(command, cwd=running.directory)
         assert done.returncode != 0
         return done.stderr
 
@@ -407,9 +411,7 @@ def test_the_key_goes_to_no_other_address_and_follows_no_redirect(running: Gatew
             places.append(["--api", f"http://127.0.0.1:{thief.port}", "--config", str(running.file)])
             for options in places:
                 command = [PROGRAM, "sources", "approve", "replies", *options]
-                done = subprocess.run(
-                    command, cwd=running.directory, capture_output=True, text=True, timeout=HANG_SECONDS
-                )
+                done = run_program(command, cwd=running.directory)
                 assert done.returncode != 0, options
         finally:
             os.kill(child, 9)
@@ -634,10 +636,10 @@ def test_apply_adds_the_folders_of_its_stack_and_of_no_other(gateway: StartGatew
     (stack / "template.yaml").write_text(TEMPLATE)
     arn = f"function:{stack}/code/app.py:handler"
     command = [PROGRAM, "apply", stack / "template.yaml", "--api", one.api_url]
-    tried = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, timeout=HANG_SECONDS)
+    tried = run_program([*command, "--dry-run"])
     assert tried.returncode == 0, tried.stderr
     assert one.api("POST", "/v1/listeners", listener(arn)).status_code == 422
-    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS)
+    done = run_program(command)
     assert done.returncode == 0, done.stderr
     assert str(stack / "code") in done.stdout
     assert str(stack / "stack.sluicegate") in done.stdout
@@ -658,13 +660,9 @@ def test_apply_adds_the_folders_of_its_stack_and_of_no_other(gateway: StartGatew
         Sluicegate_Local_Code=folders,
     )
     assert (status, "key `local`" in answer["detail"]) == (403, True)
-    refused = subprocess.run(
-        [*command, "--stack", "other", "--parameter", "X=1"],
-        env={**os.environ, "SLUICEGATE_API_KEY": admin},
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
+    refused = run_program(
+        [*command, "--stack", "other", "--parameter", "X=1"], env={**os.environ, "SLUICEGATE_API_KEY": admin}
     )
     assert refused.returncode == 1
-    gone = subprocess.run([*command, "--delete"], capture_output=True, text=True, timeout=HANG_SECONDS)
+    gone = run_program([*command, "--delete"])
     assert gone.returncode == 0, gone.stderr

@@ -4,13 +4,12 @@ import fcntl
 import json
 import os
 import socket
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROGRAM, Client, Gateway, records, source_of, until
+from harness import PROGRAM, Client, Gateway, records, run_program, source_of, until
 
 from conftest import StartGateway
 
@@ -104,13 +103,7 @@ def test_replay_does_not_wait_for_ever_for_a_lock(gateway: StartGateway) -> None
     dead = one.directory / "dead.ndjson"
     with dead.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        done = subprocess.run(
-            [PROGRAM, "replay", dead, "--api", one.api_url],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_program([PROGRAM, "replay", dead, "--api", one.api_url])
     assert done.returncode == 1
     assert "another program holds its lock" in done.stderr
 

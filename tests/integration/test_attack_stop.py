@@ -186,6 +186,7 @@ def test_a_start_that_is_held_up_is_reported_and_ends_with_a_signal(rude: Rude) 
 
 def test_a_hang_up_during_the_start_is_taken_and_done_after_it(rude: Rude) -> None:
     gateway = rude(listener("slow"), start=False)
+    gateway.environment["SLUICEGATE_FRESH"] = "1"
     process = gateway.spawn()
     # From the first moments, while modules are imported, to the end of the start.
     until(lambda: b"sluicegate" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), "it runs")

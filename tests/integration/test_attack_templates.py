@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway, until
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway, run_program, until
 
 pytestmark = pytest.mark.attack
 
@@ -119,7 +119,7 @@ def apply(gateway: Gateway, document: dict[str, Any], *options: str) -> "subproc
     file.write_text(json.dumps(document))
     command = [PROGRAM, "apply", file, "--api", gateway.api_url, "--output", "json", *options]
     environment = {**os.environ, **gateway.environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, env=environment)
+    return run_program(command, env=environment)
 
 
 def knock(gateway: Gateway) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner, Result
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway
+from harness import PROGRAM, Client, Gateway, run_program
 
 from sluicegate.cli.apply import command
 
@@ -124,9 +123,7 @@ def test_code_in_an_asset_folder_answers_packets(shared: Gateway, assembly: Path
 
     def documented(*options: str) -> dict[str, Any]:
         command = [PROGRAM, *shlex.split(line), "--api", shared.api_url, "--output", "json", *options]
-        ended = subprocess.run(
-            command, cwd=assembly.parent, capture_output=True, text=True, timeout=HANG_SECONDS
-        )
+        ended = run_program(command, cwd=assembly.parent)
         assert ended.returncode == 0, ended.stderr
         document: dict[str, Any] = json.loads(ended.stdout)
         return document

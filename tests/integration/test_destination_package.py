@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import HANG_SECONDS, PROGRAM, Client, Gateway
+from harness import HANG_SECONDS, PROGRAM, Client, Gateway, run_program
 
 import packages
 
@@ -68,14 +68,7 @@ def install(folder: Path, module: str = MODULE, entry_points: str = ENTRY_POINTS
 
 
 def sluicegate(environment: dict[str, str], *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [PROGRAM, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-        check=False,
-    )
+    return run_program([PROGRAM, *arguments], env=environment)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import base64
 import subprocess
 from typing import Any
 
-from harness import HANG_SECONDS, PROGRAM, TOPIC, Client, Gateway, source_of, wait_for_records
+from harness import PROGRAM, TOPIC, Client, Gateway, run_program, source_of, wait_for_records
 
 from conftest import StartGateway
 
@@ -18,9 +18,7 @@ listeners:
 
 
 def command(running: Gateway, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [PROGRAM, *arguments, "--api", running.api_url], capture_output=True, text=True, timeout=HANG_SECONDS
-    )
+    return run_program([PROGRAM, *arguments, "--api", running.api_url])
 
 
 def test_a_name_with_spaces_in_a_file(gateway: StartGateway) -> None:

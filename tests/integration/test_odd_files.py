@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import PROGRAM
+from harness import PROGRAM, run_program
 
 from sluicegate.cli.credentials import Api
 from sluicegate.cli.errors import CliError
@@ -44,15 +44,7 @@ listeners:
 
 def sluicegate(folder: Path, *arguments: str, text: str = "") -> tuple[int, str]:
     """Exit code and everything that was printed. Without a file that ends it, it would hang."""
-    done = subprocess.run(
-        [PROGRAM, *arguments],
-        cwd=folder,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-        check=False,
-    )
+    done = run_program([PROGRAM, *arguments], cwd=folder, input=text)
     return done.returncode, done.stdout + done.stderr
 
 

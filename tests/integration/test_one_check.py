@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, free_port, in_process
+from harness import ECHO, PROGRAM, TOPIC, Gateway, free_port, in_process, run_program
 
 from conftest import StartGateway
 from sluicegate.cli import main
@@ -133,9 +133,7 @@ def place(text: str, name: str, what: str) -> str:
 def sluicegate(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     if arguments[0] != "run":
         return in_process(*arguments)
-    return subprocess.run(
-        [PROGRAM, *arguments], capture_output=True, text=True, timeout=HANG_SECONDS, check=False
-    )
+    return run_program([PROGRAM, *arguments])
 
 
 def document(name: str) -> dict[str, Any]:

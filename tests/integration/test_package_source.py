@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from harness import PROGRAM, Client, Gateway, records, until
+from harness import PROGRAM, Client, Gateway, records, run_program, until
 
 from conftest import StartGateway
 from packages import SOURCES, install, installed
@@ -124,15 +124,7 @@ def test_mistakes_have_their_place_in_the_file(gateway: StartGateway, tmp_path: 
 
 
 def command(made: Gateway, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | made.environment,
-        cwd=made.directory,
-    )
+    return run_program([PROGRAM, *map(str, arguments)], env=os.environ | made.environment, cwd=made.directory)
 
 
 def place(made: Gateway, text: str) -> tuple[int, int]:

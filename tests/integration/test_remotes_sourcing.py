@@ -4,14 +4,13 @@ import base64
 import json
 import os
 import socket
-import subprocess
 import threading
 from collections import Counter
 from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
-from harness import PROGRAM, TOPIC, Client, Gateway, records, source_of, until
+from harness import PROGRAM, TOPIC, Client, Gateway, records, run_program, source_of, until
 
 from conftest import StartGateway
 
@@ -161,13 +160,7 @@ def test_letters_of_thousands_of_unreachable_remotes_are_short_and_can_be_replay
 
         letters[0]["Entry"]["Remotes"][1] = client.remote
         dead.write_text("".join(json.dumps(letter) + "\n" for letter in letters))
-        done = subprocess.run(
-            [PROGRAM, "replay", dead, "--api", one.api_url],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_program([PROGRAM, "replay", dead, "--api", one.api_url])
         assert client.receive_data(1) == [PAYLOAD], done
         until(lambda: one.metrics().value("dead_letters_kept") == 2 * COUNT - 1, "the others come back")
         again = [place for letter in records(dead) for place in letter["Entry"]["Remotes"]]
@@ -185,6 +178,6 @@ def test_each_way_in_takes_remotes(gateway: StartGateway) -> None:
         command = [PROGRAM, "send", "--api", one.api_url, "--hex", "02"]
         for client in (first, second):
             command += ["--to", "{}:{}".format(*client.address)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = run_program(command, check=True)
         assert done.stdout.startswith("sent 2 of 2")
         assert first.receive_data(1) == second.receive_data(1) == [b"\2"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from harness import PROGRAM, TOPIC, Client, Gateway, records, source_of, until
+from harness import PROGRAM, TOPIC, Client, Gateway, records, run_program, source_of, until
 
 from conftest import StartGateway
 from sluicegate.config import load
@@ -51,13 +51,7 @@ def waiting(one: Gateway, **query: str) -> dict[str, Any]:
 
 
 def command(one: Gateway, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [PROGRAM, "scheduled", *arguments, "--config", str(one.file)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_program([PROGRAM, "scheduled", *arguments, "--config", str(one.file)])
 
 
 class Arrivals:

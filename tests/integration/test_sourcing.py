@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import PROGRAM, Client, Gateway, source_of, until
+from harness import PROGRAM, Client, Gateway, run_program, source_of, until
 
 from conftest import StartGateway
 
@@ -39,7 +38,7 @@ def replay(gateway: Gateway, file: Path, *options: str) -> dict[str, Any]:
     command: Sequence[str | Path] = [
         PROGRAM, "replay", file, "--api", gateway.api_url, "--output", "json", *options
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run_program(command)
     assert done.returncode in (0, 1), done.stderr
     counts: dict[str, Any] = json.loads(done.stdout)
     return counts
@@ -120,7 +119,7 @@ def test_replay_moves_each_letter_once_and_keeps_what_it_may_not_send(gateway: S
     ended = {"Replayed": 0, "Failed": 1, "Expired": 1, "NotAsked": 0, "Unusable": 1}
     assert counts == ended | {"Reasons": {"RemoteDenied": 1}}
     again = [PROGRAM, "replay", file, "--api", one.api_url]
-    said = subprocess.run(again, capture_output=True, text=True, timeout=120, check=False)
+    said = run_program(again)
     assert (said.returncode, "1 failed again" in said.stdout) == (1, True)
     assert "RemoteDenied (1): 10.0.0.1 is a private address" in said.stderr
     assert Counter(letter["Reason"] for letter in letters(file)) == Counter(

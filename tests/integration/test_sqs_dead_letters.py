@@ -11,7 +11,18 @@ import pytest
 from aws_sources import BRISK, LISTENER, Served, Topic, wait_until_empty
 from aws_sources import served as served
 from aws_sources import topic as topic
-from harness import PROGRAM, TOPIC, Client, Gateway, Process, free_port, in_process, source_of, until
+from harness import (
+    PROGRAM,
+    TOPIC,
+    Client,
+    Gateway,
+    Process,
+    free_port,
+    in_process,
+    run_program,
+    source_of,
+    until,
+)
 from ministack import ACCOUNT, REGION, Ministack, unique
 
 import doubles
@@ -236,7 +247,7 @@ def test_malformed_letters_are_moved_to_a_file_corrected_and_sent(
     assert (letter["Reason"], letter["Index"]) == ("MalformedMessage", None)
     file.write_text(json.dumps(letter | {"Entry": letter["Entry"].replace("Port", '"Port"')}) + "\n")
     words = [PROGRAM, "replay", file, "--api", one.api_url]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = run_program(words)
     assert (done.returncode, done.stdout) == (0, "1 sent\n"), done.stderr
     assert client.receive_data(1) == [b"mended"]
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ from pathlib import Path
 import boto3  # type: ignore[import-untyped]
 import pytest
 from certificates import certificate
-from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, source_of, until
+from harness import ECHO, HANG_SECONDS, PROGRAM, TOPIC, Gateway, run_program, source_of, until
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -73,14 +74,9 @@ def in_file(directory: Path) -> bytes:
 
 
 def command(one: Gateway, *words: str, directory: Path | None = None, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [PROGRAM, *words],
-        cwd=directory or one.directory,
-        env={"PATH": "/usr/bin:/bin", **environment},
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-    )
+    kept = {name: value for name, value in os.environ.items() if name.startswith(("LANG", "LC_"))}
+    variables = {"PATH": "/usr/bin:/bin", **kept, **environment}
+    done = run_program([PROGRAM, *words], cwd=directory or one.directory, env=variables)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 from clocks import WallClock
-from harness import ECHO, PROGRAM, TOPIC, Client, Gateway, until
+from harness import ECHO, PROGRAM, TOPIC, Client, Gateway, run_program, until
 from wireguard import DATA, INITIATION, Tunnel, key_pair
 
 from conftest import StartGateway
@@ -203,15 +203,10 @@ def test_an_export_carries_the_mark_and_a_new_key_begins_anew(
     raise_mark(running, key, mark)
     file = tmp_path / "export.json"
     command = [PROGRAM, "state", "export", running.directory / "sluicegate.db", "--secrets"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = run_program(command, check=True)
     file.write_text(done.stdout)
     moved = gateway(text, {"echo": ECHO}, start=False)
-    subprocess.run(
-        [PROGRAM, "state", "import", moved.file, file],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
+    run_program([PROGRAM, "state", "import", moved.file, file], check=True)
     moved.start()
     assert own_key(moved) == key
     tunnel = client(moved, private)
@@ -251,7 +246,7 @@ def test_a_state_that_cannot_be_written_holds_no_handshake_up(
 
 def peers(running: Gateway, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [PROGRAM, "peers", *arguments, "--api", running.api_url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return run_program(command)
 
 
 def shown(running: Gateway) -> dict[str, Any]:
