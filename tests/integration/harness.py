@@ -210,10 +210,7 @@ class Process:
         self.place = place
         variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
 
-        def spawn() -> "subprocess.Popen[str] | Fork":
-            plain = type(place) in (Host, Netns) and place.inside(command) is command
-            if plain and forks(command, variables):
-                return Fork(command, directory, variables, getattr(place, "file", None))
+        def spawn() -> "subprocess.Popen[str]":
             return subprocess.Popen(
                 place.inside(command),
                 cwd=directory,
@@ -224,7 +221,13 @@ class Process:
                 text=True,
             )
 
-        self._process = place.run(spawn)
+        plain = type(place) in (Host, Netns) and place.inside(command) is command
+        # Not inside of the place: what has the program loaded would stay in it, and so would later forks.
+        self._process: subprocess.Popen[str] | Fork = (
+            Fork(command, directory, variables, getattr(place, "file", None))
+            if plain and forks(command, variables)
+            else place.run(spawn)
+        )
         self.stdout = Lines(self._process.stdout)
         self.stderr = Lines(self._process.stderr)
 

@@ -147,21 +147,25 @@ def test_packets_arrive_in_it(kind: str, server: socket.socket, tmp_path: Path) 
 
 
 def test_an_editor_knows_its_scheme_and_service(tmp_path: Path) -> None:
-    def accepted(environment: dict[str, str], target: str) -> bool:
+    def pattern(environment: dict[str, str]) -> str:
         schema = json.loads(sluicegate(environment, "schema").stdout)
         field = schema["$defs"]["DestinationSpec"]["properties"]["destination_arn"]
         text, by_region, _ = field["anyOf"]
         assert by_region["additionalProperties"]["pattern"] == text["pattern"]
-        return re.search(text["pattern"], target) is not None
+        return str(text["pattern"])
 
-    with_it, without = install(tmp_path / "site"), dict(os.environ)
+    def accepted(pattern: str, target: str) -> bool:
+        return re.search(pattern, target) is not None
+
+    with_it, without = pattern(install(tmp_path / "site")), pattern(dict(os.environ))
     for target in ("syslog:127.0.0.1:514", "arn:aws:timestream:us-east-1:123456789012:topic/t"):
         assert (accepted(with_it, target), accepted(without, target)) == (True, False)
-    odd = install(
+    site = install(
         tmp_path / "odd",
         entry_points="[sluicegate.destinations]\n( = my_destinations:Syslog\nUP = "
         "my_destinations:Syslog\na_b = my_destinations:Syslog\n",
     )
+    odd = pattern(site)
     assert (accepted(odd, "up:x"), accepted(odd, "a_b:x"), accepted(odd, "console:")) == (True, False, True)
     for target in ("console:", "file:a.ndjson", "function:a.py:b"):
         assert (accepted(with_it, target), accepted(without, target)) == (True, True)
