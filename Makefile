@@ -44,7 +44,7 @@ run: setup ## Run a local gateway (`sluicegate dev`) and print what to try
 
 test: $(VENV)/.dev $(VENV)/.native test-tools ## Run the tests of Rust and Python
 	$(CARGO) test --workspace --locked $(CARGO_TEST_ARGS)
-	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --locked
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features --locked
 	$(BIN)/python -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 # Tests that are short in `make test`, as their subjects ask for them: minutes instead of seconds, one after the other.
@@ -67,7 +67,7 @@ check: $(VENV)/.dev $(VENV)/.native rust-tools ## Check style, types, lints, and
 	$(BIN)/python -m mypy.stubtest sluicegate._native
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-seeds --no-default-features --all-targets --locked -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --no-default-features --all-targets --locked -- -D warnings
 	$(BIN)/python -m bench.instructions
 
 bench: $(VENV)/.dev $(VENV)/.native ## Measure against C loops, in the same run (BENCH_ARGS="--quick")
