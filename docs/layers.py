@@ -25,7 +25,7 @@ LAYERS = [
     ("aws", "functions"),
     ("http",),
     ("httpclient", "model", "state"),
-    ("entrypoints", "linefile", "localcode", "paths"),
+    ("entrypoints", "ids", "linefile", "localcode", "paths"),
     ("backoff", "faults", "handlers", "loopwatch", "regular", "threads"),
 ]
 """From the top down. A room imports rooms of lower layers, never one beside it or above."""

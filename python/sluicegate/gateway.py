@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from starlette.applications import Starlette
 
 from sluicegate import _native
 from sluicegate.api.app import create_app as create_api
@@ -32,6 +31,7 @@ from sluicegate.egress.waiting import Waiting
 from sluicegate.events import EventLog, Filter, LiveEvents, Subscription
 from sluicegate.functions import reload
 from sluicegate.http.auth import Authenticator
+from sluicegate.http.direct import Direct
 from sluicegate.http.server import BindError, Server
 from sluicegate.http.tls import TlsError, server_context
 from sluicegate.loopwatch import Doing, LoopWatch
@@ -435,7 +435,7 @@ class Gateway:
 
         return renew
 
-    def _api(self, host: str) -> Starlette:
+    def _api(self, host: str) -> Direct:
         """The API for an address. Raises `StartError` if the key for commands on this machine cannot be made."""
         assert self._settings.api is not None  # noqa: S101
         try:

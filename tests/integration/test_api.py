@@ -10,7 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sluicegate.api.app import BODY_LIMIT, create_app
+from sluicegate.api.app import create_app
+from sluicegate.api.messages import BODY_LIMIT
 from sluicegate.api.metrics import MetricSources
 from sluicegate.deadletters.failures import Failure
 from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome

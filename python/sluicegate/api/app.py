@@ -4,15 +4,11 @@ Who may do what is decided by an `Authenticator` (`http/auth.py`); what keeps we
 Errors are `application/problem+json`, for unknown paths and wrong methods too.
 """
 
-import asyncio
-import time
 from typing import Protocol
-from uuid import uuid4
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,21 +17,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sluicegate.api import problems
 from sluicegate.api.events import EventsView, event_routes
+from sluicegate.api.messages import PATH, ROOM_SECONDS, Messages, MessagesView, answer_of
 from sluicegate.api.metrics import MetricSources, exposition
 from sluicegate.api.openapi import openapi_routes
 from sluicegate.api.resources import ResourcesView, resource_routes
 from sluicegate.api.scheduled import ScheduledView, scheduled_routes
 from sluicegate.api.topics import TopicsView, topic_routes
-from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
-from sluicegate.http.auth import Authenticated, Authenticator
-from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_host, refused_origin
-from sluicegate.sources.base import Sender
-
-BODY_LIMIT = 262_144  # as a message to SNS
-ROOM_SECONDS = 5.0  # how long a POST waits for room to send before it answers 429
+from sluicegate.http.auth import Authenticated, Authenticator, HttpRefusal
+from sluicegate.http.direct import Answer, Direct, Take
+from sluicegate.http.doors import refused_host
+from sluicegate.running.registry import Registry
 
 
-class GatewayView(EventsView, ResourcesView, TopicsView, ScheduledView, Protocol):
+class GatewayView(EventsView, ResourcesView, TopicsView, ScheduledView, MessagesView, Protocol):
     """What the API needs to see of a running gateway."""
 
     def healthy(self) -> tuple[bool, dict[str, object]]:
@@ -44,9 +38,8 @@ class GatewayView(EventsView, ResourcesView, TopicsView, ScheduledView, Protocol
     def about(self) -> dict[str, object]:
         """Region, node, domain, and where the SNS endpoint is."""
 
-    def source(self, name: str) -> tuple[Sender, int, str] | None:
-        """`(egress of its Listener, index in the Listener's spec, state of contract 1.3)`, None when
-        unknown."""
+    @property
+    def registry(self) -> Registry: ...
 
     def metrics(self) -> MetricSources:
         """Where `/metrics` finds its numbers."""
@@ -57,7 +50,7 @@ def create_app(
     authenticator: Authenticator | None = None,
     *,
     room_seconds: float = ROOM_SECONDS,
-) -> Starlette:
+) -> Direct:
     """The API as an ASGI application. Without `authenticator` everybody may do everything."""
     render_metrics = exposition(gateway.metrics)
 
@@ -71,45 +64,16 @@ def create_app(
     async def metrics(request: Request) -> Response:
         return Response(await render_metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    async def post_message(request: Request) -> Response:
-        name = request.path_params["name"]
-        try:
-            body = await read_body(request.scope, request.receive, BODY_LIMIT)
-        except BodyTooLarge:
-            raise HTTPException(413, f"a message is at most {BODY_LIMIT} bytes") from None
-        except Disconnected:
-            return Response(status_code=400)  # for nobody: the client is gone
-        refused = refused_origin(request.scope)
-        if refused is not None:
-            raise HTTPException(403, refused)
-        found = gateway.source(name)
-        if found is None:
-            raise HTTPException(404, gateway.registry.absent("PacketSource", name))
-        sender, index, state = found
-        if state != "Active":
-            raise HTTPException(409, f"PacketSource {name} is {state}: it takes messages when Active")
-        message = Message(str(uuid4()), index, body, time.time(), settles=False)
-        try:
-            outcome = await sender.send(message, room_seconds=room_seconds)
-        except EgressFull:
-            raise HTTPException(
-                429, "the sender has no room: try again later", headers={"Retry-After": "1"}
-            ) from None
-        except EgressClosed:
-            raise HTTPException(503, "the Listener of this PacketSource is stopping") from None
-        kept = not outcome.letters_lost
-        settled = not outcome.failures or (kept and await _settled(sender, index, room_seconds))
-        return _json(_shown(outcome) | {"Settled": settled})
-
+    messages = Messages(gateway, room_seconds)
     middleware = [Middleware(HostChecked)]
     if authenticator is not None:
         middleware.append(Middleware(Authenticated, authenticator))
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", healthz, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             Route("/v1/gateway", about, methods=["GET"]),
-            Route("/v1/packet-sources/{name}/messages", post_message, methods=["POST"]),
+            Route(PATH, messages, methods=["POST"]),
             *resource_routes(gateway),
             *topic_routes(gateway),
             *openapi_routes(),
@@ -119,6 +83,30 @@ def create_app(
         middleware=middleware,
         exception_handlers=problems.HANDLERS,
     )
+    return Api(app, messages, authenticator)
+
+
+class Api(Direct):
+    """The application, which answers a plain POST of messages at once."""
+
+    def __init__(self, app: ASGIApp, messages: Messages, authenticator: Authenticator | None) -> None:
+        self._app = app
+        self._messages = messages
+        self._authenticator = authenticator
+
+    def enter(self, scope: Scope) -> Take | None:
+        take = self._messages.enter(scope)
+        if take is None or refused_host(scope) is not None:
+            return None
+        if self._authenticator is not None and isinstance(self._authenticator.check(scope), HttpRefusal):
+            return None
+        return take
+
+    def failed(self) -> Answer:
+        return answer_of(problems.internal())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class HostChecked:
@@ -133,32 +121,6 @@ class HostChecked:
             await self._app(scope, receive, send)
         else:
             await problems.problem(403, refused)(scope, receive, send)
-
-
-async def _settled(sender: Sender, index: int, seconds: float) -> bool:
-    """True once the failures are where dead letters go, if they go anywhere."""
-    try:
-        async with asyncio.timeout(seconds):
-            await sender.settle(index)
-    except (TimeoutError, EgressClosed):
-        return False
-    return True
-
-
-def _shown(outcome: Outcome) -> dict[str, object]:
-    return {
-        "MessageId": outcome.message_id,
-        "Entries": outcome.entries,
-        "Sent": outcome.sent,
-        "Duplicates": outcome.duplicates,
-        **({"Scheduled": outcome.scheduled} if outcome.scheduled else {}),
-        "Failures": [
-            {"Index": failure.index}
-            | ({} if failure.remote_index is None else {"RemoteIndex": failure.remote_index})
-            | {"Reason": failure.reason, "Detail": failure.detail}
-            for failure in outcome.failures
-        ],
-    }
 
 
 def _json(document: object, status: int = 200) -> Response:

@@ -82,6 +82,11 @@ async def http_problem(request: Request, error: Exception) -> Response:
 
 
 async def internal_problem(request: Request, error: Exception) -> Response:
+    return internal()
+
+
+def internal() -> Response:
+    """The answer after an exception that nobody expects."""
     return problem(500, "the gateway failed to answer: its log says why")
 
 

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Callable, Generator, Sized
@@ -18,9 +19,10 @@ from typing import NoReturn
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sluicegate.http.acceptor import Acceptor, Connection, Room
+from sluicegate.http.direct import BODY_LIMIT, Answer, Direct, Take
 from sluicegate.http.doors import discard_body
 from sluicegate.http.overhead import Excess, Overhead
 from sluicegate.model.text import endpoint_text
@@ -40,6 +42,10 @@ UNREAD_SECONDS = 30.0
 UNREAD_BYTES = 16_384
 
 
+_PLAIN = re.compile(rb"(?:/[A-Za-z0-9._~-]+)*/?", re.ASCII)
+"""A target without query, escapes and whatever else has to be read: its path is its text."""
+
+
 class BindError(Exception):
     """The address cannot be served: the message says why and what to do next. `errno` is the kernel's, or
     None."""
@@ -56,6 +62,20 @@ class _Uvicorn(uvicorn.Server):
         super().__init__(config)
         self._serving = serving
         self._room = room
+        self._written: tuple[object, bytes] = (None, b"")
+
+    @property
+    def direct(self) -> Direct | None:
+        """Who answers some requests at once."""
+        return self._serving.direct
+
+    @property
+    def headers(self) -> bytes:
+        """The headers of every answer as they are written; uvicorn makes a new list of them each second."""
+        listed = self.server_state.default_headers
+        if self._written[0] is not listed:
+            self._written = listed, b"".join(b"%b: %b\r\n" % one for one in listed)
+        return self._written[1]
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -89,6 +109,27 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+class _Plain:
+    """A request that is answered at once, in the place of uvicorn's cycle."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "take")
+
+    def __init__(self, take: Take) -> None:
+        self.take = take
+        self.body = bytearray()
+        self.more_body = True
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+
+    @property
+    def message_event(self) -> "_Plain":
+        """Where uvicorn says that something has come: nobody waits."""
+        return self
+
+    def set(self) -> None: ...
+
+
 class _Limited(HttpToolsProtocol, Connection):
     """A connection that is closed when a request does not arrive in time or is too much, and when its answers are not
     read.
@@ -96,8 +137,12 @@ class _Limited(HttpToolsProtocol, Connection):
     uvicorn bounds the time between requests only: a client that sends one byte a minute would stay for ever.
     """
 
-    def __init__(self, server: uvicorn.Server, room: Room, busy: ASGIApp, acceptor: Acceptor) -> None:
+    def __init__(self, server: _Uvicorn, room: Room, busy: ASGIApp, acceptor: Acceptor) -> None:
         super().__init__(server.config, server.server_state, server.lifespan.state)
+        self._server = server
+        self._direct = server.direct
+        self._answers = True
+        """Whether a request of this read may be answered at once. One may: whoever sends many takes turns."""
         self._room = room
         self._busy = busy
         self._acceptor = acceptor
@@ -109,6 +154,7 @@ class _Limited(HttpToolsProtocol, Connection):
         """Bytes of answers that were not taken yet when `_unread` was set."""
 
     def refuse(self) -> None:
+        self._direct = None
         self.app = self._busy
         self._seconds = REFUSED_SECONDS
 
@@ -130,6 +176,7 @@ class _Limited(HttpToolsProtocol, Connection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._answers = self._direct is not None
         super().data_received(data)
         try:
             self._overhead.received(len(data))
@@ -166,7 +213,12 @@ class _Limited(HttpToolsProtocol, Connection):
     def on_headers_complete(self) -> None:
         self._overhead.head_complete()
         self._believe_target()
-        super().on_headers_complete()
+        take = self._enter() if self._answers else None
+        if take is None:
+            super().on_headers_complete()
+        else:
+            self._answers = False
+            self.cycle = _Plain(take)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._overhead.body(len(body))
@@ -177,6 +229,72 @@ class _Limited(HttpToolsProtocol, Connection):
         self._overhead.complete()
         super().on_message_complete()
         self._room.serve(self)
+        request: object = self.cycle
+        if isinstance(request, _Plain) and not request.response_complete:
+            self._answer(request)
+
+    # answers at once
+
+    def _enter(self) -> Take | None:
+        """Who takes the body of this request, if it is plain and small."""
+        assert self._direct is not None  # noqa: S101
+        url, parser = self.url, self.parser
+        if (
+            parser.get_method() != b"POST"
+            or _PLAIN.fullmatch(url) is None
+            or (self.cycle is not None and not self.cycle.response_complete)
+            or self.flow.write_paused
+            or self.expect_100_continue
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or parser.should_upgrade()
+            or not _is_small(self.headers)
+        ):
+            return None
+        scope = self.scope
+        scope["method"] = "POST"
+        scope["path"] = url.decode("ascii")
+        scope["raw_path"] = url
+        scope["query_string"] = b""
+        return self._direct.enter(scope)  # type: ignore[arg-type]
+
+    def _answer(self, request: _Plain) -> None:
+        try:
+            found = request.take(bytes(request.body))
+        except Exception:
+            return self._fail(request)
+        if isinstance(found, Answer):
+            return self._write(request, found)
+        ending = asyncio.ensure_future(found)
+        self.tasks.add(ending)  # type: ignore[arg-type]  # uvicorn cancels it when it stops
+        ending.add_done_callback(lambda ended: self._ended(request, ended))
+
+    def _ended(self, request: _Plain, ending: asyncio.Future[Answer]) -> None:
+        self.tasks.discard(ending)
+        try:
+            answer = ending.result()
+        except (Exception, asyncio.CancelledError):
+            self._fail(request)
+        else:
+            self._write(request, answer)
+
+    def _fail(self, request: _Plain) -> None:
+        assert self._direct is not None  # noqa: S101
+        self.logger.exception("Exception in ASGI application")
+        self._write(request, self._direct.failed())
+
+    def _write(self, request: _Plain, answer: Answer) -> None:
+        if request.disconnected:
+            return
+        lines = [STATUS_LINE[answer.status], self._server.headers]
+        lines += [b"%b: %b\r\n" % one for one in answer.headers]
+        lines.append(b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n")
+        lines.append(answer.body)
+        self.transport.write(b"".join(lines))
+        request.response_complete = True
+        if not request.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     # answers
 
@@ -267,6 +385,7 @@ class Server:
         self.tls = tls
         self._connections = connections
         self._app = app
+        self.direct = app if isinstance(app, Direct) else None
         self._authenticated = authenticated
         self._host = host
         self._port = port
@@ -373,6 +492,14 @@ class Server:
         if error.errno == errno.EADDRNOTAVAIL:
             return f"{shown} is not an address of this machine: choose another one in {self._setting}"
         return f"{shown} cannot be served ({error.strerror}): choose another address in {self._setting}"
+
+
+def _is_small(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether these announce a body that is held for an answer at once, in one piece."""
+    lengths = [value for name, value in headers if name in (b"content-length", b"transfer-encoding")]
+    return (
+        len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) < 6 and int(lengths[0]) <= BODY_LIMIT
+    )
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:

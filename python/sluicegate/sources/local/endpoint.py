@@ -15,11 +15,12 @@ import json
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from uuid import uuid4
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sluicegate.http.direct import Answer, Direct, Take, awaited, send_answer
 from sluicegate.http.doors import (
     BodyTooLarge,
     Disconnected,
@@ -29,6 +30,7 @@ from sluicegate.http.doors import (
     refused_host,
     refused_origin,
 )
+from sluicegate.ids import new_id
 from sluicegate.sources.local.attributes import MESSAGE_SIZE, check_attribute, check_tags
 from sluicegate.sources.local.request import SnsMessage, message_size, read_message
 from sluicegate.sources.local.topics import InvalidTopic, Throttled, TopicLimitExceeded, TopicNotFound, Topics
@@ -53,7 +55,8 @@ BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _Fields = Mapping[str, bytes]
 _Action = Callable[[_Fields], "str | Awaitable[str] | None"]
-Authorize = Callable[[Scope], Callable[[bytes], Callable[[str], bool]]]
+_Signer = Callable[[bytes], Callable[[str], bool]]
+Authorize = Callable[[Scope], _Signer]
 """Who sends this request, then with this body? The answer tells whether they may do an action. Both steps raise
 `SnsError`: what is refused by its head needs no body."""
 
@@ -66,28 +69,53 @@ def create_app(topics: Topics, authorize: Authorize | None = None) -> ASGIApp:
 
 async def busy(scope: Scope, receive: Receive, send: Send) -> None:
     """The application for whoever finds no place among the endpoint's connections. SDKs try again."""
-    request_id = str(uuid4())
     await discard_body(scope, receive)
     error = SnsError(
         "ServiceUnavailable", "As many clients are connected as the gateway serves at a time.", 503
     )
-    await _send_xml(send, 503, error_response(error, request_id), request_id, [(b"connection", b"close")])
+    number = new_id()
+    await send_answer(send, _answer(503, error_response(error, number), number, (b"connection", b"close")))
 
 
-async def _send_xml(
-    send: Send, status: int, body: bytes, request_id: str, extra: Iterable[tuple[bytes, bytes]]
-) -> None:
-    headers = [
-        (b"content-type", b"text/xml"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-amzn-requestid", request_id.encode()),
-        *extra,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _answer(status: int, body: bytes, number: str, *extra: tuple[bytes, bytes]) -> Answer:
+    return Answer(
+        status,
+        [
+            (b"content-type", b"text/xml"),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-amzn-requestid", number.encode()),
+            *extra,
+        ],
+        body,
+    )
 
 
-class SnsEndpoint:
+def _refusal(error: Exception, number: str) -> Answer:
+    """The answer for one of `_REFUSALS`."""
+    shown = error if isinstance(error, SnsError) else _as_sns(error)
+    extra = {405: [(b"allow", b"POST")], 413: [(b"connection", b"close")]}.get(shown.status, [])
+    return _answer(shown.status, error_response(shown, number), number, *extra)
+
+
+def _as_sns(error: Exception) -> SnsError:
+    """What topics and the state refuse, in SNS's words."""
+    match error:
+        case InvalidTopic():
+            return invalid_parameter(str(error))
+        case TopicNotFound():
+            return SnsError("NotFound", str(error), 404)
+        case TopicLimitExceeded():
+            return SnsError("TopicLimitExceeded", str(error), 403)
+        case Throttled():
+            return _throttled()
+        case _:
+            return SnsError("InternalError", str(error), 500)
+
+
+_REFUSALS = (SnsError, InvalidTopic, TopicNotFound, TopicLimitExceeded, Throttled, StateError)
+
+
+class SnsEndpoint(Direct):
     """The ASGI endpoint. Raw ASGI, because a request object per publish costs more than the publish."""
 
     def __init__(
@@ -106,39 +134,61 @@ class SnsEndpoint:
             "SetTopicAttributes": self._set_topic_attributes,
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = str(uuid4())
-        extra: list[tuple[bytes, bytes]] = []
+    def enter(self, scope: Scope) -> Take | None:
         try:
-            status, body = 200, await self._answer(scope, receive, request_id)
-        except SnsError as error:
-            status, body = error.status, error_response(error, request_id)
-            if status == 405:
-                extra.append((b"allow", b"POST"))
-            elif status == 413:
-                extra.append((b"connection", b"close"))
-        except Disconnected:
-            return
-        await _send_xml(send, status, body, request_id, extra)
+            return self._admit(scope)
+        except SnsError:
+            return None
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> bytes:
+    def failed(self) -> Answer:
+        body = b"Internal Server Error"
+        kind = (b"content-type", b"text/plain; charset=utf-8")
+        return Answer(500, [kind, (b"content-length", b"%d" % len(body))], body)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What is refused is read to its end all the same, and not kept: an answer to a half-written request breaks the
         # client's connection.
         try:
-            _check_request(scope)
-            signer = self._authorize(scope) if self._authorize is not None else None
-        except SnsError:
+            take = self._admit(scope)
+        except SnsError as error:
             await discard_body(scope, receive)
-            raise
-        limit = (
-            3 * self._topics.largest_message + NAMES_LIMIT
-        )  # every byte of a message may be percent-encoded
+            return await send_answer(send, _refusal(error, new_id()))
+        # Every byte of a message may be percent-encoded.
+        limit = 3 * self._topics.largest_message + NAMES_LIMIT
         try:
             body = await read_body(scope, receive, limit)
         except BodyTooLarge:
-            raise SnsError(
-                "RequestEntityTooLarge", f"the request is larger than {limit} bytes", 413
-            ) from None
+            message = f"the request is larger than {limit} bytes"
+            large = SnsError("RequestEntityTooLarge", message, 413)
+            return await send_answer(send, _refusal(large, new_id()))
+        except Disconnected:
+            return
+        await send_answer(send, await awaited(take(body)))
+
+    def _admit(self, scope: Scope) -> Take:
+        """Who takes the body of a request with this head. Raises `SnsError`."""
+        _check_request(scope)
+        signer = self._authorize(scope) if self._authorize is not None else None
+        return partial(self._answer, signer)
+
+    def _answer(self, signer: _Signer | None, body: bytes) -> "Answer | Awaitable[Answer]":
+        number = new_id()
+        try:
+            name, done = self._act(signer, body)
+        except _REFUSALS as error:
+            return _refusal(error, number)
+        if done is None or isinstance(done, str):
+            return _answer(200, response(name, done, number), number)
+        return self._awaited(name, done, number)
+
+    async def _awaited(self, name: str, doing: Awaitable[str], number: str) -> Answer:
+        try:
+            return _answer(200, response(name, await doing, number), number)
+        except _REFUSALS as error:
+            return _refusal(error, number)
+
+    def _act(self, signer: _Signer | None, body: bytes) -> "tuple[str, str | Awaitable[str] | None]":
+        """The action that the body asks for, and what it did."""
         may = signer(body) if signer is not None else None
         fields = parse_form(body)
         name = text(fields, "Action")
@@ -154,19 +204,7 @@ class SnsEndpoint:
         if may is not None and not may(name):
             message = f"This access key is not authorized to perform: SNS:{name}"
             raise SnsError("AuthorizationError", message, 403)
-        try:
-            done = action(fields)
-            return response(name, done if done is None or isinstance(done, str) else await done, request_id)
-        except InvalidTopic as error:
-            raise invalid_parameter(str(error)) from None
-        except TopicNotFound as error:
-            raise SnsError("NotFound", str(error), 404) from None
-        except TopicLimitExceeded as error:
-            raise SnsError("TopicLimitExceeded", str(error), 403) from None
-        except Throttled:
-            raise _throttled() from None
-        except StateError as error:
-            raise SnsError("InternalError", str(error), 500) from None
+        return name, action(fields)
 
     # Topics
 
@@ -244,7 +282,7 @@ class SnsEndpoint:
 
     def _take(self, arn: str, message: SnsMessage) -> "str | Awaitable[str]":
         """The element of the answer; to be awaited where the message is written to the disk before."""
-        message_id = str(uuid4())
+        message_id = new_id()
         if self._topics.is_kept(message.body):
             return self._keep(arn, message_id, message)
         self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
