@@ -148,6 +148,10 @@ class _Limited(HttpToolsProtocol, Connection):
         self._acceptor = acceptor
         self._seconds = REQUEST_SECONDS
         self._late: asyncio.TimerHandle | None = None
+        self._begun = False
+        """Whether a request has begun and has not arrived whole."""
+        self._rests_since: float | None = None
+        """Of the event loop's clock; None while something is to be done."""
         self._overhead = Overhead()
         self._unread: asyncio.TimerHandle | None = None
         self._left = 0
@@ -172,6 +176,8 @@ class _Limited(HttpToolsProtocol, Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
         self._watch_no_answer()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         self._room.leave(self)
         super().connection_lost(exc)
 
@@ -182,6 +188,8 @@ class _Limited(HttpToolsProtocol, Connection):
             self._overhead.received(len(data))
         except Excess:
             self.transport.abort()
+        if self._begun and self._late is None:
+            self._await_request()
 
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():
@@ -193,8 +201,7 @@ class _Limited(HttpToolsProtocol, Connection):
         if len(self.pipeline) >= PIPELINE_LIMIT:
             self._exceed()
         super().on_message_begin()
-        if self._late is None:
-            self._await_request()
+        self._begun = True
 
     def on_url(self, url: bytes) -> None:
         try:
@@ -205,10 +212,14 @@ class _Limited(HttpToolsProtocol, Connection):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         try:
-            if self._overhead.keeps(len(name) + len(value)):
-                super().on_header(name, value)
+            if not self._overhead.keeps(len(name) + len(value)):
+                return
         except Excess:
             self._exceed()
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._overhead.head_complete()
@@ -299,12 +310,36 @@ class _Limited(HttpToolsProtocol, Connection):
     # answers
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self.flow.resume_reading()  # uvicorn did before it took the last waiting request
+        # In the place of uvicorn's, which makes a timer for each answer.
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._rests_since = self.loop.time()
+                if self.timeout_keep_alive_task is None:
+                    self._await_more(self.timeout_keep_alive)
+        self.flow.resume_reading()
         if self.transport.get_write_buffer_size():
             self._watch_answer()
         if not self._serves():
             self._room.rest(self)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._rests_since = None
+
+    def _await_more(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._rests_since is None:
+            return
+        left = self._rests_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._await_more(left)
+        else:
+            super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -355,6 +390,7 @@ class _Limited(HttpToolsProtocol, Connection):
         self._late = self.loop.call_later(self._seconds, self.transport.abort)
 
     def _arrived(self) -> None:
+        self._begun = False
         if self._late is not None:
             self._late.cancel()
             self._late = None
