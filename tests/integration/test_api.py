@@ -35,6 +35,9 @@ class FakeSender:
     def submit_later(self, message: Message) -> None:
         raise NotImplementedError
 
+    def send_now(self, message: Message) -> None:
+        """Each waits."""
+
     async def send(self, message: Message, *, room_seconds: float | None = None) -> Outcome:
         if self.error is not None:
             raise self.error

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from sluicegate.api import problems
 from sluicegate.egress.message import EgressClosed, EgressFull, Message, Outcome
-from sluicegate.http.direct import Answer, Take, awaited, send_answer
+from sluicegate.http.direct import Answer, Found, Later, Take, awaited, send_answer
 from sluicegate.http.doors import BodyTooLarge, Disconnected, read_body, refused_origin
 from sluicegate.ids import new_id
 from sluicegate.sources.base import Sender
@@ -65,7 +65,7 @@ class Messages:
         name = found[1]
         return lambda body: self.take(scope, name, body)
 
-    def take(self, scope: Scope, name: str, body: bytes) -> Answer | Awaitable[Answer]:
+    def take(self, scope: Scope, name: str, body: bytes) -> Found:
         """Send a message; the answer is its account."""
         refused = refused_origin(scope)
         if refused is not None:
@@ -76,19 +76,28 @@ class Messages:
         sender, index, state = found
         if state != "Active":
             return _problem(409, f"PacketSource {name} is {state}: it takes messages when Active")
-        return self._send(sender, Message(new_id(), index, body, time.time(), settles=False))
+        message = Message(new_id(), index, body, time.time(), settles=False)
+        done = sender.send_now(message)
+        if done is None:
+            return self._ended(sender, index, sender.send(message, room_seconds=self._room_seconds))
+        return Later(done, lambda: self._finish(sender, index, done))
 
-    async def _send(self, sender: Sender, message: Message) -> Answer:
+    def _finish(
+        self, sender: Sender, index: int, done: asyncio.Future[Outcome]
+    ) -> Answer | Awaitable[Answer]:
+        if done.cancelled() or done.exception() is not None or done.result().failures:
+            return self._ended(sender, index, done)
+        return _account(done.result(), settled=True)
+
+    async def _ended(self, sender: Sender, index: int, ending: Awaitable[Outcome]) -> Answer:
         try:
-            outcome = await sender.send(message, room_seconds=self._room_seconds)
+            outcome = await ending
         except EgressFull:
             return _problem(429, "the sender has no room: try again later", {"Retry-After": "1"})
         except EgressClosed:
             return _problem(503, "the Listener of this PacketSource is stopping")
         kept = not outcome.letters_lost
-        settled = not outcome.failures or (
-            kept and await _settled(sender, message.source, self._room_seconds)
-        )
+        settled = not outcome.failures or (kept and await _settled(sender, index, self._room_seconds))
         return _account(outcome, settled)
 
 

@@ -204,6 +204,13 @@ class Egress:
         await self._room(lambda: self._take(message, done), room_seconds)
         return await done
 
+    def send_now(self, message: Message) -> "asyncio.Future[Outcome] | None":
+        """`send` where nothing is to be waited for but the end: what `send` would await then, else None."""
+        if self._loop is None or self._closed or self._no_room or self._keeper_full:
+            return None
+        done: asyncio.Future[Outcome] = self._loop.create_future()
+        return done if self._take(message, done) else None
+
     def settled(self, source: int) -> bool:
         """True if every failure reported so far for this PacketSource is kept where its dead letters go: always where
         they go nowhere."""

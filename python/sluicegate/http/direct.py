@@ -6,9 +6,10 @@ same turn of the event loop. `server.py` asks it for requests that are plain and
 ways, and a refusal has one text.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -24,8 +25,17 @@ class Answer(NamedTuple):
     body: bytes
 
 
-Take = Callable[[bytes], "Answer | Awaitable[Answer]"]
-"""Takes the body. What it awaits is not part of this turn."""
+class Later(NamedTuple):
+    """An answer that waits for one thing: `finish` makes it when `future` is done, and may have to await more. It costs
+    no task."""
+
+    future: asyncio.Future[Any]
+    finish: "Callable[[], Answer | Awaitable[Answer]]"
+
+
+Found = Answer | Later | Awaitable[Answer]
+Take = Callable[[bytes], Found]
+"""Takes the body."""
 
 
 class Direct(ABC):
@@ -49,6 +59,9 @@ async def send_answer(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.body", "body": answer.body})
 
 
-async def awaited(found: Answer | Awaitable[Answer]) -> Answer:
+async def awaited(found: Found) -> Answer:
     """What a `Take` found, at its end."""
+    if isinstance(found, Later):
+        await asyncio.wait([found.future])
+        found = found.finish()
     return found if isinstance(found, Answer) else await found

@@ -12,9 +12,9 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Callable, Generator, Sized
+from collections.abc import Awaitable, Callable, Generator, Sized
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from sluicegate.http.acceptor import Acceptor, Connection, Room
-from sluicegate.http.direct import BODY_LIMIT, Answer, Direct, Take
+from sluicegate.http.direct import BODY_LIMIT, Answer, Direct, Later, Take
 from sluicegate.http.doors import discard_body
 from sluicegate.http.overhead import Excess, Overhead
 from sluicegate.model.text import endpoint_text
@@ -275,19 +275,30 @@ class _Limited(HttpToolsProtocol, Connection):
         except Exception:
             return self._fail(request)
         if isinstance(found, Answer):
-            return self._write(request, found)
-        ending = asyncio.ensure_future(found)
-        self.tasks.add(ending)  # type: ignore[arg-type]  # uvicorn cancels it when it stops
-        ending.add_done_callback(lambda ended: self._ended(request, ended))
-
-    def _ended(self, request: _Plain, ending: asyncio.Future[Answer]) -> None:
-        self.tasks.discard(ending)
-        try:
-            answer = ending.result()
-        except (Exception, asyncio.CancelledError):
-            self._fail(request)
+            self._write(request, found)
+        elif isinstance(found, Later):
+            self.tasks.add(found.future)  # type: ignore[arg-type]  # uvicorn cancels it when it stops
+            found.future.add_done_callback(lambda future: self._finish(request, future, found.finish))
         else:
-            self._write(request, answer)
+            self._await(request, found)
+
+    def _await(self, request: _Plain, found: Awaitable[Answer]) -> None:
+        task = asyncio.ensure_future(found)
+        self.tasks.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(lambda task: self._finish(request, task, task.result))
+
+    def _finish(
+        self, request: _Plain, ended: asyncio.Future[Any], finish: Callable[[], Answer | Awaitable[Answer]]
+    ) -> None:
+        self.tasks.discard(ended)
+        try:
+            found = finish()
+        except (Exception, asyncio.CancelledError):
+            return self._fail(request)
+        if isinstance(found, Answer):
+            self._write(request, found)
+        else:
+            self._await(request, found)
 
     def _fail(self, request: _Plain) -> None:
         assert self._direct is not None  # noqa: S101

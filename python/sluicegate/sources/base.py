@@ -98,6 +98,9 @@ class Sender(Protocol):
         Raises `EgressFull` after `room_seconds` without room, and `EgressClosed` when the gateway stops first.
         """
 
+    def send_now(self, message: Message) -> asyncio.Future[Outcome] | None:
+        """Take a message without waiting, None if it cannot be taken so. The future brings what `send` returns."""
+
     def settled(self, source: int) -> bool:
         """True if `settle` would return at once."""
 

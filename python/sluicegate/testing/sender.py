@@ -123,6 +123,13 @@ class MemorySender:
         self._take(message, future)
         return await future.outcome
 
+    def send_now(self, message: Message) -> asyncio.Future[Outcome] | None:
+        if self.full:
+            return None
+        future = _Future()
+        self._take(message, future)
+        return future.outcome
+
     def settled(self, source: int) -> bool:
         return self._written.is_set()
 

@@ -20,7 +20,7 @@ from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sluicegate.http.direct import Answer, Direct, Take, awaited, send_answer
+from sluicegate.http.direct import Answer, Direct, Found, Take, awaited, send_answer
 from sluicegate.http.doors import (
     BodyTooLarge,
     Disconnected,
@@ -171,7 +171,7 @@ class SnsEndpoint(Direct):
         signer = self._authorize(scope) if self._authorize is not None else None
         return partial(self._answer, signer)
 
-    def _answer(self, signer: _Signer | None, body: bytes) -> "Answer | Awaitable[Answer]":
+    def _answer(self, signer: _Signer | None, body: bytes) -> Found:
         number = new_id()
         try:
             name, done = self._act(signer, body)
