@@ -57,6 +57,9 @@ EVERYBODY = Caller("loopback")
 """Whoever asks where nobody is asked for a key."""
 
 
+_ANYBODY = Caller("loopback", admin=False)
+
+
 def caller(scope: Scope) -> Caller:
     """Who sent this request, which `Authenticated` has let pass."""
     found: Caller = scope.get("state", {}).get("caller", EVERYBODY)
@@ -95,7 +98,7 @@ class Authenticator:
             if text is not None:
                 return self._with_key(scope, text, wanted)
             if self._anonymous is not None and allows(self._anonymous, wanted):
-                return Caller("loopback", admin=self._anonymous == "admin")
+                return EVERYBODY if self._anonymous == "admin" else _ANYBODY
             if self._local is not None:
                 self._local.ensure()  # a command that finds its file gone has one for the next request
         except KeysError as error:
@@ -201,9 +204,10 @@ def _over_loopback(scope: Scope) -> bool:
 
 def _presented(scope: Scope) -> str | None:
     """The key in the request, from either header."""
-    authorization = (header(scope, b"authorization") or b"").decode("latin-1")
-    kind, _, text = authorization.partition(" ")
-    if kind.lower() == "bearer" and text.strip():
-        return text.strip()
+    authorization = header(scope, b"authorization")
+    if authorization is not None:
+        kind, _, text = authorization.decode("latin-1").partition(" ")
+        if kind.lower() == "bearer" and text.strip():
+            return text.strip()
     own = header(scope, b"x-api-key")
     return own.decode("latin-1").strip() if own else None

@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Generator, Sized
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import uvicorn
@@ -44,6 +45,7 @@ UNREAD_BYTES = 16_384
 
 _PLAIN = re.compile(rb"(?:/[A-Za-z0-9._~-]+)*/?", re.ASCII)
 """A target without query, escapes and whatever else has to be read: its path is its text."""
+_PLAIN_LENGTH = 300
 
 
 class BindError(Exception):
@@ -233,16 +235,23 @@ class _Limited(HttpToolsProtocol, Connection):
 
     def on_body(self, body: bytes) -> None:
         self._overhead.body(len(body))
-        super().on_body(body)
+        request: object = self.cycle
+        if isinstance(request, _Plain) and request.more_body:
+            request.body += body
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._arrived()
         self._overhead.complete()
-        super().on_message_complete()
-        self._room.serve(self)
         request: object = self.cycle
-        if isinstance(request, _Plain) and not request.response_complete:
+        if isinstance(request, _Plain) and request.more_body:
+            request.more_body = False
+            self._room.serve(self)
             self._answer(request)
+        else:
+            super().on_message_complete()
+            self._room.serve(self)
 
     # answers at once
 
@@ -250,9 +259,10 @@ class _Limited(HttpToolsProtocol, Connection):
         """Who takes the body of this request, if it is plain and small."""
         assert self._direct is not None  # noqa: S101
         url, parser = self.url, self.parser
+        path = _plain_path(url) if len(url) <= _PLAIN_LENGTH else None
         if (
-            parser.get_method() != b"POST"
-            or _PLAIN.fullmatch(url) is None
+            path is None
+            or parser.get_method() != b"POST"
             or (self.cycle is not None and not self.cycle.response_complete)
             or self.flow.write_paused
             or self.expect_100_continue
@@ -264,10 +274,13 @@ class _Limited(HttpToolsProtocol, Connection):
             return None
         scope = self.scope
         scope["method"] = "POST"
-        scope["path"] = url.decode("ascii")
+        scope["path"] = path
         scope["raw_path"] = url
         scope["query_string"] = b""
-        return self._direct.enter(scope)  # type: ignore[arg-type]
+        try:
+            return self._direct.enter(scope)  # type: ignore[arg-type]
+        except Exception:
+            return None  # the long way meets it too, and says so
 
     def _answer(self, request: _Plain) -> None:
         try:
@@ -309,7 +322,8 @@ class _Limited(HttpToolsProtocol, Connection):
         if request.disconnected:
             return
         lines = [STATUS_LINE[answer.status], self._server.headers]
-        lines += [b"%b: %b\r\n" % one for one in answer.headers]
+        for name, value in answer.headers:
+            lines += name, b": ", value, b"\r\n"
         lines.append(b"\r\n" if request.keep_alive else b"connection: close\r\n\r\n")
         lines.append(answer.body)
         self.transport.write(b"".join(lines))
@@ -541,12 +555,22 @@ class Server:
         return f"{shown} cannot be served ({error.strerror}): choose another address in {self._setting}"
 
 
+@lru_cache(maxsize=256)
+def _plain_path(url: bytes) -> str | None:
+    """The path that a target is; None if it is more, or has to be decoded."""
+    return url.decode("ascii") if _PLAIN.fullmatch(url) else None
+
+
+_LENGTHS = frozenset((b"content-length", b"transfer-encoding"))
+
+
 def _is_small(headers: list[tuple[bytes, bytes]]) -> bool:
     """Whether these announce a body that is held for an answer at once, in one piece."""
-    lengths = [value for name, value in headers if name in (b"content-length", b"transfer-encoding")]
-    return (
-        len(lengths) == 1 and lengths[0].isdigit() and len(lengths[0]) < 6 and int(lengths[0]) <= BODY_LIMIT
-    )
+    lengths = [value for name, value in headers if name in _LENGTHS]
+    if len(lengths) != 1:
+        return False
+    (length,) = lengths
+    return length.isdigit() and len(length) < 6 and int(length) <= BODY_LIMIT
 
 
 async def _busy(scope: Scope, receive: Receive, send: Send) -> None:

@@ -261,9 +261,10 @@ class Topics:
             topic.published += 1
             self.unrouted += 1
             return
-        if any(binding.sender.full for binding in bound):
-            self.throttled += 1
-            raise Throttled(arn)
+        for binding in bound:
+            if binding.sender.full:
+                self.throttled += 1
+                raise Throttled(arn)
         taken = False
         for binding in bound:
             refusal = self._refusal(binding, attributes)

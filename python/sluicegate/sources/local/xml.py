@@ -109,7 +109,7 @@ def group(fields: Mapping[str, bytes], prefix: str) -> dict[int, dict[str, bytes
             number, _, rest = name[len(start) :].partition(".")
             if number.isascii() and number.isdigit() and len(number) < 7:
                 grouped.setdefault(int(number), {})[rest] = value
-    return dict(sorted(grouped.items()))
+    return dict(sorted(grouped.items())) if len(grouped) > 1 else grouped
 
 
 def escape(value: str) -> str:
