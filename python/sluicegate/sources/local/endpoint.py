@@ -53,6 +53,7 @@ NAMES_LIMIT = 256 << 10
 BATCH_LIMIT = 10  # entries of a PublishBatch, as in SNS
 
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
+_MESSAGE_ID = "<MessageId>%s</MessageId>"
 _Fields = Mapping[str, bytes]
 _Action = Callable[[_Fields], "str | Awaitable[str] | None"]
 _Signer = Callable[[bytes], Callable[[str], bool]]
@@ -286,11 +287,11 @@ class SnsEndpoint(Direct):
         if self._topics.is_kept(message.body):
             return self._keep(arn, message_id, message)
         self._topics.publish(arn, message_id, message.body, message.attributes, self._clock())
-        return element("MessageId", message_id)
+        return _MESSAGE_ID % message_id
 
     async def _keep(self, arn: str, message_id: str, message: SnsMessage) -> str:
         await self._topics.publish_kept(arn, message_id, message.body, message.attributes, self._clock())
-        return element("MessageId", message_id)
+        return _MESSAGE_ID % message_id
 
     async def _publish_batch(self, fields: _Fields) -> str:
         arn = _topic_arn(fields)

@@ -244,7 +244,7 @@ class Topics:
 
     def is_kept(self, body: bytes) -> bool:
         """True for a message that `publish_kept` is to take."""
-        return self._waiting is not None and (self._keeps_every or _SEND_AT.search(body) is not None)
+        return self._waiting is not None and (self._keeps_every or _names_send_at(body))
 
     def publish(
         self, arn: str, message_id: str, body: bytes, attributes: Attributes, published_at: float
@@ -327,6 +327,11 @@ class Topics:
             "WrongRegion",
             f"EgressRegion is {shown(wanted)}, local topics are served in {self.region} only",
         )
+
+
+def _names_send_at(body: bytes) -> bool:
+    plain = body.lower()  # at a tenth of the time of the search
+    return (b"sendat" in plain or b"\\u00" in plain) and _SEND_AT.search(body) is not None
 
 
 class LocalTopicSource(MessageSource):

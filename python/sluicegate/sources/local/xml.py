@@ -47,7 +47,8 @@ def parse_form(body: bytes) -> dict[str, bytes]:
         for pair in body.split(b"&"):
             name, _, value = pair.partition(b"=")
             if name:
-                fields[unquote(name).decode()] = unquote(value)
+                plain = b"%" not in name and b"+" not in name
+                fields[(name if plain else unquote(name)).decode()] = unquote(value)
     except UnicodeDecodeError:
         raise invalid_parameter("a field's name is not UTF-8") from None
     return fields
