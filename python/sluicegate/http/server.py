@@ -317,6 +317,7 @@ class _Limited(HttpToolsProtocol, Connection):
         assert self._direct is not None  # noqa: S101
         self.logger.exception("Exception in ASGI application")
         self._write(request, self._direct.failed())
+        self.transport.close()
 
     def _write(self, request: _Plain, answer: Answer) -> None:
         if request.disconnected:

@@ -144,7 +144,7 @@ class SnsEndpoint(Direct):
     def failed(self) -> Answer:
         body = b"Internal Server Error"
         kind = (b"content-type", b"text/plain; charset=utf-8")
-        return Answer(500, [kind, (b"content-length", b"%d" % len(body))], body)
+        return Answer(500, [kind, (b"content-length", b"%d" % len(body)), (b"connection", b"close")], body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What is refused is read to its end all the same, and not kept: an answer to a half-written request breaks the
