@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from conftest import StartGateway
 from sluicegate.functions.runtime_api import RuntimeApi
-from sluicegate.http import server
+from sluicegate.http import connection
 from sluicegate.http.doors import header, read_body
 from sluicegate.http.server import Server
 
@@ -166,7 +166,7 @@ async def test_requests_that_do_not_wait_for_answers(address: tuple[str, int], a
 async def test_requests_that_wait_for_an_answer_that_is_not_read(
     address: tuple[str, int], app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
     long = HEALTH.replace(b"/healthz", b"/long")
     assert await pour(address, long, itertools.repeat(HEALTH)) < LONG
     assert app.requests <= 2
@@ -192,7 +192,7 @@ async def test_some_requests_at_a_time_are_answered_in_order(address: tuple[str,
 async def test_whoever_reads_no_answer_is_cut(
     path: bytes, address: tuple[str, int], app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
     _, writer = await asyncio.open_connection(*address, limit=1)
     async with asyncio.timeout(HANG_SECONDS):
         with contextlib.suppress(ConnectionError):
@@ -205,7 +205,7 @@ async def test_whoever_reads_no_answer_is_cut(
 async def test_a_slow_reader_gets_its_long_answer(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.5)
     reader, writer = await asyncio.open_connection(*address)
     writer.write(HEALTH.replace(b"/healthz", b"/long"))
     await reader.readuntil(b"\r\n\r\n")

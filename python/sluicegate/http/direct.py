@@ -1,7 +1,7 @@
 """Requests that are answered at once: without a task, and without middleware and router.
 
 For example a publish: its application looks at the head (`enter`), is given the whole body, and has the answer in the
-same turn of the event loop. `server.py` asks it for requests that are plain and small. All others, and those that
+same turn of the event loop. `answering.py` asks it for requests that are plain and small. All others, and those that
 `enter` refuses, go the way of ASGI (`__call__`), where the application makes the same calls: nothing is checked in two
 ways, and a refusal has one text.
 """
