@@ -385,3 +385,45 @@ async def test_a_body_may_come_in_pieces(door: tuple[Make, dict[str, bytes]], tm
     assert (len(served.taken()), served.long_way) == (1, [])
     writer.close()
     await served.server.stop()
+
+
+async def test_a_server_that_stops_answers_whoever_waits(tmp_path: Path) -> None:
+    served = await serve(rest_app, tmp_path, "publish", direct=True)
+    waiting = served.senders["replies"] = Waiting("replies")
+    reader, writer = await asyncio.open_connection(*served.server.address)
+    writer.write(rest())
+    await asyncio.wait_for(waiting.asked.wait(), HANG_SECONDS)
+    stopping = asyncio.create_task(served.server.stop())
+    await asyncio.sleep(0)
+    waiting.done.set_result(Outcome("m", 1, 1, 0, Failures()))
+    found = await asyncio.wait_for(reader.read(-1), HANG_SECONDS)
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert b'"Sent":1' in found
+    await stopping
+    assert served.long_way == []
+    writer.close()
+
+
+async def test_a_client_that_leaves_before_its_answer_harms_nobody(tmp_path: Path) -> None:
+    served = await serve(rest_app, tmp_path, "publish", direct=True)
+    waiting = served.senders["replies"] = Waiting("replies")
+    _, writer = await asyncio.open_connection(*served.server.address)
+    writer.write(rest())
+    await asyncio.wait_for(waiting.asked.wait(), HANG_SECONDS)
+    writer.transport.abort()
+    waiting.done.set_exception(EgressClosed())
+    assert (await answer(served, rest(name="failing"))).startswith(b"HTTP/1.1 200 ")
+    await served.server.stop()
+
+
+class Waiting(Ending):
+    """Ends its message when `done` is set."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.asked = asyncio.Event()
+        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def send_now(self, message: Message) -> "asyncio.Future[Outcome]":
+        self.asked.set()
+        return self.done
