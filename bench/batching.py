@@ -64,23 +64,23 @@ def _answers(batching: str, rate: int, plan: Plan) -> tuple[list[float], float, 
         f"        batching: {{ {batching} }}\n"
     )
     with scratch() as directory, Gateway(directory, destination) as gateway:
-        _ask(gateway.port, 100, 0.3)  # the worker has started
-        cpu, packets, batches = gateway.cpu_seconds(), *_delivered(gateway)
+        ask(gateway.port, 100, 0.3)  # the worker has started
+        cpu, packets, batches = gateway.cpu_seconds(), *delivered(gateway)
         times, sent = [], 0
         for _ in range(plan.rounds):
-            some, count = _ask(gateway.port, rate, plan.seconds)
+            some, count = ask(gateway.port, rate, plan.seconds)
             times, sent = times + some, sent + count
-        cpu, more = gateway.cpu_seconds() - cpu, _delivered(gateway)
+        cpu, more = gateway.cpu_seconds() - cpu, delivered(gateway)
     size = (more[0] - packets) / max(1, more[1] - batches)
     return times or [float("inf")], 1 - len(times) / sent, cpu / max(1, len(times)) * 1e6, size
 
 
-def _delivered(gateway: Gateway) -> tuple[float, float]:
+def delivered(gateway: Gateway) -> tuple[float, float]:
     metrics = gateway.metrics()
     return metrics.total("delivery_packets"), metrics.total("delivery_batches")
 
 
-def _ask(port: int, rate: int, seconds: float) -> tuple[list[float], int]:
+def ask(port: int, rate: int, seconds: float) -> tuple[list[float], int]:
     """Milliseconds of each answer to `rate * seconds` datagrams, and their number."""
     count = int(rate * seconds)
     sent, arrived = [0] * count, [0] * count

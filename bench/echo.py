@@ -27,7 +27,7 @@ DESTINATION = """\
 def run(plan: Plan) -> Iterator[Row]:
     gateway, service, inside = [], [], []
     for _ in range(plan.rounds):
-        gateway.append(_gateway(plan.seconds))
+        gateway.append(measured_gateway(plan.seconds))
         service.append(_asyncio(plan.seconds, service=True))
         inside.append(_asyncio(plan.seconds, service=False))
     name = f"request, handler, reply, {SIZE} B"
@@ -35,9 +35,9 @@ def run(plan: Plan) -> Iterator[Row]:
     yield compare(name, gateway, "asyncio, handler inside", inside)
 
 
-def _gateway(seconds: float) -> Sample:
+def measured_gateway(seconds: float) -> Sample:
     with scratch() as directory, Gateway(directory, DESTINATION) as gateway:
-        return _ask([gateway], gateway.port, seconds)
+        return measured([gateway], gateway.port, seconds)
 
 
 def _asyncio(seconds: float, *, service: bool) -> Sample:
@@ -50,10 +50,10 @@ def _asyncio(seconds: float, *, service: bool) -> Sample:
         tested.append(stack.enter_context(Process(module("asyncio_gateway", port, url), TESTED_CORE)))
         for process in tested:
             process.wait_ready()
-        return _ask(tested, port, seconds)
+        return measured(tested, port, seconds)
 
 
-def _ask(tested: list[Process], port: int, seconds: float) -> Sample:
+def measured(tested: list[Process], port: int, seconds: float) -> Sample:
     _load(port, min(0.5, seconds))  # workers start, connections open
     before = sum(process.cpu_seconds() for process in tested)
     found = _load(port, seconds)
