@@ -1,7 +1,7 @@
 """A handler and its price: requests to an echo at four rates, next to the same handler inside a uvloop server.
 
-The load is that of `batching.py`. A row's rate is the median time of a reply, its CPU the processor time a packet of all
-processes of a system, which has one core. The C echo is what the kernel alone takes. Batches of 5 to 6 packets at
+The load is that of `batching.py`. A row's rate is the median time of a reply, its CPU the processor time a packet of
+all processes of a system, which has one core. The C echo is what the kernel alone takes. Batches of 5 to 6 packets at
 5,000/s are those of a timeout of 1 ms. At saturation (`echo.py`'s load) the rate is packets a second.
 """
 
@@ -43,7 +43,7 @@ def _found(rate: int, plan: Plan) -> _Found:
     for _ in range(plan.rounds):
         for name, batching in BATCHING.items():
             with scratch() as directory, Gateway(directory, _destination(batching)) as gateway:
-                found[name].append(_measure(gateway, gateway.port, rate, plan, lambda: delivered(gateway)))  # noqa: B023
+                found[name].append(_measure(gateway, gateway.port, rate, plan, lambda: delivered(gateway)))
         for name in (UVLOOP, C):
             port = free_port(socket.SOCK_DGRAM)
             with _server(name, port) as server:

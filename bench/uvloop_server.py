@@ -1,7 +1,7 @@
 """The least that a user would write for himself: a UDP server on uvloop with the handler inside.
 
-`python -m bench.uvloop_server PORT`: each datagram is an event of one packet; its reply goes back by address. Nothing is
-batched, sealed, counted, limited or restarted, and a handler that hangs stops everything.
+`python -m bench.uvloop_server PORT`: each datagram is an event of one packet; its reply goes back by address. Nothing
+is batched, sealed, counted, limited or restarted, and a handler that hangs stops everything.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Server(asyncio.DatagramProtocol):
 
 async def main(port: int) -> None:
     loop = asyncio.get_running_loop()
-    _, server = await loop.create_datagram_endpoint(Server, ("127.0.0.1", port))
+    await loop.create_datagram_endpoint(Server, ("127.0.0.1", port))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
