@@ -13,7 +13,8 @@ import h11
 import pytest
 
 from sluicegate.functions import FunctionError
-from sluicegate.functions.runtime_api import Invocation, RuntimeApi
+from sluicegate.functions.invocation import Invocation
+from sluicegate.functions.runtime_api import RuntimeApi
 
 
 async def request(address: str, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, Any]]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from sluicegate.functions import FunctionError
-from sluicegate.functions.runtime_api import Invocation, RuntimeApi
+from sluicegate.functions.invocation import Invocation
+from sluicegate.functions.runtime_api import RuntimeApi
 from sluicegate.functions.streamed import WAITING_BYTES
 
 RUNTIME = "/2018-06-01/runtime/invocation"

@@ -1,8 +1,8 @@
-"""The program of a Python worker: becomes AWS's runtime, with faster JSON and HTTP.
+"""The program of a Python worker: becomes AWS's runtime, with faster JSON and a pipe in place of HTTP.
 
 Run by path as `python -P _worker_main.py HANDLER SOCKET`; it imports nothing of ours, so that the handler finds the
-interpreter as AWS would leave it. SOCKET is the descriptor of the inherited socket at whose other end the Runtime API
-is.
+interpreter as AWS would leave it. SOCKET is the descriptor of the inherited socket at whose other end the gateway is;
+`frames.py` says what goes over it.
 
 AWS's runtime knows functions that return a result. Here a handler may also be `async def`, and may be a generator: each
 thing that it yields is posted at once, as a line of a streamed response. So is what it returns at its end, and what an
@@ -20,8 +20,7 @@ _FOLDERS = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if
 _SEARCHED = sys.path[:]
 sys.path[:] = [one for one in sys.path if one not in _FOLDERS]  # what is imported here is Python's own
 
-import binascii  # noqa: E402
-import select  # noqa: E402
+import array  # noqa: E402
 import socket  # noqa: E402
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator  # noqa: E402
 
@@ -29,16 +28,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_INVOCATION = "/2018-06-01/runtime/invocation/"
-_INIT_ERROR = "/2018-06-01/runtime/init/error"
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
-_STREAMING = "Lambda-Runtime-Function-Response-Mode: streaming\r\n"
-_ERROR_TYPE, _ERROR_BODY = "Lambda-Runtime-Function-Error-Type", "Lambda-Runtime-Function-Error-Body"
-_LOOK_MS = 250  # a signal that comes just before the wait for work does not end it, and its handler is to run
-_RECEIVE_BYTES = 1 << 18
+_LOOK_US = (
+    250_000  # a signal that comes just before the wait for work does not end it, and its handler is to run
+)
+_RECEIVE_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 18
+_HEADER, _EVENT = 5, 15  # bytes of a frame's header, and of everything before the head of an event
 _ERROR_CHARACTERS = 10_000
-"""Of a message behind a streamed response, which goes with the headers."""
-_OURS = frozenset(["_socket", "array", "binascii", "errno", "select", "selectors", "socket"])
+"""Of a message behind a streamed response."""
+_OURS = frozenset(["_socket", "array", "errno", "select", "selectors", "socket"])
 """What is imported here and AWS's runtime does without."""
 
 
@@ -50,7 +49,7 @@ def main() -> None:
 
     of_aws = frozenset(sys.modules) - started
     _speed_up_json(client)
-    _take_over_http(client)
+    _take_over(client)
     _search_the_folder(target, (frozenset(sys.modules) - started - of_aws) | _OURS)
     runtime(sys.argv)
 
@@ -157,7 +156,7 @@ async def _for_each_async(results: AsyncIterator[object], post: Callable[[object
         post(one)
 
 
-def _take_over_http(client: "_Client") -> None:
+def _take_over(client: "_Client") -> None:
     """Everything that the runtime asks of the Runtime API goes through `client` instead of libcurl and `http.client`,
     which need a port. libcurl also takes a sixth of the time of an echo and is deaf to signals: from Python 3.12 on the
     runtime calls it in a thread of its own for each invocation."""
@@ -165,9 +164,8 @@ def _take_over_http(client: "_Client") -> None:
     from awslambdaric.lambda_config import LambdaConfigProvider  # type: ignore[import-untyped]
 
     def post_init_error(runtime: object, error: dict[str, object], kind: str | None = None) -> None:
-        headers = {lambda_runtime_client.ERROR_TYPE_HEADER: str(kind or error["errorType"])}
-        body = lambda_runtime_client.to_json(error).encode("utf-8", "replace")
-        client.call("POST", _INIT_ERROR, body, headers)
+        report = error | {"errorType": kind} if kind else error
+        client.post_init_error(lambda_runtime_client.to_json(report).encode("utf-8", "replace"))
 
     LambdaConfigProvider.SUPPORTED_THREADPOLLING_ENVS = frozenset()
     lambda_runtime_client.runtime_client = client
@@ -175,117 +173,93 @@ def _take_over_http(client: "_Client") -> None:
 
 
 class _Client:
-    """What the runtime calls, over the inherited socket. A result is sent together with the request for the next
-    invocation, and both answers are read together.
+    """What the runtime calls, over the inherited socket: an answer is one write, the next event one read.
 
     Made before the handler is loaded: a default timeout that the handler sets for its sockets must not hold here. The
-    other side is `runtime_http.py`. No callbacks, as a parser in C has them: a signal's handler may raise `SystemExit`
-    at any place, and through those it would not get.
+    other side is `pipe.py`.
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._host = "Host: runtime\r\n"
-        self._next = f"GET {_INVOCATION}next HTTP/1.1\r\n{self._host}\r\n".encode()
-        self._posted = False
-        self._request_id = ""
-        self._streaming = False  # the head of a response has been sent, and not its end
+        self._ready = False
+        self._streaming = False  # a piece of a response has been sent, and not its end
         self._read = b""
         self._socket = socket.socket(fileno=descriptor)
         # What the handler starts has no part in it.
         self._socket.set_inheritable(False)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, array.array("l", (0, _LOOK_US)))
 
-    def call(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> str:
-        """The status of a request that is neither for an invocation nor its result."""
-        lines = "".join(f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items())
-        head = f"{method} {path} HTTP/1.1\r\n{self._host}{lines}Content-Length: {len(body)}\r\n\r\n"
-        self._socket.sendall(head.encode("latin-1", "replace") + body)
-        return self._answer()[0]
+    def post_init_error(self, report: bytes) -> None:
+        self._send(b"I", report)
 
     def next(self) -> tuple[bytes, dict[str, str | int]]:
-        if self._posted:
-            status, _, _ = self._answer()
-            # 413: the gateway has said that it is too large. The worker is none the worse.
-            if status not in ("202", "413"):
-                raise RuntimeError(f"Failed to post invocation response: status {status}")
-            self._posted = False
-        else:
-            self._socket.sendall(self._next)
-        status, headers, event = self._answer()
-        if status != "200":
-            raise RuntimeError(f"Failed to get next: status {status}")
-        self._request_id = headers["Lambda-Runtime-Aws-Request-Id"]
-        return event, headers | {_DEADLINE: int(headers[_DEADLINE])}
+        if not self._ready:
+            self._ready = True
+            self._send(b"N", b"")
+        frame = self._frame()
+        end = _EVENT + int.from_bytes(frame[13:15], "little")
+        request_id, arn, trace_id = frame[_EVENT:end].decode().split("\n")
+        return frame[end:], {
+            "Content-Type": "application/json",
+            "Lambda-Runtime-Aws-Request-Id": request_id,
+            "Lambda-Runtime-Invoked-Function-Arn": arn,
+            "Lambda-Runtime-Trace-Id": trace_id,
+            _DEADLINE: int.from_bytes(frame[_HEADER:13], "little"),
+        }
 
     def post_piece(self, piece: bytes) -> None:
         """The next piece of a response that is posted while the handler goes on."""
-        chunk = b"%x\r\n%b\r\n" % (len(piece), piece) if piece else b""
-        if not self._streaming:
-            self._streaming = True
-            chunk = (
-                f"POST {_INVOCATION}{self._request_id}/response HTTP/1.1\r\n{self._host}{_STREAMING}"
-                "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n"
-                f"Trailer: {_ERROR_TYPE}, {_ERROR_BODY}\r\n\r\n"
-            ).encode() + chunk
-        self._socket.sendall(chunk)
-
-    def _end_pieces(self, trailers: str = "") -> None:
-        self._streaming, self._posted = False, True
-        self._socket.sendall(f"0\r\n{trailers}\r\n".encode("latin-1", "replace") + self._next)
+        self._streaming = True
+        for start in range(0, max(1, len(piece)), _PIECE_BYTES):
+            self._send(b"P", piece[start : start + _PIECE_BYTES])
 
     def post_invocation_result(
         self, request_id: str, result: bytes, content_type: str, invocation_id: str | None = None
     ) -> None:
         if self._streaming:
-            return self._end_pieces()
-        return self._post(f"{request_id}/response", result, content_type)
+            self._streaming = False
+            self._send(b"F", b"")
+        else:
+            self._send(b"R", result)
 
     def post_error(
         self, request_id: str, error: str, xray_fault: str, invocation_id: str | None = None
     ) -> None:
         if not self._streaming:
-            return self._post(f"{request_id}/error", error.encode("utf-8", "replace"), "application/json")
+            return self._send(b"X", error.encode("utf-8", "replace"))
         import json  # AWS's runtime has imported it
 
+        self._streaming = False
         report = json.loads(error)
-        kind, message = str(report["errorType"]), str(report["errorMessage"])
-        shown = json.dumps({"errorType": kind[:200], "errorMessage": message[:_ERROR_CHARACTERS]})
-        body = binascii.b2a_base64(shown.encode(), newline=False).decode()
-        kind = "".join(c if " " <= c <= "~" else "?" for c in kind[:200])
-        return self._end_pieces(f"{_ERROR_TYPE}: {kind}\r\n{_ERROR_BODY}: {body}\r\n")
+        kind, message = str(report["errorType"])[:200], str(report["errorMessage"])[:_ERROR_CHARACTERS]
+        return self._send(b"F", json.dumps({"errorType": kind, "errorMessage": message}).encode())
 
-    def _post(self, path: str, body: bytes, content_type: str) -> None:
-        head = (
-            f"POST {_INVOCATION}{path} HTTP/1.1\r\n{self._host}"
-            f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        self._posted = True
-        self._socket.sendall(head.encode() + body + self._next)
+    def _send(self, kind: bytes, body: bytes) -> None:
+        self._socket.sendall(len(body).to_bytes(4, "little") + kind + body)
 
-    def _answer(self) -> tuple[str, dict[str, str], bytes]:
-        """Status, headers and body of the next one."""
-        data = self._read
-        while (start := data.find(b"\r\n\r\n") + 4) < 4:
+    def _frame(self) -> bytes:
+        """The next one."""
+        data = self._read or self._receive()
+        while len(data) < _HEADER:
             data += self._receive()
-        first, *lines = data[: start - 4].decode("latin-1").split("\r\n")
-        headers = dict(line.split(": ", 1) for line in lines)
-        end = start + int(headers["Content-Length"])
-        parts, size = [data], len(data)
-        while size < end:
-            parts.append(self._receive())
-            size += len(parts[-1])
-        data = b"".join(parts)
+        end = _HEADER + int.from_bytes(data[:4], "little")
+        if (size := len(data)) < end:
+            parts = [data]
+            while size < end:
+                parts.append(self._receive())
+                size += len(parts[-1])
+            data = b"".join(parts)
         self._read = data[end:]
-        return first.split()[1], headers, data[start:end]
+        return data[:end]
 
     def _receive(self) -> bytes:
-        while not self._poll.poll(_LOOK_MS):
-            pass
-        data = self._socket.recv(_RECEIVE_BYTES)
-        if not data:
-            raise RuntimeError("the Runtime API has closed the connection")
-        return data
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise RuntimeError("the gateway has closed the connection")
+            return data
 
 
 if __name__ == "__main__":

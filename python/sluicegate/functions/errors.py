@@ -30,6 +30,15 @@ class FunctionError(FunctionFailure):
         self.error_message = error_message
 
 
+class AnswerTooLarge(FunctionFailure):
+    """The result has more than `limit` bytes; the worker lives on."""
+
+    reason = "FunctionAnswerTooLarge"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the answer is larger than Lambda's limit of {limit} bytes")
+
+
 class FunctionInitFailed(FunctionFailure):
     """The function did not become ready: an error at import, an exit, or no sign of life in time."""
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sluicegate.functions.code import Code
+from sluicegate.functions.invocation import Invocation
 from sluicegate.functions.pool import WorkerPool
-from sluicegate.functions.runtime_api import Invocation, deadline_ms
+from sluicegate.functions.runtime_api import deadline_ms
 from sluicegate.functions.streamed import Consume
 from sluicegate.functions.worker import Program
 

@@ -25,7 +25,7 @@ from sluicegate.functions.errors import (
     FunctionTimeout,
     InvocationNotTaken,
 )
-from sluicegate.functions.runtime_api import Invocation
+from sluicegate.functions.invocation import Invocation
 from sluicegate.functions.worker import STOP_SECONDS, Program, Worker
 
 log = structlog.get_logger("sluicegate.functions")

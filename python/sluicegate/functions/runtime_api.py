@@ -22,18 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import socket
 import time
-from dataclasses import dataclass, field
 
 import orjson
 import structlog
 
 from sluicegate.functions import owner
-from sluicegate.functions.errors import FunctionError, FunctionFailure, FunctionInitFailed
+from sluicegate.functions.errors import AnswerTooLarge, FunctionError, FunctionInitFailed
+from sluicegate.functions.invocation import Invocation
+from sluicegate.functions.reports import error_of, place_of
 from sluicegate.functions.runtime_http import RESPONSE_LIMIT, Connection, Request
-from sluicegate.functions.streamed import Consume, Streamed
+from sluicegate.functions.streamed import CUT_SECONDS, Streamed
 
 log = structlog.get_logger("sluicegate.functions")
 
@@ -41,45 +41,7 @@ PREFIX = "/2018-06-01/runtime/"
 CONNECTIONS = 32  # a runtime needs two
 REFUSED_SECONDS = 10.0  # between two lines of the log about connections that were refused
 
-CUT_SECONDS = 1.0
-"""From the end of a connection in the middle of a response until the handler is blamed: the worker may have died."""
-
-# Of a frame as the `traceback` module writes it: the file's name and the line.
-_PLACE = re.compile(r'^  File "(?:[^"\n]*/)?([^"/\n]+)", line ([0-9]+)', re.MULTILINE)
-# Of a frame as Node.js writes it, or of the line before a syntax error: the file's name and the line.
-_NODE_PLACE = re.compile(
-    r"(?:^|[ (])(?:file://)?/(?:[^()\n]*/)?([^()/:\n]+):([0-9]+)(?::[0-9]+\)?)?$", re.MULTILINE
-)
 _ANSWERS = {202: b'{"status":"OK"}\n'}
-
-
-@dataclass(slots=True, eq=False)
-class Invocation:
-    """One event for the handler. `deadline_ms` is Unix time in milliseconds; `answer` gets the body of the
-    response.
-
-    `taken` is true once the worker has it: from then on the handler may have run. `consume` takes a streamed response
-    as it comes; `answer` is b"" then.
-    """
-
-    request_id: str
-    payload: bytes
-    deadline_ms: int
-    arn: str
-    trace_id: str
-    consume: Consume | None = None
-    answer: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    taken: bool = False
-    stream: Streamed | None = None
-
-    def fail(self, failure: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(failure)
-
-    def close(self) -> None:
-        """It has ended: consume nothing more."""
-        if self.stream is not None:
-            self.stream.close()
 
 
 class RuntimeApi:
@@ -195,7 +157,7 @@ class RuntimeApi:
             return None
         if (request.method, request.path) != ("POST", f"{PREFIX}invocation/{invocation.request_id}/response"):
             return None
-        invocation.stream = Streamed(invocation.consume, invocation.answer, connection.hold)
+        invocation.stream = Streamed(invocation.consume, invocation.succeed, invocation.fail, connection.hold)
         return invocation.stream
 
     def _exchange(self, connection: Connection, request: Request) -> None:
@@ -247,9 +209,9 @@ class RuntimeApi:
     def _init_error(self, headers: dict[bytes, bytes], body: bytes | None) -> tuple[int, bytes]:
         if self.initialised.done():
             return 403, _transition("Ready", "InitError")
-        kind, message = _error_of(headers, body)
+        kind, message = error_of(body, _kind(headers))
         detail = f"{kind}: {message}" if message else kind
-        self.initialised.set_exception(FunctionInitFailed(detail + _place_of(body)))
+        self.initialised.set_exception(FunctionInitFailed(detail + place_of(body)))
         return 202, _ANSWERS[202]
 
     def _result(self, request_id: str, what: str, request: Request) -> tuple[int, bytes]:
@@ -263,21 +225,16 @@ class RuntimeApi:
         if request.stream is not None:
             request.stream.end(_error_behind(request))
         elif request.body is None:
-            limit = f"the answer is larger than Lambda's limit of {RESPONSE_LIMIT} bytes"
-            invocation.fail(_TooLarge(limit))
+            invocation.fail(AnswerTooLarge(RESPONSE_LIMIT))
             message = f"Exceeded maximum allowed payload size ({RESPONSE_LIMIT} bytes)."
             return 413, _error("RequestEntityTooLarge", message)
         elif what == "error":
-            invocation.fail(FunctionError(*_error_of(request.headers, request.body)))
+            invocation.fail(FunctionError(*error_of(request.body, _kind(request.headers))))
         elif (error := _error_behind(request)) is not None:
             invocation.fail(error)
-        elif not invocation.answer.done():
-            invocation.answer.set_result(request.body)
+        else:
+            invocation.succeed(request.body)
         return 202, _ANSWERS[202]
-
-
-class _TooLarge(FunctionFailure):
-    reason = "FunctionAnswerTooLarge"
 
 
 def deadline_ms(seconds: float) -> int:
@@ -295,17 +252,6 @@ def _transition(before: str, after: str) -> bytes:
     return _error("InvalidStateTransition", what)
 
 
-def _place_of(body: bytes | None) -> str:
-    """` (main.py, line 3)`, the innermost place of a reported error; empty where the message has it already."""
-    try:
-        report = orjson.loads(body or b"")
-        places = _PLACE.findall("\n".join(report.get("stackTrace") or ()))
-        place = places[-1] if places else _NODE_PLACE.findall("\n".join(report.get("trace") or ()))[0]
-    except (orjson.JSONDecodeError, AttributeError, IndexError, TypeError):
-        return ""
-    return f" ({place[0][:200]}, line {place[1][:9]})"
-
-
 def _error_behind(request: Request) -> FunctionError | None:
     """The error that the trailers of a streamed response tell, if they do."""
     if not request.streams or not request.trailers:
@@ -314,16 +260,8 @@ def _error_behind(request: Request) -> FunctionError | None:
         body = base64.b64decode(request.trailers.get(b"lambda-runtime-function-error-body", b""))
     except ValueError:
         body = b""
-    return FunctionError(*_error_of(request.trailers, body))
+    return FunctionError(*error_of(body, _kind(request.trailers)))
 
 
-def _error_of(headers: dict[bytes, bytes], body: bytes | None) -> tuple[str, str]:
-    """`(errorType, errorMessage)` as reported; the body may be anything, the header then names the type."""
-    try:
-        document = orjson.loads(body or b"")
-    except orjson.JSONDecodeError:
-        document = {}
-    if not isinstance(document, dict):
-        document = {}
-    header = headers.get(b"lambda-runtime-function-error-type", b"").decode("latin-1")
-    return str(document.get("errorType") or header or "Unhandled"), str(document.get("errorMessage") or "")
+def _kind(headers: dict[bytes, bytes]) -> str:
+    return headers.get(b"lambda-runtime-function-error-type", b"").decode("latin-1")

@@ -17,19 +17,29 @@ from collections.abc import Awaitable, Callable
 Consume = Callable[[bytes], Awaitable[None]]
 """Takes the next piece of a response; returns once there is room for another one."""
 
+CUT_SECONDS = 1.0
+"""From the end of a connection in the middle of a response until the handler is blamed: the worker may have died."""
+
 WAITING_BYTES = 256 * 1024
 """What may wait for the consumer before the connection is not read any more."""
 
 
 class Streamed:
-    """One response. `answer` completes with b"" after the last piece is consumed, or with the failure.
+    """One response. After the last piece is consumed, `succeed(b"")` is called, or `fail` with the failure.
 
     `hold(True)` and `hold(False)` stop and resume the reading of the connection.
     """
 
-    def __init__(self, consume: Consume, answer: asyncio.Future[bytes], hold: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        consume: Consume,
+        succeed: Callable[[bytes], None],
+        fail: Callable[[Exception], None],
+        hold: Callable[[bool], None],
+    ) -> None:
         self._consume = consume
-        self._answer = answer
+        self._succeed = succeed
+        self._fail = fail
         self._hold = hold
         self._pieces: list[bytes] = []
         self._size = 0
@@ -73,9 +83,7 @@ class Streamed:
                     await self._consume(data)
         except Exception as error:  # of the consumer; the owner of the invocation gets it
             self._failure = error
-        if self._answer.done():
-            return
         if self._failure is not None:
-            self._answer.set_exception(self._failure)
+            self._fail(self._failure)
         else:
-            self._answer.set_result(b"")
+            self._succeed(b"")

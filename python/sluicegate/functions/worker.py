@@ -41,11 +41,13 @@ from sluicegate.functions.errors import (
     FunctionTimeout,
     InvocationNotTaken,
 )
+from sluicegate.functions.invocation import Invocation
 from sluicegate.functions.memory import LOOK_SECONDS, Memory
 from sluicegate.functions.node import HEAP_FULL, NodeMissing, command
 from sluicegate.functions.output import OutputForwarder
 from sluicegate.functions.owner import Unavailable
-from sluicegate.functions.runtime_api import Invocation, RuntimeApi
+from sluicegate.functions.pipe import Pipe
+from sluicegate.functions.runtime_api import RuntimeApi
 
 log = structlog.get_logger("sluicegate.functions")
 
@@ -133,7 +135,11 @@ class Worker:
         """Done when it and all that it had started have ended, with its return code (negative: the signal)."""
         self._loop = asyncio.get_running_loop()
         self._program = program
-        self._api = RuntimeApi(program.name)
+        self._api: Pipe | RuntimeApi
+        if program.kind == "python":
+            self._api = Pipe(program.name, self.kill)
+        else:
+            self._api = RuntimeApi(program.name)
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = self._worker_pidfd = -1
         self._control: socket.socket | None = None
@@ -149,7 +155,7 @@ class Worker:
         self._unread: list[IO[bytes]] = []
         # Of the running invocation, or else the last one; output most likely belongs to it.
         self._request_id = ""
-        self._answer: asyncio.Future[bytes] | None = None
+        self._invocation: Invocation | None = None
 
     @property
     def alive(self) -> bool:
@@ -197,9 +203,9 @@ class Worker:
             # it.
             raise InvocationNotTaken
         self._request_id = invocation.request_id
-        self._answer = invocation.answer
+        self._invocation = invocation
         begun = self._loop.time()
-        timer = self._loop.call_later(seconds, _end, invocation.answer)
+        timer = self._loop.call_later(seconds, _end, invocation)
         look = self._loop.call_later(LOOK_SECONDS, self._keep_looking, invocation) if self._memory else None
         self._api.submit(invocation)
         try:
@@ -241,7 +247,7 @@ class Worker:
         self._looking = self._loop.create_task(self._look_until_answered(invocation))
 
     async def _look_until_answered(self, invocation: Invocation) -> None:
-        while not invocation.answer.done():
+        while not invocation.over:
             if (over := await self._exceeded()) is not None:
                 return invocation.fail(over)
             await asyncio.wait((invocation.answer,), timeout=LOOK_SECONDS)
@@ -297,12 +303,15 @@ class Worker:
         await self._close_output()
 
     async def _launch(self) -> None:
-        if self._program.kind == "exec":
+        if self._program.kind == "exec" and isinstance(self._api, RuntimeApi):
             return self._spawn(await self._api.start())
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                await self._api.connect(ours)
+                if isinstance(self._api, Pipe):
+                    self._api.connect(ours)
+                else:
+                    await self._api.connect(ours)
             except BaseException:
                 ours.close()
                 raise
@@ -372,9 +381,9 @@ class Worker:
         self._memory = None
         self._end_group()
         self.exited.set_result(self._process.wait())
-        if self._answer is not None:
+        if self._invocation is not None:
             # One that was sent just before the end may still be in its socket.
-            self._loop.call_later(LAST_ANSWER_SECONDS, _end, self._answer)
+            self._loop.call_later(LAST_ANSWER_SECONDS, _end, self._invocation)
 
     def _end_group(self) -> None:
         """End what its keeper could not, and note whether the kernel has ended it."""
@@ -464,9 +473,8 @@ class _NoAnswer(Exception):
     """The invocation ended without one."""
 
 
-def _end(answer: asyncio.Future[bytes]) -> None:
-    if not answer.done():
-        answer.set_exception(_NoAnswer())
+def _end(invocation: Invocation) -> None:
+    invocation.fail(_NoAnswer())
 
 
 def _is_readable(fd: int) -> bool:
