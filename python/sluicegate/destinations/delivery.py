@@ -4,7 +4,8 @@ Theory of operation. The native queue is the only bounded queue, and it drops th
 here: a batch is read only when its delivery can start at once. A reader calls again and again as long as there is
 something to read. It is therefore watched only while a slot is free; otherwise the loop would spin.
 
-Each batch is a `_Job` in a task of its own. A job shrinks until no packet of it is left: `_delivered` and `_failed`
+Each batch is a `_Job`, in a task of its own unless the Destination can begin at once and tells the end by a call
+(`prompt.py`). A job shrinks until no packet of it is left: `_delivered` and `_failed`
 count packets and take them off, and do nothing once the job has completed. So each packet completes exactly once, as
 delivered or as failed, also when a Destination ignores its cancellation. A batch counts when its job completes: as
 failed if any of its packets failed.
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import structlog
 
@@ -32,13 +34,18 @@ from sluicegate.destinations.base import (
 )
 from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.partial import names_others, parts
+from sluicegate.destinations.prompt import Outcome, PromptDestination, UnderWay
 from sluicegate.faults import log_fault
+from sluicegate.requestid import request_id
 
 log = structlog.get_logger("sluicegate.delivery")
 
 Reply = Callable[[str, bytes], Awaitable[None]]
 """`reply(request_id, body)` hands a Destination's answer, a JSON object, to the native side. It waits while the ring is
 full."""
+
+ReplyNow = Callable[[str, bytes], bool]
+"""As `Reply`, but without a wait; false where it would wait, and has done nothing."""
 
 ATTEMPTS = 5
 """Attempts for a batch, the first one included."""
@@ -61,6 +68,7 @@ OWN_REASONS = ("Shutdown", "InternalError")
 
 
 _STOPPED = ("Shutdown", "the gateway stopped before the answer was sent")
+_CANCELLED = ("Shutdown", "the gateway stopped while the batch was being delivered")
 _TOO_LATE = ("Interrupted", "the delivery of the batch ended before this part of its answer was sent")
 
 
@@ -140,6 +148,7 @@ class Delivery:
         listener: str,
         events: EventSink,
         reply: Reply,
+        reply_now: ReplyNow = lambda request_id, body: False,
         on_delivered: Callable[[int, str], None] = lambda packets, request_id: None,
         attempts: int = ATTEMPTS,
         pauses: Backoff = PAUSES,
@@ -151,12 +160,15 @@ class Delivery:
         self._listener = listener
         self._events = events
         self._reply = reply
+        self._reply_now = reply_now
         self._on_delivered = on_delivered
         self._attempts = attempts
         self._pauses = pauses
         self._sleep = sleep
         self._slots = max(1, destination.concurrency)
-        self._running: dict[asyncio.Task[None], _Job] = {}
+        self._prompt = destination if isinstance(destination, PromptDestination) else None
+        self._running: dict[_Job, UnderWay] = {}
+        self._none_running = asyncio.Event()  # set when the last one has ended
         self._watched = False
         self._stopped = False
         self._finished = asyncio.Event()
@@ -178,7 +190,7 @@ class Delivery:
     @property
     def packets_under_way(self) -> int:
         """Packets that were read and have not completed. From any thread."""
-        return sum(job.left for job in list(self._running.values()))
+        return sum(job.left for job in list(self._running))
 
     def start(self) -> None:
         """Begin to deliver; returns at once."""
@@ -197,8 +209,7 @@ class Delivery:
 
     async def end_running(self, seconds: float) -> None:
         """Wait at most `seconds` for the deliveries under way, then give them up as `Shutdown`."""
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=max(0.0, seconds))
+        await self._wait_for_running(max(0.0, seconds))
         await self._give_up_running()
 
     async def drain(self, seconds: float) -> None:
@@ -228,16 +239,23 @@ class Delivery:
             self._emit("DeliveryFailed", Reason="Shutdown", Detail=detail, Packets=packets, Batches=batches)
 
     async def _give_up_running(self) -> None:
-        tasks = list(self._running)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            # A Destination that ignores its cancellation cannot hold up the shutdown.
-            await asyncio.wait(tasks, timeout=CANCEL_SECONDS)
-        for job in list(self._running.values()):
+        for job, under_way in list(self._running.items()):
+            under_way.cancel()
+            if not isinstance(under_way, asyncio.Task):
+                self._failed(job, *_CANCELLED)
+                self._ended(job)
+        # A Destination that ignores its cancellation cannot hold up the shutdown.
+        await self._wait_for_running(CANCEL_SECONDS)
+        for job in list(self._running):
             self._failed(
                 job, "Shutdown", "the gateway stopped and the Destination did not let go of the batch"
             )
+
+    async def _wait_for_running(self, seconds: float) -> None:
+        if self._running:
+            self._none_running.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._none_running.wait(), seconds)
 
     # The queue
 
@@ -260,18 +278,40 @@ class Delivery:
             self._unwatch()
 
     def _begin(self, batch: PacketBatch) -> None:
-        job = _Job(batch, batch.count, str(uuid.uuid4()))
-        task = self._loop.create_task(
-            self._run(job), name=f"deliver {self._listener}/{self._destination.name}"
-        )
-        self._running[task] = job
-        task.add_done_callback(self._ended)
+        job = _Job(batch, batch.count, request_id())
+        under_way = None
+        if self._prompt is not None:
+            try:
+                ended = partial(self._on_outcome, job)
+                under_way = self._prompt.begin(batch, job.request_id, _EarlyAnswers(self, job), ended)
+            except Exception as error:  # code of others, which may raise whatever it likes
+                return self._internal_error(job, error)
+        if under_way is None:
+            self._begin_task(job, self._run(job))
+        else:
+            self._running[job] = under_way
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        job = self._running.pop(task)
+    def _begin_task(self, job: _Job, work: Coroutine[Any, Any, None]) -> None:
+        name = f"deliver {self._listener}/{self._destination.name}"
+        task = self._running[job] = self._loop.create_task(work, name=name)
+        task.add_done_callback(lambda _: self._ended(job))
+
+    def _on_outcome(self, job: _Job, outcome: Outcome) -> None:
+        """A delivery without a task has ended. What takes longer from here on gets one."""
+        if not isinstance(outcome, bytes):
+            self._begin_task(job, self._run(job, outcome))
+        elif self._delivered(job, job.left) and not self._answer_now(job, outcome):
+            self._begin_task(job, self._answer(job, outcome))
+        else:
+            self._ended(job)
+
+    def _ended(self, job: _Job) -> None:
+        del self._running[job]
         if not job.ended:
             # The task was cancelled before its first step: its coroutine never ran.
             self._failed(job, "Shutdown", "the gateway stopped before the batch was delivered")
+        if not self._running:
+            self._none_running.set()
         self._pump()
 
     def _watch(self) -> None:
@@ -286,15 +326,15 @@ class Delivery:
 
     # One batch
 
-    async def _run(self, job: _Job) -> None:
+    async def _run(self, job: _Job, failed: Exception | None = None) -> None:
+        """`failed` is how the first attempt has ended, if there was one."""
         delivery_id.set(job.request_id)
         early_answers.set(_EarlyAnswers(self, job))
         try:
-            answer = await self._deliver(job)
+            answer = await self._deliver(job, failed)
         except asyncio.CancelledError:
             if _cancelled_by_us():
-                detail = "the gateway stopped while the batch was being delivered"
-                self._failed(job, "Shutdown", detail)
+                self._failed(job, *_CANCELLED)
                 raise
             # The Destination cancelled a task of its own, and the CancelledError escaped from it.
             self._internal_error(job, asyncio.CancelledError())
@@ -305,10 +345,13 @@ class Delivery:
         if answer is not None:
             await self._answer(job, answer)
 
-    async def _deliver(self, job: _Job) -> bytes | None:
+    async def _deliver(self, job: _Job, failed: Exception | None) -> bytes | None:
         """Deliver until no packet is left. Returns the service's answer, if the last attempt had one."""
         for attempt in itertools.count(1):
             try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
                 answer = await self._destination.deliver(job.batch)
             except DeliveryError as error:
                 self._narrow(job, error, attempt)
@@ -343,6 +386,19 @@ class Delivery:
         if job.ended:
             return self._reply_failed(job, *_TOO_LATE)
         await self._answer(job, answer, _TOO_LATE)
+
+    def _answer_now(self, job: _Job, answer: bytes) -> bool:
+        """`_answer` for what most answers are; false where it is more, or there is no room."""
+        if answer == b"null":
+            return True
+        if not answer.startswith(b"{"):
+            return False
+        try:
+            replied = self._reply_now(job.request_id, answer)
+        except Exception:  # `_answer` meets it again, and reports it
+            return False
+        self._stats.replies += replied
+        return replied
 
     async def _answer(self, job: _Job, answer: bytes, cancelled: tuple[str, str] = _STOPPED) -> None:
         """Hand on an answer. The packets are delivered whatever happens here. `cancelled` is the reason and detail if

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,12 +15,13 @@ import structlog
 from sluicegate.destinations.base import (
     Arguments,
     DeliveryError,
-    Destination,
     DestinationContext,
     DestinationError,
+    EarlyAnswers,
     PacketBatch,
     delivery_id,
 )
+from sluicegate.destinations.prompt import Outcome, PromptDestination, UnderWay
 from sluicegate.destinations.streaming import ReplyStream
 from sluicegate.functions import Function, FunctionFailure
 from sluicegate.functions.answer import misread, suspicious
@@ -60,7 +61,7 @@ _HARMLESS = (
 _CHOOSABLE = ("AWS_LAMBDA_LOG_FORMAT", "AWS_LAMBDA_LOG_LEVEL")
 
 
-class FunctionDestination(Destination):
+class FunctionDestination(PromptDestination):
     """Invokes a local Lambda function with each batch; its result is the answer. Replies of a function that streams are
     sent as they come.
 
@@ -149,12 +150,31 @@ class FunctionDestination(Destination):
             consume = stream.feed if stream.wanted else None
             answer = await self._function.invoke(batch.body(), delivery_id.get() or None, consume)
         except FunctionFailure as failure:
-            stream.end(complete=False)
-            after = f" (after {stream.documents} streamed answers)" if stream.documents else ""
-            raise DeliveryError(failure.reason, failure.detail + after) from failure
+            raise _delivery_error(failure, stream) from failure
         stream.end()
         self._look_at(answer)
         return answer
+
+    def begin(
+        self,
+        batch: PacketBatch,
+        request_id: str,
+        answers: EarlyAnswers,
+        ended: Callable[[Outcome], object],
+    ) -> UnderWay | None:
+        if self._function is None or self._has_moved():
+            return None
+        stream = ReplyStream(self._look_at, answers)
+
+        def on_end(outcome: bytes | Exception) -> None:
+            if isinstance(outcome, bytes):
+                stream.end()
+                self._look_at(outcome)
+            elif isinstance(outcome, FunctionFailure):
+                outcome = _delivery_error(outcome, stream)
+            ended(outcome)
+
+        return self._function.begin(batch.body(), request_id, stream.feed, on_end)
 
     async def close(self) -> None:
         if self._warm_up is not None:
@@ -218,6 +238,12 @@ class FunctionDestination(Destination):
 
     def _emit(self, event: str, **fields: object) -> None:
         self.context.events.emit(event, Listener=self.context.listener, Destination=self.name, **fields)
+
+
+def _delivery_error(failure: FunctionFailure, stream: ReplyStream) -> DeliveryError:
+    stream.end(complete=False)
+    after = f" (after {stream.documents} streamed answers)" if stream.documents else ""
+    return DeliveryError(failure.reason, failure.detail + after)
 
 
 def _check_environment(reader: Arguments, environment: Mapping[str, str]) -> None:

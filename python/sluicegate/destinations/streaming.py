@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sluicegate.destinations.base import early_answers
+from sluicegate.destinations.base import EarlyAnswers, early_answers
 from sluicegate.destinations.framing import Framing, Malformed
 
 TOLD = 3
@@ -18,9 +18,12 @@ TOLD = 3
 class ReplyStream:
     """The replies of one delivery. `look` sees each document before it is sent."""
 
-    def __init__(self, look: Callable[[bytes], object] = lambda document: None) -> None:
+    def __init__(
+        self, look: Callable[[bytes], object] = lambda document: None, answers: EarlyAnswers | None = None
+    ) -> None:
+        """`answers` takes the replies; without it, those of the current task's delivery."""
         self._look = look
-        self._answers = early_answers.get()
+        self._answers = answers or early_answers.get()
         self.wanted = self._answers is not None
         """False where nobody takes early answers. Then do not stream: return the answer as a whole."""
         self._framing: Framing | None = None  # most deliveries stream nothing

@@ -252,13 +252,19 @@ class Egress:
         """Hand over a handler's answer (contract section 3); returns once the ring has it. First come, first
         served."""
 
-        def put() -> bool:
-            if not self._port.reply(destination, request_id, body):
-                return False
-            self._track((request_id, None, destination), _InFlight(body))
-            return True
+        await self._room(lambda: self._put_reply(destination, request_id, body), None)
 
-        await self._room(put, None)
+    def reply_now(self, destination: int, request_id: str, body: bytes) -> bool:
+        """As `reply`, but without a wait: false where it would wait, and the ring does not have it."""
+        if self._loop is None or self._closed or self._no_room:
+            return False
+        return self._put_reply(destination, request_id, body)
+
+    def _put_reply(self, destination: int, request_id: str, body: bytes) -> bool:
+        if not self._port.reply(destination, request_id, body):
+            return False
+        self._track((request_id, None, destination), _InFlight(body))
+        return True
 
     async def drain(self, seconds: float) -> bool:
         """Wait until everything taken or waiting has ended; False when `seconds` were not enough.

@@ -6,12 +6,12 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sluicegate.functions.code import Code
 from sluicegate.functions.invocation import Invocation
-from sluicegate.functions.pool import WorkerPool
+from sluicegate.functions.pool import Call, WorkerPool
 from sluicegate.functions.runtime_api import deadline_ms
 from sluicegate.functions.streamed import Consume
 from sluicegate.functions.worker import Program
@@ -83,12 +83,23 @@ class Function:
         Raises a `FunctionFailure`: `FunctionError` (the handler raised), `FunctionTimeout`,
         `FunctionCrashed`, `FunctionInitFailed`. Each concerns this invocation alone.
         """
-        request_id = request_id or str(uuid.uuid4())
+        made = self._invocation(payload, request_id or str(uuid.uuid4()), consume)
+        return await self._pool.invoke(made, self._timeout)
 
-        def invocation() -> Invocation:
+    def begin(
+        self, payload: bytes, request_id: str, consume: Consume, ended: Callable[[bytes | Exception], object]
+    ) -> Call | None:
+        """As `invoke`, but without a task: `ended` gets the result or the exception, later. None when no worker is idle
+        now; then `invoke` waits for one."""
+        return self._pool.begin(self._invocation(payload, request_id, consume), self._timeout, ended)
+
+    def _invocation(
+        self, payload: bytes, request_id: str, consume: Consume | None
+    ) -> Callable[[], Invocation]:
+        def made() -> Invocation:
             return Invocation(request_id, payload, deadline_ms(self._timeout), self.arn, _trace_id(), consume)
 
-        return await self._pool.invoke(invocation, self._timeout)
+        return made
 
     def reload(self) -> None:
         """Load the handler anew with the next invocation; running ones end undisturbed."""

@@ -69,35 +69,79 @@ class WorkerPool:
         ready.
         """
         async with self._slots:
-            for _ in range(NOT_TAKEN_LIMIT):
+            return await self.attempt(invocation, seconds)
+
+    def begin(
+        self,
+        invocation: Callable[[], Invocation],
+        seconds: float,
+        ended: Callable[[bytes | Exception], object],
+    ) -> Call | None:
+        """As `invoke`, but without a task: `ended` gets the answer or the exception, later. None when no worker is idle
+        now."""
+        if not self._idle or not _take(self._slots):
+            return None
+        call = Call(self, self._idle.pop(), invocation, seconds, ended)
+        try:
+            call.begin()
+        except InvocationNotTaken:
+            self._idle.append(call.worker)  # `invoke` sees to it
+            self._slots.release()
+            return None
+        return call
+
+    async def attempt(
+        self,
+        invocation: Callable[[], Invocation],
+        seconds: float,
+        under_way: tuple[Worker, Invocation] | None = None,
+    ) -> bytes:
+        """`invoke` for the holder of a slot. `under_way`: the worker that has the invocation already."""
+        for _ in range(NOT_TAKEN_LIMIT):
+            if under_way is not None:
+                worker, made = under_way
+            else:
                 worker = self._idle.pop() if self._idle else await self._start()
-                try:
-                    answer = await worker.invoke(invocation(), seconds)
-                except InvocationNotTaken:
-                    # It died while nobody looked; nothing is lost.
-                    self._discard(worker)
-                    self._failed()
-                except FunctionTimeout:
-                    self._discard(worker)
-                    raise
-                except FunctionCrashed:
-                    self._discard(worker)
-                    self._failed()
-                    raise
-                except FunctionFailure:
-                    self._failures = 0
-                    self._put_back(worker)
-                    raise
-                except BaseException:
-                    # Cancelled: the handler still runs, and would answer the next invocation with this one's
-                    # result.
-                    self._discard(worker)
-                    raise
-                else:
-                    self._failures = 0
-                    self._put_back(worker)
-                    return answer
+                made = invocation()
+            try:
+                if under_way is None:
+                    worker.submit(made, seconds)
+                answer = await worker.answer(made, seconds)
+            except InvocationNotTaken:
+                # It died while nobody looked; nothing is lost.
+                under_way = None
+                self.discard(worker)
+                self._failed()
+            except FunctionTimeout:
+                self.discard(worker)
+                raise
+            except FunctionCrashed:
+                self.discard(worker)
+                self._failed()
+                raise
+            except FunctionFailure:
+                self.answered(worker)
+                raise
+            except BaseException:
+                # Cancelled: the handler still runs, and would answer the next invocation with this one's
+                # result.
+                self.discard(worker)
+                raise
+            else:
+                self.answered(worker)
+                return answer
         raise FunctionCrashed(f"{NOT_TAKEN_LIMIT} workers in a row ended before they took the batch")
+
+    def answered(self, worker: Worker) -> None:
+        """The worker has answered, if only by an exception of the handler, and may take the next invocation."""
+        self._failures = 0
+        self._put_back(worker)
+
+    def release(self, worker: Worker | None = None) -> None:
+        """Give back a slot; `worker` is thrown away."""
+        if worker is not None:
+            self.discard(worker)
+        self._slots.release()
 
     def retire(self) -> None:
         """Have every worker end after its current invocation: the next ones load the function anew."""
@@ -107,14 +151,14 @@ class WorkerPool:
         self._reloaded = asyncio.Event()
         idle, self._idle = self._idle, []
         for worker in idle:
-            self._discard(worker, STOP_SECONDS)
+            self.discard(worker, STOP_SECONDS)
 
     async def close(self) -> None:
         """Stop every worker; invocations that still run fail as `FunctionCrashed`."""
         self._closed = True
         self._idle.clear()
         for worker in list(self._workers):
-            self._discard(worker, STOP_SECONDS)
+            self.discard(worker, STOP_SECONDS)
         while self._ending:
             await asyncio.wait(self._ending)
 
@@ -131,18 +175,18 @@ class WorkerPool:
         try:
             await worker.start(self._init_seconds)
         except FunctionInitFailed:
-            self._discard(worker)
+            self.discard(worker)
             self._failed()
             raise
         except BaseException:
-            self._discard(worker)
+            self.discard(worker)
             raise
         worker.exited.add_done_callback(lambda _: self._on_exit(worker))
         return worker
 
     def _put_back(self, worker: Worker) -> None:
         if not worker.alive or self._closed or self._workers.get(worker) != self._generation:
-            self._discard(worker, STOP_SECONDS)
+            self.discard(worker, STOP_SECONDS)
         else:
             self._idle.append(worker)
 
@@ -150,7 +194,7 @@ class WorkerPool:
         if worker in self._idle:
             self._idle.remove(worker)
             log.warning("a worker ended while it was idle", function=self._program.name)
-            self._discard(worker)
+            self.discard(worker)
             self._failed()
 
     def _failed(self) -> None:
@@ -165,10 +209,82 @@ class WorkerPool:
                 seconds=pause,
             )
 
-    def _discard(self, worker: Worker, grace: float = 0.0) -> None:
+    def discard(self, worker: Worker, grace: float = 0.0) -> None:
         """Stop it in the background; `close` waits for that."""
         if self._workers.pop(worker, None) is None:
             return
         task = asyncio.get_running_loop().create_task(worker.stop(grace))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+
+class Call:
+    """An invocation that `WorkerPool.begin` has begun: it has a slot of the pool and one of its workers."""
+
+    __slots__ = ("_ended", "_invocation", "_made", "_pool", "_seconds", "_task", "worker")
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        worker: Worker,
+        invocation: Callable[[], Invocation],
+        seconds: float,
+        ended: Callable[[bytes | Exception], object],
+    ) -> None:
+        self.worker = worker
+        self._pool = pool
+        self._invocation = invocation
+        self._made = invocation()
+        self._seconds = seconds
+        self._ended = ended
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Give the worker the invocation. Raises `InvocationNotTaken`."""
+        self._made.on_end = self._on_end
+        self.worker.submit(self._made, self._seconds)
+
+    def cancel(self) -> None:
+        """Give it up: `ended` is not called. The worker is thrown away, as its handler still runs."""
+        self._ended = _nobody
+        self.worker.give_up()
+        if self._task is not None:
+            self._task.cancel()
+            self._pool.discard(self.worker)
+        else:
+            self._pool.release(self.worker)
+
+    def _on_end(self, made: Invocation) -> None:
+        if not self.worker.knows(made):
+            self._task = asyncio.get_running_loop().create_task(self._find_out())
+            self._task.add_done_callback(lambda _: self._pool.release())
+            return
+        self._pool.answered(self.worker)
+        self._pool.release()
+        self._ended(made.body if made.failure is None else made.failure)
+
+    async def _find_out(self) -> None:
+        """How it ended, or the answer of another worker where this one has not taken it."""
+        outcome: bytes | Exception
+        try:
+            outcome = await self._pool.attempt(self._invocation, self._seconds, (self.worker, self._made))
+        except Exception as error:
+            outcome = error
+        asyncio.get_running_loop().call_soon(self._tell, outcome)
+
+    def _tell(self, outcome: bytes | Exception) -> None:
+        self._ended(outcome)
+
+
+def _nobody(outcome: bytes | Exception) -> None: ...
+
+
+def _take(slots: asyncio.Semaphore) -> bool:
+    """Acquire without waiting; False where that would wait."""
+    if slots.locked():
+        return False
+    try:
+        slots.acquire().send(None)
+    except StopIteration:
+        return True
+    raise AssertionError("a semaphore that is not locked is acquired at once")

@@ -36,6 +36,7 @@ from sluicegate.functions._keeper_main import INHERITED
 from sluicegate.functions.errors import (
     FunctionCrashed,
     FunctionError,
+    FunctionFailure,
     FunctionInitFailed,
     FunctionOutOfMemory,
     FunctionTimeout,
@@ -156,6 +157,10 @@ class Worker:
         # Of the running invocation, or else the last one; output most likely belongs to it.
         self._request_id = ""
         self._invocation: Invocation | None = None
+        self._begun = self._until = self._timer_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._died = select.poll()
 
     @property
     def alive(self) -> bool:
@@ -191,38 +196,53 @@ class Worker:
             raise FunctionInitFailed(self._killed_by_memory.detail if self._killed_by_memory else how + note)
         raise FunctionInitFailed(f"the process was not ready within {seconds:g} s{note}")
 
-    async def invoke(self, invocation: Invocation, seconds: float) -> bytes:
-        """Body of the handler's response. After any exception but `FunctionError` the worker is of no more
-        use.
+    def submit(self, invocation: Invocation, seconds: float) -> None:
+        """Have the handler answer `invocation` within `seconds`. When it is over, `knows` or else `answer` tells how it
+        went. Raises `InvocationNotTaken` when the worker has ended."""
+        if not self.alive or self._died.poll(0):
+            # Also when its end is not in the loop yet: a dead worker's socket still takes what is written to it.
+            raise InvocationNotTaken
+        self._invocation = invocation
+        self._request_id = invocation.request_id
+        self._begun = self._loop.time()
+        self._until = self._begun + seconds
+        self._watch_time()
+        if self._memory is not None:
+            self._look = self._loop.call_later(LOOK_SECONDS, self._keep_looking, invocation)
+        self._api.submit(invocation)
+
+    def knows(self, invocation: Invocation) -> bool:
+        """True when nothing is left to find out about how `invocation`, which is over, has ended: it has an answer or
+        the handler's error, and the worker may go on. Else `answer` tells."""
+        failure = invocation.failure
+        if failure is not None and (
+            not isinstance(failure, FunctionFailure) or isinstance(failure, FunctionCrashed)
+        ):
+            return False
+        if self._over is not None or (self._memory is not None and self._is_look_due()):
+            return False
+        self._finish(invocation)
+        return True
+
+    async def answer(self, invocation: Invocation, seconds: float) -> bytes:
+        """Body of the handler's response, once it is there. After any exception but `FunctionError` the worker is of no
+        more use.
 
         Raises `FunctionError`, `FunctionTimeout`, `FunctionCrashed`, and `InvocationNotTaken` when the
         handler has not seen it.
         """
-        if not self.alive or _is_readable(self._worker_pidfd):
-            # Also when its end is not in the loop yet: a dead worker's socket still takes what is written to
-            # it.
-            raise InvocationNotTaken
-        self._request_id = invocation.request_id
-        self._invocation = invocation
-        begun = self._loop.time()
-        timer = self._loop.call_later(seconds, _end, invocation)
-        look = self._loop.call_later(LOOK_SECONDS, self._keep_looking, invocation) if self._memory else None
-        self._api.submit(invocation)
         try:
             answer = await invocation.answer
         except _NoAnswer:
             pass
         except FunctionError as error:
-            raise await self._exceeded_since(begun) or error from None
+            raise await self._exceeded_since() or error from None
         else:
-            if (over := await self._exceeded_since(begun)) is not None:
+            if (over := await self._exceeded_since()) is not None:
                 raise over
             return answer
         finally:
-            timer.cancel()
-            invocation.close()
-            if look is not None:
-                look.cancel()
+            self._finish(invocation)
         if self.exited.done():
             if not invocation.taken:
                 raise InvocationNotTaken
@@ -230,6 +250,35 @@ class Worker:
             raise self._killed_by_memory or FunctionCrashed(how)
         self.kill()
         raise FunctionTimeout(f"no answer within {seconds:g} s; the worker was killed")
+
+    def give_up(self) -> None:
+        """Nobody waits for the running invocation any more."""
+        if self._invocation is not None:
+            self._invocation.on_end = None
+            self._finish(self._invocation)
+
+    def _finish(self, invocation: Invocation) -> None:
+        invocation.close()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _watch_time(self) -> None:
+        """One timer for many invocations: most end long before theirs, and it moves on only when it comes."""
+        if self._timer is None or self._timer_at > self._until:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._until
+            self._timer = self._loop.call_at(self._until, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        if self._invocation is None or self._invocation.over:
+            return
+        if self._until > self._loop.time():
+            self._watch_time()
+        else:
+            _end(self._invocation)
 
     def _hindrance(self) -> str:
         """What kept the worker from its Runtime API, if anything is known."""
@@ -252,14 +301,13 @@ class Worker:
                 return invocation.fail(over)
             await asyncio.wait((invocation.answer,), timeout=LOOK_SECONDS)
 
-    async def _exceeded_since(self, begun: float) -> FunctionOutOfMemory | None:
+    async def _exceeded_since(self) -> FunctionOutOfMemory | None:
+        return await self._exceeded() if self._is_look_due() else None
+
+    def _is_look_due(self) -> bool:
         """Look after a batch: not after each of many short ones, and the worker's peak tells what was missed."""
         now = self._loop.time()
-        return (
-            await self._exceeded()
-            if max(now - begun - SHORT_SECONDS, now - self._looked - LOOK_SECONDS) > 0
-            else None
-        )
+        return max(now - self._begun - SHORT_SECONDS, now - self._looked - LOOK_SECONDS) > 0
 
     async def _exceeded(self) -> FunctionOutOfMemory | None:
         """What to say of a worker that holds more than it may; it is killed then. Who looks after that is told the
@@ -299,6 +347,8 @@ class Worker:
             await asyncio.wait((self.exited,))
         if self._group is not None:
             await self._group.remove()
+        if self._timer is not None:
+            self._timer.cancel()
         await self._api.close()
         await self._close_output()
 
@@ -363,6 +413,7 @@ class Worker:
             except OSError as error:
                 self._trouble = error
                 return self.kill()
+            self._died.register(self._worker_pidfd, select.POLLIN)
             self.pid = self._api.group = int(number)
             if self._program.limit_memory:
                 self._memory = Memory(self._process.pid, self.pid, self._program.memory_limit)
@@ -475,12 +526,6 @@ class _NoAnswer(Exception):
 
 def _end(invocation: Invocation) -> None:
     invocation.fail(_NoAnswer())
-
-
-def _is_readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _itself(forwarder: OutputForwarder) -> OutputForwarder:

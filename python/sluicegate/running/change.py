@@ -267,15 +267,13 @@ class Change:
         running = self.running
         assert place.made is not None  # noqa: S101
 
-        async def reply(request_id: str, body: bytes) -> None:
-            await running.egress.reply(index, request_id, body)
-
         delivery = Delivery(
             place.made,
             running.port.reader(index),
             listener=running.name,
             events=self._node.events,
-            reply=reply,
+            reply=partial(running.egress.reply, index),
+            reply_now=partial(running.egress.reply_now, index),
             on_delivered=partial(self._node.live.batches.delivered, running.name, place.resource.name),
             counters=counters,
         )
