@@ -234,10 +234,9 @@ impl Port {
         if memories.is_empty() {
             return;
         }
+        let _wake; // dropped after the lock
         let mut changes = lock(&self.0.peer_changes);
-        if changes.is_empty() {
-            self.0.peers_changed.set();
-        }
+        _wake = changes.is_empty().then(|| self.0.peers_changed.set());
         changes.extend(memories.into_iter().map(|memory| (memory.public_key, memory)));
     }
 
@@ -291,6 +290,7 @@ impl Port {
         if completions.is_empty() && sent_ids.is_empty() {
             return;
         }
+        let _wake; // dropped after the lock
         let mut ring = self.ring();
         for completion in completions {
             ring.bytes -= completion.bytes;
@@ -298,7 +298,7 @@ impl Port {
             ring.completions.push(completion);
         }
         ring.sent_ids.extend(sent_ids);
-        self.0.completed.set();
+        _wake = self.0.completed.set();
     }
 
     pub(crate) fn close_ring(&self) {

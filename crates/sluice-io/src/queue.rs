@@ -40,6 +40,7 @@ impl BatchQueue {
     /// Adds a batch, or lets it join the last one where that may go on growing ([`Batch::join`]). The oldest give way: so
     /// many that those that are left arrived within the time in which the limit is reached, refused packets included.
     pub fn push(&self, batch: Batch) -> Pushed {
+        let _wake; // dropped after the lock
         let mut inner = self.lock();
         let joined = inner.add(batch);
         let before = inner.packets;
@@ -47,9 +48,8 @@ impl BatchQueue {
             inner.pop();
         }
         let evicted = before - inner.packets;
-        if inner.batches.len() == 1 && !joined || evicted > 0 {
-            self.ready.set();
-        }
+        let first = inner.batches.len() == 1 && !joined || evicted > 0;
+        _wake = first.then(|| self.ready.set());
         Pushed { joined, evicted, taken: std::mem::take(&mut inner.taken), roomy: inner.weight < self.limit / 2 }
     }
 

@@ -14,6 +14,10 @@ use std::{
 
 /// The flags of one data plane; clones share them. Its descriptor is readable as long as a watched flag is set. So an
 /// event loop waits for any number of Listeners and Destinations by one descriptor.
+///
+/// It is written when no lock is held any more ([`Wake`]): on one core the event loop runs at once, and would wait for each
+/// lock in turn. So the descriptor may be readable when the flag is gone again; [`ready`](Self::ready) finds none then, and
+/// reads it. A flag that is set later writes it later.
 #[derive(Clone, Debug)]
 pub struct Signals(Arc<Shared>);
 
@@ -43,9 +47,13 @@ impl Signals {
         Signal { key: inner.made, of: self.clone(), flags: Mutex::default() }
     }
 
-    /// Keys of the watched flags that are set, the oldest first.
+    /// Keys of the watched flags that are set, the oldest first. To be asked when the descriptor is readable.
     pub fn ready(&self) -> Vec<u64> {
-        self.lock().ready.iter().copied().collect()
+        let inner = self.lock();
+        if inner.ready.is_empty() {
+            self.0.readable.clear();
+        }
+        inner.ready.iter().copied().collect()
     }
 
     /// True as long as this flag is watched and set.
@@ -61,6 +69,18 @@ impl Signals {
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.readable.0.as_raw_fd()
+    }
+}
+
+/// Makes the descriptor readable, if need be, when it is dropped: after every lock that the event loop will want.
+#[derive(Debug)]
+pub struct Wake<'a>(Option<&'a Eventfd>);
+
+impl Drop for Wake<'_> {
+    fn drop(&mut self) {
+        if let Some(readable) = self.0 {
+            readable.set();
+        }
     }
 }
 
@@ -85,8 +105,8 @@ impl Signal {
     }
 
     /// Sets the flag.
-    pub fn set(&self) {
-        self.change(|flags| flags.set = true);
+    pub fn set(&self) -> Wake<'_> {
+        self.change(|flags| flags.set = true)
     }
 
     /// Clears the flag.
@@ -104,24 +124,24 @@ impl Signal {
         self.change(|flags| flags.watched = watched);
     }
 
-    fn change(&self, change: impl FnOnce(&mut Flags)) {
+    fn change(&self, change: impl FnOnce(&mut Flags)) -> Wake<'_> {
         let mut flags = lock(&self.flags);
         let before = flags.set && flags.watched;
         change(&mut flags);
         let after = flags.set && flags.watched;
         if before == after {
-            return;
+            return Wake(None);
         }
-        // The descriptor is written and read under the lock: a late read would take a later write.
+        // The descriptor is read under the lock, and only while no flag is set: a late read would take a later write.
         let mut inner = self.of.lock();
         if after {
             inner.ready.insert(self.key);
-            if inner.ready.len() == 1 {
-                self.of.0.readable.set();
-            }
-        } else if inner.ready.remove(&self.key) && inner.ready.is_empty() {
+            return Wake((inner.ready.len() == 1).then_some(&self.of.0.readable));
+        }
+        if inner.ready.remove(&self.key) && inner.ready.is_empty() {
             self.of.0.readable.clear();
         }
+        Wake(None)
     }
 }
 
@@ -229,5 +249,53 @@ mod tests {
         assert!(readable(&signals));
         drop(two);
         assert!(!readable(&signals) && signals.ready().is_empty());
+    }
+
+    #[test]
+    fn a_wake_that_comes_late_is_read_and_takes_no_later_one_with_it() {
+        let signals = Signals::new().unwrap();
+        let one = signals.signal();
+        one.watch(true);
+        let late = one.set();
+        assert!(!readable(&signals) && signals.ready() == [one.key()]);
+        one.clear();
+        drop(late);
+        assert!(readable(&signals) && signals.ready().is_empty() && !readable(&signals));
+        let late = one.set();
+        one.clear();
+        drop(one.set());
+        assert!(readable(&signals) && signals.ready() == [one.key()]);
+        drop(late);
+        one.clear();
+        assert!(!readable(&signals));
+    }
+
+    #[test]
+    fn no_wake_is_lost_between_threads() {
+        let signals = Signals::new().unwrap();
+        let flags = [signals.signal(), signals.signal()];
+        flags.iter().for_each(|flag| flag.watch(true));
+        let rounds = 20_000;
+        std::thread::scope(|scope| {
+            for flag in &flags {
+                scope.spawn(move || {
+                    for _ in 0..rounds {
+                        drop(flag.set());
+                        while flag.is_set() {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let (fd, mut seen) = (signals.0.readable.0.as_fd(), 0);
+            while seen < 2 * rounds {
+                let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+                assert!(poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap() > 0, "a wake is lost");
+                for key in signals.ready() {
+                    flags.iter().filter(|flag| flag.key() == key).for_each(Signal::clear);
+                    seen += 1;
+                }
+            }
+        });
     }
 }

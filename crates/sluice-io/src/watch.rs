@@ -110,6 +110,7 @@ impl Watch {
 
     /// Shows it `events`.
     pub(crate) fn offer(&self, labels: &Labels, events: &[Event]) {
+        let _wake; // dropped after the lock
         let mut inner = self.lock();
         let before = inner.lines.len();
         for event in events.iter().filter(|event| self.wants(event)) {
@@ -125,17 +126,16 @@ impl Watch {
             inner.in_second += 1;
             render(labels, event, &mut inner.lines);
         }
-        if inner.lines.len() > before {
-            self.ready.set();
-        }
+        _wake = (inner.lines.len() > before).then(|| self.ready.set());
     }
 
     /// Tells what was left out, once its second is over; returns true while something waits to be told.
     pub(crate) fn settle(&self, labels: &Labels, now_ms: u64) -> bool {
+        let mut _wake = None; // dropped after the lock
         let mut inner = self.lock();
         if inner.skipped > 0 && now_ms / 1_000 > inner.second {
             inner.summarize(labels);
-            self.ready.set();
+            _wake = Some(self.ready.set());
         }
         inner.skipped > 0
     }
