@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _DEADLINE = "Lambda-Runtime-Deadline-Ms"
-_LOOK_US = (
-    250_000  # a signal that comes just before the wait for work does not end it, and its handler is to run
-)
+_TRACE_ID = "_X_AMZN_TRACE_ID"
+_TRACE_ID_KEY = _TRACE_ID.encode()
+_LOOK_US = 250_000
+"""A signal that comes just before the wait for work does not end it, and its handler is to run."""
 _RECEIVE_BYTES = 1 << 16
 _PIECE_BYTES = 1 << 18
 _HEADER, _EVENT = 5, 15  # bytes of a frame's header, and of everything before the head of an event
@@ -168,8 +169,25 @@ def _take_over(client: "_Client") -> None:
         client.post_init_error(lambda_runtime_client.to_json(report).encode("utf-8", "replace"))
 
     LambdaConfigProvider.SUPPORTED_THREADPOLLING_ENVS = frozenset()
+    _take_over_trace_id()
     lambda_runtime_client.runtime_client = client
     lambda_runtime_client.BaseLambdaRuntimeClient.post_init_error = post_init_error
+
+
+def _take_over_trace_id() -> None:
+    """glibc keeps every value that a variable of the environment ever had: 140 bytes for each invocation. So only
+    Python's own view of it changes; what a handler starts without an `env` sees the first one."""
+    from awslambdaric import bootstrap  # type: ignore[import-untyped]
+
+    setting = bootstrap.update_xray_env_variable
+
+    def update(trace_id: str | None) -> None:
+        if trace_id is None or _TRACE_ID not in os.environ:
+            setting(trace_id)
+        else:
+            os.environ._data[_TRACE_ID_KEY] = os.environ.encodevalue(trace_id)  # type: ignore[attr-defined]
+
+    bootstrap.update_xray_env_variable = update
 
 
 class _Client:
