@@ -164,17 +164,23 @@ class FunctionDestination(PromptDestination):
     ) -> UnderWay | None:
         if self._function is None or self._has_moved():
             return None
-        stream = ReplyStream(self._look_at, answers)
+        stream: ReplyStream | None = None  # nearly all answers come as a whole
+
+        async def consume(piece: bytes) -> None:
+            nonlocal stream
+            stream = stream or ReplyStream(self._look_at, answers)
+            await stream.feed(piece)
 
         def on_end(outcome: bytes | Exception) -> None:
             if isinstance(outcome, bytes):
-                stream.end()
+                if stream is not None:
+                    stream.end()
                 self._look_at(outcome)
             elif isinstance(outcome, FunctionFailure):
                 outcome = _delivery_error(outcome, stream)
             ended(outcome)
 
-        return self._function.begin(batch.body(), request_id, stream.feed, on_end)
+        return self._function.begin(batch.body(), request_id, consume, on_end)
 
     async def close(self) -> None:
         if self._warm_up is not None:
@@ -240,9 +246,11 @@ class FunctionDestination(PromptDestination):
         self.context.events.emit(event, Listener=self.context.listener, Destination=self.name, **fields)
 
 
-def _delivery_error(failure: FunctionFailure, stream: ReplyStream) -> DeliveryError:
-    stream.end(complete=False)
-    after = f" (after {stream.documents} streamed answers)" if stream.documents else ""
+def _delivery_error(failure: FunctionFailure, stream: ReplyStream | None) -> DeliveryError:
+    after = ""
+    if stream is not None:
+        stream.end(complete=False)
+        after = f" (after {stream.documents} streamed answers)" if stream.documents else ""
     return DeliveryError(failure.reason, failure.detail + after)
 
 

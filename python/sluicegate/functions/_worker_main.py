@@ -177,7 +177,7 @@ def _take_over(client: "_Client") -> None:
 def _take_over_trace_id() -> None:
     """glibc keeps every value that a variable of the environment ever had: 140 bytes for each invocation. So only
     Python's own view of it changes; what a handler starts without an `env` sees the first one."""
-    from awslambdaric import bootstrap  # type: ignore[import-untyped]
+    from awslambdaric import bootstrap
 
     setting = bootstrap.update_xray_env_variable
 

@@ -1,7 +1,7 @@
 """The workers of one function: as many as are needed, at most `size`, started on demand, replaced when they
 die.
 
-Theory of operation. A semaphore of `size` is taken for the time of an invocation; a worker is either idle or
+Theory of operation. A slot of `size` is taken for the time of an invocation; a worker is either idle or
 belongs to the holder of a slot, and a new one is started only when none is idle: so there are never more than
 `size`. The last idle one is taken first, it is the warmest. A worker is thrown away after everything that
 leaves its state unknown: a timeout, a crash, a cancelled invocation. Consecutive failures delay the next
@@ -26,6 +26,7 @@ from sluicegate.functions.errors import (
     InvocationNotTaken,
 )
 from sluicegate.functions.invocation import Invocation
+from sluicegate.functions.slots import Slots
 from sluicegate.functions.worker import STOP_SECONDS, Program, Worker
 
 log = structlog.get_logger("sluicegate.functions")
@@ -40,7 +41,7 @@ class WorkerPool:
     def __init__(self, program: Program, *, size: int, init_seconds: float) -> None:
         self._program = program
         self._init_seconds = init_seconds
-        self._slots = asyncio.Semaphore(size)
+        self._slots = Slots(size)
         self._idle: list[Worker] = []
         self._workers: dict[Worker, int] = {}  # every living one, with the generation that it belongs to
         self._generation = 0
@@ -79,7 +80,7 @@ class WorkerPool:
     ) -> Call | None:
         """As `invoke`, but without a task: `ended` gets the answer or the exception, later. None when no worker is idle
         now."""
-        if not self._idle or not _take(self._slots):
+        if not self._idle or not self._slots.take():
             return None
         call = Call(self, self._idle.pop(), invocation, seconds, ended)
         try:
@@ -277,14 +278,3 @@ class Call:
 
 
 def _nobody(outcome: bytes | Exception) -> None: ...
-
-
-def _take(slots: asyncio.Semaphore) -> bool:
-    """Acquire without waiting; False where that would wait."""
-    if slots.locked():
-        return False
-    try:
-        slots.acquire().send(None)
-    except StopIteration:
-        return True
-    raise AssertionError("a semaphore that is not locked is acquired at once")
