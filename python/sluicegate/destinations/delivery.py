@@ -36,7 +36,7 @@ from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.partial import names_others, parts
 from sluicegate.destinations.prompt import Outcome, PromptDestination, UnderWay
 from sluicegate.faults import log_fault
-from sluicegate.requestid import request_id
+from sluicegate.destinations.requestid import request_id
 
 log = structlog.get_logger("sluicegate.delivery")
 
