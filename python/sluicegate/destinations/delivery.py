@@ -35,8 +35,8 @@ from sluicegate.destinations.base import (
 from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.partial import names_others, parts
 from sluicegate.destinations.prompt import Outcome, PromptDestination, UnderWay
-from sluicegate.faults import log_fault
 from sluicegate.destinations.requestid import request_id
+from sluicegate.faults import log_fault
 
 log = structlog.get_logger("sluicegate.delivery")
 
