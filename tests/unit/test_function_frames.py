@@ -218,3 +218,17 @@ async def test_garbage_at_the_start_and_a_report_of_it(rig: Rig) -> None:
         await asyncio.wait_for(other.pipe.initialised, 20)
     await other.pipe.close()
     other.worker.close()
+
+
+async def test_an_invocation_that_nobody_waits_for_is_over_and_tells_nothing() -> None:
+    told: list[Invocation] = []
+    invocation = Invocation("id-1", b"{}", 17, "arn:x", "Root=1")
+    invocation.on_end = told.append
+    waiting = asyncio.ensure_future(asyncio.wait((invocation.answer,)))
+    await asyncio.sleep(0)
+    invocation.close()
+    await asyncio.wait_for(waiting, 20)
+    invocation.succeed(b"1")
+    assert invocation.over
+    assert invocation.answer.cancelled()
+    assert not told

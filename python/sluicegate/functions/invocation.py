@@ -76,9 +76,12 @@ class Invocation:
             self._end()
 
     def close(self) -> None:
-        """It has ended: consume nothing more."""
+        """It has ended, or nobody waits for it any more: consume nothing more, and tell no end."""
+        self.over = True
         if self.stream is not None:
             self.stream.close()
+        if self._answer is not None and not self._answer.done():
+            self._answer.cancel()
 
     def _end(self) -> None:
         self._tell()
