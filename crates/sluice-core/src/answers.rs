@@ -91,6 +91,13 @@ impl Answers {
         let answered = self.remotes.get_mut(&remote);
         answered.is_some_and(|answered| answered.returns.heard(now.mono, || hasher.hash_one(payload)))
     }
+
+    /// Something came from `remote` that nobody read.
+    pub fn missed(&mut self, remote: Recipient) {
+        if let Some(answered) = self.remotes.get_mut(&remote) {
+            answered.returns.missed();
+        }
+    }
 }
 
 impl Answered {

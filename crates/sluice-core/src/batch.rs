@@ -197,9 +197,9 @@ impl Batcher {
         }
     }
 
-    /// A packet was refused ([`crate::intake`]): it weighs, but is not there.
-    pub fn refuse(&mut self) {
-        self.open.refused += 1;
+    /// Packets were refused ([`crate::intake`]): they weigh, but are not there.
+    pub fn refuse(&mut self, packets: usize) {
+        self.open.refused += packets;
     }
 
     /// Packets a second that make batches full before their time is over, by the size of those in the last batch.

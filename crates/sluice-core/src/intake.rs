@@ -11,6 +11,8 @@
 //!   arrives than the Destination takes, nothing is refused any more.
 //! - Who is admitted is drawn by lot, at the share of the last window. So each flow has its share, small ones too, however
 //!   it falls in with the rounds of receiving.
+//! - Whoever receives may draw first, for each buffer, and leave the others unread. The lots of the packets that are read
+//!   are better in the same measure.
 //! - Batches close as full as before: never less is admitted than what fills them within their time.
 
 use crate::{Now, time::SECOND};
@@ -63,8 +65,20 @@ struct Limit {
     credit: f64,
     /// When the credit was counted.
     counted: u64,
-    /// The last lot.
-    lot: u32,
+    lots: Lots,
+}
+
+/// Numerical Recipes' generator: its high bits are random enough to favour no flow.
+#[derive(Debug, Default)]
+pub struct Lots(u32);
+
+impl Lots {
+    /// True with this probability.
+    #[inline]
+    pub fn draw(&mut self, probability: f64) -> bool {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f64::from(self.0) < probability * f64::from(u32::MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -76,11 +90,21 @@ struct Window {
 }
 
 impl Intake {
-    /// Whether a packet that arrives may have what it costs to render it.
+    /// Whether a packet that arrives may have what it costs to render it. `read`: the part of all packets that is seen here.
     #[inline]
-    pub fn admit(&mut self, now: Now) -> bool {
+    pub fn admit(&mut self, now: Now, read: f64) -> bool {
         self.window.offered += 1;
-        self.limit.as_mut().is_none_or(|limit| limit.admit(now))
+        self.limit.as_mut().is_none_or(|limit| limit.admit(now, read))
+    }
+
+    /// The part of the next `packets` that is worth reading.
+    pub fn worth_reading(&mut self, now: Now, packets: usize) -> f64 {
+        self.limit.as_mut().map_or(1.0, |limit| limit.worth_reading(now, packets))
+    }
+
+    /// Packets arrived that nobody has read.
+    pub fn unread(&mut self, packets: usize) {
+        self.window.offered += packets as u64;
     }
 
     /// A packet was rendered: its number.
@@ -118,27 +142,50 @@ impl Intake {
             Some(limit) if window.evicted == 0 => limit.rate,
             Some(limit) => limit.rate * FALL,
         };
-        let limit = self.limit.get_or_insert(Limit { rate: 0.0, share: 0.0, credit: 0.0, counted: now.mono, lot: 0 });
+        let limit = self.limit.get_or_insert(Limit {
+            rate: 0.0,
+            share: 0.0,
+            credit: 0.0,
+            counted: now.mono,
+            lots: Lots::default(),
+        });
         limit.rate = (taken.max(fills) * MORE).max(kept).max(offered * LEAST);
         limit.share = limit.rate / offered;
     }
 }
 
 impl Limit {
-    fn admit(&mut self, now: Now) -> bool {
-        let in_window = self.rate * WINDOW as f64 / SECOND as f64;
-        if now.mono > self.counted {
-            let span = (now.mono - self.counted) as f64 / WINDOW as f64;
-            self.credit = (self.credit + in_window * span).min(in_window);
-            self.counted = now.mono;
-        }
-        // Numerical Recipes' generator: its high bits are random enough to favour no flow.
-        self.lot = self.lot.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let drawn = f64::from(self.lot) < self.share * f64::from(u32::MAX);
-        let admitted = self.credit >= 1.0 && (drawn || self.credit >= in_window * UNUSED);
+    fn admit(&mut self, now: Now, read: f64) -> bool {
+        self.earn(now);
+        let drawn = self.lots.draw(self.share / read);
+        let admitted = self.credit >= 1.0 && (drawn || self.unused() >= 0.0);
         if admitted {
             self.credit -= 1.0;
         }
         admitted
+    }
+
+    fn worth_reading(&mut self, now: Now, packets: usize) -> f64 {
+        self.earn(now);
+        self.share.max(self.unused() / packets.max(1) as f64).min(1.0)
+    }
+
+    /// Credit grows with time.
+    fn earn(&mut self, now: Now) {
+        if now.mono > self.counted {
+            let span = (now.mono - self.counted) as f64 / WINDOW as f64;
+            self.credit = (self.credit + self.in_window() * span).min(self.in_window());
+            self.counted = now.mono;
+        }
+    }
+
+    /// The packets that need no lot; below zero: all do.
+    fn unused(&self) -> f64 {
+        self.credit - self.in_window() * UNUSED
+    }
+
+    /// Packets of a window.
+    fn in_window(&self) -> f64 {
+        self.rate * WINDOW as f64 / SECOND as f64
     }
 }

@@ -49,7 +49,7 @@ pub use document::{Body, Completion, Failure, Origin, Submission};
 pub use event::{About, Event, Kinds, PeerClock};
 pub use intake::Pushed;
 pub use judge::{PAYLOAD_LIMIT_V4, PAYLOAD_LIMIT_V6};
-pub use listener::Listener;
+pub use listener::{Listener, Unread};
 pub use outgoing::{Outgoing, RunLimit};
 pub use own::OwnEndpoints;
 pub use payload::Payload;

@@ -1,5 +1,9 @@
 //! One Listener as a state machine.
 
+mod unread;
+
+pub use unread::Unread;
+
 use crate::{
     Batch, Completion, Counters, Now, Outgoing, OwnEndpoints, RunLimit, Submission,
     batch::Batcher,
@@ -9,7 +13,7 @@ use crate::{
     egress::Egress,
     event::{About, Event, Kinds},
     format::{Formatter, View},
-    intake::{Intake, Pushed},
+    intake::{Intake, Lots, Pushed},
     judge::{Surroundings, may_converse},
     pacing::Recipient,
     packet::PacketWriter,
@@ -55,6 +59,9 @@ pub struct Listener {
     writer: PacketWriter,
     batchers: Vec<Batcher>,
     intakes: Vec<Intake>,
+    /// The part of what arrives that is read, by lot.
+    read: f64,
+    lots: Lots,
     ready: VecDeque<(usize, Batch)>,
     egress: Egress,
     counters: Counters,
@@ -79,6 +86,8 @@ impl Listener {
             plaintext: Vec::new(),
             batchers: spec.destinations.iter().map(Batcher::new).collect(),
             intakes: spec.destinations.iter().map(|_| Intake::default()).collect(),
+            read: 1.0,
+            lots: Lots::default(),
             ready: VecDeque::new(),
             egress,
             events: Vec::new(),
@@ -140,6 +149,11 @@ impl Listener {
         self.plaintext = plaintext;
     }
 
+    fn refuse(&mut self, index: usize, packets: usize) {
+        self.batchers[index].refuse(packets);
+        self.dropped(index, Dropped::QueueFull, packets);
+    }
+
     /// Answers to a remote that only returns them are limited; the first time is an event.
     fn watch_for_loop(&mut self, now: Now, remote: SocketAddr, delivery: &Delivery) {
         let peer = delivery.peer.as_ref().map(|peer| Recipient::Peer(peer.id));
@@ -173,9 +187,8 @@ impl Listener {
                 continue;
             }
             self.counters.destinations[index].packets += 1;
-            if bound && !self.intakes[index].admit(now) {
-                self.batchers[index].refuse();
-                self.dropped(index, Dropped::QueueFull, 1);
+            if bound && !self.intakes[index].admit(now, self.read) {
+                self.refuse(index, 1);
                 continue;
             }
             if !std::mem::replace(&mut begun, true) {

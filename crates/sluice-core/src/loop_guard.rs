@@ -93,6 +93,14 @@ impl Returns {
         false
     }
 
+    /// The remote sent something that nobody read. It may have been different, so no row is longer than what was read
+    /// since then. A loop whose packets are refused ends by itself, and one that goes on is read again.
+    pub fn missed(&mut self) {
+        if let Some(trail) = &mut self.trail {
+            trail.row = 0;
+        }
+    }
+
     /// True while answers to the remote are limited.
     pub fn is_limited(&self) -> bool {
         self.trail.as_ref().is_some_and(|trail| trail.limited.is_some())
@@ -263,6 +271,19 @@ mod tests {
         assert!(turn(&mut returns, MS, 8));
         assert!(!returns.is_limited());
         assert!(turn(&mut returns, MS, 7));
+    }
+
+    #[test]
+    fn what_nobody_read_may_have_been_different() {
+        let mut returns = Returns::default();
+        for turn in 0..5_000 {
+            let now = SECOND + turn * MS;
+            assert!(!returns.heard(now, || 7));
+            assert!(returns.answer(now, || 7), "{turn}");
+            if turn % 500 == 499 {
+                returns.missed();
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod offload;
 mod open;
 pub mod port;
 pub mod queue;
+mod rest;
 mod routes;
 mod rtnetlink;
 mod schedule;

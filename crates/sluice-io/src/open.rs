@@ -3,11 +3,13 @@
 use crate::{
     BatchQueue, Port, Snapshot,
     command::{PeerChange, UnknownPeers},
+    rest::Rest,
     schedule::Place,
-    socket::{Buffers, Sent, UdpSocket},
+    socket::{Arrival, Buffers, Sent, UdpSocket},
     sys,
     watch::Labels,
 };
+use quinn_udp::BATCH_SIZE;
 use rustix::event::epoll::EventFlags;
 use sluice_core::{
     About, Event, Kinds, Listener, ListenerSpec, Now, OwnEndpoints, Reason, Rejected, Shared,
@@ -40,6 +42,8 @@ pub struct Open {
     pub listener: Listener,
     /// False once it has stopped: what arrives then is not processed.
     pub receiving: bool,
+    /// While it refuses most of what arrives.
+    rest: Rest,
     /// The socket was full: wait until it is writable.
     blocked: bool,
     /// Documents may wait that the last turn has not taken.
@@ -66,6 +70,7 @@ impl Open {
             socket,
             listener,
             receiving: true,
+            rest: Rest::default(),
             blocked: false,
             behind: false,
             closing: None,
@@ -77,7 +82,7 @@ impl Open {
     /// What it waits for at its socket, if otherwise than when it was asked before.
     pub fn new_interest(&mut self) -> Option<EventFlags> {
         let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.receiving);
+        flags.set(EventFlags::IN, self.receiving && self.rest.until().is_none());
         flags.set(EventFlags::OUT, self.blocked);
         (std::mem::replace(&mut self.interest, flags) != flags).then_some(flags)
     }
@@ -91,7 +96,14 @@ impl Open {
     pub fn next_moment(&self, now: Now) -> Option<u64> {
         let told = self.telling.then(|| now.mono + (1_000 - now.unix_ms % 1_000) * 1_000_000);
         let closed = self.closing.as_ref().map(|closing| closing.deadline);
-        self.listener.poll_timeout().into_iter().chain(told).chain(closed).chain(self.socket.drops_due()).min()
+        self.listener
+            .poll_timeout()
+            .into_iter()
+            .chain(told)
+            .chain(closed)
+            .chain(self.rest.until())
+            .chain(self.socket.drops_due())
+            .min()
     }
 
     /// The socket is readable, writable, or has an error.
@@ -106,7 +118,7 @@ impl Open {
         }
         if flags.contains(EventFlags::IN) && self.receiving {
             let mut received = 0;
-            while received < RECEIVE_ROUND {
+            while received < RECEIVE_ROUND && self.rest.until().is_none() {
                 match self.receive(now, own, buffers) {
                     0 => break,
                     count => received += count,
@@ -118,6 +130,7 @@ impl Open {
     /// Everything that does not wait for a socket: documents, time, sending, handing over.
     pub fn advance(&mut self, now: Now, own: &OwnEndpoints, shared: &Shared) {
         self.listener.watch(self.port.watched());
+        self.rest.end(now, || self.socket.is_half_full());
         self.listener.handle_timeout(now);
         self.hand_over(now);
         self.port.answer_call();
@@ -264,10 +277,17 @@ impl Open {
     /// One batch of datagrams off the socket; how many.
     fn receive(&mut self, now: Now, own: &OwnEndpoints, buffers: &mut Buffers) -> usize {
         let listener = &mut self.listener;
-        let count = self.socket.receive(now, &own.routes, buffers, |now, local, remote, payload| {
-            listener.handle_datagram(now, local, remote, payload);
-        });
+        let mut asked = [true; BATCH_SIZE];
+        let asked = listener.draw(now, self.socket.last_count(), &mut asked).then_some(asked);
+        let count =
+            self.socket.receive(now, &own.routes, buffers, &asked, |now, local, remote, arrival| match arrival {
+                Arrival::Read(payload) => listener.handle_datagram(now, local, remote, payload),
+                Arrival::Unread(unread) => listener.handle_unread(now, local, remote, unread),
+            });
         listener.rejected(Rejected::RefusedNetwork, self.socket.take_martians());
+        if asked.is_some() && self.socket.emptied() {
+            self.rest.begin(now);
+        }
         count
     }
 
@@ -276,7 +296,7 @@ impl Open {
         let deadline = Instant::now() + Duration::from_millis(100);
         let mut late = 0;
         while Instant::now() < deadline {
-            match self.socket.receive(now, &own.routes, buffers, |_, _: IpAddr, _: SocketAddr, _| {}) {
+            match self.socket.receive(now, &own.routes, buffers, &None, |_, _: IpAddr, _: SocketAddr, _| {}) {
                 0 => break,
                 count => late += count,
             }

@@ -16,7 +16,7 @@ use crate::{
     sys,
 };
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
-use sluice_core::{Now, Reason, RunLimit, canonical, own::LocalRoutes, spec::MulticastSpec};
+use sluice_core::{Now, Reason, RunLimit, Unread, canonical, own::LocalRoutes, spec::MulticastSpec};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use std::{
     collections::BTreeMap,
@@ -56,6 +56,17 @@ pub enum Sent {
     No(Reason, String),
 }
 
+/// What arrived.
+pub enum Arrival<'a> {
+    /// A datagram.
+    Read(&'a [u8]),
+    /// Datagrams that nobody asked for.
+    Unread(Unread),
+}
+
+/// Which of the next buffers are read; none: all.
+pub type Asked = Option<[bool; BATCH_SIZE]>;
+
 /// Buffers for one round of receiving, shared by all sockets of a thread.
 pub struct Buffers(Vec<u8>);
 
@@ -81,6 +92,9 @@ pub struct UdpSocket {
     offload: Offload,
     run: Vec<u8>,
     martians: Martians,
+    /// Whether the last batch was the end of the queue, and its datagrams.
+    emptied: bool,
+    last: usize,
 }
 
 impl UdpSocket {
@@ -124,6 +138,8 @@ impl UdpSocket {
             offload,
             run: Vec::new(),
             martians: Martians::default(),
+            emptied: true,
+            last: 0,
         })
     }
 
@@ -137,54 +153,88 @@ impl UdpSocket {
         self.receive_buffer
     }
 
-    /// Receives one batch and hands over each datagram: time, local address, remote, payload. Returns how many came; none
-    /// means that the queue is empty. The local address is one that an answer may leave from. A datagram from a loopback address is handed over only if it came over the loopback
+    /// Receives one batch and hands over what arrived: time, local address, remote, and each datagram of the buffers that are
+    /// `asked` for. Returns how many datagrams came; none means that the queue is empty. The local address is one that an answer may leave from. A datagram from a loopback address is handed over only if it came over the loopback
     /// interface ([`Martians`]).
     pub fn receive(
         &mut self,
         now: Now,
         routes: &LocalRoutes,
         buffers: &mut Buffers,
-        mut take: impl FnMut(Now, IpAddr, SocketAddr, &[u8]),
+        asked: &Asked,
+        mut take: impl FnMut(Now, IpAddr, SocketAddr, Arrival),
     ) -> usize {
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut chunks = buffers.0.chunks_exact_mut(BUFFER);
         let mut slices: [IoSliceMut; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("one buffer each")));
-        let mut tries = 0;
-        let count = loop {
-            match self.state.recv((&self.socket).into(), &mut slices, &mut metas) {
-                Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
-                // A pending ICMP error fails a receive as it fails a send; the datagrams are still there.
-                Err(_) if tries < ATTEMPTS => {
-                    tries += 1;
-                    self.drain_errors();
-                }
-                Err(_) => return 0,
-            }
-        };
+        for (slice, _) in slices.iter_mut().zip(asked.iter().flatten()).filter(|(_, asked)| !**asked) {
+            *slice = IoSliceMut::new(&mut []);
+        }
+        let count = self.fetch(&mut slices, &mut metas, asked.is_some());
+        self.emptied = count < BATCH_SIZE;
+        if count == 0 {
+            return 0;
+        }
         let mut datagrams = 0;
-        for (slice, meta) in slices.iter().zip(&metas[..count]) {
+        for (index, (slice, meta)) in slices.iter().zip(&metas[..count]).enumerate() {
+            let run = Unread { bytes: meta.len, each: meta.stride };
             let received = Now { unix_ms: meta.timestamp.map_or(now.unix_ms, |t| t.as_millis() as u64), ..now };
             let remote = canonical(meta.addr);
             let to = meta.dst_ip.map_or(self.bound.ip(), |ip| ip.to_canonical());
             let local = self.local.spoken_to(routes, to, meta.interface_index, remote);
-            let run = &slice[..meta.len];
             if remote.ip().is_loopback() && self.martians.is_one(now, meta.interface_index) {
-                let count = meta.len.div_ceil(meta.stride.max(1)).max(1);
-                datagrams += count;
-                self.martians.count += count;
+                datagrams += run.packets();
+                self.martians.count += run.packets();
                 continue;
             }
+            if slice.len() < meta.len || asked.is_some_and(|asked| !asked[index]) {
+                datagrams += run.packets();
+                take(received, local, remote, Arrival::Unread(run));
+                continue;
+            }
+            let run = &slice[..meta.len];
             // An empty datagram has no chunks, but is a datagram too.
             for payload in run.chunks(meta.stride.max(1)).chain(run.is_empty().then_some(run)) {
                 datagrams += 1;
-                take(received, local, remote, payload);
+                take(received, local, remote, Arrival::Read(payload));
             }
         }
         self.drops.read(now, count, datagrams);
+        self.last = datagrams;
         datagrams
+    }
+
+    /// How many buffers arrived; `parts`: some slices are empty, as nobody wants what they would hold.
+    fn fetch(&mut self, slices: &mut [IoSliceMut], metas: &mut [RecvMeta], parts: bool) -> usize {
+        for _ in 0..=ATTEMPTS {
+            let received = match parts {
+                false => self.state.recv((&self.socket).into(), slices, metas),
+                true => sys::receive_parts(self.socket.as_fd(), slices, metas),
+            };
+            match received {
+                Ok(count) => return count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
+                // A pending ICMP error fails a receive as it fails a send; the datagrams are still there.
+                Err(_) => self.drain_errors(),
+            };
+        }
+        0
+    }
+
+    /// True if the last [`receive`](Self::receive) left nothing behind.
+    pub fn emptied(&self) -> bool {
+        self.emptied
+    }
+
+    /// Datagrams of the last [`receive`](Self::receive) that brought any.
+    pub fn last_count(&self) -> usize {
+        self.last
+    }
+
+    /// True if more than half of the receive buffer is used. What has just been read counts for a while.
+    pub fn is_half_full(&self) -> bool {
+        sys::receive_queue(self.socket.as_fd()).is_ok_and(|queue| queue.booked > queue.limit / 2)
     }
 
     /// How many datagrams [`receive`](Self::receive) has not handed over since the last call.
@@ -336,8 +386,8 @@ impl UdpSocket {
 
     /// Datagrams that the kernel dropped so far because the receive buffer was full.
     pub fn kernel_drops(&mut self) -> u64 {
-        if let Ok(buffers) = sys::kernel_drops(self.socket.as_fd()) {
-            self.drops.look(buffers);
+        if let Ok(queue) = sys::receive_queue(self.socket.as_fd()) {
+            self.drops.look(queue.drops);
         }
         self.drops.total()
     }

@@ -1,17 +1,22 @@
 //! The system calls for which no crate in use has a safe wrapper. All `unsafe` of the project is here.
 
+use quinn_udp::{BATCH_SIZE, RecvMeta};
 use socket2::SockAddr;
 use std::{
-    io, mem,
+    io::{self, IoSliceMut},
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
+    time::Duration,
 };
 
 /// Datagrams of one [`send_many`], at most.
 pub const SEND_MANY: usize = 64;
 
-// linux/sock_diag.h: index of the drop counter in SO_MEMINFO's array, and the array's length.
+// linux/sock_diag.h: indexes in SO_MEMINFO's array, and the array's length.
+const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+const SK_MEMINFO_RCVBUF: usize = 1;
 const SK_MEMINFO_DROPS: usize = 8;
 const SK_MEMINFO_VARS: usize = 9;
 // linux/errqueue.h
@@ -64,6 +69,74 @@ pub fn take_queued_error(socket: BorrowedFd) -> Option<QueuedError> {
         }
     }
     Some(found)
+}
+
+/// Receives datagrams by one `recvmmsg`, without waiting; how many buffers arrived. Each `metas` says how long its buffer
+/// was, whatever of it the slice has room for: into an empty slice nothing is copied.
+pub fn receive_parts(socket: BorrowedFd, slices: &mut [IoSliceMut], metas: &mut [RecvMeta]) -> io::Result<usize> {
+    let count = slices.len().min(metas.len()).min(BATCH_SIZE);
+    // SAFETY: all-zero bytes are valid values of these C structures.
+    let mut headers: [libc::mmsghdr; BATCH_SIZE] = unsafe { mem::zeroed() };
+    let mut names: [libc::sockaddr_storage; BATCH_SIZE] = unsafe { mem::zeroed() };
+    let mut controls = [[0u64; 16]; BATCH_SIZE]; // each holds all that is asked for of a datagram, aligned
+    let places = headers.iter_mut().zip(&mut names).zip(&mut controls);
+    for (slice, ((header, name), control)) in slices[..count].iter_mut().zip(places) {
+        let header = &mut header.msg_hdr;
+        // An IoSliceMut has the layout of an iovec (std::io::IoSliceMut).
+        header.msg_iov = ptr::from_mut(slice).cast();
+        header.msg_iovlen = 1;
+        header.msg_name = ptr::from_mut(name).cast();
+        header.msg_namelen = mem::size_of_val(name) as libc::socklen_t;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = mem::size_of_val(control) as _;
+    }
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    let (socket, vector) = (socket.as_raw_fd(), headers.as_mut_ptr());
+    // SAFETY: `count` headers point to live buffers of the lengths that they state.
+    let received = unsafe { libc::recvmmsg(socket, vector, count as u32, flags as _, ptr::null_mut()) };
+    if received < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for ((header, name), meta) in headers.iter().zip(&names).zip(metas).take(received as usize) {
+        *meta = RecvMeta::default();
+        (meta.len, meta.stride) = (header.msg_len as usize, header.msg_len as usize);
+        meta.addr = address(name).ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT))?;
+        read_control(&header.msg_hdr, meta);
+    }
+    Ok(received as usize)
+}
+
+/// What the kernel says beside a datagram, as far as quinn-udp asks for it: ip(7), ipv6(7), udp(7), socket(7).
+fn read_control(header: &libc::msghdr, meta: &mut RecvMeta) {
+    // SAFETY: the kernel filled the header; CMSG_* walk within msg_controllen, and a control message of each of these types
+    // carries the structure that is read.
+    unsafe {
+        let mut message = libc::CMSG_FIRSTHDR(header);
+        while !message.is_null() {
+            let data = libc::CMSG_DATA(message);
+            match ((*message).cmsg_level, (*message).cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info: libc::in_pktinfo = ptr::read_unaligned(data.cast());
+                    meta.dst_ip = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).into());
+                    meta.interface_index = Some(info.ipi_ifindex as u32);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info: libc::in6_pktinfo = ptr::read_unaligned(data.cast());
+                    meta.dst_ip = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
+                    meta.interface_index = Some(info.ipi6_ifindex as u32);
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    meta.stride = ptr::read_unaligned::<libc::c_int>(data.cast()) as usize;
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let at: libc::timespec = ptr::read_unaligned(data.cast());
+                    meta.timestamp = Some(Duration::new(at.tv_sec as u64, at.tv_nsec as u32));
+                }
+                _ => {}
+            }
+            message = libc::CMSG_NXTHDR(header, message);
+        }
+    }
 }
 
 /// Tells the allocator to keep what batches leave behind for the batches that follow, up to 32 MiB. By default it gives
@@ -145,9 +218,18 @@ fn write_source(header: &mut libc::msghdr, source: IpAddr) -> usize {
     }
 }
 
-/// Buffers that the kernel dropped because the socket's receive queue was full (SO_MEMINFO; SO_RXQ_OVFL misses most). One
-/// holds a datagram, or up to 64 that were coalesced.
-pub fn kernel_drops(socket: BorrowedFd) -> io::Result<u32> {
+/// A socket's receive queue.
+pub struct ReceiveQueue {
+    /// Buffers that the kernel dropped because it was full (SO_RXQ_OVFL misses most). One holds a datagram, or up to 64 that
+    /// were coalesced.
+    pub drops: u32,
+    /// Bytes that it books for what waits, and the most that it books.
+    pub booked: u32,
+    pub limit: u32,
+}
+
+/// The socket's receive queue (SO_MEMINFO).
+pub fn receive_queue(socket: BorrowedFd) -> io::Result<ReceiveQueue> {
     let mut values = [0u32; SK_MEMINFO_VARS];
     let mut length = mem::size_of_val(&values) as libc::socklen_t;
     // SAFETY: the buffer is live and as long as stated.
@@ -160,7 +242,11 @@ pub fn kernel_drops(socket: BorrowedFd) -> io::Result<u32> {
             &mut length,
         )
     };
-    if result == 0 { Ok(values[SK_MEMINFO_DROPS]) } else { Err(io::Error::last_os_error()) }
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (booked, limit) = (values[SK_MEMINFO_RMEM_ALLOC], values[SK_MEMINFO_RCVBUF]);
+    Ok(ReceiveQueue { drops: values[SK_MEMINFO_DROPS], booked, limit })
 }
 
 /// Sets an integer socket option.
@@ -191,5 +277,62 @@ fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
             Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quinn_udp::UdpSocketState;
+    use socket2::{Domain, Socket, Type};
+    use std::{net::UdpSocket, os::fd::AsFd};
+
+    /// Remote, length, size of each, local address, interface, and whether the time is known.
+    type Known = (SocketAddr, usize, usize, Option<IpAddr>, Option<u32>, bool);
+
+    fn known(metas: &[RecvMeta]) -> Vec<Known> {
+        let known = |m: &RecvMeta| (m.addr, m.len, m.stride, m.dst_ip, m.interface_index, m.timestamp.is_some());
+        metas.iter().map(known).collect()
+    }
+
+    /// Three coalesced datagrams, the last one shorter, then an empty one and a single one.
+    fn send(from: &UdpSocket, to: SocketAddr) {
+        from.connect(to).unwrap();
+        let segment = |size| set_option(from.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, size);
+        segment(1_000).unwrap();
+        from.send(&[7; 2_500]).unwrap();
+        segment(0).unwrap();
+        from.send(&[]).unwrap();
+        from.send(&[8; 9]).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_copied_is_known_as_what_is() {
+        let receiver = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
+        receiver.set_only_v6(false).unwrap();
+        receiver.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
+        let state = UdpSocketState::new((&receiver).into()).unwrap();
+        let port = receiver.local_addr().unwrap().as_socket().unwrap().port();
+        for loopback in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            let sender = UdpSocket::bind((loopback, 0)).unwrap();
+            send(&sender, (loopback, port).into());
+            let (mut buffers, mut metas) = (vec![vec![0; 1 << 16]; 4], [RecvMeta::default(); 4]);
+            let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+            assert_eq!(state.recv((&receiver).into(), &mut slices, &mut metas).unwrap(), 3);
+            let copied = known(&metas[..3]);
+            assert_eq!(
+                copied.iter().map(|known| (known.1, known.2)).collect::<Vec<_>>(),
+                [(2_500, 1_000), (0, 0), (9, 9)]
+            );
+
+            send(&sender, (loopback, port).into());
+            slices[0] = IoSliceMut::new(&mut []);
+            slices[2].fill(0);
+            assert_eq!(receive_parts(receiver.as_fd(), &mut slices, &mut metas).unwrap(), 3);
+            assert_eq!(known(&metas[..3]), copied);
+            assert_eq!(slices[2][..10], [8, 8, 8, 8, 8, 8, 8, 8, 8, 0]);
+            let nothing = receive_parts(receiver.as_fd(), &mut slices, &mut metas).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        }
     }
 }

@@ -3,7 +3,8 @@
 
 use serde_json::{Value, json};
 use sluice_core::{
-    DataplaneSpec, Dropped, Kinds, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Shared, Submission,
+    DataplaneSpec, Dropped, Kinds, Listener, ListenerSpec, Now, Origin, OwnEndpoints, Rejected, Shared, Submission,
+    Unread,
 };
 use sluice_io::{BatchQueue, Signals};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
@@ -31,20 +32,27 @@ struct Rig {
     readers: Vec<Reader>,
     ms: u64,
     offered: u64,
+    /// Datagrams of each buffer.
+    run: usize,
+    /// Datagrams whose content nobody asked for.
+    unread: u64,
 }
 
 impl Rig {
     fn new(rates: &[f64]) -> Rig {
-        Rig::with(rates, 0.1)
+        Rig::with(rates, 0.1, &json!({}))
     }
 
-    fn with(rates: &[f64], timeout: f64) -> Rig {
+    /// `more`: what else each Destination has.
+    fn with(rates: &[f64], timeout: f64, more: &Value) -> Rig {
         let destination = |index: usize| {
-            json!({"Name": format!("d{index}"), "Formatter": "utf8", "Count": BATCH, "TimeoutSeconds": timeout,
-                   "SizeBytes": 1 << 20, "QueueBytes": QUEUE_BYTES, "Bound": true})
+            let mut spec = json!({"Name": format!("d{index}"), "Formatter": "utf8", "Count": BATCH, "SizeBytes": 1 << 20,
+                                  "TimeoutSeconds": timeout, "QueueBytes": QUEUE_BYTES, "Bound": true});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
         };
         let spec: ListenerSpec = serde_json::from_value(json!({
-            "Id": 1, "Name": "l", "Domain": "d", "Bind": "0.0.0.0:2048", "ClientNetworks": ["0.0.0.0/0"],
+            "Id": 1, "Name": "l", "Domain": "d", "Bind": "0.0.0.0:2048", "ClientNetworks": ["198.51.100.0/24"],
             "SessionIdleSeconds": 300.0, "SessionLimit": 65_536, "RingBytes": 1 << 20,
             "Destinations": (0..rates.len()).map(destination).collect::<Vec<_>>(),
             "Sources": [{"Name": "s", "EgressNetworks": [], "HoldSeconds": 1.0, "RequireSession": true,
@@ -62,6 +70,8 @@ impl Rig {
             readers: rates.iter().map(|&rate| Reader { rate, ..Reader::default() }).collect(),
             ms: 0,
             offered: 0,
+            run: 1,
+            unread: 0,
         }
     }
 
@@ -73,13 +83,14 @@ impl Rig {
     fn run(&mut self, ms: u64, flows: &[(&str, u16, u64)]) {
         for _ in 0..ms {
             let now = self.now();
-            for turn in 0..flows.iter().map(|flow| flow.2).max().unwrap_or(0) {
-                for (name, port, _) in flows.iter().filter(|flow| turn < flow.2) {
-                    let payload = format!("{name} {} {}", self.ms, "x".repeat(64));
-                    let remote = SocketAddr::from(([198, 51, 100, 7], *port));
-                    self.listener.handle_datagram(now, [192, 0, 2, 1].into(), remote, payload.as_bytes());
-                    self.offered += 1;
-                }
+            let turns = flows.iter().map(|flow| flow.2).max().unwrap_or(0);
+            let arrived =
+                (0..turns).flat_map(|turn| flows.iter().filter(move |flow| turn < flow.2)).collect::<Vec<_>>();
+            let mut asked = vec![true; arrived.len()];
+            self.listener.draw(now, arrived.len() * self.run, &mut asked);
+            for ((name, port, _), asked) in arrived.into_iter().zip(asked) {
+                let payload = format!("{name} {} {}", self.ms, "x".repeat(64));
+                self.arrive(*port, payload.as_bytes(), asked);
             }
             self.listener.handle_timeout(now);
             while let Some((index, batch)) = self.listener.poll_batch() {
@@ -87,6 +98,20 @@ impl Rig {
             }
             self.read();
             self.ms += 1;
+        }
+    }
+
+    /// A buffer of datagrams that were coalesced.
+    fn arrive(&mut self, port: u16, payload: &[u8], asked: bool) {
+        let (now, local) = (self.now(), [192, 0, 2, 1].into());
+        let remote = SocketAddr::from(([198, 51, 100, 7], port));
+        self.offered += self.run as u64;
+        if asked {
+            (0..self.run).for_each(|_| self.listener.handle_datagram(now, local, remote, payload));
+        } else {
+            self.unread += self.run as u64;
+            let unread = Unread { bytes: payload.len() * self.run, each: payload.len() };
+            self.listener.handle_unread(now, local, remote, unread);
         }
     }
 
@@ -146,6 +171,7 @@ fn six_times_what_a_destination_takes() {
     assert!((8_000..=10_000).contains(&tags), "little is rendered in vain: {tags} Tags for {taken} packets");
     let (packets, dropped) = rig.counted(0);
     assert_eq!(packets - before, 48_000);
+    assert!(rig.unread > 36_000, "most of what is refused is not even read: {}", rig.unread);
     assert!(dropped - dropped_before > 38_000, "refused packets count as QueueFull");
     // The queue holds 4 MiB, which is what arrives in about 110 ms: no packet is older, refusals or not.
     assert!(rig.readers[0].oldest <= 150, "what is delivered is fresh: {} ms", rig.readers[0].oldest);
@@ -163,6 +189,7 @@ fn only_the_full_destination_refuses() {
     let mut rig = Rig::new(&[1_000.0, 1e9]);
     rig.run(3_000, &[("a", 1, 6)]);
     assert_eq!(rig.counted(1).1, 0, "the other Destination gets every packet");
+    assert_eq!(rig.unread, 0);
     assert!(rig.counted(0).1 > 10_000);
     rig.settle();
 }
@@ -225,7 +252,7 @@ fn a_reader_that_stood_still_finds_fresh_packets() {
 #[test]
 fn a_slow_reader_of_large_steps_is_never_without_packets() {
     // A batch each half second, and batches are closed after 20 ms: as many must be admitted as fill them.
-    let mut rig = Rig::with(&[40.0], 0.02);
+    let mut rig = Rig::with(&[40.0], 0.02, &json!({}));
     rig.run(5_000, &[("a", 1, 6)]);
     let before = rig.readers[0].taken;
     rig.run(10_000, &[("a", 1, 6)]);
@@ -241,4 +268,58 @@ fn a_small_flow_has_its_share() {
     rig.run(5_000, &[("flood", 1, 11), ("small", 2, 1)]);
     let small = rig.readers[0].by_flow.get("small").copied().unwrap_or(0);
     assert!((600..=1_300).contains(&small), "one packet in six of 5,000: {small}");
+}
+
+#[test]
+fn coalesced_datagrams_are_shared_out_too() {
+    let mut rig = Rig::new(&[6_000.0]);
+    rig.run = 16;
+    rig.run(1_000, &[("flood", 1, 1)]);
+    (rig.readers[0].by_flow, rig.unread) = (BTreeMap::new(), 0);
+    let before = rig.readers[0].taken;
+    rig.run(4_000, &[("flood", 1, 1), ("second", 2, 1)]);
+    let taken = rig.readers[0].taken - before;
+    assert!((23_400..=24_600).contains(&taken), "it is given all that it takes: {taken}");
+    assert!(rig.unread > 90_000, "{} of 128,000", rig.unread);
+    let second = rig.readers[0].by_flow["second"];
+    assert!((taken * 4 / 10..=taken * 6 / 10).contains(&second), "{second} of {taken}");
+    rig.settle();
+}
+
+#[test]
+fn both_full_destinations_are_given_what_they_take() {
+    let mut rig = Rig::new(&[1_000.0, 4_000.0]);
+    rig.run(2_000, &[("a", 1, 12)]);
+    let before = [0, 1].map(|index| rig.readers[index].taken);
+    rig.run(4_000, &[("a", 1, 12)]);
+    let [slow, fast] = [0, 1].map(|index| rig.readers[index].taken - before[index]);
+    assert!((3_900..=4_100).contains(&slow) && (15_600..=16_400).contains(&fast), "{slow}, {fast}");
+    assert!(rig.unread > 24_000, "{}", rig.unread);
+    rig.settle();
+}
+
+#[test]
+fn a_filter_sees_every_packet() {
+    let mut rig = Rig::with(&[0.0], 0.1, &json!({"Filter": "u8[0] = 97"}));
+    rig.run(2_000, &[("a", 1, 12), ("b", 2, 3)]);
+    let counters = &rig.listener.counters().destinations[0];
+    assert_eq!((counters.packets, counters.filtered, rig.unread), (24_000, 6_000, 0));
+    assert!(rig.counted(0).1 > 10_000);
+}
+
+#[test]
+fn whoever_may_not_speak_is_counted_as_that_unread_too() {
+    let mut rig = Rig::new(&[0.0]);
+    rig.run(2_000, &[("a", 1, 12)]);
+    let bytes = rig.listener.counters().received_bytes;
+    let mut asked = [true; 64];
+    assert!(rig.listener.draw(rig.now(), 64, &mut asked));
+    rig.listener.watch(Kinds::PACKET_REJECTED);
+    let unread = Unread { bytes: 25, each: 10 };
+    rig.listener.handle_unread(rig.now(), [192, 0, 2, 1].into(), "203.0.113.1:5".parse().unwrap(), unread);
+    let counters = rig.listener.counters();
+    assert_eq!((counters.received_packets, counters.rejected[&Rejected::RefusedNetwork]), (24_003, 3));
+    assert_eq!(counters.received_bytes, bytes + 25);
+    let sizes = rig.listener.take_events().into_iter().map(|event| event.bytes).collect::<Vec<_>>();
+    assert_eq!(sizes, [Some(10), Some(10), Some(5)]);
 }

@@ -69,6 +69,19 @@ impl Session {
         }
     }
 
+    /// True if a datagram is its payload, and says nothing to the session but that its remote has spoken.
+    pub fn is_plain(&self) -> bool {
+        matches!(self, Session::Plain(_))
+    }
+
+    /// A datagram arrived that nobody reads.
+    pub fn heard(&mut self, now: Now, local: IpAddr, remote: SocketAddr) {
+        match self {
+            Session::Plain(plain) => plain.heard(now, remote, local),
+            Session::WireGuard(_) => {} // its datagrams are read
+        }
+    }
+
     /// A datagram arrived. What is opened is put into `plaintext`.
     #[inline]
     pub fn receive<'a>(
