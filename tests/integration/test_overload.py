@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from flood import Segmenter, check_accounts
-from harness import HOST, Gateway, Host, Process, until
+from flood import RUN, Segmenter, check_accounts
+from harness import HOST, Gateway, Host, Metrics, Process, until
 
 from conftest import StartGateway
 
@@ -67,6 +67,48 @@ def test_the_other_destination_of_a_full_one_gets_every_packet(gateway: StartGat
     dropped = check_accounts(one, ["stuck", "file"])
     assert dropped["stuck"] > 0
     assert dropped["file"] == 0
+
+
+HELD = """\
+import time
+from pathlib import Path
+
+
+def handler(event, context):
+    while Path("{hold}").exists():
+        time.sleep(0.01)
+"""
+
+
+def at_rest(one: Gateway, received: int) -> Metrics:
+    """Once it has received so many packets, and every one has ended."""
+
+    def ended() -> Metrics | None:
+        metrics = one.metrics()
+        delivered, dropped = (
+            metrics.value(f"{name}_packets") for name in ("delivery", "destination_dropped")
+        )
+        now = metrics.value("received_packets")
+        return metrics if now >= received and delivered + dropped == now else None
+
+    return until(ended, "every packet has ended")
+
+
+def test_what_comes_after_an_overload_is_delivered(gateway: StartGateway, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    hold.touch()
+    destination = FUNCTION.replace("timeout_in_seconds: 1 ", "timeout_in_seconds: 0.05 ")
+    one = gateway(listener(destination), {"stuck": HELD.format(hold=hold)})
+    with Segmenter(one.address()) as sender:
+        flood_until_refused(one, sender)
+        hold.unlink()
+        received = at_rest(one, 1).value("received_packets") + RUN
+        sender.send(RUN)
+        before = at_rest(one, received)
+        sender.send(2_000)
+        after = at_rest(one, received + 2_000)
+    assert after.value("delivery_packets") - before.value("delivery_packets") == 2_000
+    check_accounts(one, ["stuck"])
 
 
 def standing_still(process: Process) -> bool:
