@@ -287,6 +287,26 @@ def test_odd_forms_of_what_may_be_at_aws_are_left_out(part: dict[str, Any]) -> N
     assert item.document == {"Name": "entry", "Destinations": [{"Name": "d"}]}
 
 
+@pytest.mark.parametrize(
+    "role", [{"Fn::GetAtt": ["Role", "Arn"]}, {"Fn::Sub": "arn:aws:iam::${AWS::AccountId}:role/put"}]
+)
+@pytest.mark.parametrize("use_aws", [False, True])
+def test_a_role_of_the_template_is_assumed_by_nobody(role: Any, use_aws: bool) -> None:
+    """Also with `--use-aws`: every delivery would fail with a role that does not exist."""
+    resources = {
+        "Role": {"Type": "AWS::IAM::Role"},
+        **listener({"Name": "d", "DestinationArn": ARN, "Role": {"Arn": role}}, Role={"Arn": role}),
+        **source(SnsTopicSource={"TopicArn": TOPIC, "Role": role}),
+    }
+    documents, told = taken(made(resources, use_aws=use_aws))
+    assert "arn:aws:iam" not in documents
+    assert (ARN in documents) == use_aws
+    if "Fn::GetAtt" in role:
+        assert "nobody assumes it here: calls are made in the gateway's own name" in told
+    else:
+        assert "d assumes no role" in told
+
+
 TOPIC = f"arn:aws:sns:eu-west-1:{THEIRS}:commands"
 
 
@@ -312,6 +332,48 @@ def test_a_gateway_without_topics_of_its_own_takes_nothing(account: str, key: st
     documents, told = taken(made(resources, topics=False))
     assert json.loads(documents)[0]["Enabled"] is False
     assert f"source takes no messages: {topic} is at AWS" in told
+
+
+TOPICS = Emulator("http://127.0.0.1:4566", frozenset({"sns"}))
+
+
+@pytest.mark.parametrize("account", [THEIRS, "000000000000"])
+def test_a_topic_of_the_emulator(account: str) -> None:
+    """Where the gateway has none of its own. Its own ones come first."""
+    topic = f"arn:aws:sns:us-east-1:{account}:demo-Topic"
+    mine = {"Ref": "Topic"} if account != THEIRS else topic
+    resources = {
+        "Topic": {"Type": "AWS::SNS::Topic"},
+        **listener({"Name": "d", "DestinationArn": mine}),
+        **source(SnsTopicSource={"TopicArn": mine}),
+    }
+    stack = made(resources, topics=False, emulator=TOPICS)
+    kinds = [item.kind for item in stack.items()]
+    documents, told = taken(stack)
+    assert "Topic" not in kinds
+    assert documents.count(topic) == 2
+    assert '"Enabled": false' not in documents
+    assert f"packets for d go to {topic} at the emulator {TOPICS.url}: " in told
+    assert f"source takes the messages of {topic} at the emulator {TOPICS.url}" in told
+    if account == THEIRS:
+        return
+    stack = made(resources, emulator=TOPICS)
+    assert "Topic" in [item.kind for item in stack.items()]
+    _, told = taken(stack)
+    assert f"packets for d go to {topic} at the emulator {TOPICS.url}: " in told
+    assert "Topic is the gateway's own topic, which takes no packets of Destinations" in told
+    assert "at the emulator" not in [line for line in told.splitlines() if line.startswith("source")]
+
+
+def test_packets_for_a_topic_of_the_gateway() -> None:
+    """It is made here, and is no target: the note does not say that it is not there."""
+    resources = {
+        "Topic": {"Type": "AWS::SNS::Topic"},
+        **listener({"Name": "d", "DestinationArn": {"Ref": "Topic"}}),
+    }
+    _, told = taken(made(resources))
+    cause = "Topic is the gateway's own topic, which takes no packets of Destinations"
+    assert told == f"packets for d are dropped and counted: {cause}; a function may publish to it"
 
 
 def test_a_topic_put_together_from_one_of_the_template() -> None:

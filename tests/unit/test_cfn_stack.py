@@ -291,6 +291,30 @@ def test_what_needs_aws_is_left_out_and_said(tmp_path: Path) -> None:
     assert "Role: its ARN is a placeholder" in said
 
 
+def test_placeholders_have_names_that_the_services_take(tmp_path: Path) -> None:
+    """As CloudFormation makes them: a bucket in small letters, FIFO by name, no longer than the service allows."""
+    long = "A" * 90
+    made = stack(
+        tmp_path,
+        f"""
+  Bucket: {{ Type: AWS::S3::Bucket }}
+  {long}: {{ Type: AWS::S3::Bucket }}
+  Queue: {{ Type: AWS::SQS::Queue, Properties: {{ FifoQueue: true }} }}
+  {long}Q: {{ Type: AWS::SQS::Queue, Properties: {{ FifoQueue: "true" }} }}
+  Plain: {{ Type: AWS::SQS::Queue, Properties: {{ FifoQueue: false }} }}
+  Named: {{ Type: AWS::SQS::Queue, Properties: {{ FifoQueue: true, QueueName: Mine.fifo }} }}
+  Topic: {{ Type: AWS::SNS::Topic, Properties: {{ FifoTopic: true }} }}
+""",
+    )
+    assert made.ref("Bucket") == "demo-bucket"
+    assert made.ref(long) == "a" * 63
+    assert made.attribute("Queue", "QueueName") == "demo-Queue.fifo"
+    assert made.attribute(f"{long}Q", "QueueName") == "A" * 74 + "Q.fifo"
+    assert made.attribute("Plain", "QueueName") == "demo-Plain"
+    assert made.attribute("Named", "QueueName") == "Mine.fifo"
+    assert made.attribute("Topic", "TopicName") == "demo-Topic.fifo"
+
+
 def test_a_packet_source(tmp_path: Path) -> None:
     text = """
   Topic: { Type: AWS::SNS::Topic, Properties: { TopicName: mine } }

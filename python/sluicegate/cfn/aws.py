@@ -153,16 +153,15 @@ class AwsParts:
     def leave_source(self, declared: Declared, made: dict[str, Any]) -> None:
         """Let a PacketSource take its messages from a topic of the gateway's own, and put dead letters into a file."""
         self._leave_dead_letters(declared, made)
-        if self.use_aws:
-            return
         name = str(made["Name"])
-        if leads_to_aws(made.get("MessageSource")):
+        if leads_to_aws(made.get("MessageSource")) and not self.use_aws:
             made["Enabled"] = False
             self._note(declared, f"{name} takes no messages: its MessageSource is at AWS, and {NOT_CALLED}")
         if isinstance(made.get("SnsTopicSource"), dict):
             source = made["SnsTopicSource"] = self.spelled(declared, SnsTopicSource, made["SnsTopicSource"])
             self._leave_role(declared, source, name)
-            self._leave_topic(declared, made, source, name)
+            if not self.use_aws:
+                self._leave_topic(declared, made, source, name)
 
     def _leave_dead_letters(self, declared: Declared, made: dict[str, Any]) -> None:
         queue = made.get("DeadLetterQueueArn")
@@ -181,10 +180,13 @@ class AwsParts:
     ) -> None:
         topic = source.get("TopicArn")
         own = own_topic(topic) if isinstance(topic, str) else None
-        if own is None:
+        if not isinstance(topic, str) or own is None:
             return  # the gateway refuses it and says why
-        source["TopicArn"] = own
         why = f"{topic} is at AWS, and {NOT_CALLED}"
+        if not self._topics and self.emulator is not None and self.emulator.has(topic):
+            self._note(declared, f"{name} takes the messages of {topic} at the emulator {self.emulator.url}")
+            return
+        source["TopicArn"] = own
         if not self._topics:
             made["Enabled"] = False
             fix = "with `sns:` in its configuration, the gateway has a topic of its own in its place"
@@ -194,8 +196,10 @@ class AwsParts:
 
     def _leave_role(self, declared: Declared, made: dict[str, Any], name: str) -> None:
         role = made.get("Role")
-        if self.use_aws or not (origins(role) or leads_to_aws(role)):
+        nobodys = self.emulator is None and f":{ACCOUNT_ID}:" in str(role)
+        if not (origins(role) or (leads_to_aws(role) and (nobodys or not self.use_aws))):
             return
         del made["Role"]
         if not origins(role):
-            self._note(declared, f"{name} assumes no role, because {NOT_CALLED}")
+            why = f"the account {ACCOUNT_ID} is nobody's" if nobodys else NOT_CALLED
+            self._note(declared, f"{name} assumes no role, because {why}")

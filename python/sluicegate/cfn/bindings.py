@@ -1,6 +1,6 @@
 """What the Destinations of a template deliver to on this machine, in place of the ARNs that the template names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sluicegate.cfn.aws import NOT_CALLED, AwsParts, is_aws_target
@@ -12,14 +12,22 @@ from sluicegate.cfn.template import Declared
 
 
 class Bindings:
-    """Of one template, for a gateway in `region`. `note` is told of what has no target here."""
+    """Of one template, for a gateway in `region`, which makes its `topics` (logical ids). `note` is told of what has
+    no target here."""
 
     def __init__(
-        self, lambdas: Lambdas, aws: AwsParts, region: str, *, note: Callable[[Declared, str], None]
+        self,
+        lambdas: Lambdas,
+        aws: AwsParts,
+        region: str,
+        topics: Collection[str],
+        *,
+        note: Callable[[Declared, str], None],
     ) -> None:
         self._lambdas = lambdas
         self._aws = aws
         self._region = region
+        self._topics = topics
         self._note = note
 
     def bind(self, declared: Declared, destination: dict[str, Any]) -> None:
@@ -74,6 +82,11 @@ class Bindings:
         made_by = sorted(origins(arn))
         if made_by or f":{ACCOUNT_ID}:" in arn:
             what = f"{', '.join(made_by)} is not made here" if made_by else f"{arn} is nobody's"
+            if made_by and all(one in self._topics for one in made_by):
+                what = (
+                    f"{made_by[0]} is the gateway's own topic, which takes no packets of Destinations; a function "
+                    "may publish to it"
+                )
             if self._emulated(declared, arn, name, arguments, what):
                 return arn
             self._note(declared, f"packets for {name} are dropped and counted: {what}")

@@ -12,7 +12,7 @@ from sluicegate.cfn.egress import added, client_networks, options_for_nearby
 from sluicegate.cfn.functions import FUNCTIONS, Lambdas
 from sluicegate.cfn.includes import Includes
 from sluicegate.cfn.parameters import Parameters
-from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, name_property
+from sluicegate.cfn.placeholders import ACCOUNT_ID, Placeholder, fifo_property, made_name, name_property
 from sluicegate.cfn.provider import (
     ATTRIBUTES,
     NO_RESOURCE,
@@ -148,7 +148,12 @@ class Stack:
             emulator=settings.emulator,
             note=self._note,
         )
-        self._bindings = Bindings(self._lambdas, self._aws, settings.region, note=self._note)
+        topics = {
+            declared.logical_id
+            for declared in template.resources.values()
+            if declared.type == TOPIC and settings.topics
+        }
+        self._bindings = Bindings(self._lambdas, self._aws, settings.region, topics, note=self._note)
 
     @property
     def code(self) -> Mapping[Path, str]:
@@ -171,7 +176,7 @@ class Stack:
                 bound = self._destination_arn(declared)
                 if bound is not None:
                     yield Item(declared.logical_id, "DestinationArn", bound)
-            elif declared.type == TOPIC:
+            elif declared.type == TOPIC and self._settings.topics:
                 name = self._placeholder(declared).name
                 yield Item(declared.logical_id, "Topic", {"Name": name})
         self._note_the_rest()
@@ -394,17 +399,21 @@ class Stack:
         return destination_name(self._settings.name, declared.logical_id, position)
 
     def _placeholder(self, declared: Declared) -> Placeholder:
-        key = name_property(declared.type)
-        raw = declared.properties.get(key) if key else None
-        name = self._resolver.value(raw, declared.properties.places[key]) if key and raw is not None else None
+        name = self._given(declared, name_property(declared.type))
         if not isinstance(name, str):
-            name = f"{self._settings.name}-{declared.logical_id}"
+            fifo = str(self._given(declared, fifo_property(declared.type))).lower() == "true"
+            name = made_name(declared.type, self._settings.name, declared.logical_id, fifo=fifo)
         return Placeholder(declared.type, name, self._settings.region)
+
+    def _given(self, declared: Declared, key: str | None) -> Any:
+        """The value of a property; None where the template has none."""
+        raw = declared.properties.get(key) if key else None
+        return self._resolver.value(raw, declared.properties.places[key]) if key and raw is not None else None
 
     # Notes
 
     def _is_here(self, declared: Declared) -> bool:
-        return kind_of(declared.type) is not None or declared.type == TOPIC
+        return kind_of(declared.type) is not None or (declared.type == TOPIC and self._settings.topics)
 
     def _note_the_rest(self) -> None:
         """Note the consequence for each resource that is not made here and belongs to the template itself."""
@@ -426,7 +435,9 @@ class Stack:
                 return ""
             return "it is not run: no Destination delivers to it, and nothing else invokes functions here"
         if declared.type == "AWS::IAM::Role":
-            return "its ARN is a placeholder: nobody assumes it here"
+            return (
+                "its ARN is a placeholder: nobody assumes it here: calls are made in the gateway's own name"
+            )
         if declared.type in _PERMISSIONS:
             return "it has no effect: nobody is asked for permission here"
         if declared.type in _ALIASES:

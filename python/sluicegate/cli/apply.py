@@ -146,6 +146,7 @@ def command(
         if (
             any(one.type == TOPIC for one in loaded.resources.values())
             and gateway.sns is None
+            and not (gateway.emulator and "sns" in gateway.emulator.services)
             and not is_delete
         ):
             raise CliError(
