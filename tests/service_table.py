@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import stack_table
 from sluicegate.testing import DestinationContract
 
 DELIVERS, PARTIAL, REQUEST = "delivers", "partial failure", "request"
@@ -75,6 +76,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    stack_table.collect(report)
     if report.failed or (report.passed and report.when == "call"):
         for name, cell in report.user_properties:
             if name == "shows":
@@ -83,6 +85,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if rows := stack_table.lines():
+        terminalreporter.section("synthesised stacks and where their packets were seen")
+        for row in rows:
+            terminalreporter.line(row)
     if not _shown:
         return
     rows = [["service", *COLUMNS]]

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from harness import PROGRAM, Client, Gateway, run_program
+from aws_sources import BRISK
+from harness import PROGRAM, Client, Gateway, in_process, run_program, until
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 
 TEMPLATE = """
@@ -21,6 +22,57 @@ Resources:
         - {{ Name: made, DestinationArn: !GetAtt Orders.Arn, Arguments: {{ SendRaw: true }}, Formatter: utf8 }}
         - {{ Name: literal, DestinationArn: "{literal}", Arguments: {{ SendRaw: true }}, Formatter: utf8 }}
 """
+
+TOPIC = """
+Resources:
+  Commands:
+    Type: AWS::SNS::Topic
+    Properties: {{ TopicName: {topic} }}
+  Entry:
+    Type: Custom::SluicegateListener
+    Properties:
+      Name: entry
+      Bind: 127.0.0.1
+      ClientRestrictions: {{ Networks: [127.0.0.0/8] }}
+      Destinations:
+        - {{ Name: log, DestinationArn: !Ref Commands, Batching: {{ Count: 1 }} }}
+  Source:
+    Type: Custom::SluicegatePacketSource
+    Properties:
+      Name: commands
+      ListenerName: !Ref Entry
+      SnsTopicSource: {{ TopicArn: !Ref Commands, Role: !GetAtt Role.Arn }}
+  Role: {{ Type: AWS::IAM::Role }}
+"""
+
+
+def test_a_topic_of_a_template_is_that_of_the_emulator(ministack: Ministack, tmp_path: Path) -> None:
+    """Where the gateway has no SNS endpoint of its own: packets go there, and its messages become packets."""
+    sns, topic = ministack.client("sns"), unique("commands")
+    template = tmp_path / "t.yaml"
+    template.write_text(TOPIC.format(topic=topic))
+    gateway = Gateway(tmp_path, "listeners: []", aws=ministack.url, environment=ENVIRONMENT | BRISK)
+    try:
+        gateway.start()
+        arn = sns.create_topic(Name=topic)["TopicArn"]
+        done = in_process("apply", template, "--api", gateway.api_url, "--egress-network", "127.0.0.0/8")
+        assert done.returncode == 0, done.stderr
+        assert f"commands takes the messages of {arn} at the emulator {ministack.url}" in done.stdout
+        assert f"packets for log go to {arn} at the emulator {ministack.url}" in done.stdout
+        until(
+            lambda: (
+                gateway.api("GET", "/v1/packet-sources").json()["Items"][0]["Subscription"] == "Subscribed"
+            ),
+            "the gateway has subscribed",
+        )
+        with Client() as client:
+            message = {"Messages": [{"Remote": client.remote, "Data": "AQID"}]}
+            sns.publish(TopicArn=arn, Message=json.dumps(message))
+            assert client.receive() == (b"\x01\x02\x03", gateway.address("entry"))
+            client.send(b"hello", gateway.address("entry"))
+            until(lambda: gateway.metrics().value("delivery_packets") == 1, "the packet is in the topic")
+    finally:
+        gateway.close()
 
 
 def test_queues_of_a_template_are_those_of_the_emulator(ministack: Ministack, tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def handler(event, context):
 """
 
 
-def make_function(ministack: Ministack, folder: Path, handler: str = HANDLER) -> str:
+def make_function(ministack: Ministack, folder: Path, handler: str = HANDLER, *, name: str = "") -> str:
     """The ARN of a function whose code notes packets in `folder`, and answers each."""
-    code, name = io.BytesIO(), unique("function")
+    code, name = io.BytesIO(), name or unique("function")
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("code.py", handler)
     made = ministack.client("lambda").create_function(
