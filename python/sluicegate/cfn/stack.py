@@ -435,9 +435,7 @@ class Stack:
                 return ""
             return "it is not run: no Destination delivers to it, and nothing else invokes functions here"
         if declared.type == "AWS::IAM::Role":
-            return (
-                "its ARN is a placeholder: nobody assumes it here: calls are made in the gateway's own name"
-            )
+            return "its ARN is a placeholder that nobody assumes: calls are made in the gateway's own name"
         if declared.type in _PERMISSIONS:
             return "it has no effect: nobody is asked for permission here"
         if declared.type in _ALIASES:
