@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from aws_sources import BRISK
-from harness import PROGRAM, Client, Gateway, in_process, run_program, until
+from harness import PROGRAM, Client, Gateway, free_port, in_process, run_program, until
 from ministack import ACCOUNT, ENVIRONMENT, REGION, Ministack, unique
 
 TEMPLATE = """
@@ -47,18 +47,28 @@ Resources:
 
 
 def test_a_topic_of_a_template_is_that_of_the_emulator(ministack: Ministack, tmp_path: Path) -> None:
-    """Where the gateway has no SNS endpoint of its own: packets go there, and its messages become packets."""
+    """Where the gateway has no SNS endpoint, or no longer: packets go there, and its messages become packets."""
     sns, topic = ministack.client("sns"), unique("commands")
     template = tmp_path / "t.yaml"
     template.write_text(TOPIC.format(topic=topic))
-    gateway = Gateway(tmp_path, "listeners: []", aws=ministack.url, environment=ENVIRONMENT | BRISK)
-    try:
-        gateway.start()
-        arn = sns.create_topic(Name=topic)["TopicArn"]
+    own = f"sns: {{ bind: 127.0.0.1:{free_port()} }}"
+    gateway = Gateway(tmp_path, f"listeners: []\n{own}", aws=ministack.url, environment=ENVIRONMENT | BRISK)
+
+    def applied() -> str:
         done = in_process("apply", template, "--api", gateway.api_url, "--egress-network", "127.0.0.0/8")
         assert done.returncode == 0, done.stderr
-        assert f"commands takes the messages of {arn} at the emulator {ministack.url}" in done.stdout
-        assert f"packets for log go to {arn} at the emulator {ministack.url}" in done.stdout
+        return done.stdout
+
+    try:
+        gateway.start()
+        assert "Commands is the gateway's own topic, which takes no packets" in applied()
+        gateway.stop()
+        gateway.edit(own, "")
+        gateway.start()
+        arn = sns.create_topic(Name=topic)["TopicArn"]
+        told = applied()
+        assert f"commands takes the messages of {arn} at the emulator {ministack.url}" in told
+        assert f"packets for log go to {arn} at the emulator {ministack.url}: Commands is not made" in told
         until(
             lambda: (
                 gateway.api("GET", "/v1/packet-sources").json()["Items"][0]["Subscription"] == "Subscribed"
