@@ -81,7 +81,9 @@ class Theirs:
 
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Request:
         if service not in self._clients:
-            client = botocore.session.get_session().create_client(
+            session = botocore.session.get_session()
+            session.register("creating-client-class.cloudwatch", _speak_json)
+            client = session.create_client(
                 service,
                 region_name=self.region,
                 endpoint_url=self.endpoint,
@@ -101,6 +103,10 @@ class Theirs:
         body = body if isinstance(body, bytes) else body.read()
         self.made.append(Request(request.method, request.url, headers, body))
         return AWSResponse(request.url, 200, {}, _Raw())
+
+
+def _speak_json(class_attributes: dict[str, Any], **_: Any) -> None:
+    """CloudWatch alone has a binary protocol, which botocore prefers."""
 
 
 def _as_json(params: dict[str, Any], **_: Any) -> None:

@@ -98,6 +98,26 @@ CALLS = [
             "logEvents": [{"timestamp": 1, "message": "one"}, {"timestamp": 2, "message": "zwei ü"}],
         },
     ),
+    Call(
+        "PutMetricData",
+        CLOUDWATCH,
+        lambda aws: MetricStore(aws.service(CLOUDWATCH), "Sluicegate").put(
+            [Datum("BytesIn", (("Listener", "a"), ("Destination", "b")), 1_780_999_200, "Bytes", 2, 70, 30, 40)]
+        ),
+        b"",
+        {
+            "Namespace": "Sluicegate",
+            "MetricData": [
+                {
+                    "MetricName": "BytesIn",
+                    "Dimensions": [{"Name": "Listener", "Value": "a"}, {"Name": "Destination", "Value": "b"}],
+                    "Timestamp": datetime.fromtimestamp(1_780_999_200, UTC),
+                    "StatisticValues": {"SampleCount": 2, "Sum": 70, "Minimum": 30, "Maximum": 40},
+                    "Unit": "Bytes",
+                }
+            ],
+        },
+    ),
 ]
 
 

@@ -76,7 +76,7 @@ def test_json_for_programs(file: Path) -> None:
     assert (valid.exit_code, json.loads(valid.stdout)["Valid"]) == (0, True)
 
 
-def test_metrics_are_accepted_with_a_note(tmp_path: Path) -> None:
+def test_metrics_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         "listeners:\n  - name: a\n    metrics_enabled: true\n"
@@ -84,7 +84,7 @@ def test_metrics_are_accepted_with_a_note(tmp_path: Path) -> None:
     )
     result = CliRunner().invoke(main, ["validate", str(file)])
     assert result.exit_code == 0
-    assert f'{file}:3:22: warning: the Listener "a" publishes no metrics to CloudWatch yet' in result.stdout
+    assert "warning" not in result.stdout
 
 
 def test_schema_is_one_json_document() -> None:

@@ -100,13 +100,10 @@ def test_what_is_accepted_with_a_note() -> None:
     )
     found = notes(config.listeners, config.packet_sources)
     assert [one.path for one in found] == [
-        ("listeners", 0, "metrics_enabled"),
-        ("listeners", 0, "destinations", 0, "metrics_enabled"),
         ("packet_sources", 1, "egress_networks"),
     ]
-    assert 'the Destination "d" publishes no metrics to CloudWatch yet' in found[1].cause
-    assert 'its Listener "closed" admits no networks' in found[2].cause
-    assert "EgressNetworks" in found[2].fix
+    assert 'its Listener "closed" admits no networks' in found[0].cause
+    assert "EgressNetworks" in found[0].fix
 
 
 def test_the_service_that_is_not_served_is_named() -> None:

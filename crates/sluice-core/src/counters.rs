@@ -44,6 +44,8 @@ pub struct DestinationCounters {
     pub name: String,
     /// Packets for this Destination, dropped ones included.
     pub packets: u64,
+    /// Their payloads.
+    pub bytes: u64,
     /// Packets that the Destination's filter left out; they are in no other number here.
     pub filtered: u64,
     pub batches: u64,
@@ -54,6 +56,7 @@ pub struct DestinationCounters {
     /// Entries in the handler's answers that asked for a packet.
     pub replies: u64,
     pub replies_sent: u64,
+    pub replies_sent_bytes: u64,
     pub replies_failed: BTreeMap<Reason, u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removed: bool,

@@ -534,6 +534,7 @@ impl Egress {
                     }
                     Origin::Destination(destination) => {
                         counters.destinations[destination].replies_sent += 1;
+                        counters.destinations[destination].replies_sent_bytes += bytes as u64;
                         Kinds::REPLY_SENT
                     }
                 };

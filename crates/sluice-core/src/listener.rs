@@ -187,6 +187,7 @@ impl Listener {
                 continue;
             }
             self.counters.destinations[index].packets += 1;
+            self.counters.destinations[index].bytes += delivery.payload.len() as u64;
             if bound && !self.intakes[index].admit(now, self.read) {
                 self.refuse(index, 1);
                 continue;

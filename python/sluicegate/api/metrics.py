@@ -186,6 +186,7 @@ _COAP = (
 )
 _DESTINATION = (
     _Spec("destination_packets", "Packets", "Packets put into batches for the Destination."),
+    _Spec("destination_bytes", "Bytes", "Payload bytes of these packets."),
     _Spec("destination_filtered_packets", "Filtered", "Packets that the Destination's filter left out."),
     _Spec("destination_batches", "Batches", "Batches made for the Destination."),
     _Spec(
@@ -199,6 +200,9 @@ _DESTINATION = (
     _Spec("destination_queued_bytes", "QueuedBytes", "Bytes that wait to be delivered.", gauge=True),
     _Spec("destination_replies", "Replies", "Replies that handlers gave."),
     _Spec("destination_replies_sent", "RepliesSent", "Replies that were sent."),
+    _Spec(
+        "destination_replies_sent_bytes", "RepliesSentBytes", "Payload bytes of the replies that were sent."
+    ),
     _Spec(
         "destination_replies_failed",
         "RepliesFailed",

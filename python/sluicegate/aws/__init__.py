@@ -1,4 +1,4 @@
-"""AWS: any operation through botocore; the frequent ones (SQS, PutLogEvents) are signed here.
+"""AWS: any operation through botocore; the frequent ones (SQS, PutLogEvents, PutMetricData) are signed here.
 
 aws = Aws("us-east-1")
 await aws.call("sns", "Subscribe", {...}, role=Role(arn, session_name(region, account, "src-replies")))

@@ -61,7 +61,8 @@ class Service:
         request = _Request(operation, resource, seconds, fields, orjson.dumps(params))
         answer = await self._send(request)
         try:
-            parsed = orjson.loads(answer.body)
+            # An operation that has nothing to say says nothing.
+            parsed = orjson.loads(answer.body or b"{}")
         except orjson.JSONDecodeError as error:
             parsed = error
         if not isinstance(parsed, dict):

@@ -45,6 +45,9 @@ class Protocol:
 
 
 SQS = Protocol("sqs", "AmazonSQS", "1.0", query_mode=True)
+CLOUDWATCH = Protocol(
+    "cloudwatch", "GraniteServiceVersion20100801", "1.0", query_mode=True, signed_as="monitoring"
+)
 LOGS = Protocol("logs", "Logs_20140328")
 KINESIS = Protocol("kinesis", "Kinesis_20131202")
 FIREHOSE = Protocol("firehose", "Firehose_20150804")

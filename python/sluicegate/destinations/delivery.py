@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -82,13 +83,35 @@ class BatchReader(Protocol):
 
 
 @dataclass(slots=True)
+class Attempts:
+    """How long deliveries took, each attempt by itself, in seconds: of those since the last `take`."""
+
+    count: int = 0
+    sum: float = 0.0
+    shortest: float = math.inf
+    longest: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.sum += seconds
+        self.shortest = min(self.shortest, seconds)
+        self.longest = max(self.longest, seconds)
+
+    def take(self) -> Attempts:
+        """What there was, and begin anew."""
+        taken = replace(self)
+        self.count, self.sum, self.shortest, self.longest = 0, 0.0, math.inf, 0.0
+        return taken
+
+
+@dataclass(slots=True)
 class DeliveryStats:
     """Counters since the start; `in_flight` is the number of batches being delivered now.
 
     Packets read so far = `packets_delivered` + `packets_failed` + those in flight; `failed_by_reason` counts packets
     and sums up to `packets_failed`. `known_reasons` are those that may come. A batch of which some packets failed
     counts in `batches_failed`, one that was delivered as a whole, even in several attempts, in `batches_delivered`.
-    `replies` are answers handed on, `replies_failed` answers that could not be.
+    `replies` are answers handed on, `replies_failed` answers that could not be. `attempts` is the same in all copies.
     """
 
     batches_delivered: int = 0
@@ -101,15 +124,18 @@ class DeliveryStats:
     replies: int = 0
     replies_failed: int = 0
     in_flight: int = 0
+    attempts: Attempts = field(default_factory=Attempts)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """The delivery of one batch. `batch` shrinks to the packets still to be delivered; `left` is their number."""
+    """The delivery of one batch. `batch` shrinks to the packets still to be delivered; `left` is their number; `began`
+    is when the present attempt did."""
 
     batch: PacketBatch
     left: int
     request_id: str
+    began: float
     failed: bool = False
 
     @property
@@ -278,7 +304,7 @@ class Delivery:
             self._unwatch()
 
     def _begin(self, batch: PacketBatch) -> None:
-        job = _Job(batch, batch.count, request_id())
+        job = _Job(batch, batch.count, request_id(), self._loop.time())
         under_way = None
         if self._prompt is not None:
             try:
@@ -298,6 +324,7 @@ class Delivery:
 
     def _on_outcome(self, job: _Job, outcome: Outcome) -> None:
         """A delivery without a task has ended. What takes longer from here on gets one."""
+        self._stats.attempts.add(self._loop.time() - job.began)
         if not isinstance(outcome, bytes):
             self._begin_task(job, self._run(job, outcome))
         elif self._delivered(job, job.left) and not self._answer_now(job, outcome):
@@ -352,7 +379,11 @@ class Delivery:
                 if failed is not None:
                     error, failed = failed, None
                     raise error
-                answer = await self._destination.deliver(job.batch)
+                job.began = self._loop.time()
+                try:
+                    answer = await self._destination.deliver(job.batch)
+                finally:
+                    self._stats.attempts.add(self._loop.time() - job.began)
             except DeliveryError as error:
                 self._narrow(job, error, attempt)
                 if error.answer is not None:

@@ -164,6 +164,13 @@ _TYPES = (
         "Events could not be written to a log group; so many were given up since the start, the others wait.",
     ),
     EventType(
+        "MetricsFailed",
+        "failure",
+        None,
+        ("Reason", "Detail", "Dropped"),
+        "Metrics could not be written to CloudWatch; so many statistic sets were given up, the others wait.",
+    ),
+    EventType(
         "SourceProvisionFailed",
         "failure",
         None,

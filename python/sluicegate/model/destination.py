@@ -60,7 +60,7 @@ class DestinationSpec(Resource):
     """Unique within its Listener; generated from the Listener's name when absent."""
     description: str | None = None
     role: Role = None
-    """The role that is assumed for the delivery and for `log_group_name`: its ARN, or `{Arn, Duration}`."""
+    """The role that is assumed for the delivery, `log_group_name` and metrics: its ARN, or `{Arn, Duration}`."""
     batching: Batching = Field(default_factory=Batching)
     destination_arn: str | dict[str, str] | None = None
     """An ARN, a URL, `function:PATH.py:HANDLER`, `function:PATH.js:HANDLER`, `function:FOLDER:MODULE.NAME`,
@@ -74,7 +74,7 @@ class DestinationSpec(Resource):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Options of the service behind the ARN."""
     metrics_enabled: bool = False
-    """Publish packets and bytes in and out to CloudWatch. Not built yet: it is accepted with a note."""
+    """Publish packets and bytes in and out, and failures, to CloudWatch once a minute, in the name of `role`."""
     log_group_name: LogGroupName | None = None
     """The CloudWatch log group for this Destination's delivery errors, written with its `role`."""
     enable_logging: bool | None = None

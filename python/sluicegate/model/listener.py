@@ -209,14 +209,14 @@ class Listener(Resource):
     coap: Coap | None = None
     """Take part in CoAP's exchanges (`docs/reference/coap.md`)."""
     metrics_enabled: bool = False
-    """Publish packets and bytes in and out to CloudWatch. Not built yet: it is accepted with a note."""
+    """Publish packets and bytes in and out, and failures, to CloudWatch once a minute, in the name of `role`."""
     log_group_name: LogGroupName | None = None
     """The CloudWatch log group for failures and a sample of arriving packets."""
     session_idle_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300
     """Seconds after its last packet for which a plain UDP remote counts as having a session."""
     description: str | None = None
     role: Role = None
-    """The role for `log_group_name`: its ARN, or `{Arn, Duration}`."""
+    """The role for `log_group_name` and metrics: its ARN, or `{Arn, Duration}`."""
 
     @field_serializer("protocol", when_used="json")
     def _protocols(self, protocol: str) -> list[str]:

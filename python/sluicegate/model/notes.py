@@ -6,7 +6,6 @@
 from collections.abc import Iterator, Sequence
 
 from sluicegate.model.base import Finding
-from sluicegate.model.destination import DestinationSpec
 from sluicegate.model.listener import OPEN_NETWORKS, Listener
 from sluicegate.model.packet_source import PacketSource
 
@@ -14,7 +13,6 @@ from sluicegate.model.packet_source import PacketSource
 def notes(listeners: Sequence[Listener], sources: Sequence[PacketSource]) -> list[Finding]:
     """Notes about these resources of one gateway, with paths from its root."""
     return [
-        *_without_metrics(listeners),
         *_without_networks(listeners, sources),
         *_wireguard_on_udp(listeners),
         *_alike_peers(listeners),
@@ -55,23 +53,6 @@ def _alike_peers(listeners: Sequence[Listener]) -> Iterator[Finding]:
                     cause = f'the peer "{owner}" may use {network} too'
                     fix = "give each peer its own addresses, or each can pass for the other"
                     yield Finding((*place, "allowed_ips", number), cause, fix)
-
-
-def _without_metrics(listeners: Sequence[Listener]) -> Iterator[Finding]:
-    for index, listener in enumerate(listeners):
-        measured: list[tuple[Listener | DestinationSpec, tuple[str | int, ...]]] = [(listener, ())]
-        measured += [
-            (destination, ("destinations", position))
-            for position, destination in enumerate(listener.destinations)
-            if isinstance(destination, DestinationSpec)
-        ]
-        for resource, inner in measured:
-            if resource.metrics_enabled:
-                yield Finding(
-                    ("listeners", index, *inner, "metrics_enabled"),
-                    f'the {resource.kind()} "{resource.name}" publishes no metrics to CloudWatch yet',
-                    "read `/metrics` of the API until a later version does it",
-                )
 
 
 def _without_networks(listeners: Sequence[Listener], sources: Sequence[PacketSource]) -> Iterator[Finding]:

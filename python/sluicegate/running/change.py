@@ -42,8 +42,9 @@ RETIRE_SECONDS = 10.0
 EMPTY_SECONDS = 0.2
 """Seconds between two looks whether all messages of a removed PacketSource have completed."""
 
-# Fields that only the native side and the log groups read: a change of them touches neither deliveries nor sources.
-_NATIVE_OF_DESTINATION = {"batching", "description", "enable_logging", "log_group_name"}
+# Fields that only the native side, the log groups and the metrics read: a change of them touches no delivery and no
+# source.
+_NATIVE_OF_DESTINATION = {"batching", "description", "enable_logging", "log_group_name", "metrics_enabled"}
 _NATIVE_OF_SOURCE = {"default_ttl_seconds", "description", "egress_networks", "require_session"}
 _NATIVE_OF_LOCAL_SOURCE = _NATIVE_OF_SOURCE | {"dead_letter_queue_arn", "hold_seconds", "rate_limit"}
 """Fields that only the native side reads where the topics are the gateway's own. A source on AWS needs the additional
@@ -163,6 +164,7 @@ class Change:
             )
         running.resource = self._listener
         self._node.log_groups.hold(running, self._listener)
+        self._node.metrics.hold(running, self._listener)
         self._node.domains.hold(running, self._listener, running.readmit)
         running.destinations, running.sources = self._destination_places, self._source_places
         running.port.remember(

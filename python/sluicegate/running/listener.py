@@ -182,6 +182,7 @@ class RunningListener:
         )
         self._egress.start(loop)
         self.node.log_groups.hold(self, self.resource)
+        self.node.metrics.hold(self, self.resource)
         if self.resource.client_restrictions.domains:
             self.node.domains.hold(self, self.resource, self.readmit)
             self.readmit()  # the addresses may have changed while the socket was bound
@@ -219,6 +220,7 @@ class RunningListener:
         await self.end_sources(left())
         await self.close(left())
         self.node.log_groups.drop(self)
+        await self.node.metrics.drop(self)
 
     async def end_deliveries(self, seconds: float) -> None:
         """Deliver the queued packets for at most `seconds`. Stop the Port before."""

@@ -22,6 +22,7 @@ from sluicegate.localcode import Outside
 from sluicegate.model import DestinationSpec, Finding, PacketSource
 from sluicegate.running.documents import Desired, Refused
 from sluicegate.running.domains import Domains
+from sluicegate.running.metrics import Metrics
 from sluicegate.sources.base import MessageSource, SourceContext
 from sluicegate.sources.local.topics import Topics
 from sluicegate.sources.topic.drainage import DRAINING, Wanted
@@ -64,6 +65,7 @@ class Node:
         self.ledger = Ledger(journal, self.dead_letters.by_source, events)
         self.domains = Domains(events)
         self.log_groups = LogGroups(config.gateway, aws, events, live)
+        self.metrics = Metrics(aws, config.gateway.region, events)
         self._sns = SnsSetting(config.gateway, aws, state, events)
         self._desired = Desired()
         self.wireguard = wireguard
@@ -257,4 +259,4 @@ class Node:
         await self.domains.close()
         await self.dead_letters.close(0.0)
         await self._sns.close()
-        await self.log_groups.close(LOG_SECONDS)
+        await asyncio.gather(self.log_groups.close(LOG_SECONDS), self.metrics.close(LOG_SECONDS))

@@ -71,6 +71,7 @@ impl Listener {
         for index in 0..self.batchers.len() {
             if !self.spec.destinations[index].removed {
                 self.counters.destinations[index].packets += packets as u64;
+                self.counters.destinations[index].bytes += unread.bytes as u64;
                 self.intakes[index].unread(packets);
                 self.refuse(index, packets);
             }
