@@ -82,7 +82,9 @@ class Theirs:
     def call(self, service: str, operation: str, params: Mapping[str, Any]) -> Request:
         if service not in self._clients:
             session = botocore.session.get_session()
-            session.register("creating-client-class.cloudwatch", _speak_json)
+            if service == "cloudwatch":  # botocore prefers a binary protocol, for this service alone
+                model = session.get_component("data_loader").load_service_model(service, "service-2")
+                model["metadata"]["protocols"] = ["json"]
             client = session.create_client(
                 service,
                 region_name=self.region,
@@ -103,10 +105,6 @@ class Theirs:
         body = body if isinstance(body, bytes) else body.read()
         self.made.append(Request(request.method, request.url, headers, body))
         return AWSResponse(request.url, 200, {}, _Raw())
-
-
-def _speak_json(class_attributes: dict[str, Any], **_: Any) -> None:
-    """CloudWatch alone has a binary protocol, which botocore prefers."""
 
 
 def _as_json(params: dict[str, Any], **_: Any) -> None:

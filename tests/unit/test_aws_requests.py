@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from sluicegate.aws import Aws
 from sluicegate.aws.credentials import Keys
-from sluicegate.aws.signing import LOGS, SQS, Protocol, Signer
+from sluicegate.aws.metrics import Datum, MetricStore
+from sluicegate.aws.signing import CLOUDWATCH, LOGS, SQS, Protocol, Signer
 from sluicegate.httpclient import Answer
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/123456789012/replies"
@@ -102,7 +103,18 @@ CALLS = [
         "PutMetricData",
         CLOUDWATCH,
         lambda aws: MetricStore(aws.service(CLOUDWATCH), "Sluicegate").put(
-            [Datum("BytesIn", (("Listener", "a"), ("Destination", "b")), 1_780_999_200, "Bytes", 2, 70, 30, 40)]
+            [
+                Datum(
+                    "BytesIn",
+                    (("Listener", "a"), ("Destination", "b")),
+                    1_780_999_200,
+                    "Bytes",
+                    2,
+                    70,
+                    30,
+                    40,
+                )
+            ]
         ),
         b"",
         {
