@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sluicegate import destinations
 from sluicegate.cfn.provider import ATTRIBUTES, IDENTITY
 from sluicegate.model import (
     Api,
@@ -206,9 +205,6 @@ def _sentence(text: str) -> str:
 def _unavailable() -> Iterator[str]:
     for key, _, what, instead in support._LISTENER:
         yield f"| listeners[] | `{key}` | {what} | {instead} |"
-    for what in dict.fromkeys(destinations.LATER.values()):
-        instead = "use function:PATH, file:PATH.ndjson, console:, or a package that does it"
-        yield f"| listeners[].destinations[] | `destination_arn` | {what} | {instead} |"
 
 
 # The resources, for CloudFormation and the API.

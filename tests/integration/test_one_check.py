@@ -93,7 +93,7 @@ CASES = {
     ),
     "service of AWS": destination(
         "/DestinationArn/*",
-        "this version cannot do it yet",
+        "timestream of AWS is no Destination",
         key='"*"',
         written='"arn:',
         DestinationArn={"us-east-1": "console:", "*": "arn:aws:timestream:us-east-1:123456789012:q"},

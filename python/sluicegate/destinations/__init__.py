@@ -18,7 +18,7 @@ from sluicegate.destinations.base import (
 from sluicegate.entrypoints import NotLoadable, Registry
 from sluicegate.faults import failure
 from sluicegate.localcode import Outside
-from sluicegate.model import DestinationSpec, Finding, support
+from sluicegate.model import DestinationSpec, Finding
 from sluicegate.model.text import without_secrets
 
 __all__ = [
@@ -65,11 +65,6 @@ _REGISTRY: Registry[Destination] = Registry(
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")  # RFC 3986, 3.1, in small letters
 
-LATER = {
-    "arn": "delivery to this service of AWS",
-}
-"""Contract 1.2: what this version cannot do yet, unless a package does it."""
-
 
 def check(spec: DestinationSpec, context: DestinationContext) -> list[Finding]:
     """What keeps packets from being delivered as `spec` says, for each of its ARNs, without side effects.
@@ -105,9 +100,9 @@ def create(
     if scheme == "arn":
         parts = arn.split(":", 5)
         key, target = (parts[2] if len(parts) == 6 else ""), arn
-    if key not in _REGISTRY and scheme in LATER:
-        service = f" ({key})" if scheme == "arn" else ""
-        raise DestinationError(f"{LATER[scheme]}{service}: {support.LATER}", f"known are {_listed()}")
+    if key not in _REGISTRY and scheme == "arn" and key:
+        fix = f"deliver to another one: of AWS {', '.join(_AWS)}; and {_others()}"
+        raise DestinationError(f"{key} of AWS is no Destination", fix)
     if key not in _REGISTRY:
         cause = f'"{without_secrets(arn)}" is not a destination: the scheme "{scheme}" is not known here'
         raise DestinationError(cause, f"known are {_listed()}")
@@ -156,5 +151,8 @@ def schemes() -> list[str]:
 
 
 def _listed() -> str:
-    named = [f"{scheme}:" for scheme in schemes() if scheme not in _AWS]
-    return f"{', '.join(named)}, and arn: of {', '.join(_AWS)}"
+    return f"{_others()}, and arn: of {', '.join(_AWS)}"
+
+
+def _others() -> str:
+    return ", ".join(f"{scheme}:" for scheme in schemes() if scheme not in _AWS)
