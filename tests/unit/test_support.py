@@ -113,7 +113,9 @@ def test_the_service_that_is_not_served_is_named() -> None:
     }
     document = {"listeners": [{"destinations": [{"destination_arn": arns}]}]}
     found = refused(document)
-    assert [(one.path[-1], one.cause.partition(":")[0]) for one in found] == [
-        ("us-east-1", "delivery to this service of AWS (appsync)"),
-        ("*", "delivery to this service of AWS (timestream)"),
+    assert [(one.path[-1], one.cause) for one in found] == [
+        ("us-east-1", "appsync of AWS is no Destination"),
+        ("*", "timestream of AWS is no Destination"),
     ]
+    assert "of AWS dynamodb, events," in found[0].fix
+    assert "nats:" in found[0].fix
