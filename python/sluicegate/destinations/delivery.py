@@ -36,8 +36,8 @@ from sluicegate.destinations.base import (
 from sluicegate.destinations.batch import RecordBatch
 from sluicegate.destinations.partial import names_others, parts
 from sluicegate.destinations.prompt import Outcome, PromptDestination, UnderWay
-from sluicegate.destinations.requestid import request_id
 from sluicegate.faults import log_fault
+from sluicegate.ids import new_id
 
 log = structlog.get_logger("sluicegate.delivery")
 
@@ -304,7 +304,7 @@ class Delivery:
             self._unwatch()
 
     def _begin(self, batch: PacketBatch) -> None:
-        job = _Job(batch, batch.count, request_id(), self._loop.time())
+        job = _Job(batch, batch.count, new_id(), self._loop.time())
         under_way = None
         if self._prompt is not None:
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sluicegate.functions.pool import Call, WorkerPool
 from sluicegate.functions.runtime_api import deadline_ms
 from sluicegate.functions.streamed import Consume
 from sluicegate.functions.worker import Program
+from sluicegate.ids import new_id
 
 INIT_SECONDS = 10.0  # Lambda's limit for the init phase; a longer timeout extends it here
 
@@ -83,7 +83,7 @@ class Function:
         Raises a `FunctionFailure`: `FunctionError` (the handler raised), `FunctionTimeout`,
         `FunctionCrashed`, `FunctionInitFailed`. Each concerns this invocation alone.
         """
-        made = self._invocation(payload, request_id or str(uuid.uuid4()), consume)
+        made = self._invocation(payload, request_id or new_id(), consume)
         return await self._pool.invoke(made, self._timeout)
 
     def begin(
