@@ -135,9 +135,7 @@ class Egress:
         """True while the ring is known to have no room (`try_submit` would take nothing), while letters of a message
         might find none (`congested`), or while the state does not take what is to be sent later: for whoever can refuse
         it."""
-        if self._full or self._backlog:
-            return True
-        return self.congested or self._keeper_full
+        return self._no_room or self.congested or self._keeper_full
 
     @property
     def _keeper_full(self) -> bool:
