@@ -23,6 +23,17 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     return {"Replies": [{"Tag": packet["Tag"], "Data": packet["Data"]} for packet in event["Messages"]]}
 
 
+def packet(data: bytes, remote: tuple[str, int]) -> dict[str, Any]:
+    """A datagram as a handler gets it."""
+    return {
+        "Tag": f"{remote[0]}:{remote[1]}",
+        "Remote": {"IpAddress": remote[0], "Port": remote[1]},
+        "ReceivedAt": datetime.now(UTC).isoformat(),
+        "Formatter": "base64",
+        "Data": base64.b64encode(data).decode(),
+    }
+
+
 class Gateway(asyncio.DatagramProtocol):
     def __init__(self, invoke: str) -> None:
         self.waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(100_000)
@@ -37,15 +48,9 @@ class Gateway(asyncio.DatagramProtocol):
         self.transport = transport
 
     def datagram_received(self, data: bytes, remote: tuple[str, int]) -> None:
-        packet = {
-            "Tag": f"{remote[0]}:{remote[1]}",
-            "Remote": {"IpAddress": remote[0], "Port": remote[1]},
-            "ReceivedAt": datetime.now(UTC).isoformat(),
-            "Formatter": "base64",
-            "Data": base64.b64encode(data).decode(),
-        }
+        received = packet(data, remote)
         if not self.waiting.full():
-            self.waiting.put_nowait(packet)
+            self.waiting.put_nowait(received)
 
     async def work(self) -> None:
         while True:

@@ -68,7 +68,8 @@ def _rows(rate: int, found: _Found) -> Iterator[Row]:
 
 
 def _saturated(plan: Plan) -> Iterator[Row]:
-    gateway, others = [], {UVLOOP: [], C: []}  # type: ignore[var-annotated]
+    gateway: list[Sample] = []
+    others: dict[str, list[Sample]] = {UVLOOP: [], C: []}
     for _ in range(plan.rounds):
         gateway.append(echo.measured_gateway(plan.seconds))
         for name, samples in others.items():

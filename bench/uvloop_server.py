@@ -7,11 +7,10 @@ is batched, sealed, counted, limited or restarted, and a handler that hangs stop
 import asyncio
 import base64
 import sys
-from datetime import UTC, datetime
 
 import uvloop
 
-from .asyncio_gateway import handler
+from .asyncio_gateway import handler, packet
 
 
 class Server(asyncio.DatagramProtocol):
@@ -19,14 +18,7 @@ class Server(asyncio.DatagramProtocol):
         self.transport = transport
 
     def datagram_received(self, data: bytes, remote: tuple[str, int]) -> None:
-        packet = {
-            "Tag": f"{remote[0]}:{remote[1]}",
-            "Remote": {"IpAddress": remote[0], "Port": remote[1]},
-            "ReceivedAt": datetime.now(UTC).isoformat(),
-            "Formatter": "base64",
-            "Data": base64.b64encode(data).decode(),
-        }
-        for reply in handler({"Messages": [packet]}, None)["Replies"]:
+        for reply in handler({"Messages": [packet(data, remote)]}, None)["Replies"]:
             host, _, port = reply["Tag"].rpartition(":")
             self.transport.sendto(base64.b64decode(reply["Data"]), (host, int(port)))
 
