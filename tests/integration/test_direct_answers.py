@@ -387,12 +387,20 @@ async def test_a_body_may_come_in_pieces(door: tuple[Make, dict[str, bytes]], tm
     await served.server.stop()
 
 
-async def test_a_server_that_stops_answers_whoever_waits(tmp_path: Path) -> None:
+async def one_that_waits(
+    tmp_path: Path,
+) -> "tuple[Door, Waiting, asyncio.StreamReader, asyncio.StreamWriter]":
+    """A server, and a client whose publish has not ended."""
     served = await serve(rest_app, tmp_path, "publish", direct=True)
     waiting = served.senders["replies"] = Waiting("replies")
     reader, writer = await asyncio.open_connection(*served.server.address)
     writer.write(rest())
     await asyncio.wait_for(waiting.asked.wait(), HANG_SECONDS)
+    return served, waiting, reader, writer
+
+
+async def test_a_server_that_stops_answers_whoever_waits(tmp_path: Path) -> None:
+    served, waiting, reader, writer = await one_that_waits(tmp_path)
     stopping = asyncio.create_task(served.server.stop())
     await asyncio.sleep(0)
     waiting.done.set_result(Outcome("m", 1, 1, 0, Failures()))
@@ -405,11 +413,7 @@ async def test_a_server_that_stops_answers_whoever_waits(tmp_path: Path) -> None
 
 
 async def test_a_client_that_leaves_before_its_answer_harms_nobody(tmp_path: Path) -> None:
-    served = await serve(rest_app, tmp_path, "publish", direct=True)
-    waiting = served.senders["replies"] = Waiting("replies")
-    _, writer = await asyncio.open_connection(*served.server.address)
-    writer.write(rest())
-    await asyncio.wait_for(waiting.asked.wait(), HANG_SECONDS)
+    served, waiting, _, writer = await one_that_waits(tmp_path)
     writer.transport.abort()
     waiting.done.set_exception(EgressClosed())
     assert (await answer(served, rest(name="failing"))).startswith(b"HTTP/1.1 200 ")
