@@ -154,8 +154,9 @@ impl UdpSocket {
     }
 
     /// Receives one batch and hands over what arrived: time, local address, remote, and each datagram of the buffers that are
-    /// `asked` for. Returns how many datagrams came; none means that the queue is empty. The local address is one that an answer may leave from. A datagram from a loopback address is handed over only if it came over the loopback
-    /// interface ([`Martians`]).
+    /// `asked` for. Returns how many datagrams came; none means that the queue is empty. The local address is one that an
+    /// answer may leave from. A datagram from a loopback address is handed over only if it came over the loopback interface
+    /// ([`Martians`]).
     pub fn receive(
         &mut self,
         now: Now,

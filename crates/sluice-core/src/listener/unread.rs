@@ -44,16 +44,17 @@ impl Listener {
 
     /// The part of what arrives that some Destination takes. What they see of a packet is why it is read at all.
     fn worth_reading(&mut self, now: Now, packets: usize) -> f64 {
-        let mut most: f64 = 0.0;
-        let mut refuse = false;
-        for (spec, intake) in self.spec.destinations.iter().zip(&mut self.intakes).filter(|(spec, _)| !spec.removed) {
-            refuse = spec.bound && spec.filter.is_none();
-            most = most.max(intake.worth_reading(now, packets));
-            if !refuse || most >= 1.0 {
-                return 1.0;
-            }
+        if self.egress.exchanges.is_some() || !self.session.is_plain() {
+            return 1.0;
         }
-        if refuse && self.egress.exchanges.is_none() && self.session.is_plain() { most } else { 1.0 }
+        let destinations = self.spec.destinations.iter().zip(&mut self.intakes).filter(|(spec, _)| !spec.removed);
+        destinations
+            .map(|(spec, intake)| match spec.bound && spec.filter.is_none() {
+                true => intake.worth_reading(now, packets),
+                false => 1.0,
+            })
+            .reduce(f64::max)
+            .unwrap_or(1.0)
     }
 
     /// Datagrams arrived from `remote` at `local` that [`draw`](Self::draw) said are not worth reading: what they are is
